@@ -1,6 +1,6 @@
 """The budget: how many parameters may be trained, and the allocator that spends them.
 
-Pure arithmetic: the cost of a method at a site is passed in as a function of the rank.
+Pure arithmetic: the cost of a method at a target module is passed in as a function of the rank.
 """
 
 from __future__ import annotations
@@ -90,35 +90,36 @@ def _amount(requested: str) -> tuple[Fraction, bool]:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """The claim of one site, by its name, on the budget.
+    """The claim of one target module, by its name, on the budget.
 
     `weight`, >= 0, is its importance. `ranks` are those that it may get, ascending and >= 1. `cost` maps a
     rank to its trainable parameters, strictly increasing.
     """
 
-    site: str
+    target: str
     weight: float
     ranks: Sequence[int]
     cost: Callable[[int], int]
 
 
 def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
-    """Spend a budget on ranks; returns site name -> rank >= 1, in natural order of names.
+    """Spend a budget on ranks; returns target module name -> rank >= 1, in natural order of names.
 
-    An upgrade takes a site to its next rank. The budget is never exceeded, and no upgrade that it could pay
-    remains. A site that gets no rank is left out.
+    An upgrade takes a target module to its next rank. The budget is never exceeded, and no upgrade that it
+    could pay remains. A target module that gets no rank is left out.
 
-    Divisor method: each upgrade goes to the site with the largest weight / rank, as seats go to parties
-    (Jefferson, D'Hondt), so ranks are in proportion to the weights. Ranks count in units of the site's
-    smallest one, so that methods can share a budget.
+    Divisor method: each upgrade goes to the target module with the largest weight / rank, as seats go to
+    parties (Jefferson, D'Hondt), so ranks are in proportion to the weights. Ranks count in units of the
+    target module's smallest one, so that methods can share a budget.
 
     An upgrade that does not fit is dropped for good, since what remains of the budget only shrinks; cheaper
-    ones are still tried. Ties go to the smaller rank, then to the cheaper upgrade, then to the later site in
-    natural order, so the order of the claims, one per site, does not matter. The cost of the result never
-    falls when the budget rises: two runs agree until the smaller budget cannot pay an upgrade.
+    ones are still tried. Ties go to the smaller rank, then to the cheaper upgrade, then to the later target
+    module in natural order, so the order of the claims, one per target module, does not matter. The cost of
+    the result never falls when the budget rises: two runs agree until the smaller budget cannot pay an
+    upgrade.
     """
-    ordered = sorted(claims, key=lambda claim: natural_key(claim.site), reverse=True)
-    assert len({claim.site for claim in ordered}) == len(ordered), "two claims for one site"
+    ordered = sorted(claims, key=lambda claim: natural_key(claim.target), reverse=True)
+    assert len({claim.target for claim in ordered}) == len(ordered), "two claims for one target module"
     taken = [0] * len(ordered)  # how many of its ranks each claim has passed
     spent = 0
     heap = [_upgrade(claim, index, taken=0) for index, claim in enumerate(ordered) if claim.ranks]
@@ -131,7 +132,7 @@ def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
         taken[index] += 1
         if taken[index] < len(ordered[index].ranks):
             heapq.heappush(heap, _upgrade(ordered[index], index, taken=taken[index]))
-    granted = {claim.site: claim.ranks[n - 1] for claim, n in zip(ordered, taken, strict=True) if n}
+    granted = {claim.target: claim.ranks[n - 1] for claim, n in zip(ordered, taken, strict=True) if n}
     return dict(sorted(granted.items(), key=lambda item: natural_key(item[0])))
 
 
@@ -143,15 +144,15 @@ def _upgrade(claim: Claim, index: int, *, taken: int) -> tuple[float, int, int, 
 
 
 def at_one_rank(claims: Sequence[Claim], *, max_params: int, may_differ: bool) -> Sequence[Claim]:
-    """Cut claims to the largest common rank that the budget pays at all sites; infinite weights come first.
+    """Cut claims to the largest common rank that the budget pays at all targets; infinite weights come first.
 
-    1. If ranks may differ, a site whose ranks end below takes its last one. The claims stay as they are if
-       the next rank is more than an eighth larger, since one rank would leave much of the budget: up to half
-       at rank 1.
-    2. If they may not, sites without the commonest lowest rank are left out, such as those of OFT whose
-       inputs no power of two divides.
-    3. If the budget pays no rank at all sites together, claims stay as they are if ranks may differ; if not,
-       each claims the lowest rank.
+    1. If ranks may differ, a target module whose ranks end below takes its last one. The claims stay as they
+       are if the next rank is more than an eighth larger, since one rank would leave much of the budget: up
+       to half at rank 1.
+    2. If they may not, target modules without the commonest lowest rank are left out, such as those of OFT
+       whose inputs no power of two divides.
+    3. If the budget pays no rank at all target modules together, claims stay as they are if ranks may differ;
+       if not, each claims the lowest rank.
     """
     if not claims:
         return claims

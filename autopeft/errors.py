@@ -6,7 +6,7 @@ AutopeftError                 exit 1   any fault that autopeft foresees
 │   ├── DataError             exit 2   the dataset cannot be used as it is
 │   ├── ModelError            exit 2   the base model cannot be loaded or is not the expected one
 │   └── RunDirError           exit 2   the run directory is taken, locked or incomplete
-├── SiteError                 exit 3   nothing to adapt, or an adapter that does not fit its site
+├── TargetError                 exit 3   nothing to adapt, or an adapter that does not fit its target module
 ├── BudgetError               exit 4   no plan fits the budget
 ├── TrainingError             exit 1   a training run failed that the command needs
 ├── WorkerLostError           exit 1   the process that ran a measurement ended, and a second one too
@@ -136,8 +136,8 @@ class RunDirError(SpecError):
     """The run directory is taken, locked by another process, or incomplete."""
 
 
-class SiteError(AutopeftError):
-    """Nothing to adapt, or an adapter that does not fit its site."""
+class TargetError(AutopeftError):
+    """Nothing to adapt, or an adapter that does not fit its target module."""
 
     exit_code = 3
     code = "nothing_feasible"

@@ -77,7 +77,7 @@ def check_methods(place: Place) -> Finding:
     for name, method in METHODS.items():
         plan = plan_of(base, method)
         if plan is None:
-            faults[name] = "fits no site"
+            faults[name] = "fits no target module"
             continue
         measurement = bench.measure(plan, short_run(2, 8))  # which compares the count with peft's
         if measurement.status is not Status.COMPLETE:

@@ -80,17 +80,17 @@ def skeleton_of(shape: dict[str, Any]) -> BaseModel:
 
 
 def plan_of(base: BaseModel, method: Method, *, rank: int = 4, rate: float = 1e-3) -> Plan | None:
-    """A method at every site that it fits, near a rank; None where it fits none."""
+    """A method at every target module that it fits, near a rank; None where it fits none."""
     adapters = []
-    for site in base.sites:
-        if method.refusal(site) is None:
-            options = method.options(site)
-            ranks = [known for known in method.ranks(site, options) if known <= rank]
-            best = max(ranks, default=min(method.ranks(site, options), default=0))
+    for target in base.targets:
+        if method.refusal(target) is None:
+            options = method.options(target)
+            ranks = [known for known in method.ranks(target, options) if known <= rank]
+            best = max(ranks, default=min(method.ranks(target, options), default=0))
             adapters.append(
                 Adapter(
                     method=method.name,
-                    site=site.name,
+                    target=target.name,
                     rank=best,
                     scale=method.scale(best),
                     options=tuple(options.items()),
@@ -102,8 +102,8 @@ def plan_of(base: BaseModel, method: Method, *, rank: int = 4, rate: float = 1e-
 
 
 def _cost(base: BaseModel, adapters: Sequence[Adapter]) -> int:
-    sites = {site.name: site for site in base.sites}
-    return sum(METHODS[a.method].cost(sites[a.site], a.rank, dict(a.options)) for a in adapters)
+    targets = {target.name: target for target in base.targets}
+    return sum(METHODS[a.method].cost(targets[a.target], a.rank, dict(a.options)) for a in adapters)
 
 
 def bench_of(

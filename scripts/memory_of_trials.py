@@ -22,10 +22,10 @@ def main() -> None:
     """Measure and print."""
     n_trials = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     prepared = prepare(RunSpec())
-    sites = prepared.base.sites
+    targets = prepared.base.targets
     context = AllocationContext(
-        sites=sites,
-        scores=dict.fromkeys((site.name for site in sites), 1.0),
+        targets=targets,
+        scores=dict.fromkeys((target.name for target in targets), 1.0),
         methods=prepared.methods,
         max_params=prepared.base.base_params // 100,
     )

@@ -168,13 +168,13 @@ def task():
 
 @pytest.fixture(scope="session")
 def make_plan(methods):
-    """A function: base model and adapters, or a method's name for every site it fits -> plan."""
+    """A function: base model and adapters, or a method's name for every target module it fits -> plan."""
 
     def make(base, chosen=(), *, rank=2, learning_rate=1e-2, **choices):
-        sites = {site.name: site for site in base.sites}
+        targets = {target.name: target for target in base.targets}
         if isinstance(chosen, str):
-            chosen = adapters_of(methods[chosen], base.sites, rank=rank, **choices)
-        cost = sum(methods[a.method].cost(sites[a.site], a.rank, dict(a.options)) for a in chosen)
+            chosen = adapters_of(methods[chosen], base.targets, rank=rank, **choices)
+        cost = sum(methods[a.method].cost(targets[a.target], a.rank, dict(a.options)) for a in chosen)
         return Plan(adapters=tuple(chosen), learning_rate=learning_rate, trainable_params=cost)
 
     return make

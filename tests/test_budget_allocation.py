@@ -15,21 +15,27 @@ from hypothesis import strategies as st
 from autopeft.budget import Claim, allocate, at_one_rank, natural_key
 
 
-def claim(site: str, *, weight: float = 1.0, per_rank: int = 10, offset: int = 0, max_rank: int = 8) -> Claim:
+def claim(
+    target: str, *, weight: float = 1.0, per_rank: int = 10, offset: int = 0, max_rank: int = 8
+) -> Claim:
     """A LoRA-like claim; `offset` is what the first rank costs on top, as DoRA's magnitude does."""
     ranks = range(1, max_rank + 1)
-    return Claim(site=site, weight=weight, ranks=ranks, cost=lambda rank: offset + per_rank * rank)
+    return Claim(target=target, weight=weight, ranks=ranks, cost=lambda rank: offset + per_rank * rank)
 
 
-def doubling(site_claim: Claim) -> Claim:
+def doubling(target_claim: Claim) -> Claim:
     """The same with ranks 2, 4, 8, … only, as methods have whose config holds one rank."""
     return replace(
-        site_claim, ranks=[rank for rank in site_claim.ranks if rank > 1 and rank & (rank - 1) == 0]
+        target_claim, ranks=[rank for rank in target_claim.ranks if rank > 1 and rank & (rank - 1) == 0]
     )
 
 
 def spent(claims: Sequence[Claim], ranks: Mapping[str, int]) -> int:
-    return sum(site_claim.cost(ranks[site_claim.site]) for site_claim in claims if site_claim.site in ranks)
+    return sum(
+        target_claim.cost(ranks[target_claim.target])
+        for target_claim in claims
+        if target_claim.target in ranks
+    )
 
 
 @st.composite
@@ -43,15 +49,15 @@ def claim_lists(draw: st.DrawFn, max_size: int = 7, max_rank: int = 9) -> list[C
     )
     claims = []
     for i, (weight, price, offset, cap) in enumerate(draw(st.lists(numbers, max_size=max_size))):
-        site_claim = claim(
+        target_claim = claim(
             f"h.{i}.q", weight=weight, per_rank=price, offset=offset, max_rank=min(cap, max_rank)
         )
         kind = draw(st.sampled_from(["every rank", "doublings", "a floor"]))
         if kind == "doublings":
-            site_claim = doubling(site_claim)
+            target_claim = doubling(target_claim)
         elif kind == "a floor":
-            site_claim = replace(site_claim, ranks=site_claim.ranks[2:])
-        claims.append(site_claim)
+            target_claim = replace(target_claim, ranks=target_claim.ranks[2:])
+        claims.append(target_claim)
     return claims
 
 
@@ -60,11 +66,11 @@ def test_the_budget_is_kept_and_no_upgrade_is_affordable(claims: list[Claim], bu
     ranks = allocate(claims, max_params=budget)
     left = budget - spent(claims, ranks)
     assert left >= 0
-    for site_claim in claims:
-        rank = ranks.get(site_claim.site, 0)
-        assert rank == 0 or rank in site_claim.ranks
-        larger = [other for other in site_claim.ranks if other > rank]
-        assert not larger or site_claim.cost(larger[0]) - (site_claim.cost(rank) if rank else 0) > left
+    for target_claim in claims:
+        rank = ranks.get(target_claim.target, 0)
+        assert rank == 0 or rank in target_claim.ranks
+        larger = [other for other in target_claim.ranks if other > rank]
+        assert not larger or target_claim.cost(larger[0]) - (target_claim.cost(rank) if rank else 0) > left
 
 
 @given(claim_lists(), st.integers(0, 2000), st.integers(0, 500))
@@ -88,26 +94,26 @@ def by_hand(claims: Sequence[Claim], budget: int) -> dict[str, int]:
     ranks: dict[str, int] = {}
     closed: set[str] = set()
 
-    def following(site_claim: Claim) -> tuple[Fraction, int, int, tuple[object, ...]] | None:
-        larger = [rank for rank in site_claim.ranks if rank > ranks.get(site_claim.site, 0)]
-        if not larger or site_claim.site in closed:
+    def following(target_claim: Claim) -> tuple[Fraction, int, int, tuple[object, ...]] | None:
+        larger = [rank for rank in target_claim.ranks if rank > ranks.get(target_claim.target, 0)]
+        if not larger or target_claim.target in closed:
             return None
-        before = ranks.get(site_claim.site, 0)
-        price = site_claim.cost(larger[0]) - (site_claim.cost(before) if before else 0)
-        deserved = Fraction(site_claim.weight) * site_claim.ranks[0] / larger[0]
-        return deserved, -larger[0], -price, natural_key(site_claim.site)
+        before = ranks.get(target_claim.target, 0)
+        price = target_claim.cost(larger[0]) - (target_claim.cost(before) if before else 0)
+        deserved = Fraction(target_claim.weight) * target_claim.ranks[0] / larger[0]
+        return deserved, -larger[0], -price, natural_key(target_claim.target)
 
     while True:
         open_now = [
-            (order, site_claim) for site_claim in claims if (order := following(site_claim)) is not None
+            (order, target_claim) for target_claim in claims if (order := following(target_claim)) is not None
         ]
         if not open_now:
             return ranks
-        (_, rank, price, _), site_claim = max(open_now, key=lambda entry: entry[0])
+        (_, rank, price, _), target_claim = max(open_now, key=lambda entry: entry[0])
         if spent(claims, ranks) - price > budget:
-            closed.add(site_claim.site)
+            closed.add(target_claim.target)
         else:
-            ranks[site_claim.site] = -rank
+            ranks[target_claim.target] = -rank
 
 
 @given(
@@ -125,15 +131,15 @@ def test_ranks_are_those_of_the_rule_worked_out_by_hand(
         claim(f"h.{i}", weight=2.0**power, per_rank=price, offset=offset, max_rank=cap)
         for i, (power, price, offset, cap) in enumerate(numbers)
     ]
-    claims = [doubling(site_claim) for site_claim in claims] if is_sparse else claims
+    claims = [doubling(target_claim) for target_claim in claims] if is_sparse else claims
     assert allocate(claims, max_params=budget) == by_hand(claims, budget)
 
 
 def every_allocation(claims: Sequence[Claim], budget: int) -> list[tuple[int, ...]]:
-    """All affordable ranks, 0 where a site has none."""
+    """All affordable ranks, 0 where a target module has none."""
     affordable = []
-    for ranks in itertools.product(*[(0, *site_claim.ranks) for site_claim in claims]):
-        cost = sum(site_claim.cost(rank) for site_claim, rank in zip(claims, ranks, strict=True) if rank)
+    for ranks in itertools.product(*[(0, *target_claim.ranks) for target_claim in claims]):
+        cost = sum(target_claim.cost(rank) for target_claim, rank in zip(claims, ranks, strict=True) if rank)
         affordable += [ranks] if cost <= budget else []
     return affordable
 
@@ -143,7 +149,7 @@ def test_no_affordable_ranks_are_as_large_everywhere_and_larger_somewhere(
     claims: list[Claim], budget: int
 ) -> None:
     granted = allocate(claims, max_params=budget)
-    chosen = tuple(granted.get(claim.site, 0) for claim in claims)
+    chosen = tuple(granted.get(claim.target, 0) for claim in claims)
     affordable = every_allocation(claims, budget)
     assert chosen in affordable
     above = [ranks for ranks in affordable if all(a >= b for a, b in zip(ranks, chosen, strict=True))]
@@ -151,7 +157,7 @@ def test_no_affordable_ranks_are_as_large_everywhere_and_larger_somewhere(
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(0, 9))
-def test_the_site_best_served_for_its_weight_is_served_as_little_as_can_be(
+def test_the_target_best_served_for_its_weight_is_served_as_little_as_can_be(
     weights: list[int], n_ranks: int
 ) -> None:
     # D'Hondt's property: of all ways to give so many ranks it has the smallest largest rank / weight.
@@ -171,12 +177,12 @@ def test_the_same_claims_give_the_same_ranks(claims: list[Claim], budget: int) -
 
 
 @given(st.integers(1, 9), st.integers(0, 1500))
-def test_equal_claims_get_ranks_that_differ_by_one_at_most(n_sites: int, budget: int) -> None:
-    sites = [f"h.{i}" for i in range(n_sites)]
-    ranks = allocate([claim(site, max_rank=99) for site in sites], max_params=budget)
-    spread = [ranks.get(site, 0) for site in sites]
+def test_equal_claims_get_ranks_that_differ_by_one_at_most(n_targets: int, budget: int) -> None:
+    targets = [f"h.{i}" for i in range(n_targets)]
+    ranks = allocate([claim(target, max_rank=99) for target in targets], max_params=budget)
+    spread = [ranks.get(target, 0) for target in targets]
     assert max(spread) - min(spread) <= 1
-    assert sum(spread) == min(budget // 10, 99 * n_sites)
+    assert sum(spread) == min(budget // 10, 99 * n_targets)
 
 
 @given(st.lists(st.integers(1, 20), min_size=2, max_size=6))
@@ -187,7 +193,7 @@ def test_ranks_are_proportional_to_the_weights(weights: list[int]) -> None:
     assert list(ranks.values()) == [7 * w for w in weights]
 
 
-def test_a_capped_site_leaves_its_share_to_the_others() -> None:
+def test_a_capped_target_leaves_its_share_to_the_others() -> None:
     claims = [claim("a", weight=100.0, max_rank=2), claim("b", max_rank=9), claim("c", max_rank=9)]
     assert allocate(claims, max_params=100) == {"a": 2, "b": 4, "c": 4}
 
@@ -206,13 +212,14 @@ def test_zero_weights_are_served_last_and_evenly() -> None:
 
 
 def test_the_jump_of_a_first_rank_is_paid_once() -> None:
-    # As DoRA: 30 + 10 r. Two sites at rank 1 cost 80; a third rank fits into 95, a third site does not.
+    # As DoRA: 30 + 10 r. Two target modules at rank 1 cost 80; a third rank fits into 95, a third target
+    # module does not.
     claims = [claim(name, offset=30) for name in "abc"]
     assert allocate(claims, max_params=95) == {"b": 1, "c": 2}
     assert allocate(claims, max_params=39) == {}
 
 
-def test_a_dear_site_does_not_keep_cheap_ones_from_being_served() -> None:
+def test_a_dear_target_does_not_keep_cheap_ones_from_being_served() -> None:
     claims = [claim("dear", weight=9.0, per_rank=1000), claim("cheap", weight=1.0)]
     assert allocate(claims, max_params=999) == {"cheap": 8}
 
@@ -224,23 +231,23 @@ def test_a_tie_goes_to_the_later_layer(weights: tuple[float, float], ranks: dict
 
 
 @given(claim_lists(max_size=5), st.integers(0, 3000), st.booleans())
-def test_one_rank_is_the_largest_that_the_budget_pays_at_all_sites(
+def test_one_rank_is_the_largest_that_the_budget_pays_at_all_targets(
     drawn: list[Claim], budget: int, may_differ: bool
 ) -> None:
-    claims = [site_claim for site_claim in drawn if site_claim.ranks and site_claim.ranks[0] == 1]
+    claims = [target_claim for target_claim in drawn if target_claim.ranks and target_claim.ranks[0] == 1]
 
-    def cost(rank: int) -> int:  # a site that ends below has its last rank
+    def cost(rank: int) -> int:  # a target module that ends below has its last rank
         return sum(c.cost(min(rank, c.ranks[-1])) for c in claims)
 
     limited = at_one_rank(claims, max_params=budget, may_differ=may_differ)
     granted = allocate(limited, max_params=budget)
-    tops = [site_claim.ranks[-1] for site_claim in claims]
+    tops = [target_claim.ranks[-1] for target_claim in claims]
     highest = (max if may_differ else min)(tops, default=0)
     paid = max((rank for rank in range(1, highest + 1) if cost(rank) <= budget), default=0)
     if may_differ and paid < min(8, highest):
         assert limited == claims
     elif paid:
-        assert granted == {c.site: min(paid, c.ranks[-1]) for c in claims}
+        assert granted == {c.target: min(paid, c.ranks[-1]) for c in claims}
     else:
         assert set(granted.values()) <= {1}
     assert spent(claims, granted) <= budget
@@ -253,7 +260,7 @@ def test_one_rank_is_taken_unless_the_next_is_more_than_an_eighth_larger() -> No
     assert at_one_rank(claims, max_params=150, may_differ=True) == claims  # from 7 to 8
 
 
-def test_sites_that_share_no_rank_with_most_are_left_out_and_the_others_are_paid_first() -> None:
+def test_targets_that_share_no_rank_with_most_are_left_out_and_the_others_are_paid_first() -> None:
     thirds = [replace(claim(name, weight=0.1), ranks=(3, 9)) for name in "ab"]
     twos = [replace(claim(name, weight=0.1), ranks=(2, 4, 8)) for name in "cde"]
     fixed = at_one_rank([*thirds, *twos], max_params=130, may_differ=False)
@@ -263,6 +270,6 @@ def test_sites_that_share_no_rank_with_most_are_left_out_and_the_others_are_paid
     assert allocate(poor, max_params=50) == {"d": 2, "e": 2}
 
 
-def test_sites_come_back_in_natural_order() -> None:
+def test_targets_come_back_in_natural_order() -> None:
     names = [f"h.{i}.q" for i in range(12)]
     assert list(allocate([claim(name) for name in names[::-1]], max_params=10**4)) == names

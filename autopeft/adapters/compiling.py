@@ -8,19 +8,19 @@ from dataclasses import dataclass
 
 from peft import PeftConfig
 
-from autopeft.errors import SiteError, SpecError, UnknownNameError
+from autopeft.errors import SpecError, TargetError, UnknownNameError
 from autopeft.extension import Method
 from autopeft.model import BaseModel, adapter_names
-from autopeft.model.base import check_sites
-from autopeft.records import Adapter, Plan, PlanDocument, Site
+from autopeft.model.base import check_targets
+from autopeft.records import Adapter, Plan, PlanDocument, Target
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stack:
     """`peft` configs in the order in which they are attached; none for the task head alone.
 
-    A method whose sites share a state comes first. The adapters of a config train at the plan's learning rate
-    times the config's entry in `rate_factors`.
+    A method whose target modules share a state comes first. The adapters of a config train at the plan's
+    learning rate times the config's entry in `rate_factors`.
     """
 
     configs: tuple[PeftConfig, ...]
@@ -60,31 +60,35 @@ def check_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> No
 
     Raises:
         UnknownNameError: A method, or a value of an option, that does not exist.
-        SiteError: A site that the base model lacks, that two adapters share, or that the method does not fit.
-        SpecError: Options that do not go with the site, a rank out of range, or a wrong count of parameters.
+        TargetError: A target module that the base model lacks, that two adapters share, or that the method
+            does not fit.
+        SpecError: Options that do not go with the target module, a rank out of range, or a wrong count of
+            parameters.
     """
-    check_sites(plan.adapters, base)
-    sites = {site.name: site for site in base.sites}
+    check_targets(plan.adapters, base)
+    targets = {target.name: target for target in base.targets}
     cost = 0
     for adapter in plan.adapters:
-        method, site = methods[adapter.method], sites[adapter.site]
-        refusal = method.refusal(site)
-        if refusal is not None and not method.only_if_asked(site):
-            raise SiteError(f"{method.name} does not fit {site.name} ({refusal}); use another method there.")
+        method, target = methods[adapter.method], targets[adapter.target]
+        refusal = method.refusal(target)
+        if refusal is not None and not method.only_if_asked(target):
+            raise TargetError(
+                f"{method.name} does not fit {target.name} ({refusal}); use another method there."
+            )
         options = dict(adapter.options)
         for name, value in options.items():
             if value not in (allowed := method.choices.get(name, (value,))):
-                where = f"{name} of {method.name} (at {site.name})"
+                where = f"{name} of {method.name} (at {target.name})"
                 raise UnknownNameError(where, str(value), map(str, allowed))
         # All options are passed: a user's plan may have values that no search proposes, such as IA3's side.
-        expected = dict(method.options(site, **options))
+        expected = dict(method.options(target, **options))
         if options != expected:
             raise SpecError(
-                f"The options of {method.name} at {site.name} are {options}; they should be {expected}, or "
+                f"The options of {method.name} at {target.name} are {options}; they should be {expected}, or "
                 f"another choice among {', '.join(method.choices) or 'none'}."
             )
-        _require_rank(adapter, method, site)
-        cost += method.cost(site, adapter.rank, options)
+        _require_rank(adapter, method, target)
+        cost += method.cost(target, adapter.rank, options)
     if cost != plan.trainable_params:
         raise SpecError(
             f"The plan says {plan.trainable_params:,} trainable parameters, its adapters have {cost:,} "
@@ -96,8 +100,10 @@ def other_base_note(document: PlanDocument, base: BaseModel) -> str | None:
     """Note that a plan was made for a base model of another size, and layers without adapters; else None."""
     if document.base_params == base.base_params:
         return None
-    used = {site.layer for site in base.sites if site.name in {a.site for a in document.plan.adapters}}
-    bare = sorted({site.layer for site in base.sites if site.layer is not None} - used)
+    used = {
+        target.layer for target in base.targets if target.name in {a.target for a in document.plan.adapters}
+    }
+    bare = sorted({target.layer for target in base.targets if target.layer is not None} - used)
     without = f" and gets no adapters in layers {', '.join(map(str, bare))}" if bare else ""
     return (
         f"The plan was made for a base model of {document.base_params:,} parameters; {base.name} has "
@@ -105,13 +111,13 @@ def other_base_note(document: PlanDocument, base: BaseModel) -> str | None:
     )
 
 
-def _require_rank(adapter: Adapter, method: Method, site: Site) -> None:
-    """Raise SpecError for a rank that the method cannot have at the site; without ranks it is 0."""
-    ranks = method.ranks(site, dict(adapter.options)) if method.ranked else (0,)
+def _require_rank(adapter: Adapter, method: Method, target: Target) -> None:
+    """Raise SpecError for a rank that the method cannot have at the target module; without ranks it is 0."""
+    ranks = method.ranks(target, dict(adapter.options)) if method.ranked else (0,)
     if method.ranked and method.readable_type is not None and method.low_rank:
         # A user's config may have ranks that no search proposes: `peft` attaches low-rank matrices of any
         # rank. Above both sides of a map it can only be a slip.
-        ranks = range(ranks[0], max(site.in_features, site.out_features) + 1, ranks[0])
+        ranks = range(ranks[0], max(target.in_features, target.out_features) + 1, ranks[0])
     if adapter.rank in ranks:
         return
     if not method.ranked:
@@ -120,4 +126,4 @@ def _require_rank(adapter: Adapter, method: Method, site: Site) -> None:
         allowed = f"from {ranks[0]} to {ranks[-1]}"
     else:
         allowed = f"{', '.join(str(rank) for rank in ranks[:4])} … {ranks[-1]}"
-    raise SpecError(f"The rank of {method.name} at {site.name} is {adapter.rank}; allowed is {allowed}.")
+    raise SpecError(f"The rank of {method.name} at {target.name} is {adapter.rank}; allowed is {allowed}.")

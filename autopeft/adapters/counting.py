@@ -19,11 +19,11 @@ from autopeft.adapters.skeleton import (
     in_a_sentence,
     remarks,
 )
-from autopeft.errors import SiteError, SpecError
+from autopeft.errors import SpecError, TargetError
 from autopeft.extension import Method
 from autopeft.model import BaseModel, adapter_names, for_task
 from autopeft.model.linear_layers import role_by_name
-from autopeft.records import Plan, Site
+from autopeft.records import Plan, Target
 from autopeft.records.plans import LAYER
 
 _OUTSIDE, _SHARED = "outside", "shared"  # in place of a layer's number or a role
@@ -37,8 +37,8 @@ _WRAPPED = tuple(
 class Count:
     """Trainable parameters of a plan without the task head; `by_role` and `by_layer` each add up to them.
 
-    `sites` counts the sites of each role. `ranks` has the lowest and highest rank of each role with ranks.
-    `adapter_bytes` is the size of the tensors that `save_pretrained` writes, head included.
+    `targets` counts the target modules of each role. `ranks` has the lowest and highest rank of each role
+    with ranks. `adapter_bytes` is the size of the tensors that `save_pretrained` writes, head included.
     """
 
     base_model: str
@@ -49,7 +49,7 @@ class Count:
     adapter_bytes: int
     by_role: dict[str, int]
     by_layer: dict[str, int]
-    sites: dict[str, int]
+    targets: dict[str, int]
     ranks: dict[str, tuple[int, int]]
     notes: tuple[str, ...] = ()
 
@@ -62,7 +62,7 @@ class Count:
 def count_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method], *, task_type: str | None) -> Count:
     """Count what a plan that passed `check_plan` trains on a skeleton, which is changed in place.
 
-    `task_type` is `peft`'s word for the task, None if it has none. Raises SiteError if `peft` attaches
+    `task_type` is `peft`'s word for the task, None if it has none. Raises TargetError if `peft` attaches
     another number of parameters than the plan says.
     """
     stack = compile_plan(plan, methods)
@@ -71,7 +71,7 @@ def count_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method], *, ta
     names = tuple(dict.fromkeys(adapter.method for adapter in plan.adapters)) or ("head",)
     count = _tally(attached, base, methods=names, notes=[n for config in configs for n in remarks(config)])
     if count.trainable_params != plan.trainable_params:
-        raise SiteError(
+        raise TargetError(
             f"The plan says {plan.trainable_params:,} trainable parameters, but peft attaches "
             f"{count.trainable_params:,} to {base.name}; the plan was made for another version of peft."
         )
@@ -99,34 +99,37 @@ def count_configs(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) -
 
 
 def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes: Sequence[str]) -> Count:
-    """Count what requires a gradient in a skeleton with adapters, whose sites and head `base` lists."""
+    """Count what requires a gradient in a skeleton with adapters, whose targets and head `base` lists."""
     by_role: Counter[str] = Counter()
     by_layer: Counter[str] = Counter()
-    sites_of_role: dict[str, set[str]] = defaultdict(set)
+    targets_of_role: dict[str, set[str]] = defaultdict(set)
     head_params = 0
-    known_sites = {site.name: site for site in base.sites}
+    known_targets = {target.name: target for target in base.targets}
     names_of_tensor: dict[int, list[str]] = defaultdict(list)  # several if modules share the tensor
     for name, parameter in attached.model.get_base_model().named_parameters(remove_duplicate=False):
         names_of_tensor[id(parameter)].append(name)
     for parameter in attached.model.parameters():
         if not parameter.requires_grad:
             continue
-        places = [_locate(name, known_sites, base) for name in names_of_tensor[id(parameter)]]
+        places = [_locate(name, known_targets, base) for name in names_of_tensor[id(parameter)]]
         if places and all(is_in_head for *_, is_in_head in places):
             head_params += parameter.numel()
             continue
-        # Numbers outside the base model have no place; all sites share them.
+        # Numbers outside the base model have no place; all target modules share them.
         roles = {role for _, role, _, _ in places}
         layers = {layer for _, _, layer, _ in places} or {_OUTSIDE}
         role = roles.pop() if len(roles) == 1 else _SHARED
         by_role[role] += parameter.numel()
         by_layer[layers.pop() if len(layers) == 1 else _SHARED] += parameter.numel()
-        sites_of_role[role] |= {name for name, *_ in places} or {_SHARED}
+        targets_of_role[role] |= {name for name, *_ in places} or {_SHARED}
     # Layers on the parameters of experts are nested in each other, and each has its own rank.
-    by_site: dict[str, list[int]] = defaultdict(list)
+    by_target: dict[str, list[int]] = defaultdict(list)
     for layer, of_adapters in attached.ranks().items():
-        by_site[layer.replace(".base_layer", "")] += of_adapters.values()
-    ranks = {role: [r for site in sites for r in by_site[site]] for role, sites in sites_of_role.items()}
+        by_target[layer.replace(".base_layer", "")] += of_adapters.values()
+    ranks = {
+        role: [r for target in targets for r in by_target[target]]
+        for role, targets in targets_of_role.items()
+    }
     # Layers by number, then tensors shared between layers, then those outside of them.
     ordered = sorted(
         by_layer, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else name == _OUTSIDE)
@@ -140,24 +143,24 @@ def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes
         adapter_bytes=attached.saved_bytes(),
         by_role=dict(by_role.most_common()),
         by_layer={layer: by_layer[layer] for layer in ordered},
-        sites={role: len(sites_of_role[role]) for role, _ in by_role.most_common()},
+        targets={role: len(targets_of_role[role]) for role, _ in by_role.most_common()},
         ranks={role: (min(values), max(values)) for role, values in ranks.items() if values},
         notes=tuple(notes),
     )
 
 
-def _locate(name: str, sites: Mapping[str, Site], base: BaseModel) -> tuple[str, str, str, bool]:
-    """Return a parameter's site, else its module; the role, the layer, and whether it lies in the head."""
+def _locate(name: str, targets: Mapping[str, Target], base: BaseModel) -> tuple[str, str, str, bool]:
+    """Return a parameter's target, else its module; the role, the layer, and whether it lies in the head."""
     parts = name.split(".")
     prefixes = [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
-    site = next((sites[prefix] for prefix in prefixes if prefix in sites), None)
-    if site is None:
+    target = next((targets[prefix] for prefix in prefixes if prefix in targets), None)
+    if target is None:
         holder = ".".join(itertools.takewhile(lambda part: not part.startswith(_WRAPPED), parts[:-1]))
         depth = LAYER.search(f".{holder}.")
         role = role_by_name(holder) or holder.rpartition(".")[2]
         return (holder, role, depth[1] if depth else _OUTSIDE, in_head(holder, base))
     # A linear layer outside the layers that is trained whole beside a task head is a pooler, part of the
     # head.
-    is_pooler = "modules_to_save" in parts and site.layer is None and site.kind == "linear"
-    layer = _OUTSIDE if site.layer is None else str(site.layer)
-    return (site.name, site.role, layer, is_pooler and bool(base.head_names))
+    is_pooler = "modules_to_save" in parts and target.layer is None and target.kind == "linear"
+    layer = _OUTSIDE if target.layer is None else str(target.layer)
+    return (target.name, target.role, layer, is_pooler and bool(base.head_names))

@@ -14,7 +14,7 @@ from peft.utils.constants import DUMMY_TARGET_MODULES, SEQ_CLS_HEAD_NAMES
 from torch import nn
 
 from autopeft.adapters.configs import ConfigFile
-from autopeft.errors import SiteError
+from autopeft.errors import TargetError
 from autopeft.model import BaseModel, rewrite_targets
 from autopeft.records import shortened
 
@@ -84,7 +84,7 @@ def in_head(name: str, base: BaseModel) -> bool:
 
 
 def require_match(file: ConfigFile, base: BaseModel, *, path: Path) -> None:
-    """Raise SiteError for a config of which all named targets are missing from a base model."""
+    """Raise TargetError for a config of which all named targets are missing from a base model."""
     content = _as_loaded(file, base.module)
     targets = content.get("target_modules")
     is_regex = isinstance(targets, str)
@@ -94,9 +94,9 @@ def require_match(file: ConfigFile, base: BaseModel, *, path: Path) -> None:
     matches = matches_pattern if is_regex else matches_ending
     if any(matches(entry, name) for entry in entries for name, _ in base.module.named_modules() if name):
         return
-    endings = list(dict.fromkeys(_last(site.name) for site in base.sites))
+    endings = list(dict.fromkeys(_last(target.name) for target in base.targets))
     hint = _nearest(entries, endings) or f"; there are {', '.join(endings[:8])}"
-    raise SiteError(
+    raise TargetError(
         f"{path} and {base.name} do not fit: it adapts {_listed(entries)}, which the model lacks{hint}; "
         "use the base model that it was made for."
     )

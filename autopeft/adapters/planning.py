@@ -33,7 +33,7 @@ from autopeft.adapters.configs import (
 )
 from autopeft.adapters.matching import in_head, require_match, unmatched
 from autopeft.adapters.skeleton import Attached, attach_one_each
-from autopeft.errors import SiteError, SpecError
+from autopeft.errors import SpecError, TargetError
 from autopeft.extension import Method, rate_factor
 from autopeft.model import DEMO_NAME, BaseModel
 from autopeft.model.linear_layers import role_by_name
@@ -66,16 +66,16 @@ def read_user_plan(path: Path, base: BaseModel, methods: Mapping[str, Method]) -
 
     Raises:
         SpecError: The file cannot be read, or says what a plan cannot.
-        SiteError: The file was made for another base model, or adapts one site twice.
+        TargetError: The file was made for another base model, or adapts one target module twice.
     """
     if is_adapter(path) and not holds_plan(path):
         return _plan_of_configs(path, base, methods)
     document = read_plan(path)
     try:
         check_plan(document.plan, base, methods)
-    except SiteError as error:
+    except TargetError as error:
         made_for = document.model.id or DEMO_NAME
-        raise SiteError(
+        raise TargetError(
             f"{path} was made for {made_for} and does not fit as it is ({str(error).rstrip('.')}); "
             "use a plan of this base model."
         ) from error
@@ -164,7 +164,7 @@ def _read_meaning(file: ConfigFile, base: BaseModel, method: Method, *, path: Pa
     layers = {name: layer for name, layer in targeted.items() if not in_head(name, base)}
     notes: tuple[str, ...] = ()
     if _is_all_linear(file):
-        # A router is no site, nor is its weight.
+        # A router is no target module, nor is its weight.
         routers = {n for n in layers if role_by_name(n.removesuffix(".weight")) == "router"}
         if routers:
             fewer = sum(layers.pop(name).params for name in routers)
@@ -172,25 +172,25 @@ def _read_meaning(file: ConfigFile, base: BaseModel, method: Method, *, path: Pa
                 f"Routers, which all-linear adapts too, are left out: {len(routers):,} modules, "
                 f"{fewer:,} parameters fewer.",
             )
-    known_sites = {site.name for site in base.sites}
+    known_targets = {target.name for target in base.targets}
     for name, layer in layers.items():
-        if name not in known_sites:
+        if name not in known_targets:
             raise SpecError(
-                f"{path} adapts {name} ({layer.kind}), which is no site of {base.name}; a plan adapts linear "
-                "maps, norms and experts, and no router: change target_modules so that it is not among them."
+                f"{path} adapts {name} ({layer.kind}), which is not a target of {base.name}; a plan adapts "
+                "linear layers, norms and experts, but no router; leave it out of target_modules."
             )
     adapters = []
-    for site in base.sites:
-        if site.name in layers:
-            layer = layers[site.name]
+    for target in base.targets:
+        if target.name in layers:
+            layer = layers[target.name]
             options = {**choices, "feedforward": layer.on_inputs, **({"dora": True} if layer.dora else {})}
             adapters.append(
                 Adapter(
                     method=method.name,
-                    site=site.name,
+                    target=target.name,
                     rank=layer.rank if method.ranked else 0,
                     scale=method.scale(layer.rank, **options) if layer.scale is None else layer.scale,
-                    options=tuple(sorted(method.options(site, **options).items())),
+                    options=tuple(sorted(method.options(target, **options).items())),
                 )
             )
     return _Meaning(
@@ -209,8 +209,8 @@ def _plan(adapters: Sequence[Adapter], base: BaseModel, methods: Mapping[str, Me
         raise SpecError(f"{path} adapts nothing of {base.name} but its task head, which every plan trains.")
     lead = methods[adapters[0].method]
     factors = {name: rate_factor(methods[name], lead) for name in {adapter.method for adapter in adapters}}
-    sites = {site.name: site for site in base.sites}
-    costs = (methods[a.method].cost(sites[a.site], a.rank, dict(a.options)) for a in adapters)
+    targets = {target.name: target for target in base.targets}
+    costs = (methods[a.method].cost(targets[a.target], a.rank, dict(a.options)) for a in adapters)
     plan = Plan(
         adapters=tuple(dataclasses.replace(a, rate_factor=factors[a.method]) for a in adapters),
         learning_rate=0.0,
@@ -274,7 +274,7 @@ def _attach(configs: Sequence[PeftConfig], base: BaseModel, *, path: Path) -> At
     """Attach configs, without their `modules_to_save`, to a copy of the base model without weights."""
     with torch.device("meta"):
         module = type(base.module)(copy.deepcopy(cast(Any, base.module.config)))
-    if any(site.quantized for site in base.sites):
+    if any(target.quantized for target in base.targets):
         conv1d_to_linear(module)
     copies = [copy.deepcopy(config) for config in configs]
     for config in copies:

@@ -22,7 +22,7 @@ from torch import nn
 
 from autopeft.adapters.configs import ConfigFile
 from autopeft.adapters.matching import require_match
-from autopeft.errors import SiteError, foreign_file, reason_of
+from autopeft.errors import TargetError, foreign_file, reason_of
 from autopeft.model import BaseModel, adapter_names
 from autopeft.model.attaching import attach_configs, require_shapes
 
@@ -132,8 +132,8 @@ def attach_fitting(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) 
     """Attach adapter configs, read from `path`, to a skeleton, which is changed in place.
 
     Raises:
-        SiteError: Sites that the model lacks, two adapters at one site, a rank above a map's size, or
-            what `peft` says of a config that it cannot attach.
+        TargetError: Target modules that the model lacks, two adapters at one target module, a rank above a
+            map's size, or what `peft` says of a config that it cannot attach.
     """
     for file in files:
         require_match(file, base, path=path)
@@ -142,8 +142,8 @@ def attach_fitting(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) 
     high = [(name, rank, sides) for name, rank, sides in _ranks(attached) if rank > max(sides)]
     if high:
         name, rank, sides = high[0]
-        more = f" and {len(high) - 1:,} other sites" if len(high) > 1 else ""
-        raise SiteError(
+        more = f" and {len(high) - 1:,} other target modules" if len(high) > 1 else ""
+        raise TargetError(
             f"{path} has rank {rank:,} at {name}{more}, whose size is {sides[0]:,} × {sides[1]:,}; "
             f"a rank of at most {min(sides):,} is of use there: lower it, or use the model that it is for."
         )
@@ -153,26 +153,26 @@ def attach_fitting(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) 
 def attach_one_each(
     module: nn.Module, configs: Sequence[PeftConfig], *, base_name: str, path: Path
 ) -> Attached:
-    """Attach configs to a model without weights; SiteError if they do not fit or two adapt one site."""
+    """Attach configs to a model without weights; TargetError if they do not fit or two adapt one target."""
     with in_a_sentence(path, base_name):
         attached = attach_without_weights(module, configs)
     for name, layer in attached.layers():
         below = layer.base_layer
         names = held_names(layer) | (held_names(below) if isinstance(below, BaseTunerLayer) else set())
         if len(names) > 1:
-            raise SiteError(
-                f"{path} puts {' and '.join(sorted(names))} on the site {name!r}; "
-                "one site takes one method: narrow the target_modules of one of them."
+            raise TargetError(
+                f"{path} puts {' and '.join(sorted(names))} on the target module {name!r}; "
+                "one target module takes one method: narrow the target_modules of one of them."
             )
     return attached
 
 
 def in_a_sentence(path: Path, base_name: str) -> AbstractContextManager[None]:
-    """Turn what `peft` says of a config that does not fit into a SiteError of one sentence."""
+    """Turn what `peft` says of a config that does not fit into a TargetError of one sentence."""
 
-    def sentence(error: Exception) -> SiteError:
+    def sentence(error: Exception) -> TargetError:
         reason = reason_of(error).split(". ")[0]
-        return SiteError(
+        return TargetError(
             f"{path} does not fit {base_name}: {reason}; correct it, or use the base model that it was made "
             "for."
         )

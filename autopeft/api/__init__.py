@@ -98,7 +98,7 @@ def search(
     Raises:
         UnknownNameError: No setting, method, task or other part has this name.
         DataError, ModelError: The dataset or the model cannot be used.
-        SiteError, BudgetError: Nothing can be adapted, or no plan fits the budget.
+        TargetError, BudgetError: Nothing can be adapted, or no plan fits the budget.
         AutopeftError: Any other fault; the docstring of `autopeft.errors` has the tree of all errors.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
@@ -157,7 +157,7 @@ def analyze(
     scores: Sequence[str] = ("gradient", "fisher"),
     **settings: Any,
 ) -> Analysis:
-    """Score the sensitivity of every site; nothing is trained.
+    """Score the sensitivity of every target module; nothing is trained.
 
     The arguments and errors are those of `search`, with three differences. `scores` names the sensitivity
     scores. `max_examples` is the number of examples to score, at most. `out` is a folder for

@@ -238,7 +238,7 @@ def analyze(
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Score every site by how much the loss depends on it. Nothing is trained."""
+    """Score every target module by how much the loss depends on it. Nothing is trained."""
     with exit_codes(as_json=as_json, quiet=quiet):
         spec, explicit = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
         with heavy_imports():

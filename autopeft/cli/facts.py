@@ -16,7 +16,7 @@ from autopeft.cli import options as opt
 from autopeft.cli.environment import heavy_imports
 from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.printing import columns, lines_of, print_json, table
-from autopeft.errors import SiteError
+from autopeft.errors import TargetError
 from autopeft.extension import REFERENCE_WIDTH, Catalogue, Method, discover, missing_in_peft
 from autopeft.records import rate
 from autopeft.store import resolve_settings
@@ -136,7 +136,7 @@ def estimate(
         else:
             print(estimate_text(estimated))
         if estimated.answer.limits is not None and not estimated.answer.limits.fits:
-            raise typer.Exit(SiteError.exit_code)
+            raise typer.Exit(TargetError.exit_code)
 
 
 @app.command()

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from autopeft.records import FullRun, SearchResult
     from autopeft.report.table_rows import FullRow
 
-_MAX_NAMES = 5  # sites that are named; chosen by hand
+_MAX_NAMES = 5  # target modules that are named; chosen by hand
 _SHOWN_LABELS, _LABEL_LENGTH = 5, 24  # labels, and characters of each; chosen by hand
 # What the labels of each kind of target are; {n} counts them.
 _LABELS = {
@@ -185,16 +185,16 @@ def reply_text(reply: Reply, *, is_alone: bool) -> str:
 
 
 def analysis_text(analysis: Analysis) -> str:
-    """Write the highest sites of every score, whether it saw enough examples, costs, and the next command."""
-    blocks = [[f"{analysis.base_model} on {analysis.data}: {len(analysis.sites)} sites"]]
+    """Format the highest targets of each score, whether examples sufficed, costs, and what to run next."""
+    blocks = [[f"{analysis.base_model} on {analysis.data}: {len(analysis.targets)} target modules"]]
     for score in analysis.scores:
-        sentences = [f"{score.name}: 0 at every site, so that it tells none apart"]
+        sentences = [f"{score.name}: 0 at every target module, so that it tells none apart"]
         if not score.is_zero:
             sentences = [f"{score.name}: {enough_examples(score)}"]
             total = math.fsum(score.values)
-            by_value = sorted(zip(score.values, analysis.sites, strict=True), key=lambda pair: -pair[0])
-            highest = [(value, site) for value, site in by_value[:_MAX_NAMES] if value]
-            shares = [f"{site.name} {percent(100 * value / total)}" for value, site in highest]
+            by_value = sorted(zip(score.values, analysis.targets, strict=True), key=lambda pair: -pair[0])
+            highest = [(value, target) for value, target in by_value[:_MAX_NAMES] if value]
+            shares = [f"{target.name} {percent(100 * value / total)}" for value, target in highest]
             sentences.insert(0, f"{score.name}, highest: {', '.join(shares)}")
         blocks.append(lines_of(sentences))
     blocks.append([*lines_of(_cost_and_notes(analysis)), f"look for a plan: {analysis.search_command}"])
@@ -209,8 +209,8 @@ def _cost_and_notes(analysis: Analysis) -> Iterator[str]:
         f"{memory(sensitivity.peak_bytes)} at the peak"
     )
     if sensitivity.unreachable:
-        n_sites, names = len(sensitivity.unreachable), listed(sensitivity.unreachable, _MAX_NAMES)
-        yield f"no gradient reaches {n_sites} sites, which have the score 0: {names}"
+        n_targets, names = len(sensitivity.unreachable), listed(sensitivity.unreachable, _MAX_NAMES)
+        yield f"no gradient reaches {n_targets} target modules, which have the score 0: {names}"
     for note in sensitivity.notes:
         yield f"note: {note}"
 
@@ -222,7 +222,7 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
         "data": analysis.data,
         "task": analysis.spec.task.name,
         "n_train_examples": analysis.n_train,
-        "sites": [to_json(site) for site in analysis.sites],
+        "targets": [to_json(target) for target in analysis.targets],
         **to_json(analysis.sensitivity),
         "search": analysis.search_command,
         "files": list(analysis.files),
@@ -252,8 +252,8 @@ def _subject(preview: Preview) -> Iterator[tuple[str, str]]:
         f"{preview.max_trainable_params:,} of {preview.base_params:,} parameters, head "
         f"{preview.head_params:,} beside it",
     )
-    matched = ", ".join(f"{name} {n_sites}" for name, n_sites in preview.matched_sites.items())
-    yield "sites", f"{preview.n_sites}; of these each method fits: {matched}"
+    matched = ", ".join(f"{name} {n_targets}" for name, n_targets in preview.matched_targets.items())
+    yield "targets", f"{preview.n_targets}; of these each method fits: {matched}"
     yield "methods", ", ".join(preview.methods)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from autopeft.commands import StepEstimate, Suggestion
     from autopeft.estimate import Description, Limits, Step
 
-_ROLE = ("role", "sites", "rank", "parameters", "share")
+_ROLE = ("role", "targets", "rank", "parameters", "share")
 _LAYER = ("layer", "each", "parameters", "share")
 _ENDS = ("low", "expected", "high")
 TIME_SPAN = (0.75, 1.0, 1.35)  # low to high, of the predicted time (reports/studies/published_times.md)
@@ -41,7 +41,7 @@ def _roles(count: Count) -> Sequence[tuple[str, ...]]:
     for role, params in count.by_role.items():
         low, high = count.ranks.get(role, (0, 0))
         rank = "" if high == 0 else f"{low}" if low == high else f"{low}-{high}"
-        rows.append((role, f"{count.sites[role]}", rank, f"{params:,}", _share(params, count)))
+        rows.append((role, f"{count.targets[role]}", rank, f"{params:,}", _share(params, count)))
     return rows
 
 

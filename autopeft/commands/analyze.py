@@ -1,4 +1,4 @@
-"""`analyze`: score the sensitivity of every site, without training."""
+"""`analyze`: score the sensitivity of every target module, without training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from autopeft import report
 from autopeft.errors import SpecError
 from autopeft.extension import discover
-from autopeft.records import RunSpec, Sensitivity, Site, SiteScores, search_command
+from autopeft.records import RunSpec, Sensitivity, Target, TargetScores, search_command
 from autopeft.run.prepare import NAMED, InMemory, prepare, with_demo_settings
 from autopeft.run.scoring import sensitivity
 from autopeft.store import refuse_files, write_text
@@ -17,7 +17,7 @@ from autopeft.store import refuse_files, write_text
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Analysis:
-    """Scores of a base model's sites on a dataset with `n_train` examples in its train split.
+    """Scores of a base model's target modules on a dataset with `n_train` examples in its train split.
 
     `files` are the paths that were written; empty without `out`.
     """
@@ -26,12 +26,12 @@ class Analysis:
     base_model: str
     data: str
     n_train: int
-    sites: tuple[Site, ...]
+    targets: tuple[Target, ...]
     sensitivity: Sensitivity
     files: tuple[str, ...] = ()
 
     @property
-    def scores(self) -> tuple[SiteScores, ...]:
+    def scores(self) -> tuple[TargetScores, ...]:
         """The scores in the order in which they were requested."""
         return self.sensitivity.scores
 
@@ -42,7 +42,7 @@ class Analysis:
 
     def __repr__(self) -> str:
         scores = ", ".join(score.name for score in self.scores)
-        return f"Analysis({scores} of {len(self.sites)} sites of {self.base_model})"
+        return f"Analysis({scores} of {len(self.targets)} target modules of {self.base_model})"
 
 
 def analyze(
@@ -54,7 +54,7 @@ def analyze(
     out: Path | None = None,
     memory: InMemory = NAMED,
 ) -> Analysis:
-    """Score every site on a seeded sample of the train split.
+    """Score every target module on a seeded sample of the train split.
 
     `max_examples` None allows 5 % of the cost of a full run. The folder `out`, empty or absent, gets
     sensitivity.csv. The other arguments are those of a search.
@@ -75,17 +75,17 @@ def analyze(
         refuse_files(out)
     spec = with_demo_settings(spec, explicit)
     prepared = prepare(spec, memory=memory)
-    sites = prepared.base.sites
+    targets = prepared.base.targets
     scored = sensitivity(prepared, names, max_examples=max_examples)
     analysis = Analysis(
         spec=spec,
         base_model=prepared.base.name,
         data=prepared.data.name,
         n_train=len(prepared.bench.splits["train"].labels),
-        sites=sites,
+        targets=targets,
         sensitivity=scored,
     )
     if out is None:
         return analysis
-    write_text(out / "sensitivity.csv", report.sensitivity_csv(sites, analysis.scores))
+    write_text(out / "sensitivity.csv", report.sensitivity_csv(targets, analysis.scores))
     return replace(analysis, files=(str(out / "sensitivity.csv"),))

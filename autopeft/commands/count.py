@@ -19,12 +19,12 @@ from autopeft.store import read_plan
 def count(trained: Path | str, *, model_id: str | None = None, revision: str | None = None) -> Count:
     """Count what a plan, a run's best plan, an `adapter_config.json` or its folder, or a method would train.
 
-    A method, such as `lora_r16`, is counted at every site. `model_id` is a hub id, or a directory with a
-    `config.json`; None takes the base model that the file names.
+    A method, such as `lora_r16`, is counted at every target module. `model_id` is a hub id, or a directory
+    with a `config.json`; None takes the base model that the file names.
 
     Raises:
         SpecError: A file that cannot be read, an unknown word, no base model, or the word `full`.
-        SiteError: What is trained does not fit the model.
+        TargetError: What is trained does not fit the model.
     """
     path, methods = Path(trained), discover("autopeft.methods")  # one may register its own type with `peft`
     with model.quiet_libraries(), warnings.catch_warnings():

@@ -122,7 +122,7 @@ def estimate_step(request: EstimateRequest) -> StepEstimate:
         SpecError: A setting out of range, a file that cannot be read, no base model, or a step that cannot be
             replayed.
         DataError, ModelError: The data, the tokenizer or the device cannot be used.
-        SiteError: The configs do not fit the model.
+        TargetError: The configs do not fit the model.
     """
     _check_request(request)
     device, run = request.device.lower(), request.run

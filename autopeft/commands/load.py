@@ -48,7 +48,7 @@ def apply(
 
     Raises:
         ModelError: The module is no transformers model in float32 or 16 bits, or has adapters already.
-        SiteError: An adapter does not fit the model, or `peft` attached another number of parameters.
+        TargetError: An adapter does not fit the model, or `peft` attached another number of parameters.
         SpecError: `plan` is not a plan, a rank or option is out of range, the plan's parameter count is
             wrong, or the weights belong to another plan.
     """

@@ -35,7 +35,8 @@ class Preview:
     """The size of a search that has not started: the answer to `--dry-run`.
 
     - `inputs`, `label`: columns of the data. `split_sizes`: rows by split. `out`: None for a new folder.
-    - `n_sites`, `matched_sites`: sites that a search may use, and at how many of them each method fits.
+    - `n_targets`, `matched_targets`: target modules that a search may use, and at how many of them each
+      method fits.
     - `trials`: short runs; `first_plans` are tried first, then sampled ones.
     - `search_cost`: the most that the search costs, in R, finished weights included.
     - `n_confirm_groups`: groups that the verdict counts in place of confirm examples; 0 if examples count.
@@ -57,9 +58,9 @@ class Preview:
     max_trainable_params: int
     base_params: int
     head_params: int
-    n_sites: int
+    n_targets: int
     methods: tuple[str, ...]
-    matched_sites: Mapping[str, int]
+    matched_targets: Mapping[str, int]
     first_plans: tuple[str, ...]
     trials: int
     short_steps: int
@@ -110,7 +111,7 @@ def preview(
     # Limits shorten only the search: the baseline is trained in full with every seed.
     least = len(problem.seeds) * (lengths.cost(lengths.full(seed=0)) + lengths.cost(lengths.test(seed=0)))
     methods = dict.fromkeys(name for arm in feasible.arms for name, _ in feasible.parts(arm))
-    refusals = {name: map(context.methods[name].refusal, context.sites) for name in methods}
+    refusals = {name: map(context.methods[name].refusal, context.targets) for name in methods}
     least_differences = None
     if prepared.task.is_share:
         low, high = (evidence.least_difference(lengths.n_confirm, disagreement=d) for d in _DISAGREEMENTS)
@@ -128,9 +129,9 @@ def preview(
         max_trainable_params=prepared.budget.max_trainable_params,
         base_params=base.base_params,
         head_params=base.head_params,
-        n_sites=len(context.sites),
+        n_targets=len(context.targets),
         methods=feasible.arms,
-        matched_sites={name: sum(r is None for r in of_sites) for name, of_sites in refusals.items()},
+        matched_targets={name: sum(r is None for r in of_targets) for name, of_targets in refusals.items()},
         first_plans=tuple(str(arm) for arm, _ in first_plans),
         trials=problem.n_trials(len(first_plans)),
         short_steps=lengths.short_steps,

@@ -104,7 +104,7 @@ def run_search(
         so_far = SearchSoFar(
             spec=spec,
             setting=setting_of(prepared, rate_ranges(problem)),
-            sites=prepared.base.sites,
+            targets=prepared.base.targets,
             scores=scores,
             environment=environment(prepared.base, spec.execution),  # before the GPU is left to workers
         )
@@ -156,7 +156,7 @@ def _finished(
     return SearchResult(
         spec=so_far.spec,
         setting=so_far.setting,
-        sites=so_far.sites,
+        targets=so_far.targets,
         scores=so_far.scores,
         cost=cost,
         environment=so_far.environment,

@@ -182,8 +182,8 @@ def _largest_lora(spec: RunSpec, base: BaseModel) -> tuple[int, Plan, PeftConfig
         )
     rank = max(rank for rank in _RANKS if rank <= max_rank)
     context = AllocationContext(
-        sites=base.sites,
-        scores=dict.fromkeys((site.name for site in base.sites), 1.0),
+        targets=base.targets,
+        scores=dict.fromkeys((target.name for target in base.targets), 1.0),
         methods=methods,
         max_params=rank * per_rank.max_trainable_params,
     )

@@ -158,7 +158,7 @@ class Study:
 
         Raises:
             RunDirError: The folder holds other files, or a study with other settings.
-            SpecError, ModelError, BudgetError, SiteError: As for a search.
+            SpecError, ModelError, BudgetError, TargetError: As for a search.
         """
         flags = by_dotted_name(settings) | {"task.max_steps": full_steps, "data.source": OWN_TRAINER}
         self.spec, _ = resolve_settings(config=None, env={}, flags=flags, assignments=(), origin="argument")
@@ -202,7 +202,7 @@ class Study:
             "auto_class": self._auto_class,
             "is_tested": self._is_tested,
             "choices": {name: list(values) for name, values in self._context.choices.items()},
-            "sites": digest_of([site.name for site in self.base.sites]),
+            "targets": digest_of([target.name for target in self.base.targets]),
             **{topic: value for topic, value in to_json(self.spec).items() if topic != "output"},
         }
         facts_path = self._run.state / "study.json"
@@ -400,7 +400,7 @@ class Study:
             result = SearchResult(
                 spec=problem.spec,
                 setting=self._facts(problem, outcome, full),
-                sites=self.base.sites,
+                targets=self.base.targets,
                 scores=(),
                 cost=engine.search_cost(outcome, paid=self._run.measurements.load_repeated()),
                 environment={"autopeft": VERSION},

@@ -182,8 +182,8 @@ def _check_labels(label_space: LabelSpace, splits: Parts) -> list[str]:
     lost = [name for name in label_space.names if name not in present["train"]]
     if label_space.kind == "class" and len(present["train"]) < 2:
         raise DataError(
-            f"Of {len(label_space.names)} labels train has {', '.join(present['train'])} alone, once repeated and "
-            "surplus rows are removed; name all columns of the input with --text-column, or raise "
+            f"Of {len(label_space.names)} labels train has {', '.join(present['train'])} alone, once "
+            "repeated and surplus rows are removed; name all columns of the input with --text-column, or raise "
             "--max-examples."
         )
     if label_space.kind == "class" and lost:

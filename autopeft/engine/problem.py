@@ -91,7 +91,7 @@ class SearchProblem:
 
     Attributes:
         space: The policies that fit model and budget.
-        context: Sites, methods, budget and scores, from which a policy becomes a plan.
+        context: Target modules, methods, budget and scores, from which a policy becomes a plan.
         family: Name of the list of first plans, such as `classification` or `small`.
         lengths: Steps of a full run, and sizes of the splits.
         head_rates: Range of learning rates of the head alone; its ends are equal in a model without a head.
@@ -187,10 +187,10 @@ class SearchProblem:
 
     @property
     def has_lora(self) -> bool:
-        """Whether the budget has room for LoRA of rank 1 at some site."""
+        """Whether the budget has room for LoRA of rank 1 at some target module."""
         lora, context = self.context.methods[BASELINE_METHOD], self.context
-        fitting = (site for site in context.sites if lora.refusal(site) is None)
-        return any(lora.cost(site, 1, {}) <= context.max_params for site in fitting)
+        fitting = (target for target in context.targets if lora.refusal(target) is None)
+        return any(lora.cost(target, 1, {}) <= context.max_params for target in fitting)
 
     def is_baseline(self, arm: Arm) -> bool:
         """Whether an arm is a baseline, which the search has to beat."""

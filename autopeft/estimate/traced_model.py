@@ -12,7 +12,7 @@ from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
 from autopeft.adapters import Count, auto_class_of, compile_plan, count_configs, count_plan
-from autopeft.errors import SiteError, SpecError
+from autopeft.errors import SpecError, TargetError
 from autopeft.estimate.fake_tensors import quantize_maps
 from autopeft.estimate.memory_tracker import repeated_layers
 from autopeft.estimate.replay import set_dtype, with_configs, without_weights
@@ -81,7 +81,7 @@ def describe(
     Raises:
         SpecError: Its class is none whose batches we can make, or all its weights are trained quantized.
         ModelError: `--quantize` is set, and the model is quantized already.
-        SiteError: What is trained does not fit the model.
+        TargetError: What is trained does not fit the model.
     """
     auto_class = auto_class_of([file.config for file in part.files])
     if part.task is not None:  # a plan names its task; the checkpoint may name the class of its pretraining
@@ -102,7 +102,7 @@ def describe(
     plan = None if part.is_full or part.files else part.on(base, methods)
     refusal = None if plan is None else refusal_in_few_bits(plan, base, methods)
     if refusal and setup.model.quantize != "none":
-        raise SiteError(
+        raise TargetError(
             f"In {setup.model.quantize} {refusal}; leave --quantize out, or choose another method."
         )
     count = None
@@ -251,10 +251,10 @@ def count_part(
         return counted
     notes = [*counted.notes, *base.remarks]
     lower = [adapter.rank for adapter in plan.adapters if adapter.rank < part.rank]
-    if lower:  # some sites are narrower than the rank asked for
+    if lower:  # some target modules are narrower than the rank asked for
         ranks = str(min(lower)) if min(lower) == max(lower) else f"{min(lower)} to {max(lower)}"
         notes.append(
-            f"{len(lower)} of {len(plan.adapters)} sites get rank {ranks} in place of {part.rank}, "
+            f"{len(lower)} of {len(plan.adapters)} target modules get rank {ranks} in place of {part.rank}, "
             f"the highest that they can use; a peft config of r={part.rank} attaches that rank there "
             "too, with more parameters."
         )

@@ -1,4 +1,4 @@
-"""What is trained (a plan, adapter configs, a method at all sites, the whole model), and how."""
+"""What is trained (a plan, adapter configs, a method at all target modules, the whole model), and how."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from autopeft.adapters import ConfigFile
-from autopeft.errors import SiteError, SpecError, UnknownNameError, nearest
+from autopeft.errors import SpecError, TargetError, UnknownNameError, nearest
 from autopeft.estimate.rates import Rates
 from autopeft.extension import Method, hint_for
 from autopeft.model import BaseModel
@@ -44,19 +44,22 @@ class TrainedPart:
         return self.plan is None and not self.files and self.method is None
 
     def on(self, base: BaseModel, methods: Mapping[str, Method]) -> Plan:
-        """Return the plan at the base model's sites; a method that fits none is a SiteError or SpecError."""
+        """Return the plan at the base model's targets; TargetError or SpecError if the method fits none."""
         if self.method is None:
             assert self.plan is not None, "configs and the whole model have no plan"
-            names = {site.name for site in base.sites}
-            return replace(self.plan, adapters=tuple(a for a in self.plan.adapters if a.site in names))
-        name, sites = self.method.name, [site for site in base.sites if self.method.refusal(site) is None]
-        if not sites:
-            raise SiteError(f"{name} fits no site of {base.name}; choose another method.")
-        plan = plan_everywhere(name, self.rank, base.sites, methods)
+            names = {target.name for target in base.targets}
+            return replace(self.plan, adapters=tuple(a for a in self.plan.adapters if a.target in names))
+        name, targets = (
+            self.method.name,
+            [target for target in base.targets if self.method.refusal(target) is None],
+        )
+        if not targets:
+            raise TargetError(f"{name} fits no target module of {base.name}; choose another method.")
+        plan = plan_everywhere(name, self.rank, base.targets, methods)
         if not plan.adapters:
             raise SpecError(
-                f"{name} has no rank as small as {self.rank} at the sites of {base.name}; its smallest is "
-                f"{min(min(self.method.ranks(site, {})) for site in sites)}."
+                f"{name} has no rank as small as {self.rank} at the targets of {base.name}; its smallest is "
+                f"{min(min(self.method.ranks(target, {})) for target in targets)}."
             )
         return plan
 
@@ -77,7 +80,7 @@ class Setup:
 
 
 def by_name(word: str, methods: Mapping[str, Method]) -> TrainedPart:
-    """Read `full`, or a method at every site that it fits, such as `lora_r16`; else raise SpecError."""
+    """Read `full`, or a method at every target that it fits, such as `lora_r16`; else raise SpecError."""
     if word.casefold() == FULL:
         return TrainedPart(label="full fine-tuning")
     match = _SHORTHAND.fullmatch(word.casefold())
@@ -97,7 +100,7 @@ def by_name(word: str, methods: Mapping[str, Method]) -> TrainedPart:
         raise SpecError(f"{word} has the rank 0; a rank is 1 or more, as in {name}_r{_RANK}.")
     rank = int(rank or _RANK) if method.ranked else 0
     shown = f"{method.label} of rank {rank}" if rank else method.label
-    return TrainedPart(label=f"{shown} at all sites", method=method, rank=rank)
+    return TrainedPart(label=f"{shown} at all target modules", method=method, rank=rank)
 
 
 def require_trainable(part: TrainedPart, setup: Setup, base: BaseModel, stored: StoredWeights | None) -> None:
@@ -118,10 +121,12 @@ def require_trainable(part: TrainedPart, setup: Setup, base: BaseModel, stored: 
 def refusal_in_few_bits(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> str | None:
     """Say why a method of the plan cannot be trained on a quantized map; None if all can."""
     plain = (*base.head_names, *output_layer_names(base.module))
-    sites = {site.name: site for site in base.sites if site.kind == "linear" and site.name not in plain}
+    targets = {
+        target.name: target for target in base.targets if target.kind == "linear" and target.name not in plain
+    }
     for adapter in plan.adapters:
-        if adapter.site in sites:
-            reason = methods[adapter.method].refusal(replace(sites[adapter.site], quantized=True))
+        if adapter.target in targets:
+            reason = methods[adapter.method].refusal(replace(targets[adapter.target], quantized=True))
             if reason:
-                return f"{adapter.method} cannot be trained at {adapter.site}: it {reason}"
+                return f"{adapter.method} cannot be trained at {adapter.target}: it {reason}"
     return None

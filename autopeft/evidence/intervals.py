@@ -55,7 +55,7 @@ INDEPENDENT = Examples()
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Challenger less baseline over all seeds and rows, in units of the scores; larger is better for the challenger.
+    """Challenger minus baseline over all seeds and rows, in units of the scores, where larger is better.
 
     `std_error`, > 0, is over new rows and new seeds. `low` and `high` are the ends of the 95 % interval.
     """

@@ -86,7 +86,7 @@ def _started(sentence: str) -> str:
 
 
 def _in_words(difference: Difference, metric: MetricFacts) -> tuple[str, str]:
-    """Describe the challenger's score compared with the baseline, and the interval, in the metric's direction."""
+    """Describe the challenger's score next to the baseline's, and the interval, in the metric's direction."""
     ends = [difference.mean, difference.low, difference.high]
     if not metric.greater_is_better:
         ends = [-difference.mean, -difference.high, -difference.low]

@@ -16,7 +16,7 @@ from autopeft.exports.parts.adapter import configs_of
 from autopeft.exports.parts.problems import adapts_nothing, lora_problems, not_lora, refuse
 from autopeft.extension import ExportSource, NeededBase
 from autopeft.model.attaching import plain_names
-from autopeft.records import QUANTISED
+from autopeft.records import QUANTIZED
 from autopeft.store import fresh_folder, write_text, write_yaml_text
 from autopeft.train import WARMUP_SHARE
 
@@ -68,15 +68,15 @@ class Recipe:
         config: Any = configs_of(source)[0]
         lora = {name: getattr(config, name, None) for name in ("r", "lora_alpha", "lora_dropout")}
         modules = dict(source.base.named_modules()) if source.base and self.by_names else {}
-        sites = {name for name in modules if name and check_target_module_exists(config, name)}
+        targets = {name for name in modules if name and check_target_module_exists(config, name)}
         environment = Environment(loader=PackageLoader("autopeft", "templates"), trim_blocks=True)
         environment.filters |= {"known": _plain, "yaml": write_yaml_text}
         text = environment.get_template(f"{self.file}.j2").render(
             vars(source.training),
             source=source,
             lora={self.keys[n]: v for n, v in {**lora, **changed_fields(config)}.items() if n in self.keys},
-            targets=["all"] if config.target_modules == "all-linear" else plain_names(sites, modules),
-            bits=QUANTISED.get(source.training.quantize),
+            targets=["all"] if config.target_modules == "all-linear" else plain_names(targets, modules),
+            bits=QUANTIZED.get(source.training.quantize),
             warmup=WARMUP_SHARE,
         )
         with fresh_folder(out) as fresh:

@@ -19,7 +19,7 @@ _FOLDED = (
 
 @dataclass(frozen=True)
 class UniformLora:
-    """Keeps the update at every site: scale within B, ranks padded with zeros, alpha = r, no patterns."""
+    """Keeps the update at every target: scale within B, ranks padded with zeros, alpha = r, no patterns."""
 
     name: str = "uniform-lora"
     summary: str = "one rank and alpha = r, exact; for vLLM, TGI, LoRAX and llama.cpp"

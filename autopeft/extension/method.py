@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from packaging.version import Version
 
-from autopeft.records import Adapter, OptionValue, Site
+from autopeft.records import Adapter, OptionValue, Target
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -27,10 +27,11 @@ class Method(Protocol):
 
     `autopeft.methods.parts.PeftMethod` is a record that meets this protocol with defaults for most members.
     Five members more are optional. `takes_rank_pattern`: one `peft` config may hold different ranks; else a
-    search gives all sites of a plan one rank. `choice_labels`: `option=value` -> the choice in people's words
-    ("DoRA"). `starts_slowly`: short runs judge the method too low, so that a search gives it longer runs.
-    `rank_exponent`: the best learning rate falls with the rank to this power, 0 without the member.
-    `since_peft`: the first release of `peft` that has the method; empty if every supported one has it.
+    search gives all target modules of a plan one rank. `choice_labels`: `option=value` -> the choice in
+    people's words ("DoRA"). `starts_slowly`: short runs judge the method too low, so that a search gives it
+    longer runs. `rank_exponent`: the best learning rate falls with the rank to this power, 0 without the
+    member. `since_peft`: the first release of `peft` that has the method; empty if every supported one has
+    it.
     """
 
     name: str  # what specifications and plans call it, such as `ln_tuning`
@@ -38,7 +39,7 @@ class Method(Protocol):
     short_label: str  # one word for the cell of a map, such as "norm"
     summary: str  # what is trained, in one phrase
     formula: str  # trainable parameters of a map of n inputs and m outputs at rank r, for people
-    ranked: bool  # whether the allocator gives a rank to each site; if not, adapters have rank 0
+    ranked: bool  # whether the allocator gives a rank to each target module; if not, adapters have rank 0
     # Whether ranks are those of low-rank matrices: `--max-rank` bounds only these, and a user's plan may have
     # ranks that no search proposes. A number of frequencies, tokens or units is none.
     low_rank: bool
@@ -51,7 +52,7 @@ class Method(Protocol):
     # `at_width` moves it.
     learning_rate_range: tuple[float, float]
     learning_rate_source: str  # where the range comes from
-    step_time: float  # duration of a training step relative to plain LoRA at the same sites, > 0
+    step_time: float  # duration of a training step relative to plain LoRA at the same target modules, > 0
     step_time_source: str  # where the step time comes from
     choices: Mapping[str, tuple[OptionValue, ...]]  # option -> values of a policy; the first is the default
     # Name in `PeftType` of the configs whose every setting a plan of this method can hold: a user's config of
@@ -61,20 +62,20 @@ class Method(Protocol):
     def at_width(self, hidden_size: int, /) -> Method:
         """The method with its learning rates for base models of a hidden size."""
 
-    def refusal(self, site: Site, /) -> str | None:
-        """Say why the method cannot be at a site, as a phrase after its name; None if it can."""
+    def refusal(self, target: Target, /) -> str | None:
+        """Say why the method cannot be at a target module, as a phrase after its name; None if it can."""
 
-    def only_if_asked(self, site: Site, /) -> bool:
-        """Whether a user's own plan may have the method at a site, though `refusal` bars searches."""
+    def only_if_asked(self, target: Target, /) -> bool:
+        """Whether a user's own plan may have the method at a target, though `refusal` bars searches."""
 
-    def options(self, site: Site, /, **choices: OptionValue) -> Options:
-        """The options of an adapter at a site: the policy's choices, and what follows from the site."""
+    def options(self, target: Target, /, **choices: OptionValue) -> Options:
+        """The options of an adapter at a target: the policy's choices, and what follows from the target."""
 
-    def ranks(self, site: Site, options: Options, /) -> Sequence[int]:
-        """List the ranks that a site may get, ascending, >= 1; (1,) if the method has no ranks."""
+    def ranks(self, target: Target, options: Options, /) -> Sequence[int]:
+        """List the ranks that a target module may get, ascending, >= 1; (1,) if the method has no ranks."""
 
-    def cost(self, site: Site, rank: int, options: Options, /) -> int:
-        """Count trainable parameters at a site, exactly; 0 at rank 0, strictly increasing over `ranks`."""
+    def cost(self, target: Target, rank: int, options: Options, /) -> int:
+        """Count trainable parameters at a target, exactly; 0 at rank 0, strictly increasing over `ranks`."""
 
     def scale(self, rank: int, /, **choices: OptionValue) -> float:
         """Alpha / r of an adapter of a rank under the policy's choices; 1 where the method has no scale."""
@@ -82,7 +83,7 @@ class Method(Protocol):
     def configs(self, adapters: Sequence[Adapter], /) -> tuple[PeftConfig, ...]:
         """Build the `peft` configs that make exactly these adapters.
 
-        `adapters` are all of this method, one or more, at most one for each site.
+        `adapters` are all of this method, one or more, at most one for each target module.
 
         Raises:
             SpecError: No stack of configs makes these adapters together.

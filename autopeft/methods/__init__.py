@@ -3,5 +3,5 @@
 A new method is one file with one record, `PeftMethod`; `hira.py` is a short one to copy. The record needs
 the words for people, the learning rates, and three functions: where the method fits, what it costs, and its
 `peft` configs. `methods/parts/` has what several methods share: ready-made functions for these fields, and
-the patterns that name sites.
+the patterns that name target modules.
 """

@@ -12,19 +12,19 @@ from __future__ import annotations
 import peft
 
 from autopeft.methods.parts import PeftMethod, only_linear, pattern_of
-from autopeft.records import Site
+from autopeft.records import Target
 
 _KEYS = ("k", "pos_k")
 
 
-def _refusal(site: Site) -> str | None:
+def _refusal(target: Target) -> str | None:
     """Refuse all but linear layers with a bias; one that is added elsewhere could not merge."""
-    if (reason := only_linear(site)) is not None:
+    if (reason := only_linear(target)) is not None:
         return reason
-    if not site.has_bias:
+    if not target.has_bias:
         return "there is no bias to train"
-    # Rotary positions make a key's bias count a little; a site does not say which positions it has.
-    return "softmax takes the bias of keys off again" if site.role in _KEYS else None
+    # Rotary positions make a key's bias count a little; a target module does not say which positions it has.
+    return "softmax takes the bias of keys off again" if target.role in _KEYS else None
 
 
 PART = PeftMethod(
@@ -40,8 +40,8 @@ PART = PeftMethod(
     step_time=0.94,
     refusal=_refusal,
     # Biases of keys, which people's own configs train along with all other biases.
-    only_if_asked=lambda site: site.role in _KEYS and site.has_bias and site.kind == "linear",
-    cost=lambda site, rank, options: site.out_features,
+    only_if_asked=lambda target: target.role in _KEYS and target.has_bias and target.kind == "linear",
+    cost=lambda target, rank, options: target.out_features,
     configs=lambda adapters: (peft.BeftConfig(target_modules=pattern_of(adapters)),),
     readable_type="BEFT",
 )

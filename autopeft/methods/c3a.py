@@ -11,18 +11,18 @@ from collections.abc import Sequence
 
 from peft import C3AConfig, PeftConfig
 
-from autopeft.methods.parts import PeftMethod, by_inner_pattern, only_plain_linear, sites_pattern
-from autopeft.records import Adapter, Site
+from autopeft.methods.parts import PeftMethod, by_inner_pattern, only_plain_linear, targets_pattern
+from autopeft.records import Adapter, Target
 
 
-def _gcd(site: Site) -> int:
-    return math.gcd(site.in_features, site.out_features)
+def _gcd(target: Target) -> int:
+    return math.gcd(target.in_features, target.out_features)
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
-    blocks = {adapter.site: int(dict(adapter.options)["gcd"]) // adapter.rank for adapter in adapters}
+    blocks = {adapter.target: int(dict(adapter.options)["gcd"]) // adapter.rank for adapter in adapters}
     size, sizes = by_inner_pattern(blocks)
-    targets = sites_pattern(blocks)
+    targets = targets_pattern(blocks)
     return (C3AConfig(block_size=size, block_size_pattern=sizes, target_modules=targets, init_weights=True),)
 
 
@@ -37,10 +37,10 @@ PART = PeftMethod(
     width_exponent=0.0,
     step_time=1.24,
     refusal=only_plain_linear,
-    options=lambda site, **choices: {"gcd": _gcd(site)},  # divided by the rank it is the block size
+    options=lambda target, **choices: {"gcd": _gcd(target)},  # divided by the rank it is the block size
     low_rank=False,
-    ranks=lambda site, options: [rank for rank in range(1, _gcd(site) + 1) if _gcd(site) % rank == 0],
-    cost=lambda site, rank, options: rank * site.in_features * site.out_features // _gcd(site),
+    ranks=lambda target, options: [rank for rank in range(1, _gcd(target) + 1) if _gcd(target) % rank == 0],
+    cost=lambda target, rank, options: rank * target.in_features * target.out_features // _gcd(target),
     takes_rank_pattern=True,
     configs=_configs,
 )

@@ -20,7 +20,7 @@ _STRENGTH = 15 / 32
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
-    rank, ranks = by_pattern({adapter.site: adapter.rank for adapter in adapters})
+    rank, ranks = by_pattern({adapter.target: adapter.rank for adapter in adapters})
     config = DeloraConfig(
         r=rank,
         delora_lambda=_STRENGTH * rank,
@@ -41,8 +41,8 @@ PART = PeftMethod(
     "1e-3 (peft's method comparison, 3072, the same strength)",
     step_time=1.12,
     refusal=only_plain_linear,
-    ranks=lambda site, options: range(1, min(site.in_features, site.out_features) + 1),
-    cost=lambda site, rank, options: rank * (site.in_features + site.out_features) + 1 if rank else 0,
+    ranks=lambda target, options: range(1, min(target.in_features, target.out_features) + 1),
+    cost=lambda target, rank, options: rank * (target.in_features + target.out_features) + 1 if rank else 0,
     takes_rank_pattern=True,
     configs=_configs,
 )

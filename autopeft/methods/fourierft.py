@@ -12,23 +12,23 @@ from collections.abc import Sequence
 from peft import FourierFTConfig, PeftConfig
 
 from autopeft.extension import Options
-from autopeft.methods.parts import PeftMethod, by_inner_pattern, only_maps, sites_pattern
-from autopeft.records import Adapter, Site
+from autopeft.methods.parts import PeftMethod, by_inner_pattern, only_maps, targets_pattern
+from autopeft.records import Adapter, Target
 
 
-def _ranks(site: Site, options: Options) -> Sequence[int]:
+def _ranks(target: Target, options: Options) -> Sequence[int]:
     """Up to 64 steps of 50 frequencies (fewer in a small map); the paper takes 1,000."""
-    step = max(1, min(50, site.in_features * site.out_features // 64))
+    step = max(1, min(50, target.in_features * target.out_features // 64))
     return range(step, 64 * step + 1, step)
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
-    frequencies = {adapter.site: adapter.rank for adapter in adapters}
+    frequencies = {adapter.target: adapter.rank for adapter in adapters}
     n_frequency, pattern = by_inner_pattern(frequencies)
     config = FourierFTConfig(
         n_frequency=n_frequency,
         n_frequency_pattern=pattern,
-        target_modules=sites_pattern(frequencies),
+        target_modules=targets_pattern(frequencies),
         init_weights=True,
         scaling=150.0,  # peft's default, the paper's for RoBERTa
     )
@@ -48,7 +48,7 @@ PART = PeftMethod(
     refusal=only_maps,
     low_rank=False,
     ranks=_ranks,
-    cost=lambda site, rank, options: rank,
+    cost=lambda target, rank, options: rank,
     takes_rank_pattern=True,
     configs=_configs,
 )

@@ -1,7 +1,7 @@
 """HiRA: a low-rank factor on the frozen weight itself, so that the update W * (B A) has full rank.
 
-Huang et al. 2025, ICLR. `peft` 0.21.2 reads a `rank_pattern` here and ignores it, so a search gives all sites
-one rank; each rank of a user's own plan gets a config of its own.
+Huang et al. 2025, ICLR. `peft` 0.21.2 reads a `rank_pattern` here and ignores it, so a search gives all
+target modules one rank; each rank of a user's own plan gets a config of its own.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ PART = PeftMethod(
     step_time=1.37,
     starts_slowly=True,  # 48th of 84 after 30 steps, first after 200 (reports/benchmark, clinc-0.1)
     refusal=only_maps,
-    ranks=lambda site, options: range(1, min(site.in_features, site.out_features) + 1),
-    cost=lambda site, rank, options: rank * (site.in_features + site.out_features),
-    configs=one_config_per_rank(lambda rank, sites: peft.HiraConfig(r=rank, target_modules=sites)),
+    ranks=lambda target, options: range(1, min(target.in_features, target.out_features) + 1),
+    cost=lambda target, rank, options: rank * (target.in_features + target.out_features),
+    configs=one_config_per_rank(lambda rank, targets: peft.HiraConfig(r=rank, target_modules=targets)),
     readable_type="HIRA",
 )

@@ -10,26 +10,26 @@ from collections.abc import Sequence
 from peft import IA3Config, PeftConfig
 
 from autopeft.extension import Options
-from autopeft.methods.parts import PeftMethod, only_maps, pattern_of, sites_pattern
-from autopeft.records import Adapter, OptionValue, Site
+from autopeft.methods.parts import PeftMethod, only_maps, pattern_of, targets_pattern
+from autopeft.records import Adapter, OptionValue, Target
 
 
-def _options(site: Site, **choices: OptionValue) -> Options:
+def _options(target: Target, **choices: OptionValue) -> Options:
     """Set `feedforward` if the factors sit on the inputs: at `down`, or where a user's plan puts them.
 
     False stands for a `down` whose factors a user's plan puts on the outputs.
     """
-    is_down = site.role == "down"  # the paper puts its factors on the inputs
+    is_down = target.role == "down"  # the paper puts its factors on the inputs
     on_inputs = bool(choices.get("feedforward", is_down))
     return {"feedforward": on_inputs} if on_inputs or is_down else {}
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
-    """Write one config; its empty list of feed-forward modules means that no site is one."""
-    on_inputs = [adapter.site for adapter in adapters if dict(adapter.options).get("feedforward")]
+    """Write one config; its empty list of feed-forward modules means that no target module is one."""
+    on_inputs = [adapter.target for adapter in adapters if dict(adapter.options).get("feedforward")]
     config = IA3Config(
         target_modules=pattern_of(adapters),
-        feedforward_modules=sites_pattern(on_inputs) if on_inputs else [],
+        feedforward_modules=targets_pattern(on_inputs) if on_inputs else [],
     )
     return (config,)
 
@@ -45,7 +45,9 @@ PART = PeftMethod(
     step_time=1.05,
     refusal=only_maps,
     options=_options,
-    cost=lambda site, rank, options: site.in_features if options.get("feedforward") else site.out_features,
+    cost=lambda target, rank, options: (
+        target.in_features if options.get("feedforward") else target.out_features
+    ),
     configs=_configs,
     readable_type="IA3",
 )

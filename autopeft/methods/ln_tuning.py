@@ -1,7 +1,7 @@
 """Norm tuning: the weights and biases of normalisation layers are trained.
 
 Zhao et al. 2023, arXiv:2312.11420, through `peft`'s LN_TUNING. That tuner would copy any other module whole,
-so norms are its only sites.
+so norms are its only target modules.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ PART = PeftMethod(
     learning_rate_source="best measured on MiniLM-L6 (384) 1.3e-2, chance at 9e-2; 1e-4, the only one "
     "tried in peft's method comparison (3072), trains nothing",
     step_time=0.97,
-    refusal=lambda site: None if site.kind == "norm" else "takes norms alone",
-    cost=lambda site, rank, options: site.out_features * (2 if site.has_bias else 1),
+    refusal=lambda target: None if target.kind == "norm" else "takes norms alone",
+    cost=lambda target, rank, options: target.out_features * (2 if target.has_bias else 1),
     configs=lambda adapters: (LNTuningConfig(target_modules=pattern_of(adapters)),),
     readable_type="LN_TUNING",
 )

@@ -20,9 +20,9 @@ PART = PeftMethod(
     step_time=1.48,
     refusal=only_plain_linear,
     # Up to half of the smaller side: from its square root on, a rank of r squared is full.
-    ranks=lambda site, options: range(1, max(1, min(site.in_features, site.out_features) // 2) + 1),
+    ranks=lambda target, options: range(1, max(1, min(target.in_features, target.out_features) // 2) + 1),
     scale=lambda rank, **choices: 2.0,  # alpha = 2 r, the habit of the LoRA community
-    cost=lambda site, rank, options: 2 * rank * (site.in_features + site.out_features),
+    cost=lambda target, rank, options: 2 * rank * (target.in_features + target.out_features),
     takes_rank_pattern=True,
     configs=lycoris_config(LoHaConfig),
     readable_type="LOHA",

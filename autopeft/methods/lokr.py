@@ -12,21 +12,21 @@ from peft.tuners.lokr.layer import factorization
 
 from autopeft.extension import Options
 from autopeft.methods.parts import PeftMethod, lycoris_config, only_plain_linear
-from autopeft.records import Site
+from autopeft.records import Target
 
 
-def _cost(site: Site, rank: int, options: Options) -> int:
+def _cost(target: Target, rank: int, options: Options) -> int:
     """Count the small matrix and the other: as two low-rank ones or, from half its larger side on, whole.
 
     `factorization` returns a smaller and a larger factor of a number, as equal as can be.
     """
-    (a, b), (c, d) = factorization(site.out_features), factorization(site.in_features)
+    (a, b), (c, d) = factorization(target.out_features), factorization(target.in_features)
     return int(a * c + (rank * (b + d) if 2 * rank < max(b, d) else b * d)) if rank else 0
 
 
-def _ranks(site: Site, options: Options) -> Sequence[int]:
+def _ranks(target: Target, options: Options) -> Sequence[int]:
     """List the ranks at which the second factor is low-rank and cheaper than whole; 1 if there is none."""
-    (_, b), (_, d) = factorization(site.out_features), factorization(site.in_features)
+    (_, b), (_, d) = factorization(target.out_features), factorization(target.in_features)
     useful = [r for r in range(1, (max(b, d) + 1) // 2) if r * (b + d) < b * d]
     return useful or (1,)
 

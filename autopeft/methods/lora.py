@@ -15,27 +15,27 @@ from peft import LoraConfig, PeftConfig
 
 from autopeft.errors import SpecError
 from autopeft.extension import Options
-from autopeft.methods.parts import PeftMethod, alphas_of, by_pattern, only_maps, sites_pattern
-from autopeft.records import Adapter, OptionValue, Site
+from autopeft.methods.parts import PeftMethod, alphas_of, by_pattern, only_maps, targets_pattern
+from autopeft.records import Adapter, OptionValue, Target
 
 
-def _refusal(site: Site) -> str | None:
-    if "LORA" in site.unfit_for:
+def _refusal(target: Target) -> str | None:
+    if "LORA" in target.unfit_for:
         return "peft takes this map for an expert, by its name, and rewrites the config of a LoRA there"
-    return None if site.kind == "parameter" else only_maps(site)
+    return None if target.kind == "parameter" else only_maps(target)
 
 
-def _options(site: Site, **choices: OptionValue) -> Options:
+def _options(target: Target, **choices: OptionValue) -> Options:
     """Set `dora` and `init` if chosen, or for experts their number alone.
 
     The scale rule is no option of an adapter, which holds the scale itself. A quantized map has no orthogonal
     start: `peft` 0.21.2 makes it of the type of the stored weights.
     """
-    if site.kind == "parameter":
-        return {"experts": site.copies}
+    if target.kind == "parameter":
+        return {"experts": target.copies}
     options: dict[str, OptionValue] = {"dora": True} if choices.get("dora") else {}
     init = choices.get("init", "default")
-    if init != "default" and not (init == "orthogonal" and site.quantized):
+    if init != "default" and not (init == "orthogonal" and target.quantized):
         options["init"] = init
     return options
 
@@ -45,27 +45,27 @@ def _scale(rank: int, **choices: OptionValue) -> float:
 
     Alpha is the nearest whole number, since axolotl and LLaMA-Factory read only whole ones.
 
-    The best learning rate of ranks 1, 4 and 16 on all maps was 4e-3, 4e-3 and 2e-3 by the first rule
-    and 8e-3, 4e-3 and 1e-3 to 2e-3 by the second (reports/LOG.md, 2026-11-25): only the first lets
-    sites of one plan have different ranks at one rate. The 4 is chosen by hand: they agree at rank 4.
-    Over ranks 1 to 64 on other data the best rate moved by 1.0 octave by the first and 2.9 by the second; by
-    a constant alpha (8 / r) it moved by 0.7, upwards, at higher losses (reports/studies/learning_rates.md).
+    The best learning rate of ranks 1, 4 and 16 on all maps was 4e-3, 4e-3 and 2e-3 by the first rule and
+    8e-3, 4e-3 and 1e-3 to 2e-3 by the second (reports/LOG.md, 2026-11-25): only the first lets target modules
+    of one plan have different ranks at one rate. The 4 is chosen by hand: they agree at rank 4. Over ranks 1
+    to 64 on other data the best rate moved by 1.0 octave by the first and 2.9 by the second; by a constant
+    alpha (8 / r) it moved by 0.7, upwards, at higher losses (reports/studies/learning_rates.md).
     """
     if choices.get("scale_rule") == "constant" or not rank:
         return 2.0
     return round(4.0 * math.sqrt(rank)) / rank
 
 
-def _cost(site: Site, rank: int, options: Options) -> int:
+def _cost(target: Target, rank: int, options: Options) -> int:
     """Two factors for each expert, plus one magnitude per output with DoRA."""
-    magnitude = site.out_features if options.get("dora") and rank else 0
-    return site.copies * rank * (site.in_features + site.out_features) + magnitude
+    magnitude = target.out_features if options.get("dora") and rank else 0
+    return target.copies * rank * (target.in_features + target.out_features) + magnitude
 
 
-def _ranks(site: Site, options: Options) -> Sequence[int]:
+def _ranks(target: Target, options: Options) -> Sequence[int]:
     """Up to min(in, out), beyond which a rank adds no freedom; even ones for the orthogonal start."""
     step = 2 if options.get("init") == "orthogonal" else 1
-    return range(step, min(site.in_features, site.out_features) + 1, step)
+    return range(step, min(target.in_features, target.out_features) + 1, step)
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
@@ -82,14 +82,14 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
     configs = []
     for (dora, init), members in groupby(sorted(adapters, key=dora_and_init), dora_and_init):
         group = list(members)
-        rank, ranks = by_pattern({adapter.site: adapter.rank for adapter in group})
+        rank, ranks = by_pattern({adapter.target: adapter.rank for adapter in group})
         alpha, alphas = alphas_of(group)
-        experts = sorted(adapter.site for adapter in group if dict(adapter.options).get("experts"))
-        maps = [adapter.site for adapter in group if adapter.site not in experts]
+        experts = sorted(adapter.target for adapter in group if dict(adapter.options).get("experts"))
+        maps = [adapter.target for adapter in group if adapter.target not in experts]
         config = LoraConfig(
             r=rank,
             lora_alpha=alpha,
-            target_modules=sites_pattern(maps) if maps else [],  # None would be the family's default
+            target_modules=targets_pattern(maps) if maps else [],  # None would be the family's default
             target_parameters=experts or None,
             rank_pattern=ranks,
             alpha_pattern=alphas,

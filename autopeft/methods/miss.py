@@ -20,7 +20,7 @@ PART = PeftMethod(
     step_time=0.95,
     refusal=only_linear,
     # From 2 on, since rank 1 sees the sum of all inputs: behind a LayerNorm that is next to constant.
-    ranks=lambda site, options: doublings(site.in_features)[1:] or (1,),
-    cost=lambda site, rank, options: rank * site.out_features,
-    configs=one_config_per_rank(lambda rank, sites: MissConfig(r=rank, target_modules=sites)),
+    ranks=lambda target, options: doublings(target.in_features)[1:] or (1,),
+    cost=lambda target, rank, options: rank * target.out_features,
+    configs=one_config_per_rank(lambda rank, targets: MissConfig(r=rank, target_modules=targets)),
 )

@@ -11,23 +11,23 @@ from peft import OFTConfig
 
 from autopeft.extension import Options
 from autopeft.methods.parts import PeftMethod, one_config_per_rank, only_linear
-from autopeft.records import Site
+from autopeft.records import Target
 
 _LARGEST_BLOCK = 128  # inputs; chosen by hand
 
 
-def _refusal(site: Site) -> str | None:
+def _refusal(target: Target) -> str | None:
     """Refuse all but `nn.Linear` whose inputs fall into blocks of two or more, and are no 4-D tensors."""
-    if "OFT" in site.unfit_for:
+    if "OFT" in target.unfit_for:
         return "peft takes inputs of four dimensions for images, which this map does not read"
-    if site.kind == "linear" and not _ranks(site, {}):
-        return f"rotates blocks of 2 to {_LARGEST_BLOCK} inputs, and none divides {site.in_features}"
-    return only_linear(site)
+    if target.kind == "linear" and not _ranks(target, {}):
+        return f"rotates blocks of 2 to {_LARGEST_BLOCK} inputs, and none divides {target.in_features}"
+    return only_linear(target)
 
 
-def _ranks(site: Site, options: Options) -> Sequence[int]:
+def _ranks(target: Target, options: Options) -> Sequence[int]:
     """List the powers of two that divide the inputs, since a config has one block size; else all divisors."""
-    sizes = [size for size in range(2, _LARGEST_BLOCK + 1) if site.in_features % size == 0]
+    sizes = [size for size in range(2, _LARGEST_BLOCK + 1) if target.in_features % size == 0]
     return [size for size in sizes if size & (size - 1) == 0] or sizes
 
 
@@ -44,8 +44,8 @@ PART = PeftMethod(
     low_rank=False,
     ranks=_ranks,
     # A skew matrix for each block.
-    cost=lambda site, rank, options: site.in_features * (rank - 1) // 2 if rank else 0,
+    cost=lambda target, rank, options: target.in_features * (rank - 1) // 2 if rank else 0,
     configs=one_config_per_rank(
-        lambda rank, sites: OFTConfig(r=0, oft_block_size=rank, target_modules=sites)
+        lambda rank, targets: OFTConfig(r=0, oft_block_size=rank, target_modules=targets)
     ),
 )

@@ -13,20 +13,20 @@ from peft import PeftConfig, RoadConfig
 
 from autopeft.extension import Options
 from autopeft.methods.parts import PeftMethod, only_linear, pattern_of
-from autopeft.records import Adapter, OptionValue, Site
+from autopeft.records import Adapter, OptionValue, Target
 
 _PER_OUTPUT = {"road_1": 1, "road_2": 2, "road_4": 4}  # the angle and stretch of a pair: 1, 2 or 4 of each
 
 
-def _refusal(site: Site) -> str | None:
-    if site.kind == "linear" and site.out_features % 2:
-        return f"rotates pairs of outputs, and there are {site.out_features}"
-    return only_linear(site)
+def _refusal(target: Target) -> str | None:
+    if target.kind == "linear" and target.out_features % 2:
+        return f"rotates pairs of outputs, and there are {target.out_features}"
+    return only_linear(target)
 
 
-def _options(site: Site, **choices: OptionValue) -> Options:
+def _options(target: Target, **choices: OptionValue) -> Options:
     """Set `variant` and `group_size`, within which outputs are paired: at most 64, the default of `peft`."""
-    largest = max(size for size in range(2, 65, 2) if site.out_features % size == 0)
+    largest = max(size for size in range(2, 65, 2) if target.out_features % size == 0)
     return {"group_size": largest, "variant": choices.get("variant", "road_1")}
 
 
@@ -55,6 +55,6 @@ PART = PeftMethod(
     choices={"variant": tuple(_PER_OUTPUT)},
     refusal=_refusal,
     options=_options,
-    cost=lambda site, rank, options: site.out_features * _PER_OUTPUT[str(options["variant"])],
+    cost=lambda target, rank, options: target.out_features * _PER_OUTPUT[str(options["variant"])],
     configs=_configs,
 )

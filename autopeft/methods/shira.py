@@ -9,18 +9,18 @@ from __future__ import annotations
 from peft import ShiraConfig
 
 from autopeft.methods.parts import PeftMethod, one_config_per_rank, only_plain_linear
-from autopeft.records import Site
+from autopeft.records import Target
 
 
-def _largest_rank(site: Site) -> int:
+def _largest_rank(target: Target) -> int:
     """Return the largest rank for which a map has enough weights; 0 if it has too few for rank 1."""
-    return site.in_features * site.out_features // (site.in_features + site.out_features)
+    return target.in_features * target.out_features // (target.in_features + target.out_features)
 
 
-def _refusal(site: Site) -> str | None:
-    if site.kind == "linear" and not _largest_rank(site):
-        return f"trains at least {site.in_features + site.out_features} weights, and this map has fewer"
-    return only_plain_linear(site)
+def _refusal(target: Target) -> str | None:
+    if target.kind == "linear" and not _largest_rank(target):
+        return f"trains at least {target.in_features + target.out_features} weights, and this map has fewer"
+    return only_plain_linear(target)
 
 
 PART = PeftMethod(
@@ -34,7 +34,9 @@ PART = PeftMethod(
     step_time=1.06,
     refusal=_refusal,
     low_rank=False,
-    ranks=lambda site, options: range(1, _largest_rank(site) + 1),
-    cost=lambda site, rank, options: rank * (site.in_features + site.out_features),
-    configs=one_config_per_rank(lambda rank, sites: ShiraConfig(r=rank, random_seed=0, target_modules=sites)),
+    ranks=lambda target, options: range(1, _largest_rank(target) + 1),
+    cost=lambda target, rank, options: rank * (target.in_features + target.out_features),
+    configs=one_config_per_rank(
+        lambda rank, targets: ShiraConfig(r=rank, random_seed=0, target_modules=targets)
+    ),
 )

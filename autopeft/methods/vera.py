@@ -1,4 +1,4 @@
-"""VeRA: two trained vectors around random matrices that all sites share.
+"""VeRA: two trained vectors around random matrices that all target modules share.
 
 Kopiczko et al. 2023, arXiv:2310.11454; option `r` is the rank of the shared matrices.
 """
@@ -15,10 +15,12 @@ from autopeft.records import Adapter
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
-    """Write one config: for one adapter name `peft` keeps one pair of matrices, which all sites share."""
+    """Write one config: for one adapter name `peft` keeps one pair of matrices, which all targets share."""
     ranks = {int(dict(adapter.options)["r"]) for adapter in adapters}
     if len(ranks) > 1:
-        raise SpecError(f"VeRA shares one rank r among all sites, the plan has {sorted(ranks)}; choose one.")
+        raise SpecError(
+            f"VeRA shares one rank r among all target modules, the plan has {sorted(ranks)}; choose one."
+        )
     return (VeraConfig(r=ranks.pop(), target_modules=pattern_of(adapters)),)
 
 
@@ -34,7 +36,7 @@ PART = PeftMethod(
     step_time=1.07,
     choices={"r": (64, 256)},
     refusal=only_maps,
-    options=lambda site, **choices: {"r": choices.get("r", 64)},
-    cost=lambda site, rank, options: int(options["r"]) + site.out_features,
+    options=lambda target, **choices: {"r": choices.get("r", 64)},
+    cost=lambda target, rank, options: int(options["r"]) + target.out_features,
     configs=_configs,
 )

@@ -1,8 +1,8 @@
-"""The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
+"""The base model: loaded once, frozen, its targets listed, adapters attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
 devices → checkpoint_source, linear_layers, training_pass → light_layers, quantization,
-weight_comparison → attaching → sites → base → checks → pretrained, user_model.
+weight_comparison → attaching → target modules → base → checks → pretrained, user_model.
 """
 
 from __future__ import annotations
@@ -30,6 +30,6 @@ from autopeft.model.devices import (
 )
 from autopeft.model.pretrained import load, load_processor, load_skeleton, quiet_libraries, require_packages
 from autopeft.model.quantization import dequantize
-from autopeft.model.sites import head_names
+from autopeft.model.targets import head_names
 from autopeft.model.training_pass import set_attention
 from autopeft.model.user_model import from_memory, require_plain, restoring

@@ -122,12 +122,12 @@ def for_task(
         if module is None or not isinstance(pattern, str):
             continue
         modules = [name for name, _ in module.named_modules()]
-        sites = {name for name in modules if re.fullmatch(pattern, name)}
-        endings = set(plain_names(sites, modules))
+        targets = {name for name in modules if re.fullmatch(pattern, name)}
+        endings = set(plain_names(targets, modules))
         if 0 < len(endings) <= _MOST_ENDINGS and not rewrites_targets(endings, module):
             config.target_modules = endings
         elif rewrites_targets(pattern, module):
-            config.target_modules = sites or pattern  # "all-linear" matches no name
+            config.target_modules = targets or pattern  # "all-linear" matches no name
         if getattr(config, "target_parameters", None):
             config.target_parameters = plain_names(config.target_parameters, dict(module.named_parameters()))
     copies[0].task_type, copies[0].modules_to_save = task_type, list(head_names) or None
@@ -144,8 +144,8 @@ def task_type_of(module: nn.Module) -> str | None:
     return None
 
 
-def plain_names(sites: Collection[str], modules: Iterable[str]) -> list[str]:
-    """List the shortest endings that match the sites and no other module; `peft` matches a list by endings.
+def plain_names(targets: Collection[str], modules: Iterable[str]) -> list[str]:
+    """List the shortest endings that match the targets and no other module; `peft` matches a list by endings.
 
     Example:
         >>> plain_names(["h.0.q", "h.1.q", "h.0.o.dense"], ["h.0.q", "h.1.q", "h.0.o.dense", "h.0.dense"])
@@ -156,9 +156,9 @@ def plain_names(sites: Collection[str], modules: Iterable[str]) -> list[str]:
         parts = name.split(".")
         return [".".join(parts[start:]) for start in reversed(range(len(parts)))]
 
-    n_sites = Counter(ending for site in sites for ending in endings(site))
+    n_targets = Counter(ending for target in targets for ending in endings(target))
     n_modules = Counter(ending for name in modules for ending in endings(name))
-    return sorted({next((e for e in endings(s) if n_modules[e] == n_sites[e]), s) for s in sites})
+    return sorted({next((e for e in endings(s) if n_modules[e] == n_targets[e]), s) for s in targets})
 
 
 def adapter_names(configs: Sequence[PeftConfig]) -> tuple[str, ...]:

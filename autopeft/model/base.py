@@ -17,13 +17,19 @@ from peft import PeftConfig, PeftModel
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from autopeft.errors import SiteError
+from autopeft.errors import TargetError
 from autopeft.model.attaching import attach, load_weights, note_modules
 from autopeft.model.devices import Precision, devices_of, forked_rng
 from autopeft.model.light_layers import keep_format, leave_casts_to_autocast
 from autopeft.model.linear_layers import hidden_size, n_bits, n_params
 from autopeft.model.quantization import drop_weights
-from autopeft.model.sites import folded_names, head_names, list_sites, unreachable_weights, untrained_modules
+from autopeft.model.targets import (
+    folded_names,
+    head_names,
+    list_targets,
+    unreachable_weights,
+    untrained_modules,
+)
 from autopeft.model.weight_comparison import TensorWatch, difference_from_checkpoint, weight_digests
 from autopeft.records import Adapter, Plan, digest_of, listed
 
@@ -55,7 +61,7 @@ class BaseModel:
         precision: Precision | None = None,
         is_in_memory: bool = False,
     ) -> None:
-        """Freeze the module and list its sites.
+        """Freeze the module and list its target modules.
 
         Args:
             module: A transformers model with a task head.
@@ -78,7 +84,7 @@ class BaseModel:
         self.missing = untrained_modules(module, untrained, head=head)
         self.head_names = (*head, *self.missing)
         self.head_params = sum(n_params(module.get_submodule(name)) for name in self.head_names)
-        self.sites = list_sites(module, exclude=self.head_names)
+        self.targets = list_targets(module, exclude=self.head_names)
         # The head's last linear layer with one output per label, or else its last linear layer.
         layers = [entry for h in head for entry in module.get_submodule(h).named_modules(prefix=h)]
         maps = {name: layer.out_features for name, layer in layers if isinstance(layer, nn.Linear)}
@@ -89,9 +95,9 @@ class BaseModel:
         self.predicts_numbers = False
         self.max_tokens = _n_positions(module)
         remarks = []
-        if unfit := folded_names(site.name for site in self.sites if "LORA" in site.unfit_for):
+        if unfit := folded_names(target.name for target in self.targets if "LORA" in target.unfit_for):
             remarks += [f"LoRA cannot adapt {', '.join(unfit)} in {name}, since peft takes them for experts."]
-        if unadapted := unreachable_weights(module, self.sites, exclude=self.head_names):
+        if unadapted := unreachable_weights(module, self.targets, exclude=self.head_names):
             remarks += [f"{name} holds weights at which no method of autopeft fits: {', '.join(unadapted)}."]
         self.remarks = tuple(remarks)
         self.model_type = str(getattr(module.config, "model_type", "unknown"))
@@ -118,7 +124,7 @@ class BaseModel:
     @property
     def hidden_size(self) -> int:
         """The width on which the ranges of learning rates depend."""
-        return hidden_size(self.module.config, self.sites)
+        return hidden_size(self.module.config, self.targets)
 
     @property
     def n_bits(self) -> int:
@@ -218,7 +224,7 @@ class BaseModel:
         else, so that all plans of one seed start from the same head.
 
         Raises:
-            SiteError: `peft` attached another number of parameters than the plan has.
+            TargetError: `peft` attached another number of parameters than the plan has.
         """
         restore = note_modules(self.module)
         try:
@@ -243,7 +249,7 @@ class BaseModel:
         """Attach a plan's adapters to stay; the head keeps the values of the base model.
 
         If `weights` names a folder, adapters and head are read from it. Other arguments are those of
-        `attached`. Raises SiteError as `attached` does, and SpecError if the weights are not those of the
+        `attached`. Raises TargetError as `attached` does, and SpecError if the weights are not those of the
         plan. After an error the base model is as it was.
         """
         restore = note_modules(self.module)
@@ -271,7 +277,7 @@ class BaseModel:
                 config.base_model_name_or_path = ""
         attached = sum(p.numel() for p in model.parameters() if p.requires_grad) - self.head_params
         if attached != plan.trainable_params:
-            raise SiteError(
+            raise TargetError(
                 f"The plan says {plan.trainable_params:,} trainable parameters, but peft {peft.__version__} "
                 f"attached {attached:,} to {self.name}; the plan was made for another model or peft version."
             )
@@ -342,22 +348,24 @@ class BaseModel:
             nn.init.constant_(layer.bias, self.output_shift if is_output else 0.0)
 
 
-def check_sites(adapters: Sequence[Adapter], base: BaseModel) -> None:
-    """Raise a SiteError for adapters at sites that the base model lacks, or for two at one site."""
-    known_sites = {site.name for site in base.sites}
+def check_targets(adapters: Sequence[Adapter], base: BaseModel) -> None:
+    """Raise a TargetError for adapters at targets that the base model lacks, or for two at one target."""
+    known_targets = {target.name for target in base.targets}
     taken: set[str] = set()
     for adapter in adapters:
-        if adapter.site not in known_sites:
-            near = difflib.get_close_matches(adapter.site, sorted(known_sites), n=3)
-            ending = adapter.site.rpartition(".")[2]
-            near = near or sorted(name for name in known_sites if name.rpartition(".")[2] == ending)[:3]
+        if adapter.target not in known_targets:
+            near = difflib.get_close_matches(adapter.target, sorted(known_targets), n=3)
+            ending = adapter.target.rpartition(".")[2]
+            near = near or sorted(name for name in known_targets if name.rpartition(".")[2] == ending)[:3]
             hint = f"; nearest: {', '.join(near)}" if near else ""
-            raise SiteError(
-                f"{base.name} has no site {adapter.site!r}{hint}. Use the base model of the plan."
+            raise TargetError(
+                f"{base.name} has no target module {adapter.target!r}{hint}. Use the base model of the plan."
             )
-        if adapter.site in taken:
-            raise SiteError(f"Two adapters share the site {adapter.site!r}; one site takes one method.")
-        taken.add(adapter.site)
+        if adapter.target in taken:
+            raise TargetError(
+                f"Two adapters share the target {adapter.target!r}; one target takes one method."
+            )
+        taken.add(adapter.target)
 
 
 def _n_positions(module: nn.Module) -> int | None:

@@ -1,4 +1,4 @@
-"""What a loaded model must have before it is trained, and which of its sites a pass reaches."""
+"""What a loaded model must have before it is trained, and which of its target modules a pass reaches."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from autopeft.errors import ModelError, SiteError, reason_of
+from autopeft.errors import ModelError, TargetError, reason_of
 from autopeft.model.base import BaseModel
 from autopeft.model.checkpoint_source import reads_images, require_no_speech
 from autopeft.model.devices import is_out_of_memory
 from autopeft.model.quantization import rows_independent
-from autopeft.model.sites import is_task_model
-from autopeft.records import Site, counted, layer_name, listed
+from autopeft.model.targets import is_task_model
+from autopeft.records import Target, counted, layer_name, listed
 
 # What models raise for inputs that are not theirs, and where a library or a kernel is missing.
 PASS_ERRORS = (
@@ -37,11 +37,11 @@ log = logging.getLogger(__name__)
 
 
 def prepare_base(base: BaseModel, *, auto_class: str) -> None:
-    """Check a loaded base model, and narrow `base.sites` to those that the task reaches.
+    """Check a loaded base model, and narrow `base.targets` to those that the task reaches.
 
     The log names what cannot be adapted, and which weights the checkpoint lacks. `auto_class` names the
-    transformers class of the task. Without a tokenizer all sites are kept. Raises ModelError or SiteError for
-    a model that cannot be used.
+    transformers class of the task. Without a tokenizer all target modules are kept. Raises ModelError or
+    TargetError for a model that cannot be used.
     """
     if auto_class == "AutoModelForCausalLM":
         with base.autocast():
@@ -49,8 +49,8 @@ def prepare_base(base: BaseModel, *, auto_class: str) -> None:
     if base.model_type == "xlnet":  # its layers see the tokens first, its classifier reads padding
         raise ModelError(f"{base.name} is an XLNet, which is not supported; use another, such as RoBERTa.")
     if base.tokenizer is not None:
-        base.sites = reachable_sites(base, auto_class=auto_class)
-    require_sites(base)
+        base.targets = reachable_targets(base, auto_class=auto_class)
+    require_targets(base)
     base.log_remarks()
 
 
@@ -130,41 +130,41 @@ def require_causal(module: Any, name: str) -> None:
 
 
 def require_head(module: Any, name: str, *, head: Sequence[str]) -> None:
-    """Raise SiteError for a model of a class with a task head if `head`, its modules, is empty."""
+    """Raise TargetError for a model of a class with a task head if `head`, its modules, is empty."""
     if is_task_model(module) and not head:
-        raise SiteError(
+        raise TargetError(
             f"{name} ({type(module).__name__}) has its task head under a name that autopeft does not know, "
             "so that nothing would learn the labels; use another model."
         )
 
 
-def require_sites(base: BaseModel) -> None:
+def require_targets(base: BaseModel) -> None:
     """Refuse a model that cannot be adapted, and warn if its layers have no linear layer.
 
     Raises:
-        SiteError: There are no sites; the head is unknown; or other modules end in the head's name, by which
-            `peft` finds what to train, so that it would train them too.
+        TargetError: There are no target modules; the head is unknown; or other modules end in the head's
+            name, by which `peft` finds what to train, so that it would train them too.
     """
-    if not base.sites:
-        raise SiteError(
+    if not base.targets:
+        raise TargetError(
             f"{base.name} (model type {base.model_type!r}) has no linear layer or norm to adapt; "
             "use a transformer made of nn.Linear or Conv1D layers."
         )
     require_head(base.module, base.name, head=base.head_names)
     # The layers of I-BERT are made of modules that no method knows.
-    if not any(site.layer is not None and site.role != "norm" for site in base.sites):
+    if not any(target.layer is not None and target.role != "norm" for target in base.targets):
         log.warning(
-            "No linear layer in the layers of %s (model type %r) takes an adapter such as LoRA, and plans can "
+            "No linear layer in the layers of %s (model type %r) takes an adapter such as LoRA; plans can "
             "change %d other modules alone; use another base model.",
             base.name,
             base.model_type,
-            len(base.sites),
+            len(base.targets),
         )
     inside = tuple(f"{head}." for head in base.head_names)
     outside = [name for name, _ in base.module.named_modules() if not f"{name}.".startswith(inside)]
     for head in base.head_names:
         if namesakes := [name for name in outside if name.endswith(head)]:
-            raise SiteError(
+            raise TargetError(
                 f"{base.name} calls its task head {head}, and peft would train {len(namesakes)} other "
                 f"modules whose names end like that (such as {namesakes[0]}); use another model."
             )
@@ -182,19 +182,19 @@ def keeping_attention(module: nn.Module) -> Iterator[None]:
             child.set_attention_type(attention_type)
 
 
-def reachable_sites(base: BaseModel, *, auto_class: str) -> tuple[Site, ...]:
-    """Run two short passes, in eval and in train mode, and return the sites that both reach.
+def reachable_targets(base: BaseModel, *, auto_class: str) -> tuple[Target, ...]:
+    """Run two short passes, in eval and in train mode, and return the target modules that both reach.
 
     An adapter elsewhere would spend the budget on nothing: a task may leave out parts of a model, and some
-    modules are never called because another one reads their weight. A site is reached if
+    modules are never called because another one reads their weight. A target module is reached if
 
-    1. its module is called with one tensor and returns one with as many channels as the site has outputs (a
-       router returns a tuple, some norms take a gate too),
+    1. its module is called with one tensor and returns one with as many channels as the target module has
+       outputs (a router returns a tuple, some norms take a gate too),
     2. the logits depend on what it returns.
 
     If one expert of a layer is reached, all are: chance decides which of them a token visits. If the first
-    pass fails, all sites are returned. Sites with inputs of four dimensions become unfit for OFT, which
-    would take these for images. `auto_class` names the transformers class of the task.
+    pass fails, all target modules are returned. Target modules with inputs of four dimensions become unfit
+    for OFT, which would take these for images. `auto_class` names the transformers class of the task.
     """
     try:
         with rows_independent(base.module), keeping_attention(base.module), base.autocast():
@@ -202,44 +202,44 @@ def reachable_sites(base: BaseModel, *, auto_class: str) -> tuple[Site, ...]:
             reached, with_4d_inputs = _reached(base, features)
             reached = _reached_in_training(base, features, reached=reached)
     except PASS_ERRORS as error:
-        log.debug("%s: all sites are kept, as a short forward pass failed: %s", base.name, error)
-        return base.sites
-    sites = [
-        replace(site, unfit_for=(*site.unfit_for, "OFT")) if site.name in with_4d_inputs else site
-        for site in base.sites
+        log.debug("%s: all target modules are kept, as a short forward pass failed: %s", base.name, error)
+        return base.targets
+    targets = [
+        replace(target, unfit_for=(*target.unfit_for, "OFT")) if target.name in with_4d_inputs else target
+        for target in base.targets
     ]
-    dropped = [site.name for site in sites if _without_expert(site.name) not in reached]
+    dropped = [target.name for target in targets if _without_expert(target.name) not in reached]
     if dropped:
         names = list(dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in dropped))
         text = "%s: no adapter fits, or none would take part in this task, at %s (%s)."
         log.info(text, base.name, counted(len(dropped), "module"), listed(names))
-    return tuple(site for site in sites if site.name not in dropped)
+    return tuple(target for target in targets if target.name not in dropped)
 
 
 def _reached(base: BaseModel, features: Mapping[str, Tensor]) -> tuple[set[str], set[str]]:
-    """Run the model; return names of reached sites, without expert numbers, and of sites with 4-D inputs.
+    """Run the model; return names of reached targets, without expert numbers, and of targets with 4-D inputs.
 
     A zero is added to each output; the logits depend on those outputs whose zero has a gradient.
     """
     zeros: dict[str, list[Tensor]] = defaultdict(list)
     with_4d_inputs: set[str] = set()
 
-    def add_zero(_: nn.Module, args: Any, kwargs: Any, output: Any, *, site: Site) -> Tensor | None:
-        is_map = len(args) == 1 and not kwargs and getattr(output, "shape", ())[-1:] == (site.out_features,)
+    def add_zero(_: nn.Module, args: Any, kwargs: Any, output: Any, *, target: Target) -> Tensor | None:
+        is_map = len(args) == 1 and not kwargs and getattr(output, "shape", ())[-1:] == (target.out_features,)
         # Experts in one parameter are adapted in their weights, whatever arguments their module takes.
-        if not isinstance(output, Tensor) or not (is_map or site.kind == "parameter"):
+        if not isinstance(output, Tensor) or not (is_map or target.kind == "parameter"):
             return None
-        if site.kind in ("linear", "conv1d") and args[0].ndim == 4:
-            with_4d_inputs.add(site.name)
+        if target.kind in ("linear", "conv1d") and args[0].ndim == 4:
+            with_4d_inputs.add(target.name)
         zero = torch.zeros((), device=output.device, requires_grad=True)
-        zeros[_without_expert(site.name)].append(zero)
+        zeros[_without_expert(target.name)].append(zero)
         return output + zero
 
     with contextlib.ExitStack() as hooks, torch.enable_grad():
-        for site in base.sites:
-            owner = site.name.rpartition(".")[0] if site.kind == "parameter" else site.name
+        for target in base.targets:
+            owner = target.name.rpartition(".")[0] if target.kind == "parameter" else target.name
             hook = base.module.get_submodule(owner).register_forward_hook(
-                partial(add_zero, site=site), with_kwargs=True
+                partial(add_zero, target=target), with_kwargs=True
             )
             hooks.callback(hook.remove)
         logits: Tensor = base.module(**features).logits
@@ -256,7 +256,7 @@ def _reached(base: BaseModel, features: Mapping[str, Tensor]) -> tuple[set[str],
 def _reached_in_training(base: BaseModel, features: Mapping[str, Tensor], *, reached: set[str]) -> set[str]:
     """Keep the reached names that a pass in train mode reaches too; all of them if that pass fails.
 
-    A layer without any reached site was skipped by chance (LayerDrop) and keeps its sites.
+    A layer without any reached target module was skipped by chance (LayerDrop) and keeps its target modules.
     """
     try:
         with base.in_train_mode():

@@ -14,7 +14,7 @@ from peft.utils.integrations import dequantize_bnb_weight
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from autopeft.records import ROLE_GROUPS, Site
+from autopeft.records import ROLE_GROUPS, Target
 from autopeft.records.plans import LAYER
 
 # Attributes that hold packed weights: of GPTQ and AWQ, HQQ, AQLM. None of these modules is an nn.Linear.
@@ -90,13 +90,14 @@ def _is_packed(module: nn.Module) -> bool:
     return shape is not None and n_stored != shape[1] * shape[2]
 
 
-def hidden_size(config: Any, sites: Sequence[Site]) -> int:
-    """Read the hidden size from the config, or tell it by the inputs of the sites.
+def hidden_size(config: Any, targets: Sequence[Target]) -> int:
+    """Read the hidden size from the config, or tell it by the inputs of the target modules.
 
-    1. If the config names several, as for text and images, most sites have it as inputs; the larger on ties.
-    2. If the config names none, it is the median of the sites' inputs; 0 without sites.
+    1. If the config names several, as for text and images, most target modules have it as inputs; the larger
+        on ties.
+    2. If the config names none, it is the median of the target modules' inputs; 0 without target modules.
     """
-    inputs = Counter(site.in_features for site in sites)
+    inputs = Counter(target.in_features for target in targets)
     widths: set[int] = set()  # one of each part of the model; Swin's is that of its last stage
     for part in (config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", {}))):
         sizes = (getattr(part, name, None) for name in _WIDTHS)

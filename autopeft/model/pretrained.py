@@ -26,7 +26,7 @@ from autopeft.model.checkpoint_source import (
     require_reachable,
     resolve,
 )
-from autopeft.model.checks import pad_with, prepare_base, require_head, require_sites, usable_tokenizer
+from autopeft.model.checks import pad_with, prepare_base, require_head, require_targets, usable_tokenizer
 from autopeft.model.devices import SPREAD, Precision, device_names, find_device, has_used_gpus, make_current
 from autopeft.model.linear_layers import n_params
 from autopeft.model.quantization import (
@@ -46,7 +46,7 @@ from autopeft.model.quantization import (
     stored_weights,
     widen_norms,
 )
-from autopeft.model.sites import head_names, unexplained
+from autopeft.model.targets import head_names, unexplained
 from autopeft.records import ModelSpec, listed
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def load(
 
     Raises:
         ModelError: The model is missing, unreadable or not the published demo, or cannot be quantized here.
-        SiteError: The model has no linear layer or norm to adapt.
+        TargetError: The model has no linear layer or norm to adapt.
     """
     precision = precision or Precision()
     source, name = resolve(spec)
@@ -154,7 +154,7 @@ def load_skeleton(
 
     Raises:
         ModelError: The config cannot be read, or transformers has no such model of it.
-        SiteError: `require_sites` refuses the model.
+        TargetError: `require_targets` refuses the model.
     """
     source, name = resolve(spec)
     config = config_of(spec, here_only=here_only)
@@ -174,7 +174,7 @@ def load_skeleton(
         if spec.quantize != "none" or (stored is not None and stored.quantize != "none"):
             conv1d_to_linear(module)
         base = BaseModel(module, None, name=name, untrained=frozenset())
-    require_sites(base)
+    require_targets(base)
     return base
 
 

@@ -22,7 +22,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 
 from autopeft.errors import ModelError, reason_of
 from autopeft.model.linear_layers import is_quantized, linear_shape, n_bits, plain_weight
-from autopeft.records import QUANTISED
+from autopeft.records import QUANTIZED
 
 # Bytes per weight. NF4 with constants quantized once more: half a byte, one byte per block of 64 weights, and
 # one float32 per 256 such bytes (Dettmers et al. 2023, arXiv:2305.14314, section 3). LLM.int8: one byte, and
@@ -176,7 +176,7 @@ def quantization_config(bits: str, skipped: Iterable[str], *, dtype: str) -> Any
     """
     compute_dtype = {"bnb_4bit_compute_dtype": dtype} if bits == "4bit" else {}
     return transformers.BitsAndBytesConfig(
-        **QUANTISED[bits], **compute_dtype, llm_int8_skip_modules=list(dict.fromkeys(skipped))
+        **QUANTIZED[bits], **compute_dtype, llm_int8_skip_modules=list(dict.fromkeys(skipped))
     )
 
 

@@ -20,7 +20,7 @@ from autopeft.model.checks import pad_with, prepare_base, text_configs, usable_t
 from autopeft.model.devices import Precision, devices_of, make_current
 from autopeft.model.linear_layers import n_bits
 from autopeft.model.quantization import stop_mutation, widen_norms
-from autopeft.model.sites import head_names
+from autopeft.model.targets import head_names
 from autopeft.model.weight_comparison import lacking_in_checkpoint
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def from_memory(
     Raises:
         ModelError: `require_plain` refuses the module, it lies on several devices without accelerate, it has
             another head, or the tokenizer is missing.
-        SiteError: The model has no linear layer or norm to adapt.
+        TargetError: The model has no linear layer or norm to adapt.
     """
     require_plain(module)
     devices = sorted({str(parameter.device) for parameter in module.parameters()})

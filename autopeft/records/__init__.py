@@ -33,9 +33,9 @@ from autopeft.records.outcomes import (
     SearchResult,
     SearchSoFar,
     Sensitivity,
-    SiteScores,
     SizeStep,
     SplitSizes,
+    TargetScores,
     TrainedPlan,
     Verdict,
 )
@@ -53,15 +53,15 @@ from autopeft.records.plans import (
     OptionValue,
     Plan,
     PlanDocument,
-    Site,
     Status,
+    Target,
     layer_name,
 )
 from autopeft.records.spec import (
     IN_MEMORY,
     MAX_SEED,
     OWN_TRAINER,
-    QUANTISED,
+    QUANTIZED,
     SETTINGS,
     SHORT_NAMES,
     BudgetSpec,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from autopeft.records.plans import Budget, Measurement, Plan, Site
+from autopeft.records.plans import Budget, Measurement, Plan, Target
 from autopeft.records.spec import SETTINGS, RunSpec
 
 ProposalSource = Literal["list", "sampler"]
@@ -27,7 +27,7 @@ class Arm:
     methods: tuple[str, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
-        """The text in tables and in the study: `lora/all`, `head`, `baseline: LoRA on all linear maps`."""
+        """The text in tables and in the study: `lora/all`, `head`, `baseline: LoRA on all linear layers`."""
         return f"{self.kind}: {self.label}" if self.kind in ("baseline", "given") else self.label
 
 
@@ -42,11 +42,11 @@ class Proposal:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SiteScores:
-    """One importance score; `values` has one value >= 0 for each site of the result, in their order.
+class TargetScores:
+    """One importance score; `values` has one value >= 0 for each target module of the result, in their order.
 
-    `split_half` is Spearman's rho over sites between two halves of the examples, None where it is undefined.
-    `n_examples` is 0 for a score that needs no examples.
+    `split_half` is Spearman's rho over target modules between two halves of the examples, None where it is
+    undefined. `n_examples` is 0 for a score that needs no examples.
     """
 
     name: str
@@ -56,7 +56,7 @@ class SiteScores:
 
     @property
     def is_zero(self) -> bool:
-        """Whether the score is 0 at every site, so that it cannot order them."""
+        """Whether the score is 0 at every target module, so that it cannot order them."""
         return bool(self.values) and not any(self.values)
 
 
@@ -64,12 +64,12 @@ class SiteScores:
 class Sensitivity:
     """The scores of one pass over some examples, and its cost.
 
-    `unreachable` names the sites that no gradient reached; they score 0. `peak_bytes` is the
+    `unreachable` names the target modules that no gradient reached; they score 0. `peak_bytes` is the
     allocator's number on a GPU. On a CPU it counts the tensors for the backward pass of the largest batch and
     those that the scores have gathered, without the base model.
     """
 
-    scores: tuple[SiteScores, ...]
+    scores: tuple[TargetScores, ...]
     n_examples: int
     n_asked: int
     seconds: float
@@ -190,7 +190,7 @@ class FullRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The best challenger against the baseline, in units of the metric; positive differences favour the challenger.
+    """The best challenger against the baseline, in units of the metric; above 0 the challenger is better.
 
     `label` is better, `as good and smaller`, inconclusive (the challenger is handed over, and the interval
     holds 0), or `default kept` (the baseline is handed over). Without a challenger there is no difference.
@@ -284,7 +284,7 @@ class Cost:
     refit_seconds: float = 0.0
 
 
-# The score that reads no example: it orders sites if memory does not even hold one example.
+# The score that reads no example: it orders target modules if memory does not even hold one example.
 SIZE_SCORE = "parameters"
 # Rank correlation of two halves of the examples from which on more examples change little; chosen by hand.
 SEEN_ENOUGH = 0.95
@@ -325,8 +325,8 @@ class SearchResult(Outcome):
 
     spec: RunSpec
     setting: SearchFacts
-    sites: tuple[Site, ...]
-    scores: tuple[SiteScores, ...]
+    targets: tuple[Target, ...]
+    scores: tuple[TargetScores, ...]
     cost: Cost
     environment: dict[str, str] = field(default_factory=dict)
     evaluation: OwnEvaluation | None = None
@@ -351,8 +351,8 @@ class SearchSoFar:
     sizes: ClassVar[tuple[SizeStep, ...]] = ()
     spec: RunSpec
     setting: SearchFacts
-    sites: tuple[Site, ...]
-    scores: tuple[SiteScores, ...]
+    targets: tuple[Target, ...]
+    scores: tuple[TargetScores, ...]
     environment: dict[str, str]
     proposals: tuple[Proposal, ...] = ()
     measurements: tuple[Measurement, ...] = ()

@@ -1,4 +1,4 @@
-"""Sites of the base model, plans of adapters for them, measurements of plans, and what a metric measures."""
+"""Targets of the base model, plans of adapters for them, measurements of plans, and facts of a metric."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FLOAT32_BYTES = 4  # of a number of an adapter or head, which are trained and sa
 EvaluatedSplit = Literal["search", "confirm", "test"]
 OptionPairs = tuple[tuple[str, OptionValue], ...]
 
-# What a site does in its layer.
+# What a target module does in its layer.
 ROLE_GROUPS: Mapping[str, Sequence[str]] = {
     "attention": ("q", "k", "v", "kv", "qkv", "pos_q", "pos_k", "o"),
     "mlp": ("gate", "up", "gate_up", "down"),
@@ -29,15 +29,15 @@ FUSED_ROLES: Mapping[str, Sequence[str]] = {"kv": ("k", "v"), "qkv": ("q", "k", 
 LAYER = re.compile(r"\.(\d+)\.")
 
 
-def layer_name(site_name: str) -> str | None:
-    """Name the layer that holds a site; None for a site outside the numbered layers.
+def layer_name(target_name: str) -> str | None:
+    """Name the layer that holds a target module; None for a target module outside the numbered layers.
 
     Example:
         >>> layer_name("bert.encoder.layer.3.attention.self.query")
         'bert.encoder.layer.3'
     """
-    number = LAYER.search(site_name)
-    return site_name[: number.end(1)] if number else None
+    number = LAYER.search(target_name)
+    return target_name[: number.end(1)] if number else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Budget:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site:
+class Target:
     """One place in the base model that can take an adapter.
 
     `layer` is the depth from 0, or None outside the layers (a pooler). `kind` is one of linear, conv1d, norm,
@@ -73,14 +73,14 @@ class Site:
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """One method at one site. `rank` is 0 if the method has none; `scale` is alpha / rank.
+    """One method at one target module. `rank` is 0 if the method has none; `scale` is alpha / rank.
 
     The adapter trains at `rate_factor` times the plan's learning rate, so that each method of a mix trains
     within its own range.
     """
 
     method: str
-    site: str
+    target: str
     rank: int = 0
     scale: float = 1.0
     options: OptionPairs = ()
@@ -127,9 +127,9 @@ class Plan:
 
     def __repr__(self) -> str:
         """One line, whatever the number of adapters: methods, modules, parameters, rate and id."""
-        n_sites = len({adapter.site for adapter in self.adapters})
+        n_targets = len({adapter.target for adapter in self.adapters})
         methods = ", ".join(dict.fromkeys(adapter.method for adapter in self.adapters))
-        where = f"{methods} at {n_sites} modules" if self.adapters else "no adapters"
+        where = f"{methods} at {n_targets} modules" if self.adapters else "no adapters"
         return (
             f"Plan({where}, {self.trainable_params:,} parameters, learning rate {self.learning_rate:.1e}, "
             f"id {self.plan_id})"

@@ -14,7 +14,7 @@ IN_MEMORY = "<in memory>"
 OWN_TRAINER = "<your trainer>"  # stands for the data of a user's trainer, which autopeft never sees
 
 # Arguments of transformers' BitsAndBytesConfig for each value of `model.quantize` but none.
-QUANTISED: Mapping[str, Mapping[str, bool | str]] = {
+QUANTIZED: Mapping[str, Mapping[str, bool | str]] = {
     "4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
     "8bit": {"load_in_8bit": True},
 }
@@ -144,8 +144,8 @@ class Extent(Topic):
     )
     effort: Literal["quick", "normal", "thorough"] = setting(
         "normal",
-        "How much to try. quick trains the default and one challenger in full; normal tries the space's first "
-        "plans in short runs before; thorough tries 24, most of them proposed by Optuna, and trains three "
+        "How much to try. quick trains the default and one challenger in full; normal tries the "
+        "space's first plans in short runs before; thorough tries 24, most of them proposed by Optuna, and trains three "
         "seeds and the head alone",
         "Options",
     )
@@ -201,7 +201,7 @@ class SearchSpec(Extent):
         "Options",
         min_length=1,
     )
-    score: str = setting("gradient", "Sensitivity score that orders the sites", "Search")
+    score: str = setting("gradient", "Sensitivity score that orders the target modules", "Search")
     margin: float | None = setting(
         None,
         "Difference of the metric that does not matter; 0.01 is one point of accuracy. Default: 0.01; 1 % of "

@@ -34,7 +34,7 @@ from autopeft.store import write_text
 def write(result: SearchResult, out: Path, *, words: PartWords) -> None:
     """Write the report and its tables into a run directory, each file atomically."""
     write_text(out / "trials.csv", trials_csv(result))
-    write_text(out / "sensitivity.csv", sensitivity_csv(result.sites, result.scores))
+    write_text(out / "sensitivity.csv", sensitivity_csv(result.targets, result.scores))
     write_text(out / "report.md", report_md(result, words=words))
     write_text(out / "report.html", report_html(result, words=words))
     # Last, so that whoever finds the answer finds the rest too.

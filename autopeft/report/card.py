@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from markupsafe import Markup
 
-from autopeft.records import IN_MEMORY, QUANTISED, SearchResult, TrainedPlan, shortened
+from autopeft.records import IN_MEMORY, QUANTIZED, SearchResult, TrainedPlan, shortened
 from autopeft.report.answer import answer_of
 from autopeft.report.formatting import render
 from autopeft.report.plan_names import PartWords, name_of, plan_words
@@ -187,7 +187,7 @@ def python_lines(
     setting, revision, bits = result.setting, result.spec.model.revision, result.spec.model.quantize
     quantized: dict[str, Any] = {}
     if bits != "none":
-        quantized = {**QUANTISED[bits], "llm_int8_skip_modules": list(setting.unquantized)}
+        quantized = {**QUANTIZED[bits], "llm_int8_skip_modules": list(setting.unquantized)}
         if bits == "4bit":
             quantized["bnb_4bit_compute_dtype"] = result.spec.execution.dtype
     source = source or setting.base_model_source

@@ -136,7 +136,7 @@ def short_run_chart(rows: Sequence[RunRow], *, budget: int, steps: int) -> Chart
 
 
 def difference_chart(verdict: Verdict, *, is_share: bool) -> Markup | None:
-    """Draw the challenger's difference to the default with its interval and the margin; None without a challenger."""
+    """Draw its difference to the default with its interval and the margin; None without a challenger."""
     if verdict.interval_95 is None or verdict.mean_difference is None:
         return None
     low, high = map(within_share, verdict.interval_95) if is_share else verdict.interval_95

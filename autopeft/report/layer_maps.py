@@ -8,23 +8,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
-from autopeft.records import SEEN_ENOUGH, Adapter, Plan, Site, SiteScores, minus
+from autopeft.records import SEEN_ENOUGH, Adapter, Plan, Target, TargetScores, minus
 from autopeft.report.formatting import significant
 
-OUTSIDE = "outside"  # row of the sites that are in no layer
+OUTSIDE = "outside"  # row of the target modules that are in no layer
 MAX_ROWS = 24  # rows of a map that the page shows without a click; chosen by hand
-LEFT_ALONE = "·"  # a site without adapter
+LEFT_ALONE = "·"  # a target module without adapter
 # Ranks where a new shade begins, the same for every plan, so that maps of two plans can be compared.
 RANK_STEPS = (1.0, 2.0, 4.0, 8.0, 16.0)
-# The same for a score, as multiples of the mean cell of the layers; chosen by hand. Sites outside the layers
-# do not enter the mean: a pooler can hold nine tenths of a score, and all layers would look alike.
+# The same for a score, as multiples of the mean cell of the layers; chosen by hand. Target modules outside
+# the layers do not enter the mean: a pooler can hold nine tenths of a score, and all layers would look alike.
 _MEAN_STEPS = (0.0, 0.5, 1.0, 2.0, 4.0)
 _WHOLE = 99.5  # percent from which two digits read as 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One layer × role. `level` is the shade, 0 for none; `title` lists its sites with their values."""
+    """One layer × role. `level` is the shade, 0 for none; `title` lists its targets with their values."""
 
     text: str
     level: int
@@ -35,8 +35,8 @@ class Cell:
 class Map:
     """A grid of cells. `rows` pairs a layer's label with one cell per role, the deepest layer first.
 
-    `total` is the sum of the score over all sites; None for ranks. `steps` are the numbers, in the unit of
-    the cells, at which a new shade begins.
+    `total` is the sum of the score over all target modules; None for ranks. `steps` are the numbers, in the
+    unit of the cells, at which a new shade begins.
     """
 
     name: str
@@ -56,55 +56,56 @@ class Map:
         return (f"< {edges[0]}", *(f"≥ {edge}" for edge in edges))
 
 
-def rank_map(sites: Sequence[Site], plan: Plan, short_labels: Mapping[str, str]) -> Map:
+def rank_map(targets: Sequence[Target], plan: Plan, short_labels: Mapping[str, str]) -> Map:
     """Map the ranks of a plan; a method without rank shows its short label (see `PartWords`).
 
-    There are columns for every role that is adapted or holds a linear layer. Several sites in a cell are
-    grouped: `4 ×2, ·` means rank 4 twice and one site without adapter.
+    There are columns for every role that is adapted or holds a linear layer. Several target modules in a cell
+    are
+    grouped: `4 ×2, ·` means rank 4 twice and one target module without adapter.
     """
     adapters: defaultdict[str, list[Adapter]] = defaultdict(list)
     for adapter in plan.adapters:
-        adapters[adapter.site].append(adapter)
-    shown = {s.role for s in sites if s.kind in ("linear", "conv1d") or s.name in adapters}
+        adapters[adapter.target].append(adapter)
+    shown = {s.role for s in targets if s.kind in ("linear", "conv1d") or s.name in adapters}
 
-    def label(site: Site) -> str:
-        words = (str(a.rank or short_labels.get(a.method, a.method)) for a in adapters.get(site.name, ()))
+    def label(target: Target) -> str:
+        words = (str(a.rank or short_labels.get(a.method, a.method)) for a in adapters.get(target.name, ()))
         return "+".join(words) or LEFT_ALONE
 
-    def cell(group: Sequence[Site]) -> Cell:
-        ranks = [adapter.rank for site in group for adapter in adapters.get(site.name, ())]
+    def cell(group: Sequence[Target]) -> Cell:
+        ranks = [adapter.rank for target in group for adapter in adapters.get(target.name, ())]
         rank = max(ranks, default=0)
         level = _level(rank, RANK_STEPS) if rank else min(1, len(ranks))  # without rank: the lightest
-        title = "; ".join(f"{site.name}: {label(site)}" for site in group)
-        counts = Counter(label(site) for site in group)
+        title = "; ".join(f"{target.name}: {label(target)}" for target in group)
+        counts = Counter(label(target) for target in group)
         texts = [f"{text} ×{n}" if n > 1 else text for text, n in counts.items()]
         return Cell(
             text=LEFT_ALONE if set(counts) == {LEFT_ALONE} else ", ".join(texts), level=level, title=title
         )
 
-    return _grid("rank", [site for site in sites if site.role in shown], cell, steps=RANK_STEPS)
+    return _grid("rank", [target for target in targets if target.role in shown], cell, steps=RANK_STEPS)
 
 
-def score_map(sites: Sequence[Site], score: SiteScores) -> Map | None:
-    """Map a score as shares of its total over the sites, in percent; None if it is 0 at every site."""
-    by_site = dict(zip((site.name for site in sites), score.values, strict=True))
-    total = sum(by_site.values())
+def score_map(targets: Sequence[Target], score: TargetScores) -> Map | None:
+    """Map a score as shares of its total over the targets, in percent; None if it is 0 at every target."""
+    by_target = dict(zip((target.name for target in targets), score.values, strict=True))
+    total = sum(by_target.values())
     if not 0 < total < float("inf"):
         return None
-    sums = {place: sum(by_site[s.name] for s in group) for place, group in _places(sites).items()}
+    sums = {place: sum(by_target[s.name] for s in group) for place, group in _places(targets).items()}
     in_layers = [value for (layer, _), value in sums.items() if layer is not None]
     scale = in_layers if any(in_layers) else list(sums.values())
     steps = tuple(100 * sum(scale) / len(scale) / total * step for step in _MEAN_STEPS)
-    digits = 1 if 100 * max(scale) / total >= 5 else 2  # many sites have little each
+    digits = 1 if 100 * max(scale) / total >= 5 else 2  # many target modules have little each
 
-    def cell(group: Sequence[Site]) -> Cell:
+    def cell(group: Sequence[Target]) -> Cell:
         value = sums[group[0].layer, group[0].role]
-        title = "; ".join(f"{site.name}: {significant(by_site[site.name], 3)}" for site in group)
+        title = "; ".join(f"{target.name}: {significant(by_target[target.name], 3)}" for target in group)
         share = 100 * value / total
         level = _level(share, steps) if value > 0 else 0
         return Cell(text=f"{share:.{digits}f}", level=level, title=title)
 
-    return _grid(score.name, sites, cell, steps=steps, total=total)
+    return _grid(score.name, targets, cell, steps=steps, total=total)
 
 
 def merged(drawn: Map) -> Map:
@@ -145,36 +146,38 @@ def _level(value: float, steps: Sequence[float]) -> int:
 
 def _grid(
     name: str,
-    sites: Sequence[Site],
-    cell: Callable[[Sequence[Site]], Cell],
+    targets: Sequence[Target],
+    cell: Callable[[Sequence[Target]], Cell],
     *,
     steps: tuple[float, ...],
     total: float | None = None,
 ) -> Map:
-    places = _places(sites)
-    roles = tuple(dict.fromkeys(site.role for site in sorted(sites, key=lambda site: site.layer is None)))
+    places = _places(targets)
+    roles = tuple(
+        dict.fromkeys(target.role for target in sorted(targets, key=lambda target: target.layer is None))
+    )
     empty = Cell(text="", level=0, title="no such module")
     rows = []
-    layers = sorted({site.layer for site in sites}, key=lambda layer: -1 if layer is None else layer)
-    for layer in reversed(layers):  # the sites outside all layers come last
+    layers = sorted({target.layer for target in targets}, key=lambda layer: -1 if layer is None else layer)
+    for layer in reversed(layers):  # the target modules outside all layers come last
         cells = (cell(places[layer, role]) if (layer, role) in places else empty for role in roles)
         rows.append((OUTSIDE if layer is None else str(layer), tuple(cells)))
     return Map(name=name, roles=roles, rows=tuple(rows), steps=steps, total=total)
 
 
-def _places(sites: Sequence[Site]) -> dict[tuple[int | None, str], list[Site]]:
-    """Group the sites by layer and role."""
-    places: defaultdict[tuple[int | None, str], list[Site]] = defaultdict(list)
-    for site in sites:
-        places[site.layer, site.role].append(site)
+def _places(targets: Sequence[Target]) -> dict[tuple[int | None, str], list[Target]]:
+    """Group the target modules by layer and role."""
+    places: defaultdict[tuple[int | None, str], list[Target]] = defaultdict(list)
+    for target in targets:
+        places[target.layer, target.role].append(target)
     return places
 
 
-def enough_examples(score: SiteScores) -> str:
+def enough_examples(score: TargetScores) -> str:
     """Say whether more examples would change a score, by how far two halves of the examples agree.
 
     Example:
-        >>> enough_examples(SiteScores(name="fisher", values=(1.0,), split_half=0.972, n_examples=128))
+        >>> enough_examples(TargetScores(name="fisher", values=(1.0,), split_half=0.972, n_examples=128))
         'enough examples: two halves of 128 have a rank correlation of 0.97'
     """
     if not score.n_examples:

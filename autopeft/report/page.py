@@ -116,7 +116,7 @@ def page_of(result: SearchResult | SearchSoFar, words: PartWords, status: str = 
     """Gather what the pages show of a run, finished or not."""
     finished = result if isinstance(result, SearchResult) else None
     in_words = partial(in_words_of, result.spec)
-    maps = ((score_map(result.sites, score), enough_examples(score)) for score in result.scores)
+    maps = ((score_map(result.targets, score), enough_examples(score)) for score in result.scores)
     failed = [run for run in result.measurements if run.status is not Status.COMPLETE]
     environment = sorted(result.environment.items(), key=lambda item: item[0].lower())
     fingerprint, n_duplicates = result.setting.data_fingerprint, result.setting.splits.duplicates_removed
@@ -162,7 +162,7 @@ def _best_plan(result: SearchResult, words: PartWords) -> BestPlan:
         plan=best,
         words=name_of(best, result, words.labels),
         position=position_of(best, result),
-        ranks=merged(rank_map(result.sites, best, words.short_labels)),
+        ranks=merged(rank_map(result.targets, best, words.short_labels)),
         python=python_lines(result, words),
         commands=commands[1:] if spec.has_own_trainer else commands if is_command else (train, repeat),
         is_command=is_command,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from autopeft.records import Adapter, Plan, SearchResult, SearchSoFar, Site, counted, listed
+from autopeft.records import Adapter, Plan, SearchResult, SearchSoFar, Target, counted, listed
 
 ANSWERS = ("best", "baseline", "challenger")  # the plans that a result names
 HEAD_ALONE, UNTRAINED = "head alone", "untrained model"  # a plan without adapters
-LINEAR = ("linear", "conv1d")  # kinds of sites that are linear layers
+LINEAR = ("linear", "conv1d")  # kinds of target modules that are linear layers
 _MOST_ROLES, _MOST_LAYERS = 5, 4  # up to so many are named one by one; chosen by hand
 _N_COLOURS = 9  # of the page: `--g0` to `--g8`
 
@@ -52,16 +52,17 @@ def choice_key(method: str, option: str, value: object) -> str:
 
 
 def plan_words(
-    plan: Plan, sites: Sequence[Site], labels: Mapping[str, str], *, head: str = HEAD_ALONE
+    plan: Plan, targets: Sequence[Target], labels: Mapping[str, str], *, head: str = HEAD_ALONE
 ) -> str:
     """Describe a plan by method, rank and modules; `head` are the words for a plan without adapters.
 
     Example:
-        >>> sites = [Site(name=f"h.{n}.q", layer=n, role="q", kind="linear", in_features=8, out_features=8,
+        >>> target modules = [Target(name=f"h.{n}.q", layer=n, role="q", kind="linear", in_features=8,
+            out_features=8,
         ...               has_bias=False) for n in range(4)]
-        >>> adapters = tuple(Adapter(method="lora", site=f"h.{n}.q", rank=4) for n in (2, 3))
+        >>> adapters = tuple(Adapter(method="lora", target=f"h.{n}.q", rank=4) for n in (2, 3))
         >>> plan = Plan(adapters=adapters, learning_rate=1e-3, trainable_params=128)
-        >>> plan_words(plan, sites, {"lora": "LoRA"})
+        >>> plan_words(plan, target modules, {"lora": "LoRA"})
         'LoRA of rank 4 on all linear layers in the last 2 of 4 layers'
     """
     by_method: dict[str, list[Adapter]] = {}
@@ -71,7 +72,7 @@ def plan_words(
     for method, adapters in by_method.items():
         ranks = sorted({adapter.rank for adapter in adapters if adapter.rank})
         ends = " to ".join(map(str, dict.fromkeys((ranks[0], ranks[-1])))) if ranks else ""
-        modules = module_words({adapter.site for adapter in adapters}, sites)
+        modules = module_words({adapter.target for adapter in adapters}, targets)
         parts.append(f"{method} of rank {ends} on {modules}" if ends else f"{method} on {modules}")
     choices = [f", {name} {value}" for name, value in plan.choices]
     if plan.head_factor != 1:
@@ -83,7 +84,7 @@ def method_words(adapter: Adapter, labels: Mapping[str, str]) -> str:
     """Name the method of an adapter as people do, with its unusual choices.
 
     Example:
-        >>> adapter = Adapter(method="lora", site="q", rank=4, scale=2.0, options=(("dora", True),))
+        >>> adapter = Adapter(method="lora", target="q", rank=4, scale=2.0, options=(("dora", True),))
         >>> method_words(adapter, {"lora": "LoRA", "lora.dora=True": "DoRA"})
         'LoRA with DoRA'
     """
@@ -93,30 +94,30 @@ def method_words(adapter: Adapter, labels: Mapping[str, str]) -> str:
     return f"{label} with {choices}" if choices else label
 
 
-def module_words(names: Collection[str], sites: Sequence[Site]) -> str:
+def module_words(names: Collection[str], targets: Sequence[Target]) -> str:
     """Describe modules as `q and v in the last 2 of 4 layers`; by their number if layers differ in roles.
 
     Layers are counted from 0, as in the names of modules.
     """
-    inside = [site for site in sites if site.layer is not None]
-    adapted = [site for site in inside if site.name in names]
-    roles = list(dict.fromkeys(site.role for site in adapted))
-    layers = {site.layer for site in adapted if site.layer is not None}
-    possible = [site for site in inside if site.role in roles]
-    where = "" if layers == {site.layer for site in possible} else _layer_words(sorted(layers), inside)
-    if not adapted or len(adapted) < sum(site.layer in layers for site in possible):
+    inside = [target for target in targets if target.layer is not None]
+    adapted = [target for target in inside if target.name in names]
+    roles = list(dict.fromkeys(target.role for target in adapted))
+    layers = {target.layer for target in adapted if target.layer is not None}
+    possible = [target for target in inside if target.role in roles]
+    where = "" if layers == {target.layer for target in possible} else _layer_words(sorted(layers), inside)
+    if not adapted or len(adapted) < sum(target.layer in layers for target in possible):
         return f"{counted(len(names), 'module')}{where}"
-    is_all = set(roles) == {site.role for site in inside if site.kind in LINEAR}
+    is_all = set(roles) == {target.role for target in inside if target.kind in LINEAR}
     kinds = listed(roles, _MOST_ROLES) if len(roles) <= _MOST_ROLES else f"{len(roles)} kinds of modules"
-    outside = [] if is_all and not where else sorted(set(names) - {site.name for site in adapted})
+    outside = [] if is_all and not where else sorted(set(names) - {target.name for target in adapted})
     beyond = "".join(outside) if len(outside) == 1 else f"{len(outside)} modules outside the layers"
     and_outside = f" and {beyond}" if outside else ""
-    return f"{'all linear maps' if is_all else kinds}{where}{and_outside}"
+    return f"{'all linear layers' if is_all else kinds}{where}{and_outside}"
 
 
-def _layer_words(layers: Sequence[int], sites: Sequence[Site]) -> str:
+def _layer_words(layers: Sequence[int], targets: Sequence[Target]) -> str:
     """Say in which layers: the last or first ones, a span, a list, or else their number."""
-    all_layers = sorted({site.layer for site in sites if site.layer is not None})
+    all_layers = sorted({target.layer for target in targets if target.layer is not None})
     n_layers, count = len(layers), f"{len(layers)} " if len(layers) > 1 else ""
     for end, at_end in (("last", all_layers[-n_layers:]), ("first", all_layers[:n_layers])):
         if list(layers) == at_end:
@@ -132,7 +133,7 @@ def _layer_words(layers: Sequence[int], sites: Sequence[Site]) -> str:
 def name_of(plan: Plan, result: SearchResult | SearchSoFar, labels: Mapping[str, str]) -> str:
     """Describe a plan of a result as `plan_words` does, with the right words for a plan without adapters."""
     head = UNTRAINED if is_untrained(result, plan) else HEAD_ALONE
-    return plan_words(plan, result.sites, labels, head=head)
+    return plan_words(plan, result.targets, labels, head=head)
 
 
 def is_untrained(result: SearchResult | SearchSoFar, plan: Plan) -> bool:

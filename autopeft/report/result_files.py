@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from autopeft.records import Plan, SearchResult, SearchSoFar, Site, SiteScores, Status
+from autopeft.records import Plan, SearchResult, SearchSoFar, Status, Target, TargetScores
 from autopeft.report.plan_names import is_untrained, marks_of, name_of
 from autopeft.report.schema import (
     BaselineAnswer,
@@ -126,7 +126,7 @@ def trials_csv(result: SearchResult | SearchSoFar) -> str:
 
 
 def _described(plan: Plan, result: SearchResult | SearchSoFar) -> dict[str, Any]:
-    """Describe a plan for its rows: methods `lora+ia3`, ranks `2-8`, sites, position of its learning rate.
+    """Describe a plan for its rows: methods `lora+ia3`, ranks `2-8`, targets, position of its learning rate.
 
     Ranks are None for methods without rank, and one number if all are equal.
     """
@@ -135,22 +135,22 @@ def _described(plan: Plan, result: SearchResult | SearchSoFar) -> dict[str, Any]
     return {
         "methods": "+".join(methods) or None,
         "ranks": "-".join(str(rank) for rank in dict.fromkeys((ranks[0], ranks[-1]))) if ranks else None,
-        "n_sites": len({adapter.site for adapter in plan.adapters}),
+        "n_targets": len({adapter.target for adapter in plan.adapters}),
         "learning_rate_position": position_of(plan, result),
     }
 
 
-def sensitivity_csv(sites: Sequence[Site], scores: Sequence[SiteScores]) -> str:
-    """Write the content of sensitivity.csv: one row per site, one column per score.
+def sensitivity_csv(targets: Sequence[Target], scores: Sequence[TargetScores]) -> str:
+    """Write the content of sensitivity.csv: one row per target module, one column per score.
 
-    The layer is empty for a site outside the stack.
+    The layer is empty for a target module outside the stack.
     """
     columns = {score.name: score.values for score in scores}
     rows = (
-        (site.name, site.layer, site.role, site.in_features, site.out_features, *values)
-        for site, *values in zip(sites, *columns.values(), strict=True)
+        (target.name, target.layer, target.role, target.in_features, target.out_features, *values)
+        for target, *values in zip(targets, *columns.values(), strict=True)
     )
-    return _csv(("site", "layer", "role", "in_features", "out_features", *columns), rows)
+    return _csv(("target", "layer", "role", "in_features", "out_features", *columns), rows)
 
 
 def _csv(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

@@ -77,7 +77,7 @@ class BaselineAnswer(PlanAnswer, Named):
 
 
 class FullRunAnswer(Numbers, Named):
-    """A finalist: `name` is best, baseline, challenger, or its arm; `train_seconds` is a mean over its seeds."""
+    """A finalist: `name` is best, baseline, challenger, or its arm; `train_seconds` is a mean over seeds."""
 
     plan_id: str
     trainable_params: _Count
@@ -135,7 +135,7 @@ class ScoreTrust(_Keys):
 
 
 class SensitivityAnswer(_Keys):
-    """The score that ordered the sites, and how far each score can be trusted."""
+    """The score that ordered the target modules, and how far each score can be trusted."""
 
     score: str
     scores: tuple[ScoreTrust, ...]
@@ -190,7 +190,7 @@ class TrialRow(_Keys):
     plan_id: str
     methods: str | None
     ranks: str | None
-    n_sites: _Count
+    n_targets: _Count
     trainable_params: _Count
     learning_rate: Annotated[float, Field(ge=0)]
     seed: _Count

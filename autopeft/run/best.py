@@ -57,7 +57,7 @@ def write_best(run: RunDir, prepared: Prepared, result: SearchResult, *, weights
 
 
 def write_plans(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
-    """Write each plan that was trained in full to `plans/`, named by role (`challenger.yaml`, `1-of-5.yaml`)."""
+    """Write each plan trained in full to `plans/`, named by role (`challenger.yaml`, `1-of-5.yaml`)."""
     plans = {"best": result.best, "baseline": result.baseline}
     plans |= {"challenger": result.challenger} if result.challenger is not None else {}
     heads = [each.plan for each in result.full_runs if not each.plan.adapters]

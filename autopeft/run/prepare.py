@@ -118,7 +118,7 @@ def prepare(
 
     Raises:
         UnknownNameError: Task, score or metric does not exist.
-        DataError, ModelError, SiteError, SpecError: As for `load_data`, `load_base` and `with_compute`.
+        DataError, ModelError, TargetError, SpecError: As for `load_data`, `load_base` and `with_compute`.
         ModelError: Memory runs out.
     """
     with memory_needed("preparing the base model and its data", spec):

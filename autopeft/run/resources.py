@@ -61,7 +61,7 @@ log = logging.getLogger(__name__)
 def budget_of(spec: RunSpec, base: BaseModel) -> Budget:
     """The requested budget in parameters; a rank is what LoRA of that rank on all linear layers trains."""
     lora = discover("autopeft.methods")[BASELINE_METHOD]
-    per_rank = sum(lora.cost(site, 1, {}) for site in base.sites if lora.refusal(site) is None)
+    per_rank = sum(lora.cost(target, 1, {}) for target in base.targets if lora.refusal(target) is None)
     return budget.parse(spec.budget.requested, base_params=base.base_params, rank_params=per_rank)
 
 
@@ -111,8 +111,8 @@ def loading_place(spec: RunSpec, plan: Plan, *, auto_class: str) -> tuple[str, P
     is_narrow = spec.execution.dtype != "float32" and spec.model.quantize == "none"
     if is_narrow:
         skeleton = load_skeleton(spec.model, auto_class=auto_class)
-        norms = {site.name for site in skeleton.sites if site.kind == "norm"}
-        is_narrow = not skeleton.head_names and norms.isdisjoint(adapter.site for adapter in plan.adapters)
+        norms = {target.name for target in skeleton.targets if target.kind == "norm"}
+        is_narrow = not skeleton.head_names and norms.isdisjoint(adapter.target for adapter in plan.adapters)
     device = device_in_float32(
         spec.model, auto_class=auto_class, preferred=spec.execution.device, is_narrow=is_narrow
     )

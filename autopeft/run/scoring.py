@@ -12,7 +12,7 @@ import numpy as np
 from autopeft.errors import SpecError
 from autopeft.extension import Batch, Score, discover
 from autopeft.model import is_out_of_memory, release_memory
-from autopeft.records import SEEN_ENOUGH, SIZE_SCORE, Sensitivity, SiteScores
+from autopeft.records import SEEN_ENOUGH, SIZE_SCORE, Sensitivity, TargetScores
 from autopeft.run.prepare import Prepared
 from autopeft.run.resources import memory_needed
 from autopeft.sensitivity import ScoredModel, measure
@@ -38,13 +38,13 @@ def sensitivity(
     enough: float = SEEN_ENOUGH,
     clock: Callable[[], float] = lambda: 0.0,
 ) -> Sensitivity:
-    """Score every site on a seeded sample of the train split.
+    """Score every target module on a seeded sample of the train split.
 
     Without `max_examples`, the pass may cost 5 % of a full run, with at least one batch and at most 512
     examples. It stops early, and a note says so, in two cases:
 
-    1. Two halves of the examples rank the sites alike: their rank correlation is at least `enough`. With
-       `enough` above 1 this never happens.
+    1. Two halves of the examples rank the target modules alike: their rank correlation is at least `enough`.
+       With `enough` above 1 this never happens.
     2. The pass has taken a tenth of the time that `--max-time` left; `clock` gives the run's seconds so far.
 
     Raises:
@@ -62,7 +62,7 @@ def sensitivity(
     base = prepared.base
     scored_model = ScoredModel(
         model=base.module,
-        sites=base.sites,
+        targets=base.targets,
         task=prepared.task,
         precision=base.precision,
         max_tokens=prepared.bench.compute.most_plain_tokens,  # layers are not checkpointed there
@@ -89,14 +89,16 @@ def sensitivity(
             notes += (f"The train split has only {n_train} of the {n_requested} examples requested.",)
         else:
             agreement = min(score.split_half for score in scored.scores if score.split_half is not None)
-            notes += (f"{stopped}: two halves of them rank the sites alike (Spearman {agreement:.2f}).",)
+            notes += (
+                f"{stopped}: two halves of them rank the target modules alike (Spearman {agreement:.2f}).",
+            )
     return replace(scored, n_asked=n_requested, notes=notes)
 
 
 def logged_scores(
     prepared: Prepared, names: Sequence[str], *, clock: Callable[[], float] = lambda: 0.0
-) -> tuple[SiteScores, ...]:
-    """Score the sites for a search, and log the notes that `analyze` would print.
+) -> tuple[TargetScores, ...]:
+    """Score the target modules for a search, and log the notes that `analyze` would print.
 
     If memory does not hold one example, it warns, and computes only scores that read none, and `parameters`.
     """
@@ -105,7 +107,7 @@ def logged_scores(
     except SpecError as error:
         if error.__cause__ is None or not is_out_of_memory(error.__cause__):
             raise
-        log.warning("%s Sites are ordered by their number of weights instead.", error)
+        log.warning("%s Target modules are ordered by their number of weights instead.", error)
         scored = None
     if scored is None:  # not inside the handler: its error keeps the tensors in memory
         release_memory(prepared.base.device)
@@ -116,10 +118,14 @@ def logged_scores(
     for note in scored.notes:
         log.info("Sensitivity: %s", note)
     if zeros := ", ".join(score.name for score in scored.scores if score.is_zero):
-        log.warning("The score %s is 0 at every site and tells none apart; try another --score.", zeros)
-    if sites := scored.unreachable:
         log.warning(
-            "Sensitivity: no gradient reaches %d sites, which score 0: %s", len(sites), ", ".join(sites)
+            "The score %s is 0 at every target module and tells none apart; try another --score.", zeros
+        )
+    if targets := scored.unreachable:
+        log.warning(
+            "Sensitivity: no gradient reaches %d target modules, which score 0: %s",
+            len(targets),
+            ", ".join(targets),
         )
     return scored.scores
 

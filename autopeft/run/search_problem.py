@@ -12,7 +12,7 @@ from statistics import geometric_mean
 
 from autopeft import adapters, budget, model, space
 from autopeft.engine import EVAL_COST, Lengths, SearchProblem
-from autopeft.errors import DataError, SiteError, SpecError
+from autopeft.errors import DataError, SpecError, TargetError
 from autopeft.extension import (
     MIXES_SINCE_PEFT,
     discover,
@@ -28,7 +28,7 @@ from autopeft.records import (
     Decision,
     Plan,
     RunSpec,
-    SiteScores,
+    TargetScores,
     with_setting,
 )
 from autopeft.run.prepare import NAMED, InMemory, Prepared, methods_for, prepare, with_demo_settings
@@ -40,7 +40,7 @@ from autopeft.space import AllocationContext, Space
 from autopeft.store import RunDir
 from autopeft.train import MOVE, head_move
 
-_SHOWN_SCORES = ("gradient", "fisher")  # which the report shows beside the score that orders sites
+_SHOWN_SCORES = ("gradient", "fisher")  # which the report shows beside the score that orders target modules
 USER_BASELINE = Arm(kind="given", label="your baseline")
 _LARGEST_MARGIN = 0.5  # of a share; within it a coin is as good as a perfect plan; chosen by hand
 _MIDDLE = 0.38  # of a range of rates (log scale); two runs there lose half a point to a sweep of eight
@@ -175,22 +175,22 @@ def fit_to_budget(spec: RunSpec, base: BaseModel, requested: Space) -> tuple[Spa
     `base` may be a skeleton without weights.
 
     Raises:
-        SiteError: No method of the space fits any site.
+        TargetError: No method of the space fits any target module.
         BudgetError: No plan of the space fits the budget.
     """
     is_served = bool(spec.search.serve_on)  # no server reads LoRA on experts in one parameter
     in_parameters = budget_of(spec, base)
     context = AllocationContext(
-        sites=tuple(s for s in base.sites if not (is_served and s.kind == "parameter")),
-        scores=dict.fromkeys((site.name for site in base.sites), 1.0),
+        targets=tuple(s for s in base.targets if not (is_served and s.kind == "parameter")),
+        scores=dict.fromkeys((target.name for target in base.targets), 1.0),
         methods=methods_for(base),
         max_params=in_parameters.max_trainable_params,
     )
     costs = space.cheapest(requested, context)
     if not costs:
         names = ", ".join(requested.arms)
-        raise SiteError(
-            f"None of the methods {names} fits a site of {base.name} where the search space places it; ask "
+        raise TargetError(
+            f"None of the methods {names} fits a target of {base.name} where the search space places it; ask "
             "for others, or for another placement."
         )
     budget.require_affordable(costs, budget=in_parameters)
@@ -204,7 +204,11 @@ def fit_to_budget(spec: RunSpec, base: BaseModel, requested: Space) -> tuple[Spa
         for (method, part), (_, fitting) in zip(requested.parts(name), feasible.parts(name), strict=True):
             for placement in part.placement:
                 if placement not in fitting.placement:
-                    log.info("%s at %s is left out: the model has no site for it there.", method, placement)
+                    log.info(
+                        "%s at %s is left out: the model has no target module for it there.",
+                        method,
+                        placement,
+                    )
     if missing_in_peft("Several configs", MIXES_SINCE_PEFT):
         feasible = of_one_config(feasible, context)
     return feasible, context
@@ -270,7 +274,7 @@ def search_problem(
     prepared: Prepared,
     feasible: space.Space,
     context: AllocationContext,
-    scores: Sequence[SiteScores] = (),
+    scores: Sequence[TargetScores] = (),
     *,
     user_plan: tuple[Arm, Plan] | None = None,
     head_factors: Sequence[float] = (1.0,),
@@ -280,13 +284,15 @@ def search_problem(
     Without scores, as in a dry run, the first layers get the highest scores, and the learning rates of the
     head are placeholders.
     """
-    spec, names = prepared.spec, [site.name for site in prepared.base.sites]
+    spec, names = prepared.spec, [target.name for target in prepared.base.targets]
     by_name = {score.name: dict(zip(names, score.values, strict=True)) for score in scores}
     score = spec.search.score
-    if scores and score not in by_name:  # no example fitted into memory: sites are ordered by their weights
+    if (
+        scores and score not in by_name
+    ):  # no example fitted into memory: target modules are ordered by their weights
         score = SIZE_SCORE
         spec = with_setting(spec, "search.score", score)
-    first_layers = {site.name: 1 / (1 + (site.layer or 0)) for site in prepared.base.sites}
+    first_layers = {target.name: 1 / (1 + (target.layer or 0)) for target in prepared.base.targets}
     has_head = prepared.base.head_params > 0
     head_rates = (1.0, 2.0 if has_head else 1.0)
     if scores:
@@ -320,7 +326,7 @@ def head_factors(prepared: Prepared) -> tuple[float, ...]:
 
 
 def score_names(spec: RunSpec) -> list[str]:
-    """Name the scores to compute: the one that orders sites, and those that the report shows."""
+    """Name the scores to compute: the one that orders target modules, and those that the report shows."""
     return list(dict.fromkeys([spec.search.score, *_SHOWN_SCORES]))
 
 
@@ -332,7 +338,7 @@ def rate_ranges(problem: SearchProblem) -> dict[str, tuple[float, float]]:
 
 
 def without_scores(requested: space.Space) -> space.Space:
-    """Drop from a space the mixes of methods, and every choice that needs scores of sites."""
+    """Drop from a space the mixes of methods, and every choice that needs scores of target modules."""
 
     def narrow(_: str, part: space.MethodSpace) -> space.MethodSpace:
         return part.model_copy(update={"layers_by": ("last",), "ranks_by": ("uniform",)})

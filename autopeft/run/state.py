@@ -31,8 +31,8 @@ from autopeft.records import (
     Measurement,
     Plan,
     RunSpec,
-    SiteScores,
     Status,
+    TargetScores,
     digest_of,
     from_json,
     to_json,
@@ -85,13 +85,13 @@ class RunState:
     """The content of `state.json`.
 
     `start` is what the measurements depend on, by name: settings, data, weights, versions. `decisions` are
-    the settings that the run derived. `scores` is None before the sensitivity of the sites is measured.
-    `metric_file` digests the file of the user's own metric.
+    the settings that the run derived. `scores` is None before the sensitivity of the target modules is
+    measured. `metric_file` digests the file of the user's own metric.
     """
 
     start: dict[str, Any]
     decisions: tuple[Decision, ...] = ()
-    scores: tuple[SiteScores, ...] | None = None
+    scores: tuple[TargetScores, ...] | None = None
     scoring_seconds: float = 0.0
     metric_file: str | None = None
 
@@ -176,8 +176,8 @@ def _with_new_pieces(kept: tuple[Decision, ...], prepared: Prepared) -> tuple[De
     return tuple({decision.setting: decision for decision in (*stays, *pieces)}.values())
 
 
-def with_scores(run: RunDir, state: RunState, score: Callable[[], tuple[SiteScores, ...]]) -> RunState:
-    """Measure and write the sensitivity of the sites, unless a resumed run did: its ranks stay the same."""
+def with_scores(run: RunDir, state: RunState, score: Callable[[], tuple[TargetScores, ...]]) -> RunState:
+    """Measure and write the sensitivity of the targets, unless a resumed run did: its ranks stay the same."""
     if state.scores is not None:
         return state
     started = time.monotonic()

@@ -187,11 +187,11 @@ def weight_shapes(folder: Path) -> dict[str, list[int]]:
 def check_adapter(folder: Path, plan: Plan) -> None:
     """Raise TrainingError if a trainer's adapter is missing, unreadable, or of another size than its plan.
 
-    Weights of modules that are no sites of the plan, such as a task head, are not counted.
+    Weights of modules that are no target modules of the plan, such as a task head, are not counted.
     """
-    sites, shapes = {adapter.site for adapter in plan.adapters}, weight_shapes(folder)
-    in_sites = [name for name in shapes if any(f".{site}." in f".{name}" for site in sites)]
-    n_params = sum(math.prod(shapes[name]) for name in in_sites)
+    targets, shapes = {adapter.target for adapter in plan.adapters}, weight_shapes(folder)
+    in_targets = [name for name in shapes if any(f".{target}." in f".{name}" for target in targets)]
+    n_params = sum(math.prod(shapes[name]) for name in in_targets)
     if n_params != plan.trainable_params:
         raise TrainingError(
             f"The adapter has {n_params:,} parameters and its plan {plan.trainable_params:,}; attach "

@@ -1,4 +1,4 @@
-"""Fisher: the trace of the empirical Fisher information of a site's weights.
+"""Fisher: the trace of the empirical Fisher information of a target module's weights.
 
 The value is the sum of the squared per-example gradients of the weight, by the ghost identity; of a norm also
 of the bias. Biases of maps would vanish beside the weight and are left out. Experts in one parameter have no
@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from autopeft.records import Site
-from autopeft.sensitivity.parts.score import SiteScore, Sums, normalise
+from autopeft.records import Target
+from autopeft.sensitivity.parts.score import Sums, TargetScore, normalise
 
 _BLOCK = 2**22  # numbers in a block of per-example matrices (16 MiB in fp32); chosen by hand
 
 
-def _reducer(sites: Sequence[Site]) -> Sums:
+def _reducer(targets: Sequence[Target]) -> Sums:
     last: list[tuple[weakref.ref[Tensor], Tensor]] = []
 
     def gram_of_inputs(inputs: Tensor) -> Tensor:
@@ -30,10 +30,10 @@ def _reducer(sites: Sequence[Site]) -> Sums:
             last[:] = [(weakref.ref(inputs), _gram(inputs))]
         return last[0][1]
 
-    def term(site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> Tensor:
-        if site.kind == "parameter":
+    def term(target: Target, module: nn.Module, inputs: Tensor, gradient: Tensor) -> Tensor:
+        if target.kind == "parameter":
             return gradient.square().sum()
-        if site.kind == "norm":
+        if target.kind == "norm":
             parts = [(normalise(module, inputs) * gradient).sum(dim=1)]
             parts += [gradient.sum(dim=1)] if getattr(module, "bias", None) is not None else []
             return torch.stack([part.square().sum() for part in parts]).sum()
@@ -72,7 +72,7 @@ def _dots(a: Tensor, b: Tensor) -> Tensor:
     return dots
 
 
-PART = SiteScore(
+PART = TargetScore(
     name="fisher",
     summary="trace of the empirical Fisher (summed squared per-example gradients)",
     unit="(loss per unit of weight) squared",

@@ -1,4 +1,4 @@
-"""Gradient: how much the loss would change, to first order, if the weights of a site were removed.
+"""Gradient: how much the loss would change, to first order, if the weights of a target module were removed.
 
 The value is Σ |w g|, where g is the gradient of a batch's mean loss; over batches it is the mean, weighted by
 their sizes. It depends on the batch size, because gradients of examples that disagree cancel within a batch.
@@ -14,18 +14,20 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from autopeft.model.linear_layers import plain_weight
-from autopeft.records import Site
-from autopeft.sensitivity.parts.score import SiteScore, Sums, normalise
+from autopeft.records import Target
+from autopeft.sensitivity.parts.score import Sums, TargetScore, normalise
 
 
-def _weight_times_gradient(site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> Tensor | None:
-    """Sum |weight × gradient| over the weights of a site in one batch; None if its weight cannot be read."""
-    if site.kind == "parameter":
+def _weight_times_gradient(
+    target: Target, module: nn.Module, inputs: Tensor, gradient: Tensor
+) -> Tensor | None:
+    """Sum |weight × gradient| over a target's weights in one batch; None if its weight cannot be read."""
+    if target.kind == "parameter":
         return (gradient * inputs).abs().sum()  # not in place: other scores read both
     weight = plain_weight(module)
     if weight is None:
         return None
-    if site.kind == "norm":
+    if target.kind == "norm":
         of_weight = (normalise(module, inputs) * gradient).sum(dim=(0, 1))
     else:
         # The weight is (out, in), and (in, out) in a Conv1D.
@@ -34,10 +36,10 @@ def _weight_times_gradient(site: Site, module: nn.Module, inputs: Tensor, gradie
     return of_weight.mul_(weight.detach()).abs_().sum()
 
 
-PART = SiteScore(
+PART = TargetScore(
     name="gradient",
     summary="summed |weight × gradient|",
     unit="loss",
     reads_examples=True,
-    reducer=lambda sites: Sums(_weight_times_gradient),
+    reducer=lambda targets: Sums(_weight_times_gradient),
 )

@@ -13,7 +13,7 @@ from autopeft.space.layout import (
     feasible,
     plan_everywhere,
     plan_of,
-    select_sites,
+    select_targets,
 )
 from autopeft.space.sampling import (
     is_point_of,

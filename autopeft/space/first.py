@@ -8,7 +8,7 @@ from statistics import geometric_mean
 from typing import cast
 
 from autopeft.records import ROLE_GROUPS, Arm, Plan
-from autopeft.space.layout import AllocationContext, place_at, plan_of, select_sites
+from autopeft.space.layout import AllocationContext, place_at, plan_of, select_targets
 from autopeft.space.sampling import is_point_of, learning_rates, policy_of_parameters
 from autopeft.space.spaces import BASELINE_METHOD, Family, FirstPlan, Policy, Space
 
@@ -68,7 +68,7 @@ def _arms_and_policies(
 
 
 def default_lora(space: Space, context: AllocationContext) -> Policy:
-    """Make the policy of LoRA on all linear layers, in as many layers as the budget pays, at a middle rate."""
+    """Make the policy of LoRA on all linear layers, in as many layers as the budget covers."""
     entry = FirstPlan(method=BASELINE_METHOD, baseline=True, rate=_MIDDLE)
     policy = _policy(space, entry)
     return _at_rate(_fitted(policy, context) or policy, space, entry.rate, context)
@@ -94,26 +94,26 @@ def _fitted(policy: Policy, context: AllocationContext) -> Policy | None:
     It is also None for layers chosen by score if the last layers are the same ones.
     """
     method = context.methods[policy.method]
-    n_layers = len({site.layer for site in context.sites if site.layer is not None}) or 1
+    n_layers = len({target.layer for target in context.targets if target.layer is not None}) or 1
     most = max(1, round(policy.layer_share * n_layers))
     for n_kept in range(most, 0, -1):
         candidate = replace(policy, layer_share=n_kept / n_layers)
-        sites = select_sites(candidate, context, method)
-        places = (place_at(site, method, dict(policy.options), policy.max_rank) for site in sites)
+        targets = select_targets(candidate, context, method)
+        places = (place_at(target, method, dict(policy.options), policy.max_rank) for target in targets)
         if 0 < sum(place.cost(place.ranks[0]) for place in places if place) <= context.max_params:
             last_layers = replace(candidate, layers_by="last")
-            is_same = sites == select_sites(last_layers, context, method)
+            is_same = targets == select_targets(last_layers, context, method)
             return None if policy.layers_by == "score" and is_same else candidate
     return None
 
 
 def _arm(policy: Policy, context: AllocationContext, *, is_baseline: bool) -> Arm:
     """Name a plan of the list by its method and the maps that it adapts: `LoRA on q and v`."""
-    n_layers = len({site.layer for site in context.sites if site.layer is not None}) or 1
+    n_layers = len({target.layer for target in context.targets if target.layer is not None}) or 1
     is_part = policy.layer_share * n_layers < n_layers - 0.5
     where = (" by score" if policy.layers_by == "score" else " of the last layers") if is_part else ""
     method = context.methods[policy.method]
-    adapted = {site.role for site in select_sites(policy, context, method)} - {"norm"}
+    adapted = {target.role for target in select_targets(policy, context, method)} - {"norm"}
     in_attention = [role for role in ROLE_GROUPS["attention"] if role in adapted]
     if policy.layers_by == "modules":
         return Arm(kind="usual", label=f"{method.label} on the best-scored modules", methods=(policy.method,))

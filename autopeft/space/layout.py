@@ -1,4 +1,4 @@
-"""From a policy to a plan: which sites, and which of their ranks the budget pays."""
+"""From a policy to a plan: which target modules, and which of their ranks the budget pays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from autopeft.records import (
     OptionPairs,
     OptionValue,
     Plan,
-    Site,
+    Target,
     layer_name,
 )
 from autopeft.space.spaces import Choices, MethodSpace, Policy, Space
@@ -25,13 +25,13 @@ from autopeft.space.spaces import Choices, MethodSpace, Policy, Space
 
 @dataclass(frozen=True, kw_only=True)
 class AllocationContext:
-    """What an allocation needs beside a policy: sites, scores, methods with their costs, budget.
+    """What an allocation needs beside a policy: target modules, scores, methods with their costs, budget.
 
-    `scores` maps a site's name to its importance, >= 0. `max_params` bounds the trainable parameters of the
-    adapters. `choices` are the values that the user's own trainer may have, the usual one first.
+    `scores` maps a target module's name to its importance, >= 0. `max_params` bounds the trainable parameters
+    of the adapters. `choices` are the values that the user's own trainer may have, the usual one first.
     """
 
-    sites: tuple[Site, ...]
+    targets: tuple[Target, ...]
     scores: Mapping[str, float]
     methods: Mapping[str, Method]
     max_params: int
@@ -39,7 +39,7 @@ class AllocationContext:
 
 
 def feasible(space: Space, context: AllocationContext) -> Space:
-    """Drop the methods and mixes that the budget cannot pay, and the placements that hold no fitting site."""
+    """Drop methods and mixes that the budget does not cover, and placements without a fitting target."""
     costs = cheapest(space, context)
 
     def placed(name: str, part: MethodSpace) -> MethodSpace:
@@ -50,16 +50,16 @@ def feasible(space: Space, context: AllocationContext) -> Space:
 
 
 def _fitting_placements(method: Method, part: MethodSpace, context: AllocationContext) -> tuple[str, ...]:
-    """Keep the placements of a part that hold a site which its method fits."""
+    """Keep the placements of a part that hold a target module which its method fits."""
     return tuple(
         placement
         for placement in part.placement
-        if any(method.refusal(site) is None for site in _sites_at(placement, context.sites))
+        if any(method.refusal(target) is None for target in _targets_at(placement, context.targets))
     )
 
 
 def cheapest(space: Space, context: AllocationContext) -> dict[str, int]:
-    """Count the trainable parameters of the smallest plan of each method and mix that fits some site.
+    """Count the trainable parameters of the smallest plan of each method and mix that fits some target.
 
     The smallest plan of a method has one adapter, that of a mix one adapter of each part.
     """
@@ -69,10 +69,10 @@ def cheapest(space: Space, context: AllocationContext) -> dict[str, int]:
         for name, part in space.parts(arm):
             method = context.methods[name]
             options = {option: values[0] for option, values in part.options.items()}
-            # `plan_of` widens a placement that is too dear to all sites, so that all of them count.
+            # `plan_of` widens a placement that is too dear to all target modules, so that all of them count.
             fits = bool(_fitting_placements(method, part, context))
-            fitting = [site for site in context.sites if fits and method.refusal(site) is None]
-            places = [place_at(site, method, options, part.max_rank) for site in fitting]
+            fitting = [target for target in context.targets if fits and method.refusal(target) is None]
+            places = [place_at(target, method, options, part.max_rank) for target in fitting]
             costs.append(min((place.cost(place.ranks[0]) for place in places if place), default=None))
         if None not in costs:
             smallest[arm] = sum(cost or 0 for cost in costs)
@@ -80,14 +80,14 @@ def cheapest(space: Space, context: AllocationContext) -> dict[str, int]:
 
 
 def plan_of(policy: Policy, context: AllocationContext) -> Plan:
-    """Allocate the budget to the sites of a policy; the plan never exceeds the budget.
+    """Allocate the budget to the target modules of a policy; the plan never exceeds the budget.
 
     1. A method whose `peft` config holds one rank has one rank, the largest that the budget pays at all
-       sites.
+       target modules.
     2. Ranks that are the same everywhere, from 8 on, are one rank too, as people write LoRA. Otherwise some
-       sites have one rank more, until no further one can be paid.
-    3. A policy whose sites are all too dear is widened, first to all layers and roles, then to plain options,
-       so that no proposal is rejected for its size.
+       target modules have one rank more, until no further one can be paid.
+    3. A policy whose target modules are all too dear is widened, first to all layers and roles, then to plain
+       options, so that no proposal is rejected for its size.
     """
     wider = _changed_parts(policy, placement="all", layer_share=1.0, layers_by="last")
     attempts = (policy, wider, _changed_parts(wider, options=()))
@@ -102,17 +102,19 @@ def plan_of(policy: Policy, context: AllocationContext) -> Plan:
     )
 
 
-def plan_everywhere(method: str, rank: int, sites: tuple[Site, ...], methods: Mapping[str, Method]) -> Plan:
-    """Plan a method at every site that it fits, whatever that costs; of one rank if the sites allow it."""
-    scores = dict.fromkeys((site.name for site in sites), 1.0)
-    context = AllocationContext(sites=sites, scores=scores, methods=methods, max_params=sys.maxsize)
+def plan_everywhere(
+    method: str, rank: int, targets: tuple[Target, ...], methods: Mapping[str, Method]
+) -> Plan:
+    """Plan a method at every target that it fits, whatever that costs; at one rank if they allow it."""
+    scores = dict.fromkeys((target.name for target in targets), 1.0)
+    context = AllocationContext(targets=targets, scores=scores, methods=methods, max_params=sys.maxsize)
     return plan_of(Policy(method=method, learning_rate=1.0, max_rank=rank or None), context)
 
 
 def params_of(adapters: Sequence[Adapter], context: AllocationContext) -> int:
-    """Count the trainable parameters of adapters at their sites."""
-    sites = {site.name: site for site in context.sites}
-    return sum(context.methods[a.method].cost(sites[a.site], a.rank, dict(a.options)) for a in adapters)
+    """Count the trainable parameters of adapters at their target modules."""
+    targets = {target.name: target for target in context.targets}
+    return sum(context.methods[a.method].cost(targets[a.target], a.rank, dict(a.options)) for a in adapters)
 
 
 def _changed_parts(policy: Policy, **changes: object) -> Policy:
@@ -123,60 +125,60 @@ def _changed_parts(policy: Policy, **changes: object) -> Policy:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A site with a method and its options there, and the ranks that an adapter may have."""
+    """A target module with a method and its options there, and the ranks that an adapter may have."""
 
-    site: Site
+    target: Target
     method: Method
     options: OptionPairs
     ranks: Sequence[int]
 
     def cost(self, rank: int) -> int:
         """Trainable parameters of an adapter of this rank."""
-        return self.method.cost(self.site, rank, dict(self.options))
+        return self.method.cost(self.target, rank, dict(self.options))
 
 
 def place_at(
-    site: Site, method: Method, choices: Mapping[str, OptionValue], max_rank: int | None
+    target: Target, method: Method, choices: Mapping[str, OptionValue], max_rank: int | None
 ) -> Place | None:
-    """Put a method at a site with its ranks up to `max_rank`; None if the method has none so low."""
-    options = method.options(site, **choices)
-    ranks = method.ranks(site, options)
+    """Put a method at a target module with its ranks up to `max_rank`; None if the method has none so low."""
+    options = method.options(target, **choices)
+    ranks = method.ranks(target, options)
     if method.ranked and max_rank is not None:
         ranks = ranks[: bisect_right(ranks, max_rank)]
     if not ranks:
         return None
-    return Place(site=site, method=method, options=tuple(sorted(options.items())), ranks=ranks)
+    return Place(target=target, method=method, options=tuple(sorted(options.items())), ranks=ranks)
 
 
 def _allocate(policy: Policy, context: AllocationContext) -> tuple[Adapter, ...]:
-    """Spend the budget on adapters at the sites of a policy; empty if it pays none."""
-    places: dict[str, tuple[Place, Policy]] = {}  # a site goes to the first part that selects it
+    """Spend the budget on adapters at the target modules of a policy; empty if it pays none."""
+    places: dict[str, tuple[Place, Policy]] = {}  # a target module goes to the first part that selects it
     for part in (policy, *policy.other_parts):
         method = context.methods[part.method]
-        for site in select_sites(part, context, method):
-            place = place_at(site, method, dict(part.options), part.max_rank)
+        for target in select_targets(part, context, method):
+            place = place_at(target, method, dict(part.options), part.max_rank)
             if place is not None:
-                places.setdefault(site.name, (place, part))
+                places.setdefault(target.name, (place, part))
     claims = []
     for name, (place, part) in places.items():
         # The weight is the score per parameter to the power of the exponent; for even ranks all weigh 1.
         exponent = 0.0 if part.ranks_by == "uniform" else part.exponent
         weight = float((context.scores[name] / place.cost(place.ranks[0])) ** exponent)
-        claims.append(Claim(site=name, weight=weight, ranks=place.ranks, cost=place.cost))
+        claims.append(Claim(target=name, weight=weight, ranks=place.ranks, cost=place.cost))
     ranks = allocate(claims, max_params=context.max_params)
     for part in (policy, *policy.other_parts):
         may_differ = getattr(context.methods[part.method], "takes_rank_pattern", False)
         if may_differ and part.ranks_by == "score" and part.exponent:
             continue
-        of_part = [claim for claim in claims if places[claim.site][1] is part]
-        of_rest = [claim for claim in claims if places[claim.site][1] is not part]
-        room = context.max_params - sum(c.cost(ranks[c.site]) for c in of_rest if c.site in ranks)
+        of_part = [claim for claim in claims if places[claim.target][1] is part]
+        of_rest = [claim for claim in claims if places[claim.target][1] is not part]
+        room = context.max_params - sum(c.cost(ranks[c.target]) for c in of_rest if c.target in ranks)
         claims = [*of_rest, *at_one_rank(of_part, max_params=room, may_differ=may_differ)]
         ranks = allocate(claims, max_params=context.max_params)
     return tuple(
         Adapter(
             method=part.method,
-            site=name,
+            target=name,
             rank=rank if place.method.ranked else 0,
             # The scale depends on choices that the adapter's options need not hold, such as the scale rule.
             scale=place.method.scale(rank, **dict(part.options)),
@@ -188,55 +190,61 @@ def _allocate(policy: Policy, context: AllocationContext) -> tuple[Adapter, ...]
     )
 
 
-def select_sites(policy: Policy, context: AllocationContext, method: Method) -> list[Site]:
-    """Select the sites of a policy's roles and layers, in natural order of names.
+def select_targets(policy: Policy, context: AllocationContext, method: Method) -> list[Target]:
+    """Select the target modules of a policy's roles and layers, in natural order of names.
 
-    A fused map counts if its layer has no map of one of the roles alone: GPT-2's c_attn for `q+v`. Sites
-    outside the layers (a pooler, say) are kept whatever the share of layers. A share keeps the last layers,
-    or those with the largest sum of scores over the sites that fit. With `modules` it keeps single
-    sites instead of layers.
+    A fused map counts if its layer has no map of one of the roles alone: GPT-2's c_attn for `q+v`. Target
+    modules outside the layers (a pooler, say) are kept whatever the share of layers. A share keeps the last
+    layers, or those with the largest sum of scores over the target modules that fit. With `modules` it keeps
+    single target modules instead of layers.
     """
-    fitting = [site for site in _sites_at(policy.placement, context.sites) if method.refusal(site) is None]
+    fitting = [
+        target for target in _targets_at(policy.placement, context.targets) if method.refusal(target) is None
+    ]
     if policy.layers_by == "modules":
         return sorted(_best_modules(policy, fitting, context, method), key=lambda s: natural_key(s.name))
-    layers = sorted({site.layer for site in fitting if site.layer is not None})
+    layers = sorted({target.layer for target in fitting if target.layer is not None})
     n_kept = max(1, round(policy.layer_share * len(layers)))
     if policy.layers_by == "score":
         total = {layer: sum(context.scores[s.name] for s in fitting if s.layer == layer) for layer in layers}
         layers.sort(key=lambda layer: (total[layer], layer))
     kept = {None, *layers[-n_kept:]}
-    return sorted((site for site in fitting if site.layer in kept), key=lambda site: natural_key(site.name))
+    return sorted(
+        (target for target in fitting if target.layer in kept), key=lambda target: natural_key(target.name)
+    )
 
 
 def _best_modules(
-    policy: Policy, fitting: Sequence[Site], context: AllocationContext, method: Method
-) -> list[Site]:
+    policy: Policy, fitting: Sequence[Target], context: AllocationContext, method: Method
+) -> list[Target]:
     """Take modules in the order of their score per parameter at the lowest rank, as the budget allows."""
-    costs: dict[Site, int] = {}
-    for site in fitting:
-        place = place_at(site, method, dict(policy.options), policy.max_rank)
+    costs: dict[Target, int] = {}
+    for target in fitting:
+        place = place_at(target, method, dict(policy.options), policy.max_rank)
         if place is not None:
-            costs[site] = place.cost(place.ranks[0])
-    order = sorted(costs, key=lambda site: (-context.scores[site.name] / costs[site], natural_key(site.name)))
-    kept, remaining = list[Site](), context.max_params
-    for site in order:
-        if costs[site] <= remaining and len(kept) < max(1, round(policy.layer_share * len(order))):
-            kept.append(site)
-            remaining -= costs[site]
+            costs[target] = place.cost(place.ranks[0])
+    order = sorted(
+        costs, key=lambda target: (-context.scores[target.name] / costs[target], natural_key(target.name))
+    )
+    kept, remaining = list[Target](), context.max_params
+    for target in order:
+        if costs[target] <= remaining and len(kept) < max(1, round(policy.layer_share * len(order))):
+            kept.append(target)
+            remaining -= costs[target]
     return kept
 
 
-def _sites_at(placement: str, sites: Sequence[Site]) -> list[Site]:
-    """List the sites of a placement's roles, and fused maps in layers that lack one of these roles."""
+def _targets_at(placement: str, targets: Sequence[Target]) -> list[Target]:
+    """List the targets of a placement's roles, and fused maps in layers that lack one of these roles."""
     if placement == "all":
-        return list(sites)
+        return list(targets)
     roles = {role for part in placement.split("+") for role in ROLE_GROUPS.get(part, (part,))}
     missing: dict[str | None, set[str]] = defaultdict(lambda: set(roles))
-    for site in sites:
-        missing[layer_name(site.name)].discard(site.role)
+    for target in targets:
+        missing[layer_name(target.name)].discard(target.role)
 
-    def counts(site: Site) -> bool:
-        fused = FUSED_ROLES.get(site.role, ())
-        return site.role in roles or not missing[layer_name(site.name)].isdisjoint(fused)
+    def counts(target: Target) -> bool:
+        fused = FUSED_ROLES.get(target.role, ())
+        return target.role in roles or not missing[layer_name(target.name)].isdisjoint(fused)
 
-    return [site for site in sites if counts(site)]
+    return [target for target in targets if counts(target)]

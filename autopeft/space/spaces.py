@@ -20,7 +20,7 @@ from autopeft.store import is_path_of_space, read_yaml, validate, yaml_text
 
 BASELINE_METHOD = "lora"  # what people write without a search
 SERVERS = ("vllm", "tgi", "llama.cpp")
-_MOST_EXPONENT = 16  # beyond it weights of sites overflow; chosen by hand
+_MOST_EXPONENT = 16  # beyond it weights of target modules overflow; chosen by hand
 _MOST_RANK = 2**20  # far above the width of any model; chosen by hand
 
 log = logging.getLogger(__name__)
@@ -131,8 +131,8 @@ class Space(BaseModel):
 
     `head_factor` has the factors of the task head's learning rate that the sampler tries.
 
-    A mix is several methods in one plan, on disjoint sites and one budget: a site that two parts select
-    belongs to the earlier part.
+    A mix is several methods in one plan, on disjoint target modules and one budget: a target module that two
+    parts select belongs to the earlier part.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -183,7 +183,7 @@ class Policy:
 
     Its choices are those of `MethodSpace`. `exponent` counts only if `ranks_by` is score. `options` leaves
     defaults out. `learning_rate` is the peak rate of the first part of a mix; its `other_parts` train at a
-    multiple of it. Each of these takes the sites that no earlier part has; all share one budget.
+    multiple of it. Each of these takes the target modules that no earlier part has; all share one budget.
     `head_factor` scales the learning rate of the task head. `choices` are values of the user's own trainer,
     which takes its first value of a choice that is left out.
     """
@@ -361,7 +361,7 @@ def _check(space: Space, methods: Mapping[str, Method], *, source: str) -> None:
         shared = [name for name, _ in parts if methods[name].shared]
         if len(shared) > 1:
             raise SpecError(
-                f"The mix {arm!r} has {' and '.join(shared)}, which share one state among their sites; "
+                f"The mix {arm!r} has {' and '.join(shared)}, which share one state among their targets; "
                 "a plan takes one such method, once."
             )
 

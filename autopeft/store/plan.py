@@ -14,7 +14,7 @@ from autopeft.store.files import write_text
 from autopeft.store.yaml import Inline, read_yaml, validate, write_yaml_text
 
 _HEADER = """\
-# A plan found by autopeft: which adapters to train at which sites, and at which learning rate.
+# A plan found by autopeft: which adapters to train at which target modules, and at which learning rate.
 # Train it: {train}
 # scale is alpha / r. Rank 0 stands for a method without ranks. Counts are in parameters.
 # An adapter trains at rate_factor times the learning rate, 1 where it has none. The last layer of the
@@ -40,7 +40,7 @@ class _BaseModelEntry(_Strict):
 
 
 class _AdapterEntry(_Strict):
-    site: _Word
+    target: _Word
     method: _Word
     rank: _Count = 0
     scale: Annotated[_Finite, Field(ge=_LEAST_SCALE, le=1 / _LEAST_SCALE)] = 1.0
@@ -73,7 +73,9 @@ def write_plan(path: Path | str, document: records.PlanDocument) -> None:
     base_model = {"id": model.id, "revision": model.revision, **quantized}
     adapters = []
     for adapter in plan.adapters:
-        item = Inline(site=adapter.site, method=adapter.method, rank=adapter.rank, scale=float(adapter.scale))
+        item = Inline(
+            target=adapter.target, method=adapter.method, rank=adapter.rank, scale=float(adapter.scale)
+        )
         item["options"] = Inline(adapter.options)
         if adapter.rate_factor != 1.0:
             item["rate_factor"] = float(adapter.rate_factor)
@@ -111,9 +113,9 @@ def read_plan_file(path: Path) -> records.PlanDocument:
         remedy = "; a newer autopeft wrote it, update this one" if is_newer else ""
         raise SpecError(f"{path} has {seen}; autopeft {records.VERSION} reads schema_version 1{remedy}.")
     read = validate(_PlanFile, content, source=str(path))
-    twice = [site for site, n in Counter(entry.site for entry in read.adapters).items() if n > 1]
+    twice = [target for target, n in Counter(entry.target for entry in read.adapters).items() if n > 1]
     if twice:
-        raise SpecError(f"{path} has two adapters at {', '.join(twice)}; a site takes one.")
+        raise SpecError(f"{path} has two adapters at {', '.join(twice)}; a target module takes one.")
     adapters = tuple(
         records.Adapter(**{**dict(entry), "options": tuple(entry.options.items())}) for entry in read.adapters
     )

@@ -327,7 +327,8 @@ def read_plan(path: Path | str) -> PlanDocument:
 
     Raises:
         UnknownNameError: The file has a key that no plan has.
-        SpecError: No such file, another schema version, missing or bad values, or a site named twice.
+        SpecError: No such file, another schema version, missing or bad values, or a target module named
+            twice.
         RunDirError: The plan in a run directory was edited or is of another run.
     """
     path = as_path(path)

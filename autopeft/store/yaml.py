@@ -145,7 +145,7 @@ def faults_of(error: ValidationError) -> list[tuple[str, str]]:
 
 
 class Inline(dict[str, Any]):
-    """A mapping that `write_yaml_text` puts on one line, `{site: h.0.q, rank: 8}`."""
+    """A mapping that `write_yaml_text` puts on one line, `{target: h.0.q, rank: 8}`."""
 
 
 def _shown(value: Any) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from autopeft.records import OptionPairs, Plan
-from autopeft.space import AllocationContext, Policy, plan_of, select_sites
+from autopeft.space import AllocationContext, Policy, plan_of, select_targets
 
 POSITIONS = (0.15, 0.38, 0.62, 0.85)  # of the learning rate in the method's range, in the logarithm
 MIDDLE = (0.5,)
@@ -152,7 +152,7 @@ def fitted(policy: Policy, context: AllocationContext) -> Policy | None:
 
     None where no layer is paid, or the method of a part fits nowhere.
     """
-    n_layers = len({site.layer for site in context.sites if site.layer is not None})
+    n_layers = len({target.layer for target in context.targets if target.layer is not None})
     most = max(1, round(policy.layer_share * n_layers))
     for kept in range(most, 0, -1):
         shares = policy.layer_share if kept == most else kept / n_layers
@@ -166,13 +166,13 @@ def fitted(policy: Policy, context: AllocationContext) -> Policy | None:
 
 
 def _least_cost(policy: Policy, context: AllocationContext) -> int | None:
-    """Parameters of one adapter of the lowest rank at every site of the first part."""
+    """Parameters of one adapter of the lowest rank at every target module of the first part."""
     method = context.methods[policy.method]
     total = 0
-    for site in select_sites(policy, context, method):
-        options = method.options(site, **dict(policy.options))
-        ranks = method.ranks(site, options)
-        total += method.cost(site, ranks[0], options) if ranks else 0
+    for target in select_targets(policy, context, method):
+        options = method.options(target, **dict(policy.options))
+        ranks = method.ranks(target, options)
+        total += method.cost(target, ranks[0], options) if ranks else 0
     return total or None
 
 

@@ -1,7 +1,7 @@
 """What a cell is beside its rows: `cell.json`, from which a search can be replayed without the model.
 
-Sites, scores, budget and sizes are those that a search of the cell would see. The adapters of an arm are
-written as runs of equal adapters, in the order of the plan.
+Target modules, scores, budget and sizes are those that a search of the cell would see. The adapters of an arm
+are written as runs of equal adapters, in the order of the plan.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from autopeft.records import (
     MetricFacts,
     OptionPairs,
     Plan,
-    Site,
+    Target,
     from_json,
     to_json,
 )
@@ -37,14 +37,14 @@ FILE = "cell.json"
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterRun:
-    """Adapters that are equal but for their site; `sites` are indices into those of the description."""
+    """Adapters that are equal but for their target; `targets` are indices into those of the description."""
 
     method: str
     rank: int
     scale: float
     options: OptionPairs
     rate_factor: float
-    sites: tuple[int, ...]
+    targets: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class Description:
     """A cell as a search sees it.
 
     `examples` counts those of train, and those that were evaluated of search, confirm and test. `scores` maps
-    the score that orders sites to one value for each site.
+    the score that orders target modules to one value for each target module.
     """
 
     cell: Cell
@@ -71,7 +71,7 @@ class Description:
     metric: MetricFacts
     head_rates: tuple[float, float]
     examples: dict[str, int]
-    sites: tuple[Site, ...]
+    targets: tuple[Target, ...]
     scores: dict[str, tuple[float, ...]]
     arms: tuple[ArmPlans, ...]
 
@@ -79,7 +79,7 @@ class Description:
         """Every plan of the cell by arm and position."""
         return {
             (arm.arm, position): Plan(
-                adapters=_adapters(arm.adapters, self.sites),
+                adapters=_adapters(arm.adapters, self.targets),
                 learning_rate=rate,
                 trainable_params=arm.trainable_params,
             )
@@ -103,13 +103,13 @@ def describe(
         metric=metric_facts(prepared.task),
         head_rates=prepared.bench.head_rates.alone(),
         examples={split: min(size, most.get(split, size)) for split, size in sizes.items()},
-        sites=context.sites,
-        scores={"gradient": tuple(context.scores[site.name] for site in context.sites)},
-        arms=arm_plans(candidates, context.sites),
+        targets=context.targets,
+        scores={"gradient": tuple(context.scores[target.name] for target in context.targets)},
+        arms=arm_plans(candidates, context.targets),
     )
 
 
-def arm_plans(candidates: Iterable[Candidate], sites: tuple[Site, ...]) -> tuple[ArmPlans, ...]:
+def arm_plans(candidates: Iterable[Candidate], targets: tuple[Target, ...]) -> tuple[ArmPlans, ...]:
     """The plans by arm; all of one arm have the same adapters."""
     by_arm: dict[str, dict[float, Plan]] = {}
     for candidate in candidates:
@@ -122,7 +122,7 @@ def arm_plans(candidates: Iterable[Candidate], sites: tuple[Site, ...]) -> tuple
             ArmPlans(
                 arm=arm,
                 trainable_params=first.trainable_params,
-                adapters=tuple(_runs(first.adapters, [site.name for site in sites])),
+                adapters=tuple(_runs(first.adapters, [target.name for target in targets])),
                 learning_rates={position: plan.learning_rate for position, plan in sorted(plans.items())},
             )
         )
@@ -130,25 +130,25 @@ def arm_plans(candidates: Iterable[Candidate], sites: tuple[Site, ...]) -> tuple
 
 
 def _runs(adapters: tuple[Adapter, ...], names: list[str]) -> Iterable[AdapterRun]:
-    def without_site(adapter: Adapter) -> dict[str, Any]:
-        return {name: value for name, value in vars(adapter).items() if name != "site"}
+    def without_target(adapter: Adapter) -> dict[str, Any]:
+        return {name: value for name, value in vars(adapter).items() if name != "target"}
 
-    for shared, run in groupby(adapters, key=without_site):
-        yield AdapterRun(**shared, sites=tuple(names.index(adapter.site) for adapter in run))
+    for shared, run in groupby(adapters, key=without_target):
+        yield AdapterRun(**shared, targets=tuple(names.index(adapter.target) for adapter in run))
 
 
-def _adapters(runs: tuple[AdapterRun, ...], sites: tuple[Site, ...]) -> tuple[Adapter, ...]:
+def _adapters(runs: tuple[AdapterRun, ...], targets: tuple[Target, ...]) -> tuple[Adapter, ...]:
     return tuple(
         Adapter(
             method=run.method,
-            site=sites[index].name,
+            target=targets[index].name,
             rank=run.rank,
             scale=run.scale,
             options=run.options,
             rate_factor=run.rate_factor,
         )
         for run in runs
-        for index in run.sites
+        for index in run.targets
     )
 
 

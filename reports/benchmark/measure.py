@@ -100,10 +100,10 @@ def prepare_cell(cell: Cell, data: Path, models: Path) -> tuple[Prepared, Alloca
         keep_weights=lambda plan, seed: folder / f"weights-{plan.digest}-{seed}",
         under_way=lambda plan, fidelity: folder / f"state-{plan.digest}-{fidelity.seed}",
     )
-    names = [site.name for site in prepared.base.sites]
+    names = [target.name for target in prepared.base.targets]
     (score,) = sensitivity(prepared, ["gradient"]).scores
     context = AllocationContext(
-        sites=prepared.base.sites,
+        targets=prepared.base.targets,
         scores=dict(zip(names, score.values, strict=True)),
         methods=prepared.methods,
         max_params=prepared.budget.max_trainable_params,

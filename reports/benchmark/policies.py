@@ -23,7 +23,7 @@ from autopeft import engine, space
 from autopeft.engine import Limits, Runs, SearchProblem
 from autopeft.executors import EXECUTORS
 from autopeft.extension import discover
-from autopeft.records import SHORT_NAMES, Measurement, Plan, RunSpec, SiteScores
+from autopeft.records import SHORT_NAMES, Measurement, Plan, RunSpec, TargetScores
 from autopeft.run.prepare import Prepared
 from autopeft.run.progress import Lines
 from autopeft.run.search_problem import requested_space, search_problem
@@ -117,15 +117,16 @@ def problem_of(surrogate: Surrogate, spec: RunSpec) -> SearchProblem:
     Methods and mixes whose first method no measured arm has are left out of the space.
 
     Raises:
-        TableError: No method is left, or sites are to be ordered by a score that the description lacks.
+        TableError: No method is left, or target modules are to be ordered by a score that the description
+            lacks.
     """
     description = surrogate.description
     methods = discover("autopeft.methods").changed(lambda method: method.at_width(description.hidden_size))
-    names = [site.name for site in description.sites]
+    names = [target.name for target in description.targets]
     if spec.search.score not in description.scores:
         raise TableError(f"The score is {spec.search.score}; cell.json has {', '.join(description.scores)}.")
     context = AllocationContext(
-        sites=description.sites,
+        targets=description.targets,
         scores=dict.fromkeys(names, 1.0),
         methods=methods,
         max_params=description.budget.max_trainable_params,
@@ -143,7 +144,7 @@ def problem_of(surrogate: Surrogate, spec: RunSpec) -> SearchProblem:
         _stand_in(surrogate, spec),
         within_tables(feasible),
         context,
-        [SiteScores(name=name, values=values) for name, values in description.scores.items()],
+        [TargetScores(name=name, values=values) for name, values in description.scores.items()],
     )
 
 
@@ -169,7 +170,7 @@ def _stand_in(surrogate: Surrogate, spec: RunSpec) -> Prepared:
     stand_in = SimpleNamespace(
         spec=spec,
         groups={},
-        base=SimpleNamespace(sites=description.sites, head_params=int(has_head)),
+        base=SimpleNamespace(targets=description.targets, head_params=int(has_head)),
         task=SimpleNamespace(**{**vars(facts), "metric": facts.name, "defaults": part.defaults}),
         methods=discover("autopeft.methods"),
         bench=SimpleNamespace(

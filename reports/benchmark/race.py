@@ -331,7 +331,7 @@ def gain(surrogate: Surrogate, handed: Sequence[Handed]) -> float:
 
 
 def chosen_without(cells: Sequence[Surrogate], n_challengers: int, *, most: float = 10.0) -> list[Entry]:
-    """Challengers beside the two baselines, one after another by the gain of the race; at most so much a cell."""
+    """Challengers next to the two baselines, one by one by the gain of the race; at most so much a cell."""
     baselines: list[Entry] = [(Q_V, 0.38), (ALL, 0.38)]
     counts = Counter(entry for cell in cells for entry in cell.plans)
     candidates = [e for e, n in counts.items() if e[0] not in (Q_V, ALL, "head") and n > len(cells) // 2]
@@ -361,7 +361,8 @@ def folds(cells: Sequence[Surrogate]) -> Iterator[str]:
         outside = [_gain_of(entries, cell) for entries, cell in zip(lists, cells, strict=True)]
         counts = Counter(entry for entries in lists for entry in entries[2:])
         yield (
-            f"{n_challengers} challengers: {everywhere[2:]}; in-sample {np.mean(inside):.2f} {np.round(inside, 1)}, "
+            f"{n_challengers} challengers: {everywhere[2:]}; in-sample {np.mean(inside):.2f} "
+            f"{np.round(inside, 1)}, "
             f"left out {np.mean(outside):.2f} {np.round(outside, 1)}; in the folds {dict(counts)}"
         )
 

@@ -1,9 +1,9 @@
 """Any plan's measurement, from the plans that a cell has measured.
 
 A plan with the adapters of an arm is that arm; any other is the nearest arm of the same methods, by how far
-their sites, ranks and options overlap and by their parameters. Losses lie on straight lines between measured
-learning rates and between measured lengths, both in the logarithm; beyond the measured rates they grow by the
-last slope, beyond the measured lengths they stay. Nothing is drawn at random but by fixed seeds.
+their target modules, ranks and options overlap and by their parameters. Losses lie on straight lines between
+measured learning rates and between measured lengths, both in the logarithm; beyond the measured rates they
+grow by the last slope, beyond the measured lengths they stay. Nothing is drawn at random but by fixed seeds.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from table import COMPLETE, DIVERGED, FULL_SEEDS, SEARCH_SEED, Results, Row, Tab
 from autopeft.engine import Lengths
 from autopeft.records import Adapter, Fidelity, Measurement, Plan, Status
 
-# How unlike two adapters of one method at one site are (a site that only one plan has counts 1), and what a
-# factor e between the parameters of two plans adds to the mean over sites. Chosen by hand.
+# How unlike two adapters of one method at one target module are (a target module that only one plan has
+# counts 1), and what a factor e between the parameters of two plans adds to the mean over target modules.
+# Chosen by hand.
 _PER_DOUBLING, _OTHER_OPTIONS, _PER_LOG_PARAMS = 0.1, 0.1, 0.1
 # First number of the seed of each kind of draw, so that they are independent.
 _BY_RATE, _BY_LENGTH, _BY_SEED, _SUBSET = range(4)
@@ -231,10 +232,10 @@ class Surrogate:
 
 
 def distance(plan: Plan, other: Plan) -> float:
-    """How unlike two plans are: 0 for the same adapters, 1 for as many parameters at other sites."""
-    first, second = ({adapter.site: adapter for adapter in p.adapters} for p in (plan, other))
-    sites = sorted({*first, *second})
-    unlike = math.fsum(_unlike(first.get(site), second.get(site)) for site in sites) / len(sites)
+    """How unlike two plans are: 0 for the same adapters, 1 for as many parameters at other target modules."""
+    first, second = ({adapter.target: adapter for adapter in p.adapters} for p in (plan, other))
+    targets = sorted({*first, *second})
+    unlike = math.fsum(_unlike(first.get(target), second.get(target)) for target in targets) / len(targets)
     return unlike + _PER_LOG_PARAMS * abs(math.log(plan.trainable_params / other.trainable_params))
 
 

@@ -110,7 +110,7 @@ def _groups(model: nn.Module, plan: Plan, stack: Any, head_rate: float) -> list[
             head.append(parameter)
             continue
         pairs = zip(stack.names, stack.configs, strict=False)
-        config = next((config for site, config in pairs if f".{site}" in name), None)
+        config = next((config for target, config in pairs if f".{target}" in name), None)
         kind = "" if config is None else config.peft_type.value.lower()
         groups[factors.get(kind, 1.0)].append(parameter)
     parts = [{"params": group, "lr": plan.learning_rate * factor} for factor, group in groups.items()]

@@ -60,9 +60,9 @@ def main() -> None:
         policies = first_policies(feasible, prepared.task.defaults.family, context)
         policy = next(policy for arm, policy in policies if str(arm) == "baseline: LoRA on q and v")
         plan = plan_of(policy, context)
-        sites = {site.name: site for site in prepared.base.sites}
+        targets = {target.name: target for target in prepared.base.targets}
         adapters = tuple(replace(each, rank=RANK, scale=ALPHA / RANK) for each in plan.adapters)
-        sizes = (sites[each.site].in_features + sites[each.site].out_features for each in adapters)
+        sizes = (targets[each.target].in_features + targets[each.target].out_features for each in adapters)
         plan = replace(plan, adapters=adapters, learning_rate=rate, trainable_params=RANK * sum(sizes))
         run = Run(n_steps=given.steps, batch_size=BATCH_SIZE, seed=100 + seed)
         splits = [prepared.data.confirm, prepared.data.test]

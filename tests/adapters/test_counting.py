@@ -16,7 +16,7 @@ from toys.counting import LORA, n_trained, tensor_bytes, tiny_config, write_conf
 from autopeft import model
 from autopeft.adapters import compile_plan
 from autopeft.commands import count
-from autopeft.errors import SiteError
+from autopeft.errors import TargetError
 from autopeft.extension import discover
 from autopeft.records import DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
 from autopeft.store import write_plan
@@ -24,7 +24,7 @@ from autopeft.store import write_plan
 ON_BERT = [
     name
     for name, method in discover("autopeft.methods").items()
-    if any(method.refusal(site) is None for site in toy_base("bert").sites)
+    if any(method.refusal(target) is None for target in toy_base("bert").targets)
 ]
 
 
@@ -49,7 +49,7 @@ def test_all_linear_is_counted_as_peft_attaches_it_or_refused_as_peft_does(kind,
     try:
         attached = peft.get_peft_model(module, PEFT_TYPE_TO_CONFIG_MAPPING[kind](**form))
     except (ValueError, TypeError) as error:
-        with pytest.raises(SiteError, match=re.escape(str(error).splitlines()[0].split(". ")[0])):
+        with pytest.raises(TargetError, match=re.escape(str(error).splitlines()[0].split(". ")[0])):
             count(folder, model_id=str(tmp_path / "model"))
     else:
         counted = count(folder, model_id=str(tmp_path / "model"))
@@ -69,7 +69,7 @@ def test_encoder_with_decoder_is_counted_whole_whatever_the_task_is_called(task,
     config.save_pretrained(tmp_path / "model")
     content = {"peft_type": "LORA", "r": 1, "target_modules": ["q_proj"], "task_type": task}
     counted = count(write_config(tmp_path / "adapter", content), model_id=str(tmp_path / "model"))
-    assert counted.sites == {"q": 2 + 2 + 2}  # encoder, decoder, and the decoder's look at the encoder
+    assert counted.targets == {"q": 2 + 2 + 2}  # encoder, decoder, and the decoder's look at the encoder
     assert counted.trainable_params == 6 * (16 + 16)
 
 
@@ -89,7 +89,7 @@ def test_experts_named_one_by_one_are_counted_and_missing_ones_noted(rank_key, t
     assert "target_parameters names what is not there: experts.down_prj" in note
 
 
-QUANTISED = [
+QUANTIZED = [
     {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
     {"quant_method": "bitsandbytes", "load_in_8bit": True},
     {"quant_method": "gptq", "bits": 4, "group_size": 128},
@@ -98,9 +98,9 @@ QUANTISED = [
 ]
 
 
-@pytest.mark.parametrize("quantized", QUANTISED, ids=lambda config: f"{config['quant_method']}-{len(config)}")
+@pytest.mark.parametrize("quantized", QUANTIZED, ids=lambda config: f"{config['quant_method']}-{len(config)}")
 def test_quantized_base_model_is_counted_by_its_logical_weights(quantized, tiny_llama, tmp_path):
-    """From the config alone; how packed modules in memory are counted: see the tests of sites."""
+    """From the config alone; how packed modules in memory are counted: see the tests of target modules."""
     config = {**tiny_config().to_dict(), "quantization_config": quantized}
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -111,14 +111,14 @@ def test_quantized_base_model_is_counted_by_its_logical_weights(quantized, tiny_
 
 
 def planned(base, methods, chosen):
-    """A plan of the methods, each at those of the sites of its roles that it takes."""
+    """A plan of the methods, each at those of the target modules of its roles that it takes."""
     adapters, cost = [], 0
-    sites = {site.name: site for site in base.sites}
+    targets = {target.name: target for target in base.targets}
     for name, roles in chosen.items():
-        chosen_sites = [site for site in base.sites if roles is None or site.role in roles]
-        adapters += adapters_of(methods[name], chosen_sites, rank=2)
+        chosen_targets = [target for target in base.targets if roles is None or target.role in roles]
+        adapters += adapters_of(methods[name], chosen_targets, rank=2)
     for adapter in adapters:
-        cost += methods[adapter.method].cost(sites[adapter.site], adapter.rank, dict(adapter.options))
+        cost += methods[adapter.method].cost(targets[adapter.target], adapter.rank, dict(adapter.options))
     return Plan(adapters=tuple(adapters), learning_rate=1e-3, trainable_params=cost)
 
 

@@ -41,7 +41,7 @@ def refused(result, code: int, *words: str) -> None:
         ({**LORA, "modules_to_save": "lm_head"}, 2, ("modules_to_save is 'lm_head'", "a list")),
         ({**LORA, "rank_pattern": {"q_proj": "x"}}, 3, ("does not fit", "'str' and 'int'")),
         ({**LORA, "use_dora": "yes"}, 2, ("use_dora is 'yes'", "true or false")),
-        ({**LORA, "r": 33}, 3, ("rank 33", "q_proj", "3 other sites", "32 × 32", "at most 32")),
+        ({**LORA, "r": 33}, 3, ("rank 33", "q_proj", "3 other target modules", "32 × 32", "at most 32")),
         (
             {**LORA, "r": 33, "target_modules": ["layers.0.self_attn.q_proj"]},
             3,
@@ -81,7 +81,7 @@ def test_order_that_lists_no_adapters_is_refused(order, words, tiny_llama, tmp_p
     refused(run(tmp_path, "--model", tiny_llama), 2, *words)
 
 
-def test_two_methods_on_one_site_are_refused_and_the_site_is_named(tiny_llama, tmp_path):
+def test_two_methods_on_one_target_are_refused_and_the_target_is_named(tiny_llama, tmp_path):
     write_config(tmp_path / "a", LORA)
     write_config(
         tmp_path / "b", {"peft_type": "IA3", "target_modules": ["q_proj"], "feedforward_modules": []}
@@ -91,17 +91,17 @@ def test_two_methods_on_one_site_are_refused_and_the_site_is_named(tiny_llama, t
         run(tmp_path, "--model", tiny_llama),
         3,
         "model.layers.0.self_attn.q_proj",
-        "one site takes one method",
+        "one target module takes one method",
     )
 
 
-def test_plan_for_another_model_is_refused_and_the_site_is_named(tiny_llama, tmp_path):
-    adapter = Adapter(method="lora", site="bert.encoder.layer.0.attention.self.query", rank=1)
+def test_plan_for_another_model_is_refused_and_the_target_is_named(tiny_llama, tmp_path):
+    adapter = Adapter(method="lora", target="bert.encoder.layer.0.attention.self.query", rank=1)
     plan = Plan(adapters=(adapter,), learning_rate=1e-3, trainable_params=64)
     sizes = {"base_params": 1, "head_params": 66, "schedule": "any", "seed": 0}
     document = PlanDocument(plan=plan, model=ModelSpec(), data=DataSpec(), task=TaskSpec(), **sizes)
     write_plan(tmp_path / "plan.yaml", document)
-    refused(run(tmp_path / "plan.yaml", "--model", tiny_llama), 3, "has no site", adapter.site)
+    refused(run(tmp_path / "plan.yaml", "--model", tiny_llama), 3, "has no target module", adapter.target)
 
 
 def test_file_that_is_not_there_is_named_once(tiny_llama, tmp_path):
@@ -153,7 +153,7 @@ def test_what_matches_nothing_is_noted(tiny_llama, tmp_path):
     assert answer["trainable_params"] == 2 * 4 * (32 + 32) + 4 * (32 + 16) + 20 * (32 + 16)
     assert answer["by_layer"] == {"0": 4 * (64 + 48), "1": 4 * 64 + 20 * 48}
     assert list(answer["by_role"].items()) == [("k", 24 * 48), ("q", 8 * 64)]
-    assert (answer["ranks"], answer["sites"]) == ({"k": [4, 20], "q": [4, 4]}, {"k": 2, "q": 2})
+    assert (answer["ranks"], answer["targets"]) == ({"k": [4, 20], "q": [4, 4]}, {"k": 2, "q": 2})
 
 
 def test_config_that_fits_has_no_notes(tiny_llama, tmp_path):

@@ -15,7 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from toys import architectures as model_toys
 
 from autopeft.adapters import check_user_file, common_learning_rate, compile_plan, is_adapter, read_user_plan
-from autopeft.errors import SiteError, SpecError
+from autopeft.errors import SpecError, TargetError
 from autopeft.extension import discover
 from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
 from autopeft.space import AllocationContext, Policy, plan_of
@@ -140,7 +140,7 @@ def test_several_configs_in_their_order_are_one_plan(tmp_path):
     saved(IA3Config(target_modules=["key"], feedforward_modules=[]), tmp_path / "second")
     (tmp_path / "order.json").write_text(json.dumps(names))
     plan = read_user_plan(tmp_path, base, METHODS).plan
-    assert {(a.method, a.site.rpartition(".")[2]) for a in plan.adapters} == {
+    assert {(a.method, a.target.rpartition(".")[2]) for a in plan.adapters} == {
         ("lora", "query"),
         ("ia3", "key"),
     }
@@ -181,7 +181,7 @@ LORA = {"r": 2, "target_modules": ["query"]}
     ],
 )
 def test_what_a_plan_cannot_say_is_refused_by_name(config, complaint, tmp_path):
-    with pytest.raises((SpecError, SiteError), match=complaint) as caught:
+    with pytest.raises((SpecError, TargetError), match=complaint) as caught:
         read_user_plan(saved(config, tmp_path), BASES["bert"], METHODS)
     assert "\n" not in str(caught.value)
 
@@ -214,8 +214,8 @@ def document(base, plan):
 
 
 def a_plan(base) -> Plan:
-    scores = {site.name: 1.0 for site in base.sites}
-    context = AllocationContext(sites=base.sites, scores=scores, methods=METHODS, max_params=2000)
+    scores = {target.name: 1.0 for target in base.targets}
+    context = AllocationContext(targets=base.targets, scores=scores, methods=METHODS, max_params=2000)
     return plan_of(Policy(method="lora", learning_rate=2e-3), context)
 
 
@@ -256,13 +256,13 @@ def test_a_plan_of_another_model_is_refused(tmp_path):
     path = Path(tmp_path / "plan.yaml")
     write_plan(path, document(BASES["bert"], a_plan(BASES["bert"])))
     with pytest.raises(
-        SiteError, match=r"was made for some/model .*does not fit.* use a plan of this base model"
+        TargetError, match=r"was made for some/model .*does not fit.* use a plan of this base model"
     ):
         read_user_plan(path, BASES["gpt2"], METHODS)
 
 
 def test_a_learning_rate_is_common_to_all_adapters_or_there_is_none():
-    half, twice = (Adapter(method="lora", site="q", rank=1, rate_factor=factor) for factor in (0.5, 2.0))
+    half, twice = (Adapter(method="lora", target="q", rank=1, rate_factor=factor) for factor in (0.5, 2.0))
     plans = [
         Plan(adapters=adapters, learning_rate=0.1, trainable_params=0)
         for adapters in ((), (half,), (half, twice))

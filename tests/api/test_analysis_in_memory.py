@@ -47,10 +47,10 @@ def test_analysis_in_memory_gives_what_that_of_the_directory_gives(model_dir, to
         model=module, data=data, tokenizer=tokenizer, scores=["fisher"], max_examples=32
     )
     assert analysis.scores[0].n_examples == read.scores[0].n_examples == 32
-    by_name = dict(zip([s.name for s in read.sites], read.scores[0].values, strict=True))
-    for site, value in zip(analysis.sites, analysis.scores[0].values, strict=True):
-        if site.name in by_name:
-            assert value == pytest.approx(by_name[site.name], rel=1e-5)
+    by_name = dict(zip([s.name for s in read.targets], read.scores[0].values, strict=True))
+    for target, value in zip(analysis.targets, analysis.scores[0].values, strict=True):
+        if target.name in by_name:
+            assert value == pytest.approx(by_name[target.name], rel=1e-5)
 
 
 @pytest.mark.parametrize("setting", [torch.no_grad, partial(torch.set_grad_enabled, False)])

@@ -10,8 +10,8 @@ from toys.memory import same_weights, weights_of
 import autopeft
 from autopeft.errors import (
     ModelError,
-    SiteError,
     SpecError,
+    TargetError,
 )
 
 
@@ -44,7 +44,7 @@ def test_applied_plan_trains_its_adapters_and_the_head_alone(module, make_base, 
 def test_plan_that_does_not_fit_is_refused_and_leaves_the_module(module, make_base, make_plan):
     weights, state = weights_of(module), state_of(module)
     plan = make_plan(make_base("gpt2"), "lora")
-    with pytest.raises(SiteError, match=r"BertForSequenceClassification has no site"):
+    with pytest.raises(TargetError, match=r"BertForSequenceClassification has no target module"):
         autopeft.apply(plan, module)
     wider = make_plan(make_base("bert", hidden=32), "lora")
     with pytest.raises(SpecError, match=r"The plan says .* trainable parameters"):
@@ -56,11 +56,11 @@ def test_plan_that_does_not_fit_is_refused_and_leaves_the_module(module, make_ba
 def test_plan_of_a_mix_attaches_both_methods_and_saves_a_folder_each(
     module, make_base, make_plan, methods, tmp_path
 ):
-    sites = make_base("bert").sites
+    targets = make_base("bert").targets
     base = make_base("bert")
     mix = [
-        *adapters_of(methods["lora"], sites[:8], rank=2),
-        *adapters_of(methods["ia3"], sites[8:], rank=0),
+        *adapters_of(methods["lora"], targets[:8], rank=2),
+        *adapters_of(methods["ia3"], targets[8:], rank=0),
     ]
     plan = make_plan(base, mix)
     model = autopeft.apply(plan, module)

@@ -18,7 +18,7 @@ from autopeft.model import BaseModel
 from autopeft.records import DataSpec, ModelSpec, PlanDocument, TaskSpec
 from autopeft.store import write_plan
 
-# Architecture and methods, which share the sites.
+# Architecture and methods, which share the target modules.
 CASES = [
     ("bert", ["lora"]),
     ("bert", ["lora", "ia3"]),
@@ -30,11 +30,11 @@ CASES = [
 
 @pytest.fixture
 def mixed(make_base, make_plan, methods):
-    """A function: architecture and methods -> a plan in which every method has sites of its own."""
+    """A function: architecture and methods -> a plan in which every method has target modules of its own."""
 
     def mixed(architecture, names, *, rank=2):
         base = make_base(architecture)
-        maps = [site for site in base.sites if site.kind == "linear"]
+        maps = [target for target in base.targets if target.kind == "linear"]
         chosen = []
         for index, name in enumerate(names):
             chosen += adapters_of(methods[name], maps[index :: len(names)], rank=rank)

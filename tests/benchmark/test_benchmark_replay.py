@@ -32,7 +32,7 @@ from autopeft.run.search_problem import fit_to_budget, requested_space, search_p
 
 
 def ia3_leads(candidate, split, steps, seed):
-    """IA3 is best, at all sites above all, and the head worst; of each arm the rates near the middle."""
+    """IA3 is best, at all targets above all, and the head worst; of each arm the rates near the middle."""
     levels = {"ia3/all": 0.9, "lora/all": 0.7, "lora/q+v": 0.8, "head": 0.4}
     level = levels.get(candidate.arm, 0.87 if candidate.arm.startswith("ia3") else 0.6)
     share = level - 0.2 * abs(candidate.position - 0.38)

@@ -18,7 +18,7 @@ from toys.benchmark import (
     toy_candidates,
     toy_surrogate,
 )
-from toys.engine import SITES, context
+from toys.engine import TARGETS, context
 
 from autopeft.records import Adapter, Fidelity, Plan, Status
 from autopeft.space import Policy, plan_of
@@ -191,16 +191,16 @@ def test_metric_of_a_plan_is_the_mean_over_seeds_and_the_worst_where_one_diverge
 
 
 def lora(placement, rank=2, **changes):
-    sites = [s for s in SITES if placement == "all" or s.role in placement]
-    adapters = tuple(Adapter(method="lora", site=s.name, rank=rank, **changes) for s in sites)
-    cost = sum(rank * (s.in_features + s.out_features) for s in sites)
+    targets = [s for s in TARGETS if placement == "all" or s.role in placement]
+    adapters = tuple(Adapter(method="lora", target=s.name, rank=rank, **changes) for s in targets)
+    cost = sum(rank * (s.in_features + s.out_features) for s in targets)
     return Plan(adapters=adapters, learning_rate=1e-2, trainable_params=cost)
 
 
-def test_distance_of_plans_is_that_of_their_sites_ranks_options_and_parameters():
+def test_distance_of_plans_is_that_of_their_targets_ranks_options_and_parameters():
     assert distance(lora("all"), lora("all")) == 0
     assert distance(lora(["q"]), lora(["v"])) == 1
-    in_common = 4 / 6  # q and v of both layers, of six sites: Jaccard's overlap
+    in_common = 4 / 6  # q and v of both layers, of six target modules: Jaccard's overlap
     params = 0.1 * math.log((2 * 16 + 2 * 16 + 2 * 24) / (4 * 16))
     assert distance(lora("all"), lora(["q", "v"])) == pytest.approx(1 - in_common + params)
     assert distance(lora("all", rank=8), lora("all")) == pytest.approx(0.1 * 2 + 0.1 * math.log(4))

@@ -11,7 +11,7 @@ import description
 import pytest
 from table import Results, TableError, packed, unpacked
 from toys.benchmark import CELL, EXAMPLES, right, toy_candidates, write_table
-from toys.engine import SITES
+from toys.engine import TARGETS
 
 
 def truth(candidate, split, steps, seed):
@@ -107,5 +107,5 @@ def test_a_description_gives_back_every_plan(tmp_path):
     described = description.read(write_table(tmp_path / "toy", truth, made))
     assert described.plans() == {(c.arm, c.position): c.plan for c in made}
     assert {plan.digest for plan in described.plans().values()} == {c.plan.digest for c in made}
-    assert described.sites == SITES
+    assert described.targets == TARGETS
     assert len({c.arm for c in made}) > 10, "the toy has many arms"

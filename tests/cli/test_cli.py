@@ -171,7 +171,7 @@ def test_plan_edited_into_nonsense_is_refused_before_any_work(
     data_dir: Path,
     tmp_path: Path,
 ) -> None:
-    adapter = Adapter(method="lora", site="bert.encoder.layer.0.attention.self.query", rank=2, scale=2.0)
+    adapter = Adapter(method="lora", target="bert.encoder.layer.0.attention.self.query", rank=2, scale=2.0)
     plan = Plan(adapters=(replace(adapter, **change),), learning_rate=1e-3, trainable_params=2 * (32 + 32))  # type: ignore[arg-type]
     spec = run_spec(model_dir)
     sizes = {"base_params": 1, "head_params": 66, "schedule": "any", "seed": 0}

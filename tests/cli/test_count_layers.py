@@ -22,7 +22,7 @@ def rows_of(values: list[int]) -> list[list[str]]:
         adapter_bytes=4 * total,
         by_role={"q": total},
         by_layer={**{str(i): n for i, n in enumerate(values)}, "outside": 7},
-        sites={"q": len(values)},
+        targets={"q": len(values)},
         ranks={},
     )
     text = count_text(count)

@@ -1,4 +1,4 @@
-"""`count` with a word in place of a path: a method at all of its sites, against a closed form."""
+"""`count` with a word in place of a path: a method at all of its target modules, against a closed form."""
 
 from __future__ import annotations
 

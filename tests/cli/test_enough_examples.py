@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autopeft.records import SiteScores
+from autopeft.records import TargetScores
 from autopeft.report import enough_examples
 
 
@@ -32,5 +32,5 @@ from autopeft.report import enough_examples
     ],
 )
 def test_one_sentence_says_whether_enough_was_seen(rho, n, sentence):
-    score = SiteScores(name="fisher", values=(), split_half=rho, n_examples=n)
+    score = TargetScores(name="fisher", values=(), split_half=rho, n_examples=n)
     assert enough_examples(score) == sentence

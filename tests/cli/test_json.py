@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from autopeft.cli.app import app
 from autopeft.cli.exit_codes import exit_codes
-from autopeft.errors import AutopeftError, BudgetError, SiteError, SpecError
+from autopeft.errors import AutopeftError, BudgetError, SpecError, TargetError
 
 # Arguments with which a command finds its fault before it loads anything; `formats` takes none.
 FAULTS = {
@@ -85,7 +85,7 @@ def test_words_behind_two_dashes_ask_for_no_json():
 
 def test_nothing_to_adapt_exits_with_3(tiny_llama):
     error = error_of(run("count", "bitfit", "--model", tiny_llama, "--json"))
-    assert (error["code"], error["exit_code"]) == (SiteError.code, 3)
+    assert (error["code"], error["exit_code"]) == (TargetError.code, 3)
 
 
 def test_a_budget_below_every_plan_exits_with_4(tiny_llama):

@@ -36,12 +36,12 @@ def test_a_tolerance_that_lets_everything_pass_is_refused(tolerance):
     assert tolerance_of(None, 0.5) == 0.5
 
 
-def test_a_rank_that_no_site_can_use_is_said_with_the_one_that_is_counted(llama):
+def test_a_rank_that_no_target_can_use_is_said_with_the_one_that_is_counted(llama):
     content = json.loads(run("count", "lora_r100", "--model", llama, "--json").stdout)
     # 4 maps of 64 × 64 and 3 of 64 × 128 in its layer, at rank 64.
     assert content["trainable_params"] == 64 * (4 * 128 + 3 * 192)
     (note,) = (note for note in content["notes"] if "in place of" in note)
-    assert note.startswith("7 of 7 sites get rank 64 in place of 100")
+    assert note.startswith("7 of 7 target modules get rank 64 in place of 100")
     assert "a peft config of r=100 attaches that rank there too" in note
     usual = json.loads(run("count", "lora_r8", "--model", llama, "--json").stdout)
     assert not [note for note in usual["notes"] if "in place of" in note]

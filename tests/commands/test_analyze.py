@@ -50,7 +50,7 @@ def test_analysis_prints_at_most_80_columns_and_writes_nothing(
 def test_json_holds_everything(flags: tuple[str, ...]) -> None:
     answer = answer_of(*flags, "--scores", "fisher, parameters")
     assert [score["name"] for score in answer["scores"]] == ["fisher", "parameters"]
-    assert all(len(score["values"]) == len(answer["sites"]) for score in answer["scores"])
+    assert all(len(score["values"]) == len(answer["targets"]) for score in answer["scores"])
     keys = "base_model data task n_train_examples n_examples n_asked seconds peak_bytes unreachable notes"
     assert {*keys.split(), "search", "files"} <= answer.keys()
     assert answer["files"] == [] and answer["search"].startswith("autopeft search --model")
@@ -65,7 +65,7 @@ def test_out_leaves_scores(flags: tuple[str, ...], tmp_path: Path) -> None:
         rows = list(csv.DictReader(stream))
     for score in answer["scores"]:
         assert [float(row[score["name"]]) for row in rows] == score["values"]
-    assert [row["site"] for row in rows] == [site["name"] for site in answer["sites"]]
+    assert [row["target"] for row in rows] == [target["name"] for target in answer["targets"]]
 
 
 @pytest.mark.parametrize(

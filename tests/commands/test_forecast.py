@@ -35,12 +35,12 @@ def preview(model_dir, data_dir):
     return json.loads(result.stdout)
 
 
-def test_matched_sites_are_those_that_a_method_takes(preview, model_dir):
+def test_matched_targets_are_those_that_a_method_takes(preview, model_dir):
     base = model.load_skeleton(ModelSpec(id=str(model_dir)), auto_class="AutoModelForSequenceClassification")
     methods = discover("autopeft.methods")
-    assert preview["n_sites"] == len(base.sites)
+    assert preview["n_targets"] == len(base.targets)
     for name in ("lora", "ia3"):
-        assert preview["matched_sites"][name] == sum(methods[name].refusal(s) is None for s in base.sites)
+        assert preview["matched_targets"][name] == sum(methods[name].refusal(s) is None for s in base.targets)
 
 
 def test_time_spans_the_expected_one_and_the_price_is_that_of_its_hours(preview):

@@ -38,7 +38,7 @@ def smollm2():
 def test_it_has_as_many_parameters_and_maps_as_published(smollm2):
     """30 layers of four attention maps, three feed-forward maps and two norms; one more norm; no head."""
     assert smollm2.base_params == 134_515_008
-    kinds = [site.kind for site in smollm2.sites]
+    kinds = [target.kind for target in smollm2.targets]
     assert (kinds.count("linear"), kinds.count("norm"), smollm2.head_params) == (210, 61, 0)
 
 

@@ -32,12 +32,12 @@ FORMATS = {
 }
 
 
-def adapters_for(name, sites):
-    maps = [site for site in sites if site.role in ("q", "v", "up", "down")]
+def adapters_for(name, targets):
+    maps = [target for target in targets if target.role in ("q", "v", "up", "down")]
     lora = [
-        Adapter(method="lora", site=site.name, rank=1 + i % 3, scale=4 / (1 + i % 3) ** 0.5)
-        for i, site in enumerate(maps)
-        if site.role in ("q", "v")
+        Adapter(method="lora", target=target.name, rank=1 + i % 3, scale=4 / (1 + i % 3) ** 0.5)
+        for i, target in enumerate(maps)
+        if target.role in ("q", "v")
     ]
     others = {
         "mix of methods": lambda: (
@@ -57,8 +57,8 @@ def train(model_dir, data_dir, tmp_path_factory):
         spec = ModelSpec(id=str(model_dir), quantize="4bit" if name == "4-bit base" else "none")
         auto_class = "AutoModelForSequenceClassification"
         base = model.load(spec, auto_class=auto_class, label_names=LABEL_NAMES, device="cpu")
-        adapters, sites = adapters_for(name, base.sites), {site.name: site for site in base.sites}
-        cost = sum(METHODS[a.method].cost(sites[a.site], a.rank, dict(a.options)) for a in adapters)
+        adapters, targets = adapters_for(name, base.targets), {target.name: target for target in base.targets}
+        cost = sum(METHODS[a.method].cost(targets[a.target], a.rank, dict(a.options)) for a in adapters)
         document = PlanDocument(
             plan=Plan(adapters=adapters, learning_rate=0.05, trainable_params=cost),
             model=spec,
@@ -109,8 +109,8 @@ def test_folder_of_train_is_compared_with_its_own_plan_and_names_the_modules(tra
     found = verified(train("mixed ranks"))
     assert found["is_same"] and found["n_examples"] == 32
     modules = [name for match in found["targets"] for name in match["modules"]]
-    sites = [f"layer.{i}.attention.self.{name}" for i in range(2) for name in ("query", "value")]
-    assert sorted(name.partition(".encoder.")[2] for name in modules) == sites
+    targets = [f"layer.{i}.attention.self.{name}" for i in range(2) for name in ("query", "value")]
+    assert sorted(name.partition(".encoder.")[2] for name in modules) == targets
 
 
 def test_one_model_at_a_time_is_in_memory(train, monkeypatch):
@@ -156,7 +156,7 @@ def double_alpha(folder, tmp_path):
     edit_config(folder, lora_alpha=2 * config["lora_alpha"], alpha_pattern=doubled)
 
 
-def drop_a_site(folder, tmp_path):
+def drop_a_target(folder, tmp_path):
     def drop(tensors):
         for name in [name for name in tensors if "layer.1.attention.self.value.lora" in name]:
             del tensors[name]
@@ -164,7 +164,7 @@ def drop_a_site(folder, tmp_path):
     edit_tensors(folder, drop)
 
 
-def swap_two_sites(folder, tmp_path):
+def swap_two_targets(folder, tmp_path):
     def swap(tensors):
         first, second = (
             f"base_model.model.bert.encoder.layer.{layer}.attention.self.query.lora_B.weight"
@@ -188,7 +188,7 @@ def name_another_base(folder, tmp_path):
     edit_config(folder, base_model_name_or_path=str(other))
 
 
-FAULTS = [flip_one_value, double_alpha, drop_a_site, swap_two_sites, name_another_base]
+FAULTS = [flip_one_value, double_alpha, drop_a_target, swap_two_targets, name_another_base]
 
 
 @pytest.mark.parametrize("to", ["native", "uniform-lora"])

@@ -117,13 +117,13 @@ def test_the_trials_of_a_usual_search_are_its_short_runs(effort: str) -> None:
 @pytest.mark.parametrize("max_params", [8, NO_LORA, 31, 60, TIGHT, ROOMY])
 def test_no_run_of_a_search_exceeds_the_budget(max_params: int) -> None:
     search = run(levels(), max_params=max_params, trials=12, sizes=3)
-    by_name = {site.name: site for site in search.problem.context.sites}
+    by_name = {target.name: target for target in search.problem.context.targets}
     for plan, _ in search.world.calls:
         recounted = 0
         for adapter in plan.adapters:
-            site = by_name[adapter.site]
-            is_ia3, n_out = adapter.method == "ia3", site.out_features
-            recounted += n_out if is_ia3 else adapter.rank * (site.in_features + n_out)
+            target = by_name[adapter.target]
+            is_ia3, n_out = adapter.method == "ia3", target.out_features
+            recounted += n_out if is_ia3 else adapter.rank * (target.in_features + n_out)
         assert recounted == plan.trainable_params <= max_params
 
 

@@ -11,7 +11,7 @@ import transformers
 from peft import LoraConfig
 
 from autopeft.adapters import read_configs
-from autopeft.errors import SiteError
+from autopeft.errors import TargetError
 from autopeft.estimate import Rates, Replay, Setup, TrainedPart, TrainingStep, by_name, describe
 from autopeft.estimate.answers import in_parts, longest_row, most_rows
 from autopeft.estimate.scaling import MemoryModel
@@ -158,7 +158,7 @@ def test_hira_keeps_as_much_on_maps_in_few_bits_as_on_others(folder, bits):
 
 @pytest.mark.parametrize("word", ["delora_r2", "shira_r2"])
 def test_methods_that_need_the_weights_are_refused_in_few_bits(folder, word):
-    with pytest.raises(SiteError, match=f"^In 4bit {word[:-3]} cannot be trained at model.layers.0.*: it "):
+    with pytest.raises(TargetError, match=f"^In 4bit {word[:-3]} cannot be trained at model.layers.0.*: it "):
         described(folder, word, quantize="4bit")
     assert not described(folder, word).takes_few_bits  # so that no advice names them
     assert described(folder, "lora_r2").takes_few_bits

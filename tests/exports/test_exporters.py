@@ -24,8 +24,8 @@ ONE_CONFIG = [(name, {}) for name in METHODS] + [("lora", {"dora": True})]
 
 @pytest.fixture
 def mix(base, make_plan):
-    """A plan that takes LoRA at one site, IA3 at the next and norm tuning at every norm."""
-    maps = [site for site in base.sites if METHODS["lora"].refusal(site) is None]
+    """A plan that takes LoRA at one target module, IA3 at the next and norm tuning at every norm."""
+    maps = [target for target in base.targets if METHODS["lora"].refusal(target) is None]
     chosen = [
         *make_plan(base, "lora", rank=3).adapters[: len(maps) // 2],
         *make_plan(base, "ia3").adapters[len(maps) // 2 :],
@@ -141,7 +141,7 @@ def test_plain_peft_attaches_uneven_ranks_and_scales(base, make_plan, tmp_path):
     export(plan, tmp_path / "out")
     model = peft.get_peft_model(base.module, peft.PeftConfig.from_pretrained(tmp_path / "out"))
     layers = dict(model.base_model.model.named_modules())
-    seen = [(layers[a.site].r["default"], layers[a.site].scaling["default"]) for a in uneven]
+    seen = [(layers[a.target].r["default"], layers[a.target].scaling["default"]) for a in uneven]
     assert seen == [(a.rank, a.scale) for a in uneven]
     assert trainable(model) == plan.trainable_params + base.head_params
 
@@ -186,7 +186,7 @@ def test_plain_peft_attaches_one_layer_of_a_model_with_experts_too(make_plan, tm
     module = transformers.MixtralForCausalLM(transformers.MixtralConfig(**size, **heads))
     base = BaseModel(module, None, name="toy mixtral", untrained=frozenset())
     everywhere = make_plan(base, "lora").adapters
-    plan = make_plan(base, [a for a in everywhere if a.site.endswith("layers.1.self_attn.v_proj")])
+    plan = make_plan(base, [a for a in everywhere if a.target.endswith("layers.1.self_attn.v_proj")])
     configs = compile_plan(plan, METHODS).configs
     source = ExportSource(configs=configs, base_model="toy", task_type="CAUSAL_LM", base=module)
     EXPORTERS["native"].export(source, tmp_path / "out")

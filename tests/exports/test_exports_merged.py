@@ -22,12 +22,12 @@ by_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
 
 def of_methods(base, make_plan, *names):
-    """The methods in turn, each at the sites that it fits."""
+    """The methods in turn, each at the target modules that it fits."""
     chosen, taken = [], set()
     plans = [make_plan(base, name).adapters for name in names]
     for index, adapters in enumerate(plans):
-        share = [a for i, a in enumerate(adapters) if i % len(names) == index and a.site not in taken]
-        taken |= {a.site for a in share}
+        share = [a for i, a in enumerate(adapters) if i % len(names) == index and a.target not in taken]
+        taken |= {a.target for a in share}
         chosen += share
     return make_plan(base, chosen)
 

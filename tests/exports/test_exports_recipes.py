@@ -70,14 +70,14 @@ def uneven(base, make_plan):
 
 
 def attached(base, config):
-    """Site -> rank and scale, as `peft` reads a config."""
+    """Target module -> rank and scale, as `peft` reads a config."""
     layers = dict(peft.get_peft_model(base.module, config).base_model.model.named_modules())
     lora = {name: layer for name, layer in layers.items() if hasattr(layer, "lora_A")}
     return {name: (layer.r["default"], layer.scaling["default"]) for name, layer in lora.items()}
 
 
 def wanted(plan):
-    return {a.site: (a.rank, pytest.approx(a.scale)) for a in plan.adapters}
+    return {a.target: (a.rank, pytest.approx(a.scale)) for a in plan.adapters}
 
 
 def read_yaml(path):

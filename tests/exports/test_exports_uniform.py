@@ -94,7 +94,9 @@ def test_rslora_is_folded_into_the_weights(reader, make_base, tmp_path):
 @by_architecture
 def test_tgi_keeps_a_type_of_layers_that_the_plan_has_in_some(architecture, make_base, make_plan, tmp_path):
     base = make_base(architecture)
-    some = [a for i, a in enumerate(uneven(base, make_plan).adapters) if "pooler" not in a.site and i % 5 > 1]
+    some = [
+        a for i, a in enumerate(uneven(base, make_plan).adapters) if "pooler" not in a.target and i % 5 > 1
+    ]
     toy = trained(base, make_plan(base, some), tmp_path / "weights")
     UNIFORM.export(toy.source, tmp_path / "out")
     assert len(halves(tmp_path / "out")) > len(some)
@@ -136,7 +138,7 @@ def test_config_has_one_rank_plain_names_and_no_patterns(architecture, make_base
 
 
 def test_several_lora_configs_become_one_adapter(make_base, tmp_path):
-    """Two adapters trained one after the other, one site in both: their changes add up."""
+    """Two adapters trained one after the other, one target module in both: their changes add up."""
     raw = make_base("llama-lm").module
     model, weights, configs = copy.deepcopy(raw), [], []
     for index, names in enumerate((["q_proj", "v_proj"], ["v_proj", "up_proj"])):

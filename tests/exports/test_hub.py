@@ -87,10 +87,10 @@ def test_a_plan_of_one_method_in_several_configs_loads_by_the_lines_of_report_an
 ):
     """LoRA has a config with DoRA and one without."""
     result, lora = RunDir.open(run).load_result(), discover("autopeft.methods")["lora"]
-    q, up = ([site for site in result.sites if site.role == role] for role in ("q", "up"))
+    q, up = ([target for target in result.targets if target.role == role] for role in ("q", "up"))
     adapters = (*adapters_of(lora, q, rank=2), *adapters_of(lora, up, rank=2, dora=True))
-    sites = {site.name: site for site in result.sites}
-    n_params = sum(lora.cost(sites[a.site], a.rank, dict(a.options)) for a in adapters)
+    targets = {target.name: target for target in result.targets}
+    n_params = sum(lora.cost(targets[a.target], a.rank, dict(a.options)) for a in adapters)
     document = read_plan(run / "best")
     plan = Plan(adapters=adapters, learning_rate=0.05, trainable_params=n_params)
     write_plan(tmp_path / "plan.yaml", replace(document, plan=plan))

@@ -17,7 +17,7 @@ import autopeft
 from autopeft import budget, commands, model, space
 from autopeft.data import load
 from autopeft.data.sources import by_part
-from autopeft.errors import AutopeftError, DataError, ModelError, SiteError, SpecError
+from autopeft.errors import AutopeftError, DataError, ModelError, SpecError, TargetError
 from autopeft.extension import discover
 from autopeft.model.checkpoint_source import pretrained_arguments, require_reachable
 from autopeft.records import DataSpec, ModelSpec
@@ -100,7 +100,7 @@ def count(folder, model, content):
     ],
 )
 def test_absurd_numbers_in_a_config_are_refused(tmp_path, tiny_llama, content, words):
-    with pytest.raises((SiteError, SpecError), match=words):
+    with pytest.raises((TargetError, SpecError), match=words):
         count(tmp_path, tiny_llama, content)
 
 

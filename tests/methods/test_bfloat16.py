@@ -21,9 +21,9 @@ def variants():
     """Architecture, method and settings of each option in turn, wherever the method fits; by day few."""
     found = []
     for architecture in ARCHITECTURES:
-        sites = toy_base(architecture).sites
+        targets = toy_base(architecture).targets
         for name, method in METHODS.items():
-            if any(method.refusal(site) is None for site in sites):
+            if any(method.refusal(target) is None for target in targets):
                 options = [(key, value) for key, values in method.choices.items() for value in values[1:]]
                 chosen = [{}, *({key: value} for key, value in options if key != "scale_rule")]
                 for settings in chosen:
@@ -77,9 +77,9 @@ def test_method_trains_in_float32_on_a_base_in_bfloat16_as_on_one_in_float32(
 def test_language_model_to_keep_computes_without_autocast_but_for_norms(architecture, name, make_plan):
     """`result.load()` gives such a model; see `loading_place`."""
     base = toy_base(architecture, dtype="bfloat16")
-    norms = {site.name for site in base.sites if site.kind == "norm"}
+    norms = {target.name for target in base.targets if target.kind == "norm"}
     plan = make_plan(base, name, rank=2)
-    if not plan.adapters or not norms.isdisjoint(adapter.site for adapter in plan.adapters):
+    if not plan.adapters or not norms.isdisjoint(adapter.target for adapter in plan.adapters):
         pytest.skip("it fits norms or nothing")
     configs = compile_plan(plan, METHODS).configs
     kept = base.attach_for_good(configs, plan=plan, task_type=PEFT_TASKS[architecture], seed=0).eval()

@@ -17,8 +17,8 @@ BY_DAY = ("bert", "t5", "llama-lm", "moe-lm")
 
 
 @cache
-def sites_of(architecture):
-    return toy_base(architecture).sites
+def targets_of(architecture):
+    return toy_base(architecture).targets
 
 
 def variants(method):
@@ -36,7 +36,9 @@ def cases():
     """
     larger, smallest = [], []
     for name, method in METHODS.items():
-        fitting = [a for a in EVERY_ARCHITECTURE if any(method.refusal(site) is None for site in sites_of(a))]
+        fitting = [
+            a for a in EVERY_ARCHITECTURE if any(method.refusal(target) is None for target in targets_of(a))
+        ]
         by_day = [a for a in fitting if a in BY_DAY] or fitting[:1]
         for architecture in fitting:
             for into, settings_of_size in zip((larger, smallest), variants(method), strict=True):
@@ -60,7 +62,7 @@ def base_of(make_base):
 
 @pytest.fixture(scope="module")
 def start(request, base_of, make_plan, attach, batch_for):
-    """What was seen of a variant, attached at every site that it fits and not trained."""
+    """What was seen of a variant, attached at every target module that it fits and not trained."""
     architecture, name, settings = request.param
     base = base_of(architecture)
     return start_of(base, make_plan(base, name, **settings), batch_for(base), attach=attach)
@@ -68,7 +70,7 @@ def start(request, base_of, make_plan, attach, batch_for):
 
 @pytest.fixture(scope="module")
 def life(request, base_of, make_plan, attach, batch_for, tmp_path_factory):
-    """What was seen of a variant that was trained, saved, merged and loaded, at every site that it fits."""
+    """What was seen of a variant that was trained, saved, merged and loaded, at every target that it fits."""
     architecture, name, settings = request.param
     base = base_of(architecture)
     plan = make_plan(base, name, **settings)

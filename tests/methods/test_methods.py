@@ -1,4 +1,4 @@
-"""The contract of a PEFT method: what every discovered one says of itself and of the sites of the toys."""
+"""The contract of a PEFT method: what every discovered one says of itself and of the targets of the toys."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import pytest
 from toys.bases import EVERY_ARCHITECTURE, toy_base
 
 from autopeft.extension import REFERENCE_WIDTH, Method, discover
-from autopeft.records import Adapter, Site
+from autopeft.records import Adapter, Target
 
 METHODS = discover("autopeft.methods")
 by_method = pytest.mark.parametrize("name", METHODS)
-SITES = {name: toy_base(name).sites for name in EVERY_ARCHITECTURE}
+TARGETS = {name: toy_base(name).targets for name in EVERY_ARCHITECTURE}
 
 
 def fitting(method, architectures=EVERY_ARCHITECTURE):
-    return [site for name in architectures for site in SITES[name] if method.refusal(site) is None]
+    return [target for name in architectures for target in TARGETS[name] if method.refusal(target) is None]
 
 
 @by_method
@@ -59,18 +59,18 @@ def test_servers_are_known_and_those_of_lora_alone(name):
 
 
 @by_method
-def test_method_fits_some_sites_and_says_why_not_the_others(name):
-    refusals = [METHODS[name].refusal(site) for sites in SITES.values() for site in sites]
+def test_method_fits_some_targets_and_says_why_not_the_others(name):
+    refusals = [METHODS[name].refusal(target) for targets in TARGETS.values() for target in targets]
     assert None in refusals and all(refusal is None or len(refusal.split()) >= 3 for refusal in refusals)
 
 
 @by_method
 def test_ranks_ascend_and_cost_more_and_more(name):
     method = METHODS[name]
-    for site in fitting(method):
-        options = method.options(site)
-        ranks = list(method.ranks(site, options))
-        costs = [method.cost(site, rank, options) for rank in ranks]
+    for target in fitting(method):
+        options = method.options(target)
+        ranks = list(method.ranks(target, options))
+        costs = [method.cost(target, rank, options) for rank in ranks]
         assert ranks == sorted(set(ranks)) and ranks[0] >= 1
         assert costs == sorted(set(costs)) and costs[0] > 0
         assert len(ranks) == 1 or method.ranked
@@ -79,32 +79,36 @@ def test_ranks_ascend_and_cost_more_and_more(name):
 @by_method
 def test_one_config_holds_different_ranks_if_the_method_says_so(name):
     method = METHODS[name]
-    widest = [site for site in fitting(method, ["bert"]) if len(method.ranks(site, method.options(site))) > 1]
+    widest = [
+        target
+        for target in fitting(method, ["bert"])
+        if len(method.ranks(target, method.options(target))) > 1
+    ]
     adapters = [
         Adapter(
             method=name,
-            site=site.name,
-            rank=method.ranks(site, method.options(site))[i % 2],
+            target=target.name,
+            rank=method.ranks(target, method.options(target))[i % 2],
             scale=1.0,
-            options=tuple(method.options(site).items()),
+            options=tuple(method.options(target).items()),
         )
-        for i, site in enumerate(widest)
+        for i, target in enumerate(widest)
     ]
     if method.ranked:
         assert len(method.configs(adapters)) == (1 if method.takes_rank_pattern else 2)
 
 
 def test_bitfit_leaves_out_maps_without_a_bias_and_keys_whose_bias_softmax_ignores():
-    roles = {site.role for site in fitting(METHODS["bitfit"], ["bert"])}
+    roles = {target.role for target in fitting(METHODS["bitfit"], ["bert"])}
     assert roles == {"q", "v", "o", "up", "down", "dense"}
     assert not fitting(METHODS["bitfit"], ["llama", "gpt2"])
 
 
-def held_at(model, site):
-    """Rank and scale of the LoRA layer at a site; experts in one parameter are wrapped in each other."""
-    holder, _, parameter = site.rpartition(".")
+def held_at(model, target):
+    """Rank and scale of the LoRA layer at a target; experts in one parameter are wrapped in each other."""
+    holder, _, parameter = target.rpartition(".")
     layers = dict(model.base_model.model.named_modules())
-    layer = layers.get(site) or layers[holder]
+    layer = layers.get(target) or layers[holder]
     while getattr(layer, "parameter_name", None) not in (None, parameter):
         layer = layer.base_layer
     return layer.r["default"], layer.scaling["default"]
@@ -112,20 +116,20 @@ def held_at(model, site):
 
 @pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama", "moe-lm"])
 @pytest.mark.filterwarnings("ignore:The following .*_pattern keys:RuntimeWarning")  # peft takes them
-def test_lora_gives_each_site_its_own_rank_and_its_own_scale(architecture, make_base, attach, make_plan):
+def test_lora_gives_each_target_its_own_rank_and_its_own_scale(architecture, make_base, attach, make_plan):
     base = make_base(architecture)
-    sites = [site for site in base.sites if METHODS["lora"].refusal(site) is None]
+    targets = [target for target in base.targets if METHODS["lora"].refusal(target) is None]
     # Every rank and scale once or twice, in no order that layers or roles have.
-    wanted = {site.name: (1 + i * 5 % 7, 0.5 + i * 3 % 4) for i, site in enumerate(sites)}
+    wanted = {target.name: (1 + i * 5 % 7, 0.5 + i * 3 % 4) for i, target in enumerate(targets)}
     adapters = [
         Adapter(
             method="lora",
-            site=site.name,
-            rank=wanted[site.name][0],
-            scale=wanted[site.name][1],
-            options=tuple(METHODS["lora"].options(site).items()),
+            target=target.name,
+            rank=wanted[target.name][0],
+            scale=wanted[target.name][1],
+            options=tuple(METHODS["lora"].options(target).items()),
         )
-        for site in sites
+        for target in targets
     ]
     with attach(base, make_plan(base, adapters)) as model:
         assert {name: held_at(model, name) for name in wanted} == wanted
@@ -133,7 +137,7 @@ def test_lora_gives_each_site_its_own_rank_and_its_own_scale(architecture, make_
 
 def test_shira_refuses_a_map_with_fewer_weights_than_rank_1_trains():
     """peft refuses them too: 33 of the 32 weights of a gate of one output."""
-    gate = Site(
+    gate = Target(
         name="h.0.gate", layer=0, role="router", kind="linear", in_features=32, out_features=1, has_bias=False
     )
     shira = discover("autopeft.methods")["shira"]

@@ -27,26 +27,26 @@ def bases(draw):
 
 @st.composite
 def mixes(draw, base):
-    """At each site nothing or any method that fits, with any options and rank; one shared state at most."""
+    """At each target nothing or any method that fits, with any options and rank; one shared state at most."""
     shared = draw(st.sampled_from([name for name, method in METHODS.items() if method.shared]))
     common = {option: draw(st.sampled_from(values)) for option, values in METHODS[shared].choices.items()}
     adapters = []
-    for site in base.sites:
+    for target in base.targets:
         fitting = [
             name
             for name, method in METHODS.items()
-            if method.refusal(site) is None and (not method.shared or name == shared)
+            if method.refusal(target) is None and (not method.shared or name == shared)
         ]
         name = draw(st.sampled_from([None, *fitting]))
         if name is not None:
             method = METHODS[name]
             drawn = {option: draw(st.sampled_from(values)) for option, values in method.choices.items()}
-            options = method.options(site, **(common if name == shared else drawn))
-            rank = draw(st.sampled_from(method.ranks(site, options)[:12])) if method.ranked else 0
+            options = method.options(target, **(common if name == shared else drawn))
+            rank = draw(st.sampled_from(method.ranks(target, options)[:12])) if method.ranked else 0
             adapters.append(
                 Adapter(
                     method=name,
-                    site=site.name,
+                    target=target.name,
                     rank=rank,
                     scale=draw(st.sampled_from([1.0, 2.0, 0.37])) if method.scale(1) != 1.0 else 1.0,
                     options=tuple(options.items()),
@@ -57,8 +57,8 @@ def mixes(draw, base):
 
 def random_plan(data, base):
     adapters = data.draw(mixes(base))
-    sites = {site.name: site for site in base.sites}
-    cost = sum(METHODS[a.method].cost(sites[a.site], a.rank, dict(a.options)) for a in adapters)
+    targets = {target.name: target for target in base.targets}
+    cost = sum(METHODS[a.method].cost(targets[a.target], a.rank, dict(a.options)) for a in adapters)
     return Plan(adapters=tuple(adapters), learning_rate=1e-3, trainable_params=cost)
 
 
@@ -74,14 +74,14 @@ def test_three_counts_agree_and_detaching_leaves_no_trace(base, data):
 
 
 def mixed(base):
-    """A different method at each site, but none that shares a state or wraps the model; ranks 1 to 3."""
+    """A different method at each target, but none that shares a state or wraps the model; ranks 1 to 3."""
     adapters = []
-    for i, site in enumerate(base.sites):
-        fitting = [m for m in METHODS.values() if m.refusal(site) is None and not m.shared]
+    for i, target in enumerate(base.targets):
+        fitting = [m for m in METHODS.values() if m.refusal(target) is None and not m.shared]
         if fitting:
             method = fitting[i % len(fitting)]
             # Not relu: of one to three hidden units all may start dead, and then nothing reaches them.
-            adapters += adapters_of(method, [site], rank=1 + i % 3, activation="gelu")
+            adapters += adapters_of(method, [target], rank=1 + i % 3, activation="gelu")
     return adapters
 
 
@@ -130,8 +130,10 @@ def test_method_with_a_shared_state_mixes_with_others(
 ):
     base = make_base(architecture)
     vectors = make_plan(base, shared).adapters[::2]
-    taken = {adapter.site for adapter in vectors}
-    plan = make_plan(base, [*(a for a in make_plan(base, "lora").adapters if a.site not in taken), *vectors])
+    taken = {adapter.target for adapter in vectors}
+    plan = make_plan(
+        base, [*(a for a in make_plan(base, "lora").adapters if a.target not in taken), *vectors]
+    )
     with attach(base, plan) as model:
         assert set(n_trainable(model, base).values()) == {plan.trainable_params}
         assert min(train(model, batch_for(base)).values()) > 1e-7

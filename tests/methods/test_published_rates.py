@@ -23,7 +23,7 @@ def scale_here(name, rank):
     """What `peft` multiplies the update of an adapter of this package by."""
     method = METHODS[name]
     if name == "fourierft":
-        (config,) = method.configs([Adapter(method=name, site="m", rank=50)])
+        (config,) = method.configs([Adapter(method=name, target="m", rank=50)])
         return config.scaling
     return method.scale(rank)
 

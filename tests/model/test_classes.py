@@ -64,7 +64,7 @@ def test_counting_builds_the_class_that_a_search_loads(name, folder_of):
         skeleton = model.load_skeleton(spec, auto_class=auto_class)
         assert type(skeleton.module) is type(base.module)
         assert skeleton.base_params == base.base_params
-    assert not [site.name for site in base.sites if "vision" in site.name or "visual" in site.name]
+    assert not [target.name for target in base.targets if "vision" in target.name or "visual" in target.name]
 
 
 @pytest.mark.parametrize("name", MAKERS)

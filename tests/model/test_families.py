@@ -50,27 +50,29 @@ def linear_layers(base):
     }
 
 
-def test_every_linear_layer_is_a_site_of_its_shape(bases):
+def test_every_linear_layer_is_a_target_of_its_shape(bases):
     for family, base in bases.items():
         maps = linear_layers(base)
         shapes = {
             name: tuple(child.weight.shape if isinstance(child, Conv1D) else child.weight.shape[::-1])
             for name, child in maps.items()
         }
-        sites = [site for site in base.sites if site.kind in ("linear", "conv1d")]
-        assert {site.name: (site.in_features, site.out_features) for site in sites} == shapes, family
+        targets = [target for target in base.targets if target.kind in ("linear", "conv1d")]
+        assert {target.name: (target.in_features, target.out_features) for target in targets} == shapes, (
+            family
+        )
 
 
 def test_maps_in_layers_have_a_role_and_the_depth_in_their_name(bases):
     for base in bases.values():
-        for site in base.sites:
-            number = re.search(r"\.(\d+)\.", site.name)
-            if site.kind not in ("linear", "conv1d", "parameter") or number is None:
+        for target in base.targets:
+            number = re.search(r"\.(\d+)\.", target.name)
+            if target.kind not in ("linear", "conv1d", "parameter") or number is None:
                 continue
-            is_between_stages = site.name.endswith("downsample.reduction")  # of Swin
-            assert (site.role in ROLES) is not is_between_stages, (base.name, site)
-            is_decoder = base.module.config.is_encoder_decoder and "decoder" in site.name.split(".")
-            assert site.layer == int(number[1]) + (2 if is_decoder else 0), (base.name, site)
+            is_between_stages = target.name.endswith("downsample.reduction")  # of Swin
+            assert (target.role in ROLES) is not is_between_stages, (base.name, target)
+            is_decoder = base.module.config.is_encoder_decoder and "decoder" in target.name.split(".")
+            assert target.layer == int(number[1]) + (2 if is_decoder else 0), (base.name, target)
 
 
 @pytest.mark.parametrize(
@@ -79,19 +81,19 @@ def test_maps_in_layers_have_a_role_and_the_depth_in_their_name(bases):
 )
 def test_maps_of_relative_positions_are_no_queries_or_keys_of_the_text(bases, family, queries, keys):
     base = bases[family]
-    roles = {site.name.rpartition(".")[2]: site.role for site in base.sites}
+    roles = {target.name.rpartition(".")[2]: target.role for target in base.targets}
     assert (roles[queries], roles[keys]) == ("pos_q", "pos_k")
     assert discover("autopeft.methods")["bitfit"].refusal(
-        next(site for site in base.sites if site.name.endswith(keys))
+        next(target for target in base.targets if target.name.endswith(keys))
     )
 
 
 def test_every_layer_has_attention_and_a_way_up_and_down(bases):
     for family, base in bases.items():
         layers = {}
-        for site in base.sites:
-            if site.layer is not None and site.kind in ("linear", "conv1d", "parameter"):
-                layers.setdefault(site.layer, set()).add(site.role)
+        for target in base.targets:
+            if target.layer is not None and target.kind in ("linear", "conv1d", "parameter"):
+                layers.setdefault(target.layer, set()).add(target.role)
         n_layers = 1 if base.model_type == "albert" else 4 if base.module.config.is_encoder_decoder else 2
         assert sorted(layers) == list(range(n_layers)), family
         for roles in layers.values():
@@ -110,19 +112,19 @@ def test_heads_are_separated_from_the_base_model(bases):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_counts_are_those_of_peft(bases, family):
-    sites = [site for site in bases[family].sites if site.kind in ("linear", "conv1d")]
-    predicted = sum(discover("autopeft.methods")["lora"].cost(site, 1, {}) for site in sites)
+    targets = [target for target in bases[family].targets if target.kind in ("linear", "conv1d")]
+    predicted = sum(discover("autopeft.methods")["lora"].cost(target, 1, {}) for target in targets)
     with torch.device("meta"):
         fresh = build(family)
-        config = LoraConfig(r=1, target_modules=[site.name for site in sites], bias="none")
+        config = LoraConfig(r=1, target_modules=[target.name for target in targets], bias="none")
         model = peft.get_peft_model(fresh, config)
     attached = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
-    assert predicted == attached == sum(site.in_features + site.out_features for site in sites)
+    assert predicted == attached == sum(target.in_features + target.out_features for target in targets)
 
 
-def test_output_of_torchs_multihead_attention_is_no_site():
+def test_output_of_torchs_multihead_attention_is_no_target():
     """The attention reads the weight directly, so that an adapter there would do nothing."""
     base = BaseModel(build("siglip"), None, name="siglip", untrained=frozenset())
     assert isinstance(base.module.vision_model.head.attention, nn.MultiheadAttention)
-    assert "vision_model.head.attention.out_proj" not in {site.name for site in base.sites}
-    assert "vision_model.head.mlp.fc1" in {site.name for site in base.sites}
+    assert "vision_model.head.attention.out_proj" not in {target.name for target in base.targets}
+    assert "vision_model.head.mlp.fc1" in {target.name for target in base.targets}

@@ -100,7 +100,7 @@ def test_hira_keeps_no_tensor_as_large_as_a_weight(make_base, dtype):
 
 
 def hira_on_one_map(weight, signs, size):
-    """A Linear layer of that weight with HiRA, whose B A is `size` in the rows of sign 1, `-size` in others."""
+    """A linear layer of that weight with HiRA; its B A is `size` in rows of sign 1, `-size` in others."""
     module = torch.nn.Sequential(torch.nn.Linear(*weight.T.shape, bias=False, dtype=weight.dtype))
     module.config = {}
     module[0].weight.data = weight

@@ -43,7 +43,7 @@ def test_module_that_the_checkpoint_lacks_is_trained_with_the_head(no_pooler_dir
     hidden = base.module.config.hidden_size
     assert base.head_names == ("classifier", "bert.pooler.dense")
     assert base.head_params == (2 * hidden + 2) + (hidden * hidden + hidden)
-    assert "bert.pooler.dense" not in {site.name for site in base.sites}
+    assert "bert.pooler.dense" not in {target.name for target in base.targets}
     skeleton = model.load_skeleton(ModelSpec(id=str(no_pooler_dir)), auto_class=AUTO)
     assert skeleton.base_params == base.base_params
     assert "lacks weights for bert.pooler.dense; all plans train them" in base.lacking
@@ -52,9 +52,9 @@ def test_module_that_the_checkpoint_lacks_is_trained_with_the_head(no_pooler_dir
 
 def test_weights_over_an_incomplete_checkpoint_reload_exactly(no_pooler_dir: Path, tmp_path: Path) -> None:
     base = model.load(ModelSpec(id=str(no_pooler_dir)), auto_class=AUTO, label_names=("neg", "pos"))
-    site = next(site for site in base.sites if site.role == "q")
-    config = LoraConfig(r=1, target_modules=[site.name], init_lora_weights=False)
-    plan = Plan(adapters=(), learning_rate=1.0, trainable_params=site.in_features + site.out_features)
+    target = next(target for target in base.targets if target.role == "q")
+    config = LoraConfig(r=1, target_modules=[target.name], init_lora_weights=False)
+    plan = Plan(adapters=(), learning_rate=1.0, trainable_params=target.in_features + target.out_features)
     with base.attached([config], plan=plan, task_type="SEQ_CLS", seed=5) as attached, torch.no_grad():
         expected = attached.eval()(**INPUTS).logits
         model.save_weights(attached, ("default",), tmp_path / "weights")

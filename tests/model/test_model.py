@@ -1,4 +1,4 @@
-"""The base model: its sites, head and counts, and that no trial changes it."""
+"""The base model: its target modules, head and counts, and that no trial changes it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from peft import LoraConfig
 from toys.bases import state_of
 from toys.words import VOCABULARY
 
-from autopeft.errors import ModelError, SiteError
+from autopeft.errors import ModelError, TargetError
 from autopeft.model import BaseModel, load, load_skeleton, resolve
-from autopeft.model.base import check_sites
-from autopeft.model.sites import list_sites
+from autopeft.model.base import check_targets
+from autopeft.model.targets import list_targets
 from autopeft.records import Adapter, ModelSpec, Plan
 
 AUTO = "AutoModelForSequenceClassification"
@@ -59,7 +59,7 @@ LLAMA_LAYER = {  # two key heads for four query heads, four wide each
     "post_attention_layernorm": ("norm", "norm", 16, 16, False),
 }
 NORM = ("norm", "norm", 16, 16)
-EXPECTED_SITES = {
+EXPECTED_TARGETS = {
     "bert": (
         "bert.encoder.layer",
         BERT_LAYER,
@@ -83,20 +83,29 @@ def head_of(model):
     return {name: p.detach().clone() for name, p in model.named_parameters() if "modules_to_save" in name}
 
 
-@pytest.mark.parametrize("architecture", EXPECTED_SITES)
-def test_sites_have_the_roles_depths_and_shapes_of_their_architecture(architecture, make_base):
-    stack, layer, outside = EXPECTED_SITES[architecture]
-    expected = {f"{stack}.{depth}.{end}": (depth, *site) for depth in (0, 1) for end, site in layer.items()}
-    expected |= {name: (None, *site) for name, site in outside.items()}
+@pytest.mark.parametrize("architecture", EXPECTED_TARGETS)
+def test_targets_have_the_roles_depths_and_shapes_of_their_architecture(architecture, make_base):
+    stack, layer, outside = EXPECTED_TARGETS[architecture]
+    expected = {
+        f"{stack}.{depth}.{end}": (depth, *target) for depth in (0, 1) for end, target in layer.items()
+    }
+    expected |= {name: (None, *target) for name, target in outside.items()}
     seen = {
-        site.name: (site.layer, site.role, site.kind, site.in_features, site.out_features, site.has_bias)
-        for site in make_base(architecture).sites
+        target.name: (
+            target.layer,
+            target.role,
+            target.kind,
+            target.in_features,
+            target.out_features,
+            target.has_bias,
+        )
+        for target in make_base(architecture).targets
     }
     assert seen == expected
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_output_layer_of_a_language_model_is_base_model_and_no_site(tied):
+def test_output_layer_of_a_language_model_is_base_model_and_no_target(tied):
     ids = {"bos_token_id": 2, "eos_token_id": 3}
     config = transformers.GPT2Config(
         vocab_size=V, n_embd=D, n_layer=1, n_head=2, n_positions=32, tie_word_embeddings=tied, **ids
@@ -107,11 +116,13 @@ def test_output_layer_of_a_language_model_is_base_model_and_no_site(tied):
     embeddings = V * D * (1 if tied else 2) + 32 * D  # tied weights are one matrix
     assert (base.head_names, base.head_params) == ((), 0)
     assert base.base_params == embeddings + maps + 3 * 2 * D
-    assert "lm_head" not in {site.name for site in base.sites}
+    assert "lm_head" not in {target.name for target in base.targets}
 
 
-def test_excluded_module_is_no_site_but_one_whose_name_it_begins_is(bert):
-    names = {site.name for site in list_sites(bert.module, exclude=["bert.encoder.layer.0", "bert.pool"])}
+def test_excluded_module_is_no_target_but_one_whose_name_it_begins_is(bert):
+    names = {
+        target.name for target in list_targets(bert.module, exclude=["bert.encoder.layer.0", "bert.pool"])
+    }
     assert "bert.pooler.dense" in names
     assert not any(name.startswith("bert.encoder.layer.0.") for name in names)
 
@@ -155,7 +166,7 @@ def test_plan_with_another_count_than_peft_attaches_is_refused(bert, attach, mak
     plan = make_plan(bert, "lora")
     wrong = Plan(adapters=plan.adapters, learning_rate=1e-3, trainable_params=7)
     with (
-        pytest.raises(SiteError, match=rf"says 7 .* attached {plan.trainable_params:,} to toy bert"),
+        pytest.raises(TargetError, match=rf"says 7 .* attached {plan.trainable_params:,} to toy bert"),
         attach(bert, wrong),
     ):
         pytest.fail("a plan with a wrong count was attached")
@@ -172,7 +183,7 @@ def test_config_that_peft_refuses_halfway_leaves_no_trace(bert, make_plan):
 
 
 @pytest.mark.parametrize(
-    ("site", "near"),
+    ("target", "near"),
     [
         ("bert.encoder.layer.9.attention.self.query", "bert.encoder.layer.0.attention.self.query"),
         ("bert.encoder.layer.1.attention.self.quer", "bert.encoder.layer.1.attention.self.query"),
@@ -180,25 +191,25 @@ def test_config_that_peft_refuses_halfway_leaves_no_trace(bert, make_plan):
         ("query", "bert.encoder.layer.0.attention.self.query"),
     ],
 )
-def test_site_that_the_base_model_lacks_is_answered_with_the_nearest(site, near, bert):
-    adapter = Adapter(method="lora", site=site, rank=1)
-    words = rf"toy bert has no site '{re.escape(site)}'; nearest: .*{re.escape(near)}"
-    with pytest.raises(SiteError, match=words):
-        check_sites([adapter], bert)
+def test_target_that_the_base_model_lacks_is_answered_with_the_nearest(target, near, bert):
+    adapter = Adapter(method="lora", target=target, rank=1)
+    words = rf"toy bert has no target module '{re.escape(target)}'; nearest: .*{re.escape(near)}"
+    with pytest.raises(TargetError, match=words):
+        check_targets([adapter], bert)
 
 
-def test_two_adapters_at_one_site_are_refused(bert):
-    adapters = [Adapter(method=name, site="bert.pooler.dense", rank=1) for name in ("lora", "ia3")]
-    with pytest.raises(SiteError, match=r"share the site 'bert\.pooler\.dense'"):
-        check_sites(adapters, bert)
-    check_sites(adapters[:1], bert)
+def test_two_adapters_at_one_target_are_refused(bert):
+    adapters = [Adapter(method=name, target="bert.pooler.dense", rank=1) for name in ("lora", "ia3")]
+    with pytest.raises(TargetError, match=r"share the target module 'bert\.pooler\.dense'"):
+        check_targets(adapters, bert)
+    check_targets(adapters[:1], bert)
 
 
-def test_skeleton_has_the_sites_and_counts_of_the_loaded_model(model_dir):
+def test_skeleton_has_the_targets_and_counts_of_the_loaded_model(model_dir):
     spec = ModelSpec(id=str(model_dir))
     loaded = load(spec, auto_class=AUTO, label_names=("neg", "pos"))
     skeleton = load_skeleton(spec, auto_class=AUTO)
-    assert (skeleton.sites, skeleton.base_params) == (loaded.sites, loaded.base_params)
+    assert (skeleton.targets, skeleton.base_params) == (loaded.targets, loaded.base_params)
     assert skeleton.device.type == "meta"
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from toys.bases import state_of
-from toys.quantized import QUANTISED_MARKS, by_bits, load_toy
+from toys.quantized import QUANTIZED_MARKS, by_bits, load_toy
 from transformers.pytorch_utils import Conv1D
 
 from autopeft import model
@@ -17,7 +17,7 @@ from autopeft.model.linear_layers import n_bits, plain_weight
 from autopeft.model.quantization import stop_mutation
 from autopeft.sensitivity import ScoredModel, measure
 
-pytestmark = QUANTISED_MARKS
+pytestmark = QUANTIZED_MARKS
 
 
 def plain_twin(base):
@@ -59,7 +59,7 @@ def test_trial_leaves_the_quantized_model_as_it_was(bits, dtype, saved, make_ben
     base = load_toy(saved("bert"), bits, precision=model.Precision(dtype=dtype), with_tokenizer=True)
     bench = make_bench(base=base)
     before = state_of(base.module)
-    plan = make_plan(base, [a for a in make_plan(base, "lora").adapters if a.site.endswith("query")])
+    plan = make_plan(base, [a for a in make_plan(base, "lora").adapters if a.target.endswith("query")])
     for chosen in (plan, make_plan(base, "bitfit"), make_plan(base, "ia3"), make_plan(base)):
         assert bench.measure(chosen, fidelity()).error is None  # else the base model was changed
     assert state_of(base.module) == before
@@ -70,8 +70,8 @@ def test_what_is_trained_is_in_float32_also_where_biases_are_not(bits, saved, ma
     base = load_toy(saved("bert"), bits, precision=model.Precision(dtype="bfloat16"))
     base.name = "toy bert"
     biases = make_plan(base, "bitfit").adapters[:4]
-    sites = {adapter.site for adapter in biases}
-    maps = [adapter for adapter in make_plan(base, "lora").adapters if adapter.site not in sites]
+    targets = {adapter.target for adapter in biases}
+    maps = [adapter for adapter in make_plan(base, "lora").adapters if adapter.target not in targets]
     plan = make_plan(base, [*biases, *maps])
     with attach(base, plan) as attached:
         kinds = {p.dtype for p in attached.parameters() if p.requires_grad}
@@ -114,15 +114,15 @@ def test_scores_are_those_of_the_model_that_the_bits_stand_for(bits, saved, make
     scores = [discover("autopeft.sensitivity")[name] for name in ("gradient", "fisher")]
     batches = [make_batch(seed=seed) for seed in range(2)]
     scored, expected = (
-        measure(scores, ScoredModel(model=module, sites=base.sites, task=task), batches)
+        measure(scores, ScoredModel(model=module, targets=base.targets, task=task), batches)
         for module in (base.module, twin)
     )
     for seen, plain in zip(scored.scores, expected.scores, strict=True):
         values, others = torch.tensor(seen.values), torch.tensor(plain.values)
         off = float((values - others).norm() / others.norm())
         assert off < (1e-4 if bits == "4bit" else 0.1), seen.name  # 8 bits round the inputs as well
-        pairs = zip(seen.values, base.sites, strict=True)
-        assert min(value for value, site in pairs if site.quantized) > 0
+        pairs = zip(seen.values, base.targets, strict=True)
+        assert min(value for value, target in pairs if target.quantized) > 0
     assert not any("does not measure" in note for note in scored.notes)
 
 

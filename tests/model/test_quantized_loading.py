@@ -11,7 +11,7 @@ import torch
 import transformers
 from torch import nn
 from toys.bases import toy_config
-from toys.quantized import LLM, QUANTISED_MARKS, bitsandbytes, by_bits, load_toy, search_spec
+from toys.quantized import LLM, QUANTIZED_MARKS, bitsandbytes, by_bits, load_toy, search_spec
 from toys.specs import run_spec
 
 from autopeft import commands, model
@@ -23,23 +23,23 @@ from autopeft.run.prepare import InMemory, prepare
 from autopeft.run.progress import Lines
 from autopeft.store import read_plan, write_plan
 
-pytestmark = QUANTISED_MARKS
+pytestmark = QUANTIZED_MARKS
 
 
 @by_bits
 @pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama", "t5-lm", LLM, "gpt2-lm", "moe-lm", "vit"])
-def test_counts_and_sites_are_those_of_the_model_before(architecture, bits, saved):
+def test_counts_and_targets_are_those_of_the_model_before(architecture, bits, saved):
     folder = saved(architecture)
     before, base = (load_toy(folder, word, architecture=architecture) for word in ("none", bits))
     assert (base.base_params, base.head_params) == (before.base_params, before.head_params)
     assert base.base_params == sum(p.numel() for p in before.module.parameters()) - before.head_params
     # bitsandbytes makes linear layers of GPT-2's Conv1D, and says of which class they were.
-    kinds = {site.name: site.kind for site in before.sites}
-    as_before = [replace(site, quantized=False, kind=kinds[site.name]) for site in base.sites]
-    assert as_before == list(before.sites)
-    quantized = {site.name for site in base.sites if site.quantized}
-    apart = {site.name for site in base.sites if site.name.endswith("DenseReluDense.wo")}
-    assert quantized == {site.name for site in base.sites if site.kind == "linear"} - apart
+    kinds = {target.name: target.kind for target in before.targets}
+    as_before = [replace(target, quantized=False, kind=kinds[target.name]) for target in base.targets]
+    assert as_before == list(before.targets)
+    quantized = {target.name for target in base.targets if target.quantized}
+    apart = {target.name for target in base.targets if target.name.endswith("DenseReluDense.wo")}
+    assert quantized == {target.name for target in base.targets if target.kind == "linear"} - apart
     assert base.n_bits == int(bits[0])
 
 
@@ -92,7 +92,7 @@ def test_pooler_that_the_checkpoint_lacks_stays_plain_and_is_trained_with_the_he
     assert base.head_names == ("classifier", "bert.pooler.dense")
     assert type(base.module.bert.pooler.dense) is nn.Linear
     assert {name for name, child in base.module.named_modules() if n_bits(child)} == {
-        site.name for site in base.sites if site.kind == "linear"
+        target.name for target in base.targets if target.kind == "linear"
     }
 
 
@@ -183,7 +183,7 @@ def test_embeddings_are_held_as_the_model_computes_and_norms_of_torch_in_float32
 
 
 @by_bits
-def test_a_model_whose_weights_workers_hold_keeps_digest_sites_and_counts_alone(bits, saved):
+def test_a_model_whose_weights_workers_hold_keeps_digest_targets_and_counts_alone(bits, saved):
     base = load_toy(saved("bert"), bits)
     digest, maps = base.sha256(), [child for child in base.module.modules() if n_bits(child)]
     held = [weakref.ref(layer.weight) for layer in maps]

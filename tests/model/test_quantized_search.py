@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 import yaml
-from toys.quantized import QUANTISED_MARKS, bitsandbytes, search_spec
+from toys.quantized import QUANTIZED_MARKS, bitsandbytes, search_spec
 from typer.testing import CliRunner
 
 import autopeft
@@ -25,7 +25,7 @@ from autopeft.run.prepare import prepare
 from autopeft.run.progress import Lines
 from autopeft.run.reporting import part_words, render
 
-pytestmark = QUANTISED_MARKS
+pytestmark = QUANTIZED_MARKS
 
 
 @pytest.fixture(scope="module", params=["4bit", pytest.param("8bit", marks=pytest.mark.nightly)])
@@ -157,7 +157,7 @@ def test_quantized_model_in_memory_comes_back_as_it_was(saved, data_dir, tmp_pat
         effort="quick",
         out=tmp_path / "run",
     )
-    assert all(site.quantized for site in result.sites if site.kind == "linear")
+    assert all(target.quantized for target in result.targets if target.kind == "linear")
     after = module.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())

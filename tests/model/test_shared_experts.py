@@ -53,19 +53,19 @@ def base(architecture):
 
 
 @by_architecture
-def test_maps_that_peft_takes_for_experts_are_sites_that_lora_alone_refuses(base, architecture):
-    taken = [site for site in base.sites if "LORA" in site.unfit_for]
-    assert {site.name.partition(".mlp")[1][1:] for site in taken} == {"mlp"}
-    assert {site.name.split(".", 3)[3].rpartition(".")[0] for site in taken} == TAKEN[architecture]
-    assert {site.role for site in taken} == {"gate", "up", "down"}
-    for site in taken:
-        assert "peft takes this map for an expert" in METHODS["lora"].refusal(site)
-        fitting = {name for name, method in METHODS.items() if method.refusal(site) is None}
+def test_maps_that_peft_takes_for_experts_are_targets_that_lora_alone_refuses(base, architecture):
+    taken = [target for target in base.targets if "LORA" in target.unfit_for]
+    assert {target.name.partition(".mlp")[1][1:] for target in taken} == {"mlp"}
+    assert {target.name.split(".", 3)[3].rpartition(".")[0] for target in taken} == TAKEN[architecture]
+    assert {target.role for target in taken} == {"gate", "up", "down"}
+    for target in taken:
+        assert "peft takes this map for an expert" in METHODS["lora"].refusal(target)
+        fitting = {name for name, method in METHODS.items() if method.refusal(target) is None}
         assert fitting >= {"ia3", "hira", "vera", "road", "loha", "oft", "miss"}
 
 
 @by_architecture
-def test_counts_are_those_of_peft_at_every_site_that_fits(base, make_plan):
+def test_counts_are_those_of_peft_at_every_target_that_fits(base, make_plan):
     """`attached` refuses a plan whose count is another than peft's; gradients reach all that is trained."""
     words = torch.randint(4, V, (2, 9), generator=torch.Generator().manual_seed(0))
     plans = {name: make_plan(base, name) for name in sorted(set(METHODS) - OTHERS)}

@@ -62,7 +62,7 @@ def test_a_timm_model_is_loaded_with_a_fresh_head_and_its_weights(
     assert base.head_names == tuple(f"timm_model.{name}" for name in head)
     assert base.base_params == sum(p.numel() for p in plain.parameters())
     assert base.head_params == len(head) * 2 * (plain.num_features + 1)
-    found = Counter(site.role for site in base.sites if site.kind == "linear")
+    found = Counter(target.role for target in base.targets if target.kind == "linear")
     assert {role: found[role] for role in roles} == roles
     stored = timm.create_model(
         architecture, checkpoint_path=tmp_path / "model.safetensors", num_classes=7, **arguments
@@ -75,9 +75,9 @@ def test_a_timm_model_is_loaded_with_a_fresh_head_and_its_weights(
 def test_an_adapter_and_the_head_of_a_timm_model_load_in_plain_peft(tmp_path):
     spec = write(tmp_path, "vit_tiny_patch16_224", SMALL)
     base = model.load(spec, auto_class=AUTO, label_names=("a", "b"), needs_tokenizer=False)
-    site = next(site for site in base.sites if site.role == "qkv")
-    config = LoraConfig(r=1, target_modules=[site.name], init_lora_weights=False)
-    plan = Plan(adapters=(), learning_rate=1.0, trainable_params=site.in_features + site.out_features)
+    target = next(target for target in base.targets if target.role == "qkv")
+    config = LoraConfig(r=1, target_modules=[target.name], init_lora_weights=False)
+    plan = Plan(adapters=(), learning_rate=1.0, trainable_params=target.in_features + target.out_features)
     with base.attached([config], plan=plan, task_type=None, seed=5) as attached, torch.no_grad():
         expected = attached.eval()(pixel_values=PIXELS).logits
         model.save_weights(attached, ("default",), tmp_path / "weights")

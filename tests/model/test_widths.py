@@ -1,4 +1,4 @@
-"""The hidden size of a base model: by its config, by most of its sites, or by their median."""
+"""The hidden size of a base model: by its config, by most of its target modules, or by their median."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from toys.families import FAMILIES, D, build
 
 from autopeft.model import BaseModel
 from autopeft.model.linear_layers import hidden_size
-from autopeft.records import Site
+from autopeft.records import Target
 
 
-def site(n, *, name="m"):
-    return Site(
+def target(n, *, name="m"):
+    return Target(
         name=name, layer=0, role="dense", kind="linear", in_features=n, out_features=8, has_bias=False
     )
 
@@ -26,17 +26,17 @@ def test_hidden_size_of_a_family_is_the_one_it_was_built_with(family):
     assert base.hidden_size == D  # of Swin the last stage: 8 doubled once
 
 
-def test_of_two_towers_the_one_with_the_sites_counts():
+def test_of_two_towers_the_one_with_the_targets_counts():
     config = SimpleNamespace(
         sub_configs={"text_config": None, "vision_config": None},
         text_config=SimpleNamespace(hidden_size=32),
         vision_config=SimpleNamespace(hidden_size=24),
     )
-    assert hidden_size(config, [site(24), site(24), site(32)]) == 24
-    assert hidden_size(config, [site(24), site(32)]) == 32
+    assert hidden_size(config, [target(24), target(24), target(32)]) == 24
+    assert hidden_size(config, [target(24), target(32)]) == 32
 
 
 def test_without_a_named_size_it_is_the_median_of_the_inputs():
     assert (
-        hidden_size(SimpleNamespace(hidden_sizes=[8, 16, 32]), [site(n) for n in (8, 16, 16, 16, 32)]) == 16
+        hidden_size(SimpleNamespace(hidden_sizes=[8, 16, 32]), [target(n) for n in (8, 16, 16, 16, 32)]) == 16
     )

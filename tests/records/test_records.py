@@ -29,7 +29,7 @@ from autopeft.records import (
 from autopeft.records.fields import Group
 
 PLAN = Plan(
-    adapters=(Adapter(method="lora", site="h.0.q", rank=4, scale=2.0, options=(("dora", True),)),),
+    adapters=(Adapter(method="lora", target="h.0.q", rank=4, scale=2.0, options=(("dora", True),)),),
     learning_rate=1e-3,
     trainable_params=72,
 )
@@ -89,7 +89,7 @@ def test_json_is_plain() -> None:
         "adapters": [
             {
                 "method": "lora",
-                "site": "h.0.q",
+                "target": "h.0.q",
                 "rank": 4,
                 "scale": 2.0,
                 "options": [["dora", True]],
@@ -107,7 +107,7 @@ def test_json_is_plain() -> None:
     ("change", "complaint"),
     [
         ({"learning_rate": "fast"}, "learning_rate"),
-        ({"adapters": [{"method": "lora"}]}, "site"),
+        ({"adapters": [{"method": "lora"}]}, "target"),
         ({"trainable_params": 1.5}, "trainable_params"),
         ({"adapters": None}, "adapters"),
     ],
@@ -135,7 +135,7 @@ def test_digests_are_equal_exactly_where_plans_are(first: Plan, second: Plan) ->
         {"adapters": PLAN.adapters * 2},
         *(
             {"adapters": (dataclasses.replace(PLAN.adapters[0], **{name: value}),)}
-            for name, value in {"method": "x", "site": "x", "rank": 5, "scale": 1.0, "options": ()}.items()
+            for name, value in {"method": "x", "target": "x", "rank": 5, "scale": 1.0, "options": ()}.items()
         ),
     ],
 )

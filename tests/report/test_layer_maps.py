@@ -9,13 +9,13 @@ from toys.results import WORDS, toy_result
 from toys.space import linear
 
 from autopeft import report
-from autopeft.records import Adapter, Plan, SiteScores
+from autopeft.records import Adapter, Plan, TargetScores
 from autopeft.report.layer_maps import MAX_ROWS, merged, rank_map, score_map
 
 
 def shown_map(values):
-    sites = [linear(f"h.{n}.q", layer=n, role="q", widths=(8, 8)) for n in range(len(values))]
-    return score_map(sites, SiteScores(name="gradient", values=tuple(values)))
+    targets = [linear(f"h.{n}.q", layer=n, role="q", widths=(8, 8)) for n in range(len(values))]
+    return score_map(targets, TargetScores(name="gradient", values=tuple(values)))
 
 
 def percent(words):
@@ -35,12 +35,12 @@ def test_every_cell_lies_in_the_class_of_its_shade(values):
 
 def ranks_of(ranks):
     """The map of a plan with one LoRA per layer; None leaves a layer alone."""
-    sites = [linear(f"h.{n}.q", layer=n, role="q", widths=(8, 8)) for n in range(len(ranks))]
+    targets = [linear(f"h.{n}.q", layer=n, role="q", widths=(8, 8)) for n in range(len(ranks))]
     outside = linear("pooler", layer=None, role="q", widths=(8, 8))
     adapters = tuple(
-        Adapter(method="lora", site=f"h.{n}.q", rank=rank) for n, rank in enumerate(ranks) if rank
+        Adapter(method="lora", target=f"h.{n}.q", rank=rank) for n, rank in enumerate(ranks) if rank
     )
-    return rank_map((*sites, outside), Plan(adapters=adapters, learning_rate=1e-3, trainable_params=1), {})
+    return rank_map((*targets, outside), Plan(adapters=adapters, learning_rate=1e-3, trainable_params=1), {})
 
 
 def test_equal_neighbours_share_a_row_and_others_do_not():
@@ -56,17 +56,19 @@ def test_the_report_of_a_deep_model_is_short(ranks):
     """126 equal layers are one row; forty that alternate are folded away, in both reports."""
     shown = ranks_of(ranks)
     roles = toy_result()
-    sites = tuple(linear(f"h.{n}.q", layer=n, role="q", widths=(8, 8)) for n in range(len(ranks)))
+    targets = tuple(linear(f"h.{n}.q", layer=n, role="q", widths=(8, 8)) for n in range(len(ranks)))
     plan = Plan(
         adapters=tuple(
-            Adapter(method="lora", site=s.name, rank=r) for s, r in zip(sites, ranks, strict=True)
+            Adapter(method="lora", target=s.name, rank=r) for s, r in zip(targets, ranks, strict=True)
         ),
         learning_rate=1e-3,
         trainable_params=1,
     )
     first, *others = roles.full_runs
     records = (replace(first, plan=plan), *others)
-    result = replace(roles, sites=sites, best=plan, challenger=plan, scores=(), full_runs=records, test=())
+    result = replace(
+        roles, targets=targets, best=plan, challenger=plan, scores=(), full_runs=records, test=()
+    )
     page, text = (render(result, words=WORDS) for render in (report.report_html, report.report_md))
     is_long = len(merged(shown).rows) > MAX_ROWS
     assert is_long == (len(set(ranks)) > 1)

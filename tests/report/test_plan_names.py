@@ -13,7 +13,7 @@ from autopeft.report import plan_words
 from autopeft.report.plan_names import groups, module_words
 
 ROLES = ("q", "k", "v", "o", "up", "down")
-SITES = tuple(
+TARGETS = tuple(
     linear(f"h.{layer}.{role}", layer=layer, role=role, widths=(8, 8)) for layer in range(4) for role in ROLES
 )
 POOLER = linear("pooler", layer=None, role="dense", widths=(8, 8))
@@ -24,7 +24,7 @@ def names(layers, roles):
 
 
 @pytest.mark.parametrize(
-    ("sites", "words"),
+    ("targets", "words"),
     [
         (names(range(4), "qv"), "q and v"),
         (names(range(4), ROLES), "all linear layers"),
@@ -36,17 +36,17 @@ def names(layers, roles):
         (["pooler"], "1 module"),
     ],
 )
-def test_modules_are_told_by_role_and_layer(sites, words):
-    assert module_words(set(sites), (*SITES, POOLER)) == words
+def test_modules_are_told_by_role_and_layer(targets, words):
+    assert module_words(set(targets), (*TARGETS, POOLER)) == words
 
 
 def test_a_plan_is_told_by_method_rank_and_modules():
-    lora = [Adapter(method="lora", site=name, rank=2 + (name[2] == "3")) for name in names(range(4), "qv")]
-    ia3 = [Adapter(method="ia3", site=name) for name in names(range(4), ("down",))]
+    lora = [Adapter(method="lora", target=name, rank=2 + (name[2] == "3")) for name in names(range(4), "qv")]
+    ia3 = [Adapter(method="ia3", target=name) for name in names(range(4), ("down",))]
     plan = Plan(adapters=(*lora, *ia3), learning_rate=1e-3, trainable_params=1)
-    assert plan_words(plan, SITES, WORDS.labels) == "LoRA of rank 2 to 3 on q and v + IA³ on down"
-    assert plan_words(plan, SITES, {}) == "lora of rank 2 to 3 on q and v + ia3 on down"
-    assert plan_words(HEAD, SITES, {}, head="untrained model") == "untrained model"
+    assert plan_words(plan, TARGETS, WORDS.labels) == "LoRA of rank 2 to 3 on q and v + IA³ on down"
+    assert plan_words(plan, TARGETS, {}) == "lora of rank 2 to 3 on q and v + ia3 on down"
+    assert plan_words(HEAD, TARGETS, {}, head="untrained model") == "untrained model"
 
 
 def test_every_method_has_a_color_of_its_own_until_colors_run_out():
@@ -54,7 +54,7 @@ def test_every_method_has_a_color_of_its_own_until_colors_run_out():
     found = groups(result, WORDS)
     assert (found[BASELINE], found[BASELINE].label) == (found[BEST], "LoRA")
     assert found[SLOW].label == "IA³" and found[SLOW].color != found[BEST].color
-    many = [replace(BEST, adapters=(Adapter(method=f"m{number}", site="h.0.q"),)) for number in range(12)]
+    many = [replace(BEST, adapters=(Adapter(method=f"m{number}", target="h.0.q"),)) for number in range(12)]
     runs = tuple(toy_run(plan, "search", 75, 0, 0.5, 0.5) for plan in many)
     labels = {
         group.color: group.label for group in groups(replace(result, measurements=runs), WORDS).values()

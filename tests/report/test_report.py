@@ -176,7 +176,7 @@ def test_result_json_never_says_nan(result):
 def test_trials_csv_equals_the_measurements(result):
     table = pd.read_csv(io.StringIO(report.trials_csv(result)), dtype=str)
     assert ",".join(table.columns) == (
-        "trial,arm,plan_id,methods,ranks,n_sites,trainable_params,learning_rate,seed,status,split,"
+        "trial,arm,plan_id,methods,ranks,n_targets,trainable_params,learning_rate,seed,status,split,"
         "metric,loss,train_steps,train_examples,train_seconds,eval_examples,eval_seconds,peak_bytes,"
         "learning_rate_position,overhead_seconds,trained_steps"
     )
@@ -195,8 +195,8 @@ def test_trials_csv_equals_the_measurements(result):
 
 
 def test_sensitivity_csv_has_one_column_per_score(result):
-    table = pd.read_csv(io.StringIO(report.sensitivity_csv(result.sites, result.scores)), dtype=str)
-    assert ",".join(table.columns) == "site,layer,role,in_features,out_features,gradient,uniform"
+    table = pd.read_csv(io.StringIO(report.sensitivity_csv(result.targets, result.scores)), dtype=str)
+    assert ",".join(table.columns) == "target module,layer,role,in_features,out_features,gradient,uniform"
     assert tuple(float(value) for value in table.gradient) == result.scores[0].values
     assert table.layer.isna().sum() == 1
 
@@ -211,8 +211,8 @@ def test_names_of_others_stay_text_and_the_page_loads_nothing(result):
 
 
 def test_the_rank_map_has_every_adapter(page):
-    for site, rank in RANKS.items():
-        shown = next(text for title, text in page.cells.items() if f"{site}: {rank}" in title)
+    for target, rank in RANKS.items():
+        shown = next(text for title, text in page.cells.items() if f"{target}: {rank}" in title)
         assert str(rank) in shown
     assert page.cells["h.0.k: ·"] == "·"
 

@@ -85,7 +85,7 @@ def test_rows_of_trials_follow_their_schema():
         jsonschema.validate(row, ROW_SCHEMA)
         TrialRow.model_validate(row)
         assert (row["split"], row["train_steps"]) == (run.fidelity.split, run.fidelity.train_steps)
-    by_plan = {row["plan_id"]: (row["methods"], row["ranks"], row["n_sites"]) for row in rows}
+    by_plan = {row["plan_id"]: (row["methods"], row["ranks"], row["n_targets"]) for row in rows}
     assert by_plan[BEST.digest] == ("lora", "2-13", 7)
     assert by_plan[BASELINE.digest] == ("lora", "4", 14)
     assert by_plan[SLOW.digest] == ("ia3", None, 2)

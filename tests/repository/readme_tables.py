@@ -45,7 +45,7 @@ def method_table() -> str:
         "name",
         "method",
         "trains",
-        "parameters per site",
+        "parameters per target module",
         "identity at start",
         "merges",
         "servers",
@@ -63,7 +63,7 @@ def score_table() -> str:
         (f"`{name}`", score.summary.replace("|", "\\|"), score.unit, passes[score.reads_examples])
         for name, score in scores
     )
-    return markdown(("score", "says of a site", "unit", "pass"), rows)
+    return markdown(("score", "says of a target module", "unit", "pass"), rows)
 
 
 TABLES = {"methods": method_table, "scores": score_table}

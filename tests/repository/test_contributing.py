@@ -55,9 +55,9 @@ def test_worked_method_costs_what_peft_attaches_and_starts_as_the_identity(
     worked_method, architecture, make_base, batch_for
 ):
     base = make_base(architecture)
-    batch, sizes = batch_for(base), {site.name: site.in_features for site in base.sites}
-    adapters = adapters_of(worked_method, base.sites, rank=4)
-    cost = sum(4 * sizes[adapter.site] for adapter in adapters)
+    batch, sizes = batch_for(base), {target.name: target.in_features for target in base.targets}
+    adapters = adapters_of(worked_method, base.targets, rank=4)
+    cost = sum(4 * sizes[adapter.target] for adapter in adapters)
     plan = Plan(adapters=tuple(adapters), learning_rate=1e-2, trainable_params=cost)
     configs = compile_plan(plan, {"hra": worked_method}).configs
     with torch.no_grad():
@@ -69,5 +69,5 @@ def test_worked_method_costs_what_peft_attaches_and_starts_as_the_identity(
 
 
 def test_worked_method_refuses_what_its_text_says(worked_method, make_base):
-    refusals = {worked_method.refusal(site) for site in make_base("gpt2").sites}
+    refusals = {worked_method.refusal(target) for target in make_base("gpt2").targets}
     assert None not in refusals and any("Conv1D" in refusal for refusal in refusals)

@@ -28,18 +28,18 @@ EXAMPLE_PARTS = {"query_lora", "weight_norm", "kappa", "confident-classification
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example as pip installs it, from this checkout and without the network."""
-    folder = tmp_path_factory.mktemp("site")
+    folder = tmp_path_factory.mktemp("target")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-index"]
     built = ["--no-deps", "--no-build-isolation", "--target", str(folder), str(EXAMPLE)]
     subprocess.run([*pip, *built], check=True)
     return folder
 
 
-def python(site: Path, code: str, *arguments: object) -> str:
+def python(target: Path, code: str, *arguments: object) -> str:
     """What code prints in a fresh interpreter that has this checkout and the example."""
-    paths = [str(folder) for folder in (site, ROOT, ROOT / "tests")]
+    paths = [str(folder) for folder in (target, ROOT, ROOT / "tests")]
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
@@ -79,7 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def outputs(site: Path, model_dir: Path, data_dir: Path, folder: Path) -> dict[str, str]:
+def outputs(target: Path, model_dir: Path, data_dir: Path, folder: Path) -> dict[str, str]:
     """Stdout of command lines that use parts of the example, and the names of all known parts as `known`."""
     data = ("--model", model_dir, "--data", data_dir)
     parts = ("--task", "confident-classification", "--score", "weight_norm")
@@ -108,7 +108,7 @@ def outputs(site: Path, model_dir: Path, data_dir: Path, folder: Path) -> dict[s
         for name, words in commands.items()
     ]
     lines += [("count", folder / "search", "--json"), ("methods", "query_lora")]
-    answers, known = python(site, COMMANDS + KNOWN, words_of(lines)).splitlines()[-2:]
+    answers, known = python(target, COMMANDS + KNOWN, words_of(lines)).splitlines()[-2:]
     done = json.loads(answers)
     assert [(code, errors) for code, _, errors in done if code] == []
     named = zip((*commands, "count", "methods"), (output for _, output, _ in done), strict=True)
@@ -139,7 +139,7 @@ def test_score_from_outside_gives_the_norms_of_the_weights(
     weights = load_file(model_dir / "model.safetensors")
     with (folder / "analyze" / "sensitivity.csv").open(encoding="utf-8", newline="") as stream:
         norms = {
-            row["site"].removeprefix("bert."): float(row["weight_norm"]) for row in csv.DictReader(stream)
+            row["target"].removeprefix("bert."): float(row["weight_norm"]) for row in csv.DictReader(stream)
         }
     maps = {name: value for name, value in norms.items() if f"{name}.weight" in weights}
     assert len(maps) >= 12

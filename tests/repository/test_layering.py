@@ -102,9 +102,8 @@ def test_planted_sibling_import_is_found(line):
 
 
 def test_imports_that_the_order_allows_are_no_faults():
-    source = (
-        "from autopeft.methods.parts import sites_pattern\nfrom autopeft.records import Site\nimport torch"
-    )
+    imports = ("autopeft.methods.parts import targets_pattern", "autopeft.records import Target")
+    source = "\n".join([*(f"from {each}" for each in imports), "import torch"])
     assert faults(source, ("autopeft", "methods", "lora")) == []
     assert faults("from autopeft.store.files import write_text", ("autopeft", "store", "plan")) == []
 

@@ -23,7 +23,7 @@ MODULE = re.compile(rf"\bautopeft\.(?:{'|'.join(FOLDERS)})\.(\w+)")  # `autopeft
 ALLOWED = (
     ("records/spec.py", "text-classification gradient", "defaults of settings have to name a part"),
     ("api/__init__.py", "gradient fisher", "the default of an argument has to name parts"),
-    ("records/outcomes.py", "parameters", "the score of sites where memory holds no example"),
+    ("records/outcomes.py", "parameters", "the score of target modules where memory holds no example"),
     ("cli/", "parameters", "the heading of a column"),
     ("run/progress.py", "parameters", "the heading of a column"),
     ("templates/", "parameters", "the heading of a column"),

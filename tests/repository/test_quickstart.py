@@ -6,21 +6,23 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from toys.results import toy_plan, toy_result, toy_run, toy_site
+from toys.results import toy_plan, toy_result, toy_run, toy_target
 
 from autopeft import records as rec
 from autopeft.cli.results import print_result
 
 PAGE = Path(__file__).parents[2] / "docs" / "quickstart.md"
 ROLES = ("q", "k", "v", "o", "up", "down")
-SITES = tuple(toy_site(f"h.{n}.{role}", n, role) for n in range(6) for role in ROLES)
+TARGETS = tuple(toy_target(f"h.{n}.{role}", n, role) for n in range(6) for role in ROLES)
 LORA_RANKS = {
-    site.name: 1 + (site.layer == 5) for site in SITES if site.role in ("q", "v") and site.layer > 1
+    target.name: 1 + (target.layer == 5)
+    for target in TARGETS
+    if target.role in ("q", "v") and target.layer > 1
 }
 DEFAULT = toy_plan(LORA_RANKS, 2.4e-3, 6_912)
-POOLER = toy_site("bert.pooler.dense", None, "dense")
+POOLER = toy_target("bert.pooler.dense", None, "dense")
 ROAD = toy_plan(
-    {site.name: 0 for site in (*SITES, POOLER) if site.layer is None or site.layer > 3},
+    {target.name: 0 for target in (*TARGETS, POOLER) if target.layer is None or target.layer > 3},
     2.4e-2,
     7_296,
     method="road",
@@ -63,7 +65,7 @@ def demo():
         usual,
         setting=replace(usual.setting, budget=budget, head_params=3_850),
         measurements=tuple(trained),
-        sites=(*SITES, POOLER),
+        targets=(*TARGETS, POOLER),
         **{"best": ROAD, "baseline": DEFAULT, "challenger": ROAD},
         full_runs=records("confirm", CONFIRM),
         test=records("test", TEST),

@@ -15,19 +15,19 @@ pytestmark = pytest.mark.nightly
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run(
         [*pip, "wheel", str(ROOT), "--no-deps", "--no-build-isolation", "-w", str(work)], check=True
     )
     (wheel,) = work.glob("autopeft-*.whl")
-    subprocess.run([*pip, "install", str(wheel), "--no-deps", "--target", str(work / "site")], check=True)
-    return work / "site"
+    subprocess.run([*pip, "install", str(wheel), "--no-deps", "--target", str(work / "target")], check=True)
+    return work / "target"
 
 
-def test_links_of_the_readme_are_whole_on_a_package_index(site: Path) -> None:
-    (metadata,) = site.glob("autopeft-*.dist-info/METADATA")
+def test_links_of_the_readme_are_whole_on_a_package_index(target: Path) -> None:
+    (metadata,) = target.glob("autopeft-*.dist-info/METADATA")
     shown = metadata.read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)\s]+)\)", shown)
     assert len(links) > 20 and [link for link in links if not link.startswith("https://")] == []
@@ -54,12 +54,12 @@ def test_sdist_carries_all_that_the_tests_read(tmp_path: Path) -> None:
     assert {name for name in read if (ROOT / name).exists()} - packed == set()
 
 
-def in_wheel(site: Path, cwd: Path, *arguments: object) -> str:
+def in_wheel(target: Path, cwd: Path, *arguments: object) -> str:
     command = [sys.executable, *(str(argument) for argument in arguments)]
     done = subprocess.run(
         command,
         cwd=cwd,
-        env={"PYTHONPATH": str(site), "PATH": "", "HOME": str(cwd)},
+        env={"PYTHONPATH": str(target), "PATH": "", "HOME": str(cwd)},
         capture_output=True,
         text=True,
     )
@@ -67,22 +67,22 @@ def in_wheel(site: Path, cwd: Path, *arguments: object) -> str:
     return done.stdout
 
 
-def test_wheel_carries_spaces_templates_licence_and_sample(site: Path, tmp_path: Path) -> None:
-    inside = site / "autopeft"
+def test_wheel_carries_spaces_templates_licence_and_sample(target: Path, tmp_path: Path) -> None:
+    inside = target / "autopeft"
     assert {path.stem for path in (inside / "search_spaces").glob("*.yaml")} == {
         path.stem for path in (ROOT / "search_spaces").glob("*.yaml")
     }
     assert (inside / "sample_data/clinc_domain10/ATTRIBUTION.md").is_file()
     assert (inside / "templates/report.html.j2").is_file()
     assert (inside / "py.typed").is_file() and (inside / "SKILL.md").is_file()
-    assert list(site.glob("autopeft-*.dist-info/licenses/LICENSE"))
-    where = in_wheel(site, tmp_path, "-c", "import autopeft; print(autopeft.__file__)")
-    assert Path(where.strip()).is_relative_to(site)
+    assert list(target.glob("autopeft-*.dist-info/licenses/LICENSE"))
+    where = in_wheel(target, tmp_path, "-c", "import autopeft; print(autopeft.__file__)")
+    assert Path(where.strip()).is_relative_to(target)
 
 
-def test_wheel_searches_outside_the_checkout(site: Path, model_dir: Path, tmp_path: Path) -> None:
+def test_wheel_searches_outside_the_checkout(target: Path, model_dir: Path, tmp_path: Path) -> None:
     flags = "--budget 5% --max-steps 4 --effort quick --set data.max_examples=200".split()
     paths = ("--model", model_dir, "--out", tmp_path / "run")
-    in_wheel(site, tmp_path, "-m", "autopeft", "search", *flags, *paths)
+    in_wheel(target, tmp_path, "-m", "autopeft", "search", *flags, *paths)
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
-    assert "lora_only" in in_wheel(site, tmp_path, "-m", "autopeft", "spaces")
+    assert "lora_only" in in_wheel(target, tmp_path, "-m", "autopeft", "spaces")

@@ -9,7 +9,7 @@ import pytest
 from toys import architectures as model_toys
 from toys.specs import run_spec
 
-from autopeft.errors import SiteError
+from autopeft.errors import TargetError
 from autopeft.run.search_problem import fit_to_budget
 from autopeft.space import MethodSpace, Space
 
@@ -23,14 +23,16 @@ def space(**methods: MethodSpace) -> Space:
     return Space(about="", methods=cast("dict[str, MethodSpace]", methods))
 
 
-def test_a_space_whose_placement_has_no_site_is_refused() -> None:
-    with pytest.raises(SiteError, match=r"lora fits a site .* where the search space places it; ask"):
+def test_a_space_whose_placement_has_no_target_is_refused() -> None:
+    with pytest.raises(
+        TargetError, match=r"lora fits a target module .* where the search space places it; ask"
+    ):
         fit_to_budget(SPEC, BASE, space(lora=MethodSpace(placement=("norm",))))
 
 
-def test_a_placement_without_a_fitting_site_is_left_out_and_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_placement_without_a_fitting_target_is_left_out_and_told(caplog: pytest.LogCaptureFixture) -> None:
     placed = MethodSpace(placement=("norm", "q+v"))
     with caplog.at_level(logging.INFO, logger="autopeft"):
         feasible, _ = fit_to_budget(SPEC, BASE, space(lora=placed))
     assert feasible.methods["lora"].placement == ("q+v",)
-    assert "lora at norm is left out: the model has no site for it there." in caplog.text
+    assert "lora at norm is left out: the model has no target module for it there." in caplog.text

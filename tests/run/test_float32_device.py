@@ -71,13 +71,13 @@ def test_a_checkpoint_that_is_quantized_already_goes_to_the_gpu_too(method, devi
     assert device_in_float32(ModelSpec(id=str(tmp_path)), auto_class=AUTO_CLASS) == device
 
 
-def lora_at(site):
-    adapter = Adapter(method="lora", site=site, rank=1, scale=1.0)
+def lora_at(target):
+    adapter = Adapter(method="lora", target=target, rank=1, scale=1.0)
     return Plan(adapters=(adapter,), learning_rate=0.01, trainable_params=1)
 
 
 @pytest.mark.parametrize(
-    ("auto_class", "dtype", "site", "capability", "free", "expected"),
+    ("auto_class", "dtype", "target", "capability", "free", "expected"),
     [
         (LANGUAGE, "bfloat16", "model.layers.0.mlp.up_proj", (8, 0), 0.7, ("cuda", "bfloat16")),
         (LANGUAGE, "bfloat16", "model.layers.0.mlp.up_proj", (8, 0), 0.6, ("cpu", "float32")),
@@ -89,7 +89,7 @@ def lora_at(site):
     ],
 )
 def test_a_language_model_without_trained_norms_is_loaded_as_its_run_held_it(
-    auto_class, dtype, site, capability, free, expected, gpu, tiny_llama, monkeypatch
+    auto_class, dtype, target, capability, free, expected, gpu, tiny_llama, monkeypatch
 ):
     spec = ModelSpec(id=str(tiny_llama))
     skeleton = load_skeleton(spec, auto_class=auto_class)
@@ -97,5 +97,7 @@ def test_a_language_model_without_trained_norms_is_loaded_as_its_run_held_it(
     monkeypatch.setattr(resources, "free_bytes", lambda device: int(free * n_bytes))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)  # a CPU without bfloat16
-    place, precision = loading_place(run_spec(tiny_llama, dtype=dtype), lora_at(site), auto_class=auto_class)
+    place, precision = loading_place(
+        run_spec(tiny_llama, dtype=dtype), lora_at(target), auto_class=auto_class
+    )
     assert (place, precision.dtype) == expected

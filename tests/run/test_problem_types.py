@@ -41,9 +41,9 @@ def trained(request, model_dir, tmp_path_factory):
         (parent / "data" / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
     base = model.load(ModelSpec(id=str(model_dir)), auto_class=AUTO_CLASS, label_names=names, device="cpu")
     lora = discover("autopeft.methods")["lora"]
-    sites = [site for site in base.sites if site.role == "q"]
-    adapters = tuple(adapters_of(lora, sites, rank=2))
-    cost = sum(lora.cost(site, 2, {}) for site in sites)
+    targets = [target for target in base.targets if target.role == "q"]
+    adapters = tuple(adapters_of(lora, targets, rank=2))
+    cost = sum(lora.cost(target, 2, {}) for target in targets)
     document = PlanDocument(
         plan=Plan(adapters=adapters, learning_rate=0.01, trainable_params=cost),
         model=ModelSpec(id=str(model_dir)),

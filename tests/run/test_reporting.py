@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from toys.results import BEST, SETTING, SITES, WORDS, toy_result
+from toys.results import BEST, SETTING, TARGETS, WORDS, toy_result
 
 from autopeft import report
 from autopeft.extension import discover, metric_facts
@@ -36,7 +36,7 @@ def test_every_task_gives_its_own_model_class_and_every_method_its_label(name):
 def test_a_plan_is_called_by_its_method_and_its_unusual_choices(method, options, name):
     adapters = tuple(replace(a, method=method, options=options) for a in BEST.adapters)
     plan = replace(BEST, adapters=adapters)
-    words = report.plan_words(plan, SITES, part_words(toy_result()).labels)
+    words = report.plan_words(plan, TARGETS, part_words(toy_result()).labels)
     assert words == f"{name} of rank 2 to 13 on 7 modules"
 
 

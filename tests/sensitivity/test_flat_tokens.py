@@ -7,7 +7,7 @@ import torch
 from transformers import OPTConfig, OPTForSequenceClassification
 
 from autopeft.extension import discover
-from autopeft.model.sites import list_sites
+from autopeft.model.targets import list_targets
 from autopeft.sensitivity import ScoredModel, measure
 
 
@@ -23,11 +23,11 @@ def test_a_score_does_not_care_how_a_module_lays_out_its_tokens(score):
     batch = {"input_ids": torch.randint(3, 20, (4, 5)), "labels": torch.tensor([0, 1, 1, 0])}
     batch["attention_mask"] = torch.ones_like(batch["input_ids"])
     task = discover("autopeft.tasks")["text-classification"]
-    site = next(site for site in list_sites(model) if site.name.endswith("fc1"))
+    target = next(target for target in list_targets(model) if target.name.endswith("fc1"))
     part = discover("autopeft.sensitivity")[score]
-    scored = ScoredModel(model=model, sites=(site,), task=task)
+    scored = ScoredModel(model=model, targets=(target,), task=task)
     values = measure([part], scored, [batch, batch]).scores[0].values
-    weight = model.get_submodule(site.name).weight.requires_grad_()
+    weight = model.get_submodule(target.name).weight.requires_grad_()
     rows = [{name: tensor[i : i + 1] for name, tensor in batch.items()} for i in range(4)]
     grads = [torch.autograd.grad(task.loss(model, row), weight)[0] for row in rows]
     wanted = {

@@ -26,11 +26,11 @@ def test_a_norm_with_a_gate_is_not_scored_and_the_others_are() -> None:
     module = transformers.AutoModelForCausalLM.from_config(config).eval()
     base = BaseModel(module, None, name="toy", untrained=frozenset(), precision=Precision())
     gated = "model.layers.0.linear_attn.norm"
-    assert gated in [site.name for site in base.sites]
+    assert gated in [target.name for target in base.targets]
     tokens = torch.arange(4, 18).reshape(2, 7)
     batch = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": tokens}
     scores = run_scores(["fisher"], base, [batch], task=ModelLoss("CAUSAL_LM"))
     assert gated in scores.unreachable
     for score in scores.scores:
-        values = dict(zip([site.name for site in base.sites], score.values, strict=True))
+        values = dict(zip([target.name for target in base.targets], score.values, strict=True))
         assert values["model.layers.0.input_layernorm"] > 0

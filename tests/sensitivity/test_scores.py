@@ -13,7 +13,7 @@ from toys.sensitivity import (
     mean_of,
     mean_squares,
     run_scores,
-    values_by_site,
+    values_by_target,
     weights_of,
 )
 
@@ -39,8 +39,8 @@ def run(base, task):
 
 @pytest.fixture
 def score(base, run):
-    """A function: a score's name and batches -> its values by site."""
-    return lambda name, batches: values_by_site(base, run(name, batches))
+    """A function: a score's name and batches -> its values by target module."""
+    return lambda name, batches: values_by_target(base, run(name, batches))
 
 
 def two_batches(make_batch, n_filler=(1, 9)):
@@ -58,9 +58,9 @@ def test_part_is_a_score_with_a_summary_of_its_own(name):
 
 
 @by_score
-def test_every_site_has_a_finite_value_that_is_not_negative(name, base, run, make_batch):
+def test_every_target_has_a_finite_value_that_is_not_negative(name, base, run, make_batch):
     scores = run(name, [make_batch(seed=1), make_batch(seed=2)])
-    assert len(scores.values) == len(base.sites)
+    assert len(scores.values) == len(base.targets)
     assert all(math.isfinite(value) and value > 0 for value in scores.values)
 
 
@@ -114,7 +114,7 @@ def test_gradient_is_the_summed_weight_times_gradient_of_batches(base, task, sco
 
 
 def test_parameters_are_counted(base, score):
-    n_weights = {name: sum(p.numel() for p in of_site) for name, of_site in weights_of(base).items()}
+    n_weights = {name: sum(p.numel() for p in of_target) for name, of_target in weights_of(base).items()}
     assert score("parameters", []) == n_weights
 
 
@@ -125,7 +125,9 @@ def test_both_ways_of_fisher_were_taken_by_those_lengths(make_batch):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("architecture", ["bert", "llama-lm"])
-def test_scores_of_a_base_in_16_bits_order_the_sites_as_in_float32(architecture, dtype, make_base, batch_for):
+def test_scores_of_a_base_in_16_bits_order_the_targets_as_in_float32(
+    architecture, dtype, make_base, batch_for
+):
     names = sorted(SCORES)
     exact, held = make_base(architecture), make_base(architecture, dtype=dtype)
     loss = ModelLoss("CAUSAL_LM" if architecture.endswith("-lm") else "SEQ_CLS")

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from toys.sensitivity import SCORES
 
-from autopeft.records import Site
+from autopeft.records import Target
 
 
 class NoFloat64OnMps(TorchDispatchMode):
@@ -25,16 +25,16 @@ class NoFloat64OnMps(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", [name for name, score in SCORES.items() if score.reads_examples])
 def test_apple_gpus_without_float64_bear_every_score(name):
-    site = Site(
+    target = Target(
         name="layers.0.q", layer=0, role="q", kind="linear", in_features=32, out_features=32, has_bias=True
     )
     with FakeTensorMode(), NoFloat64OnMps():
         module = torch.nn.Linear(1, 1)  # on the CPU: values cannot be drawn on a device that is not there
         module.in_features = module.out_features = 32
         module.weight = torch.nn.Parameter(torch.empty(32, 32, device="mps"))
-        first, second = (SCORES[name].reducer([site]) for _ in range(2))
+        first, second = (SCORES[name].reducer([target]) for _ in range(2))
         for reducer in (first, first, second):
             inputs, gradient = (torch.empty(2, 3, 32, device="mps") for _ in range(2))
-            reducer.update(site, module, inputs, gradient)
+            reducer.update(target, module, inputs, gradient)
         first.add(second)
-        assert first.sums[site.name].device.type == "cpu"
+        assert first.sums[target.name].device.type == "cpu"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from toys.bases import state_of
-from toys.sensitivity import SCORES, FirstLayerLoss, run_scores, values_by_site
+from toys.sensitivity import SCORES, FirstLayerLoss, run_scores, values_by_target
 
 from autopeft.errors import DataError, SpecError
 
@@ -54,17 +54,17 @@ def test_weight_that_is_not_finite_is_named(make_base, task, make_batch):
         run_scores(["fisher"], base, [make_batch(), make_batch()], task=task)
 
 
-def test_score_that_is_not_finite_names_the_site(bert, task, make_batch):
+def test_score_that_is_not_finite_names_the_target(bert, task, make_batch):
     batches = [make_batch(seed=i) for i in range(3)]
     with pytest.raises(SpecError, match=r"score fisher is (inf|nan) at bert\..*fp32"):
         run_scores(["fisher"], bert, batches, task=FaultyLoss(task, factor=1e30))
 
 
-def test_sites_without_a_gradient_path_are_listed_and_score_0(bert, make_batch):
+def test_targets_without_a_gradient_path_are_listed_and_score_0(bert, make_batch):
     batches = [make_batch(), make_batch()]
     seen = run_scores(["fisher"], bert, batches, task=FirstLayerLoss())
-    names = [site.name for site in bert.sites]
+    names = [target.name for target in bert.targets]
     beyond = {name for name in names if ".layer.1." in name or "pooler" in name}
     assert set(seen.unreachable) == beyond
-    values = values_by_site(bert, seen.scores[0])
+    values = values_by_target(bert, seen.scores[0])
     assert all((values[name] == 0) == (name in beyond) for name in names)

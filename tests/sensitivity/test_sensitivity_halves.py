@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
-from toys.sensitivity import run_scores, score_by_site
+from toys.sensitivity import run_scores, score_by_target
 
 from autopeft.sensitivity.parts.measure import rank_correlation
 
@@ -13,7 +13,9 @@ from autopeft.sensitivity.parts.measure import rank_correlation
 def test_halves_are_ranked_against_each_other(bert, task, make_batch):
     batches = [make_batch(seed=seed) for seed in range(4)]
     (scores,) = run_scores(["fisher"], bert, batches, task=task).scores
-    first, second = (score_by_site("fisher", bert, half, task=task) for half in (batches[::2], batches[1::2]))
+    first, second = (
+        score_by_target("fisher", bert, half, task=task) for half in (batches[::2], batches[1::2])
+    )
     expected = stats.spearmanr(list(first.values()), list(second.values())).statistic
     assert scores.split_half == pytest.approx(expected)
 

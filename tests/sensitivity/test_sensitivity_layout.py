@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 from toys import architectures as model_toys
-from toys.sensitivity import mean_squares, score_by_site, weights_of
+from toys.sensitivity import mean_squares, score_by_target, weights_of
 
 from autopeft.extension import discover
 from autopeft.model import BaseModel
@@ -60,7 +60,7 @@ def texts(n, n_tokens):
 def assert_is_brute_force(base, task, batch, batches, *, rel):
     """The Fisher over some batches is the mean over single examples of one of them."""
     expected = mean_squares(weights_of(base), base, task, [batch])
-    assert score_by_site("fisher", base, batches, task=task) == pytest.approx(expected, rel=rel, abs=1e-9)
+    assert score_by_target("fisher", base, batches, task=task) == pytest.approx(expected, rel=rel, abs=1e-9)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "distilbert"])
@@ -85,7 +85,7 @@ def test_padding_of_choices_does_not_count(shape):
     }
     for score in ("gradient", "fisher"):
         first, second = (
-            score_by_site(score, base, [padded, padded], task=CHOICE)
+            score_by_target(score, base, [padded, padded], task=CHOICE)
             for padded in (batch, {**longer, "labels": batch["labels"]})
         )
         assert second == pytest.approx(first, rel=1e-3, abs=1e-9)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toys.sensitivity import ModelLoss, run_scores, score_by_site, values_by_site
+from toys.sensitivity import ModelLoss, run_scores, score_by_target, values_by_target
 
 from autopeft.errors import SpecError
 
@@ -94,7 +94,7 @@ def test_what_was_counted_before_memory_ran_out_is_not_counted_again(bert, task,
 
 def test_experts_whose_gradient_does_not_fit_are_left_out(make_base, batch_for):
     base = make_base("moe-lm")
-    batch, experts = batch_for(base), [site.name for site in base.sites if site.kind == "parameter"]
+    batch, experts = batch_for(base), [target.name for target in base.targets if target.kind == "parameter"]
 
     class NoWeightGradients:
         peft_task_type = "CAUSAL_LM"
@@ -107,9 +107,9 @@ def test_experts_whose_gradient_does_not_fit_are_left_out(make_base, batch_for):
     seen = run_scores(["fisher"], base, [batch, batch], task=NoWeightGradients())
     assert seen.unreachable == tuple(experts)
     assert seen.notes[-1] == "Memory ran out at one example: experts in one parameter score 0."
-    whole = score_by_site("fisher", base, [batch, batch], task=ModelLoss("CAUSAL_LM"))
+    whole = score_by_target("fisher", base, [batch, batch], task=ModelLoss("CAUSAL_LM"))
     expected = whole | dict.fromkeys(experts, 0.0)
-    assert values_by_site(base, seen.scores[0]) == pytest.approx(expected, rel=1e-3)
+    assert values_by_target(base, seen.scores[0]) == pytest.approx(expected, rel=1e-3)
 
 
 def test_one_example_that_does_not_fit_is_an_error(bert, task, make_batch):

@@ -17,8 +17,8 @@ from toys.sensitivity import (
     gradients_of,
     mean_squares,
     run_scores,
-    score_by_site,
-    values_by_site,
+    score_by_target,
+    values_by_target,
     weights_of,
 )
 
@@ -35,7 +35,7 @@ def loss_of(base):
 
 def weights_of_maps(base):
     """The weights whose gradient is known for each example: all but those of experts in one parameter."""
-    experts = {site.name for site in base.sites if site.kind == "parameter"}
+    experts = {target.name for target in base.targets if target.kind == "parameter"}
     return {name: weights for name, weights in weights_of(base).items() if name not in experts}
 
 
@@ -44,7 +44,7 @@ def test_fisher_and_gradient_match_brute_force_on_every_kind_of_model(make_base,
     base = make_base(architecture)
     batch, task, weights = batch_for(base), loss_of(base), weights_of_maps(base)
     fisher, gradient = (
-        values_by_site(base, scores)
+        values_by_target(base, scores)
         for scores in run_scores(["fisher", "gradient"], base, [batch], task=task).scores
     )
     expected = mean_squares(weights, base, task, [batch])
@@ -70,8 +70,8 @@ def test_experts_in_one_parameter_get_the_gradient_of_the_batch(make_base, batch
     batch["attention_mask"][:] = 1
     batch["labels"] = batch["input_ids"].clone()  # as many tokens in each row
     seen = run_scores(["fisher", "gradient"], base, [batch, batch], task=task)
-    fisher, gradient = (values_by_site(base, scores) for scores in seen.scores)
-    experts = [site.name for site in base.sites if site.kind == "parameter"]
+    fisher, gradient = (values_by_target(base, scores) for scores in seen.scores)
+    experts = [target.name for target in base.targets if target.kind == "parameter"]
     assert experts
     parameters = {name: [base.module.get_parameter(name)] for name in experts}
     gradients = gradients_of(parameters, lambda: task.loss(base.module, batch))
@@ -105,7 +105,7 @@ def test_left_padding_does_not_count(make_base, task, make_batch):
         assert first.values == pytest.approx(second.values, rel=1e-3)
 
 
-def test_layers_that_share_their_weights_are_one_site(task):
+def test_layers_that_share_their_weights_are_one_target(task):
     module = transformers.AlbertForSequenceClassification(
         transformers.AlbertConfig(
             vocab_size=50, embedding_size=8, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
@@ -117,7 +117,7 @@ def test_layers_that_share_their_weights_are_one_site(task):
     labels = torch.tensor([0, 1, 1, 0])
     batch = {"input_ids": words, "attention_mask": torch.ones_like(words), "labels": labels}
     expected = mean_squares(weights_of(base), base, task, [batch])
-    assert score_by_site("fisher", base, [batch], task=task) == pytest.approx(expected, rel=1e-4)
+    assert score_by_target("fisher", base, [batch], task=task) == pytest.approx(expected, rel=1e-4)
 
 
 def test_norms_that_multiply_with_one_plus_weight_are_measured_right():
@@ -153,7 +153,7 @@ def test_fisher_matches_brute_force_whatever_the_layers_see(architecture, kind):
     if kind == "TOKEN_CLS":
         batch["labels"] = batch["labels"] % 2
     seen = run_scores(["fisher"], base, [batch, batch], task=task)
-    values = values_by_site(base, seen.scores[0])
+    values = values_by_target(base, seen.scores[0])
     expected = mean_squares(weights_of_maps(base), base, task, [batch])
     for name, value in expected.items():
         if name in seen.unreachable:

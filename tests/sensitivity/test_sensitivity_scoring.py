@@ -116,7 +116,7 @@ def test_no_such_score_is_refused(prepared):
         sensitivity(prepared, ["fischer"])
 
 
-def test_a_search_whose_memory_holds_no_example_orders_sites_by_their_size(prepared, caplog):
+def test_a_search_whose_memory_holds_no_example_orders_targets_by_their_size(prepared, caplog):
     class NoRoom(FirstLayerLoss):
         collate = staticmethod(prepared.task.collate)
 
@@ -128,12 +128,12 @@ def test_a_search_whose_memory_holds_no_example_orders_sites_by_their_size(prepa
     assert [score.name for score in scores] == ["parameters"]
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warning.startswith("One example of batch 1 does not fit into memory (CUDA out of memory.")
-    assert warning.endswith("Sites are ordered by their number of weights instead.")
+    assert warning.endswith("Target modules are ordered by their number of weights instead.")
     with pytest.raises(SpecError, match="does not fit into memory"):
         sensitivity(replace(prepared, task=NoRoom()), names)  # as `analyze` asks for it
     feasible, context = fit_to_budget(prepared.spec, prepared.base, requested_space(prepared.spec))
     problem = search_problem(prepared, feasible, context, scores)
     assert problem.context.scores == dict(
-        zip((s.name for s in prepared.base.sites), scores[0].values, strict=True)
+        zip((s.name for s in prepared.base.targets), scores[0].values, strict=True)
     )
     assert problem.spec.search.score == "parameters"  # what the arms are named by

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from toys.space import DEFAULT, METHODS, N_LAYERS, RANK_ONE, context, sites
+from toys.space import DEFAULT, METHODS, N_LAYERS, RANK_ONE, context, targets
 
 from autopeft.records import Arm
-from autopeft.space import FirstPlan, MethodSpace, Policy, Space, first_policies, plan_of, select_sites
+from autopeft.space import FirstPlan, MethodSpace, Policy, Space, first_policies, plan_of, select_targets
 
 LORA = FirstPlan(method="lora", rate=0.4, baseline=True)
 AT_Q_AND_V = LORA.model_copy(update={"placement": "q+v"})
@@ -33,7 +33,7 @@ def listed(*entries: FirstPlan, space: Space = SPACE, budget: int = RANK_ONE, **
 
 
 def scores(by_layer: Mapping[int, float]) -> dict[str, float]:
-    return {site.name: by_layer.get(site.layer, 0.0) for site in sites()}
+    return {target.name: by_layer.get(target.layer, 0.0) for target in targets()}
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,8 @@ def test_baselines_have_as_many_of_the_last_layers_as_the_budget_pays(
         f"LoRA on {label}": pytest.approx(n_layers) for label, n_layers in shares.items()
     }
     for policy in baselines.values():
-        plan, selected = plan_of(policy, allocation), select_sites(policy, allocation, METHODS["lora"])
-        assert {adapter.site for adapter in plan.adapters} == {site.name for site in selected}
+        plan, selected = plan_of(policy, allocation), select_targets(policy, allocation, METHODS["lora"])
+        assert {adapter.target for adapter in plan.adapters} == {target.name for target in selected}
         assert plan.trainable_params <= budget
 
 
@@ -74,7 +74,7 @@ def test_a_plan_may_have_another_rate_where_the_budget_pays_only_some_layers(
 
 @pytest.mark.parametrize(("budget", "n_baselines"), [(31, 1), (16, 1), (15, 0)])
 def test_where_no_layer_fits_lora_is_the_baseline_wherever_it_fits(budget: int, n_baselines: int) -> None:
-    """Rank 1 costs 16 at the cheapest site."""
+    """Rank 1 costs 16 at the cheapest target module."""
     found = listed(LORA, AT_Q_AND_V, IA3, budget=budget)
     baselines = [policy for arm, policy in found if arm.kind == "baseline"]
     assert len(baselines) == n_baselines
@@ -98,8 +98,8 @@ def test_lora_in_the_layers_of_the_highest_score_is_tried_where_these_are_not_th
     scored = [policy for arm, policy in found if policy.layers_by == "score"]
     assert len(scored) == (layers is not None)
     for policy in scored:
-        selected = select_sites(policy, context(budget, scores=scores(by_layer)), METHODS["lora"])
-        assert {site.layer for site in selected} - {None} == layers
+        selected = select_targets(policy, context(budget, scores=scores(by_layer)), METHODS["lora"])
+        assert {target.layer for target in selected} - {None} == layers
 
 
 def test_equal_plans_are_listed_once_and_baselines_first() -> None:
@@ -179,9 +179,9 @@ def replace_methods(space: Space, methods: Mapping[str, MethodSpace]) -> Space:
     return space.model_copy(update={"methods": dict(methods)})
 
 
-def test_the_order_of_sites_does_not_matter() -> None:
+def test_the_order_of_targets_does_not_matter() -> None:
     allocation = context(RANK_ONE)
-    turned = replace(allocation, sites=allocation.sites[::-1])
+    turned = replace(allocation, targets=allocation.targets[::-1])
     assert first_policies(DEFAULT, "classification", allocation) == first_policies(
         DEFAULT, "classification", turned
     )

@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from toys.space import DORA, METHODS, N_LAYERS, context, policies, prices, recount, sites
+from toys.space import DORA, METHODS, N_LAYERS, context, policies, prices, recount, targets
 
-from autopeft.records import Site
-from autopeft.space import Policy, plan_of, select_sites
+from autopeft.records import Target
+from autopeft.space import Policy, plan_of, select_targets
 
 ONE_RANK = ("hira", "miss", "oft")  # of those that are drawn, the ranked ones whose config holds one rank
 
@@ -21,29 +21,31 @@ ONE_RANK = ("hira", "miss", "oft")  # of those that are drawn, the ranked ones w
 def test_a_plan_is_within_the_budget_and_never_empty(policy: Policy, budget: int) -> None:
     plan = plan_of(policy, context(budget))
     assert recount(plan) == plan.trainable_params <= budget
-    assert plan.adapters  # the cheapest site of every method here costs 24 at most
-    assert len({adapter.site for adapter in plan.adapters}) == len(plan.adapters)
+    assert plan.adapters  # the cheapest target module of every method here costs 24 at most
+    assert len({adapter.target for adapter in plan.adapters}) == len(plan.adapters)
 
 
 @given(policies(("lora", "ia3", "bitfit", "ln_tuning")), st.integers(24, 6000))
-def test_no_upgrade_of_a_selected_site_is_affordable_where_ranks_follow_the_scores(
+def test_no_upgrade_of_a_selected_target_is_affordable_where_ranks_follow_the_scores(
     policy: Policy, budget: int
 ) -> None:
     assume(policy.exponent and all(part.exponent for part in policy.other_parts))
     allocation, plan = context(budget), plan_of(policy, context(budget))
     left = budget - plan.trainable_params
-    granted = {adapter.site: adapter for adapter in plan.adapters}
-    claimed: dict[str, tuple[Policy, Site]] = {}
+    granted = {adapter.target: adapter for adapter in plan.adapters}
+    claimed: dict[str, tuple[Policy, Target]] = {}
     for part in (policy, *policy.other_parts):
-        for site in select_sites(part, allocation, METHODS[part.method]):
-            if prices(part, site):
-                claimed.setdefault(site.name, (part, site))
-    assume(any(min(prices(part, site).values()) <= budget for part, site in claimed.values()))  # else widened
+        for target in select_targets(part, allocation, METHODS[part.method]):
+            if prices(part, target):
+                claimed.setdefault(target.name, (part, target))
+    assume(
+        any(min(prices(part, target).values()) <= budget for part, target in claimed.values())
+    )  # else widened
     assert granted.keys() <= claimed.keys()
-    for name, (part, site) in claimed.items():
+    for name, (part, target) in claimed.items():
         rank = (granted[name].rank or 1) if name in granted else 0  # 0 where a method has no rank
-        dearer = [price for other, price in sorted(prices(part, site).items()) if other > rank]
-        assert not dearer or dearer[0] - prices(part, site).get(rank, 0) > left
+        dearer = [price for other, price in sorted(prices(part, target).items()) if other > rank]
+        assert not dearer or dearer[0] - prices(part, target).get(rank, 0) > left
 
 
 @given(policies(), st.integers(24, 6000))
@@ -54,7 +56,9 @@ def test_methods_without_rank_patterns_have_the_largest_rank_that_the_budget_pay
     for method in ONE_RANK:
         assert len({adapter.rank for adapter in plan.adapters if adapter.method == method}) <= 1
     if policy.method in ONE_RANK and not policy.other_parts:
-        costs = [prices(policy, site) for site in select_sites(policy, allocation, METHODS[policy.method])]
+        costs = [
+            prices(policy, target) for target in select_targets(policy, allocation, METHODS[policy.method])
+        ]
         common = set.intersection(*map(set, costs)) if all(costs) and costs else set()
         paid = [rank for rank in common if sum(cost[rank] for cost in costs) <= budget]
         assert not paid or [a.rank for a in plan.adapters] == [max(paid)] * len(costs)
@@ -67,8 +71,8 @@ def test_even_ranks_of_lora_are_one_rank_from_eight_on_and_spend_the_budget_belo
 ) -> None:
     """Of four maps of 40 inputs and outputs together."""
     policy = Policy(method="lora", placement="up", ranks_by=ranks_by, learning_rate=1e-3)
-    wide = tuple(replace(site, in_features=20, out_features=20) for site in sites())
-    plan = plan_of(policy, replace(context(budget), sites=wide))
+    wide = tuple(replace(target, in_features=20, out_features=20) for target in targets())
+    plan = plan_of(policy, replace(context(budget), targets=wide))
     even = min(budget // (N_LAYERS * 40), 20)
     if even >= 8:
         assert [adapter.rank for adapter in plan.adapters] == [even] * N_LAYERS
@@ -85,11 +89,11 @@ def test_the_cost_of_a_plan_never_falls_when_the_budget_rises(policy: Policy, bu
 
 
 @given(policies(), st.integers(24, 4000), st.randoms(use_true_random=False))
-def test_a_plan_does_not_depend_on_the_order_of_sites_and_comes_out_the_same_again(
+def test_a_plan_does_not_depend_on_the_order_of_targets_and_comes_out_the_same_again(
     policy: Policy, budget: int, chance: random.Random
 ) -> None:
     allocation = context(budget)
-    shuffled = replace(allocation, sites=tuple(chance.sample(allocation.sites, len(allocation.sites))))
+    shuffled = replace(allocation, targets=tuple(chance.sample(allocation.targets, len(allocation.targets))))
     assert plan_of(policy, allocation) == plan_of(policy, allocation) == plan_of(policy, shuffled)
 
 
@@ -106,7 +110,10 @@ def test_parts_of_a_mix_take_what_is_left_and_keep_their_own_learning_rates(widt
         ),
     )
     plan = plan_of(mix, replace(context(), methods=at_width))
-    methods = {site.role: {a.method for a in plan.adapters if a.site.endswith(site.role)} for site in sites()}
+    methods = {
+        target.role: {a.method for a in plan.adapters if a.target.endswith(target.role)}
+        for target in targets()
+    }
     assert methods == {
         **{role: {"lora"} for role in ("q", "k", "v", "o")},
         **{role: {"c3a"} for role in ("up", "down", "dense")},
@@ -128,7 +135,7 @@ def test_a_policy_with_nothing_affordable_is_widened_to_what_is() -> None:
 
 
 def test_exponent_zero_ignores_the_scores() -> None:
-    policy, other = Policy(method="lora", learning_rate=1e-3), {site.name: 0.0 for site in sites()}
+    policy, other = Policy(method="lora", learning_rate=1e-3), {target.name: 0.0 for target in targets()}
     assert plan_of(policy, context()) == plan_of(policy, context(scores=other))
 
 
@@ -138,13 +145,15 @@ def test_exponent_zero_ignores_the_scores() -> None:
     [(0.0, [3, 3, 3, 3]), (1.0, [2, 6, 2, 2]), (2.0, [1, 8, 1, 2])],
 )
 def test_a_larger_exponent_moves_ranks_to_where_the_score_is_high(exponent: float, ranks: list[int]) -> None:
-    allocation = context(12 * 16, scores={site.name: 3.0 if site.layer == 1 else 1.0 for site in sites()})
+    allocation = context(
+        12 * 16, scores={target.name: 3.0 if target.layer == 1 else 1.0 for target in targets()}
+    )
     policy = Policy(method="lora", placement="q", exponent=exponent, learning_rate=1e-3)
     assert [adapter.rank for adapter in plan_of(policy, allocation).adapters] == ranks
 
 
 def test_a_score_counts_per_trained_parameter() -> None:
-    as_dear_as_good = {site.name: site.in_features + site.out_features for site in sites()}
+    as_dear_as_good = {target.name: target.in_features + target.out_features for target in targets()}
     policy = Policy(method="lora", learning_rate=1e-3)
     bent = plan_of(replace(policy, exponent=3.0), context(scores=as_dear_as_good))
     assert bent == plan_of(policy, context())
@@ -162,7 +171,7 @@ def test_a_scale_rule_gives_whole_alphas_of_its_power_of_the_rank(rule: str) -> 
 
 
 @pytest.mark.parametrize(("cap", "ranks"), [(8, [3, 4]), (2, [2, 2])])
-def test_a_cap_bounds_the_rank_of_every_site(cap: int, ranks: list[int]) -> None:
+def test_a_cap_bounds_the_rank_of_every_target(cap: int, ranks: list[int]) -> None:
     # Seven ranks of 16 parameters for q of two layers.
     policy = Policy(method="lora", placement="q", layer_share=0.5, max_rank=cap, learning_rate=1e-3)
     assert [adapter.rank for adapter in plan_of(policy, context(7 * 16)).adapters] == ranks
@@ -173,19 +182,22 @@ def test_a_cap_bounds_the_rank_of_every_site(cap: int, ranks: list[int]) -> None
 def test_single_modules_are_taken_by_their_score_per_parameter(budget: int, share: float) -> None:
     """IA3 has as many parameters as a module has outputs, or inputs if it leads down."""
     chance = random.Random(0)
-    by_name = {site.name: chance.random() for site in sites()}
+    by_name = {target.name: chance.random() for target in targets()}
     allocation = context(budget, scores=by_name)
     policy = Policy(method="ia3", layers_by="modules", layer_share=share, learning_rate=1e-3)
     method = METHODS["ia3"]
-    fitting = [site for site in sites() if method.refusal(site) is None]
-    costs = {site.name: site.in_features if site.role == "down" else site.out_features for site in fitting}
+    fitting = [target for target in targets() if method.refusal(target) is None]
+    costs = {
+        target.name: target.in_features if target.role == "down" else target.out_features
+        for target in fitting
+    }
     expected, left = set(), budget
     for name in sorted(costs, key=lambda name: -by_name[name] / costs[name]):
         if costs[name] <= left and len(expected) < max(1, round(share * len(costs))):
             expected.add(name)
             left -= costs[name]
-    assert {site.name for site in select_sites(policy, allocation, method)} == expected
+    assert {target.name for target in select_targets(policy, allocation, method)} == expected
     plan = plan_of(policy, allocation)
     if expected:
-        assert {adapter.site for adapter in plan.adapters} == expected
+        assert {adapter.target for adapter in plan.adapters} == expected
     assert plan.trainable_params == sum(costs[name] for name in expected) <= budget

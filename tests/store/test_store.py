@@ -145,8 +145,8 @@ def test_sha256_is_that_of_the_bytes(tmp_path):
 
 PLAN = Plan(
     adapters=(
-        Adapter(method="lora", site="h.0.q", rank=8, scale=2.0, options=(("dora", True), ("init", "no"))),
-        Adapter(method="ia3", site="h.1.mlp", options=(("n", 2), ("x", 2.0))),
+        Adapter(method="lora", target="h.0.q", rank=8, scale=2.0, options=(("dora", True), ("init", "no"))),
+        Adapter(method="ia3", target="h.1.mlp", options=(("n", 2), ("x", 2.0))),
     ),
     learning_rate=1e-05,
     trainable_params=4096,
@@ -168,14 +168,14 @@ options = st.dictionaries(
 adapters = st.builds(
     Adapter,
     method=st.text(min_size=1),
-    site=st.text(min_size=1),
+    target=st.text(min_size=1),
     rank=st.integers(0, 4096),
     scale=st.floats(min_value=1e-6, max_value=1e6),
     options=options.map(lambda items: tuple(items.items())),
 )
 plans = st.builds(
     Plan,
-    adapters=st.lists(adapters, max_size=4, unique_by=lambda adapter: adapter.site).map(tuple),
+    adapters=st.lists(adapters, max_size=4, unique_by=lambda adapter: adapter.target).map(tuple),
     learning_rate=st.floats(min_value=0, exclude_min=True, allow_infinity=False),
     trainable_params=st.integers(0, 10**12),
     head_factor=st.sampled_from([1.0, 0.25, 0.0625]),
@@ -196,7 +196,10 @@ def test_a_plan_reads_well(tmp_path):
     write_plan(tmp_path / "plan.yaml", DOCUMENT)
     text = (tmp_path / "plan.yaml").read_text()
     assert text.startswith("# ") and "autopeft train --plan plan.yaml" in text
-    assert "\n- {site: h.0.q, method: lora, rank: 8, scale: 2.0, options: {dora: true, init: 'no'}}\n" in text
+    assert (
+        "\n- {target module: h.0.q, method: lora, rank: 8, scale: 2.0, options: {dora: true, init: 'no'}}\n"
+        in text
+    )
 
 
 def test_a_plan_is_found_in_a_run_directory(tmp_path):
@@ -233,7 +236,12 @@ def test_a_folder_without_a_plan_is_refused(tmp_path):
             r"adapters.0.options.dora is \[1\]; it should be true, false, a number or a word",
         ),
         ("1.0e-05", "0", SpecError, "learning_rate is 0; it should be greater than 0"),
-        ("site: h.1.mlp", "site: h.0.q", SpecError, "two adapters at h.0.q; a site takes one"),
+        (
+            "target module: h.1.mlp",
+            "target module: h.0.q",
+            SpecError,
+            "two adapters at h.0.q; a target module takes one",
+        ),
         ("schema_version: 1", "schema_version: 2", SpecError, "has schema_version 2; autopeft"),
         ("schema_version: 1\n", "", SpecError, "has no schema_version; autopeft"),
     ],

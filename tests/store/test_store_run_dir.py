@@ -255,7 +255,7 @@ def result() -> SearchResult:
         label="default kept", mean_difference=None, interval_95=None, margin=0.01, sentence="Kept."
     )
     return SearchResult(
-        **dict.fromkeys(("sites", "scores", "proposals", "full_runs", "test"), ()),
+        **dict.fromkeys(("targets", "scores", "proposals", "full_runs", "test"), ()),
         **dict.fromkeys(("best", "baseline"), PLAN),
         challenger=None,
         spec=RunSpec(),

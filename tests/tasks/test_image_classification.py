@@ -245,4 +245,4 @@ def test_script_pretrains_on_half_of_the_classes_and_writes_the_other(tmp_path, 
     base = model.load(
         ModelSpec(id=str(tmp_path / "model")), auto_class=PART.auto_class, label_names=data.label_names
     )
-    assert {site.role for site in base.sites} >= {"q", "k", "v", "o", "up", "down", "norm"}
+    assert {target.role for target in base.targets} >= {"q", "k", "v", "o", "up", "down", "norm"}

@@ -124,24 +124,24 @@ def toy_base(architecture, *, tokenizer=None, seed=0, dtype="float32", **setting
     return base
 
 
-def adapters_of(method, sites, *, rank, **choices):
-    """One adapter at every site that the method fits."""
+def adapters_of(method, targets, *, rank, **choices):
+    """One adapter at every target module that the method fits."""
     return [
         Adapter(
             method=method.name,
-            site=site.name,
-            rank=_rank(method, site, rank, method.options(site, **choices)),
+            target=target.name,
+            rank=_rank(method, target, rank, method.options(target, **choices)),
             scale=method.scale(rank),
-            options=tuple(method.options(site, **choices).items()),
+            options=tuple(method.options(target, **choices).items()),
         )
-        for site in sites
-        if method.refusal(site) is None
+        for target in targets
+        if method.refusal(target) is None
     ]
 
 
-def _rank(method, site, wanted, options):
+def _rank(method, target, wanted, options):
     """The largest rank up to the wanted one that a method takes there, else its smallest."""
-    ranks = method.ranks(site, options)
+    ranks = method.ranks(target, options)
     return max((rank for rank in ranks if rank <= wanted), default=ranks[0]) if method.ranked else 0
 
 
@@ -159,9 +159,9 @@ def plan_of_queries(model_dir, data_dir, *, max_steps):
     """The plan of a LoRA of rank 2 on all queries of a toy BERT, with its data."""
     spec = ModelSpec(id=str(model_dir))
     base = load(spec, auto_class="AutoModelForSequenceClassification", label_names=("a", "b"), device="cpu")
-    sites = [site for site in base.sites if site.role == "q"]
-    adapters = tuple(Adapter(site=site.name, method="lora", rank=2) for site in sites)
-    cost = sum(2 * (site.in_features + site.out_features) for site in sites)
+    targets = [target for target in base.targets if target.role == "q"]
+    adapters = tuple(Adapter(target=target.name, method="lora", rank=2) for target in targets)
+    cost = sum(2 * (target.in_features + target.out_features) for target in targets)
     return PlanDocument(
         plan=Plan(adapters=adapters, learning_rate=0.05, trainable_params=cost),
         model=spec,

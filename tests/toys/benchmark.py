@@ -15,7 +15,7 @@ from surrogate import Surrogate
 from table import FULL_SEEDS, Results
 
 from autopeft.records import Budget
-from toys.engine import ROOMY, SCORES, SITES, context
+from toys.engine import ROOMY, SCORES, TARGETS, context
 from toys.metrics import ACCURACY
 
 CELL = Cell(model=None, data="toy", budget=str(ROOMY), rungs=(10, 20, 40), full=80, batch_size=4)
@@ -64,9 +64,9 @@ def write_table(folder: Path, truth: Truth, plans: Iterable[Candidate], **change
         metric=ACCURACY,
         head_rates=HEAD_RATES,
         examples=EXAMPLES,
-        sites=SITES,
+        targets=TARGETS,
         scores={name: tuple(SCORES.values()) for name in ("gradient", "parameters", "random")},
-        arms=description.arm_plans(plans, changes.get("sites", SITES)),
+        arms=description.arm_plans(plans, changes.get("targets", TARGETS)),
     )
     description.write(folder, replace(described, **changes))
     return folder

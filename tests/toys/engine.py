@@ -27,8 +27,8 @@ from autopeft.records import (
     Plan,
     RunSpec,
     SearchSpec,
-    Site,
     Status,
+    Target,
 )
 from autopeft.space import AllocationContext, FirstPlan, MethodSpace, Space, feasible, load
 from autopeft.train import branch_step
@@ -36,8 +36,8 @@ from toys.metrics import ACCURACY
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 METHODS = discover("autopeft.methods")
-SITES = tuple(
-    Site(
+TARGETS = tuple(
+    Target(
         name=f"h.{layer}.{role}",
         layer=layer,
         role=role,
@@ -52,7 +52,7 @@ SITES = tuple(
 # Rank 1 of LoRA and of HiRA costs 16, 16 and 24: 112 everywhere, 64 at q and v. IA3 costs 8, 8 and 16: 64.
 ROOMY, TIGHT, NO_LORA = 300, 100, 15
 STEP_SECONDS = 2.0
-SCORES = {site.name: 1.0 + index for index, site in enumerate(SITES)}
+SCORES = {target.name: 1.0 + index for index, target in enumerate(TARGETS)}
 LIST = (
     FirstPlan(method="lora", placement="q+v", rate=0.4, baseline=True),
     FirstPlan(method="lora", rate=0.4, baseline=True),
@@ -73,12 +73,12 @@ Truth = Callable[[Plan, Fidelity], float | Status]
 
 
 def context(max_params: int) -> AllocationContext:
-    return AllocationContext(sites=SITES, scores=SCORES, methods=METHODS, max_params=max_params)
+    return AllocationContext(targets=TARGETS, scores=SCORES, methods=METHODS, max_params=max_params)
 
 
 def kind_of(plan: Plan) -> str:
     """The method, `head` without adapters, `q+v` for LoRA at q and v alone."""
-    roles = {adapter.site.rpartition(".")[2] for adapter in plan.adapters}
+    roles = {adapter.target.rpartition(".")[2] for adapter in plan.adapters}
     method = plan.lead_method or "head"
     return "q+v" if method == "lora" and roles == {"q", "v"} else method
 
@@ -184,7 +184,7 @@ def problem(
     groups: Mapping[str, Sequence[int]] | None = None,
     **search: Any,
 ) -> SearchProblem:
-    """Short runs of 75 steps and full runs of 200, on the toy sites; `search` are settings of the search."""
+    """Short runs of 75 steps and full runs of 200, on toy targets; `search` are settings of the search."""
     n_search, n_confirm, n_test = n_examples
     return SearchProblem(
         spec=RunSpec(search=SearchSpec(**search)),

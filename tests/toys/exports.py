@@ -103,13 +103,13 @@ def read_config(folder):
 
 
 def halves(folder):
-    """Site -> A and B, from the tensors' names."""
-    by_site = defaultdict(dict)
+    """Target module -> A and B, from the tensors' names."""
+    by_target = defaultdict(dict)
     for key, tensor in load_file(folder / "adapter_model.safetensors").items():
         match = re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.weight", key)
         if match:
-            by_site[match[1]][match[2]] = tensor
-    return {site: (pair["A"], pair["B"]) for site, pair in by_site.items()}
+            by_target[match[1]][match[2]] = tensor
+    return {target: (pair["A"], pair["B"]) for target, pair in by_target.items()}
 
 
 def vllm(folder):
@@ -117,21 +117,22 @@ def vllm(folder):
     config = read_config(folder)
     root = 0.5 if config["use_rslora"] else 1.0
     return {
-        site: (a, b, config["lora_alpha"] / config["r"] ** root) for site, (a, b) in halves(folder).items()
+        target: (a, b, config["lora_alpha"] / config["r"] ** root)
+        for target, (a, b) in halves(folder).items()
     }
 
 
 def llama_cpp(folder):
     """The scale is alpha of the config's top over the tensor's own rank."""
     config = read_config(folder)
-    return {site: (a, b, config["lora_alpha"] / a.shape[0]) for site, (a, b) in halves(folder).items()}
+    return {target: (a, b, config["lora_alpha"] / a.shape[0]) for target, (a, b) in halves(folder).items()}
 
 
 def tgi(folder, n_layers=2):
     """Types of layers are stacked; a type that one layer lacks is left out whole."""
     config, types = read_config(folder), defaultdict(dict)
-    for site, pair in halves(folder).items():
-        match = LAYER.match(site)
+    for target, pair in halves(folder).items():
+        match = LAYER.match(target)
         if match:
             types[match[1], match[3]][int(match[2])] = pair
     read = {}
@@ -145,14 +146,14 @@ def tgi(folder, n_layers=2):
 
 
 def served(raw, folder, reader):
-    """What a server computes: the base model with the head that was written, each site moved by its rule."""
+    """What a server computes: the base model with the written head, each target moved by its rule."""
     module = copy.deepcopy(raw)
     head = folder / "head.safetensors"
     if head.is_file():
         _, unexpected = module.load_state_dict(load_file(head), strict=False)
         assert not unexpected
-    for site, (a, b, scale) in reader(folder).items():
-        layer = module.get_submodule(site)
+    for target, (a, b, scale) in reader(folder).items():
+        layer = module.get_submodule(target)
         change = scale * (b @ a)
         layer.weight.data += change if isinstance(layer, nn.Linear) else change.T
     return logits_of(module)

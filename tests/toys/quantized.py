@@ -13,7 +13,7 @@ from toys.specs import run_spec
 from toys.words import LABEL_NAMES
 
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="needs the extra quantize, which dev holds")
-QUANTISED_MARKS = [
+QUANTIZED_MARKS = [
     pytest.mark.skipif(
         "cpu" not in getattr(bitsandbytes, "supported_torch_devices", {"cpu"}),
         reason="this bitsandbytes has no kernels for the CPU",

@@ -1,11 +1,11 @@
-"""A finished search as a record, with its sites, plans and measurements; nothing was trained."""
+"""A finished search as a record, with its target modules, plans and measurements; nothing was trained."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from autopeft import records as rec
-from autopeft.records import Adapter, Fidelity, FullRun, Measurement, Plan, Site, Status
+from autopeft.records import Adapter, Fidelity, FullRun, Measurement, Plan, Status, Target
 from autopeft.report import PartWords
 
 EVIL = "<script>alert('x')</script>"
@@ -17,13 +17,13 @@ WORDS = PartWords(
 )
 
 
-def toy_site(name, layer, role, n_in=64, n_out=64, kind="linear"):
+def toy_target(name, layer, role, n_in=64, n_out=64, kind="linear"):
     sizes = {"in_features": n_in, "out_features": n_out}
-    return Site(name=name, layer=layer, role=role, kind=kind, has_bias=True, **sizes)
+    return Target(name=name, layer=layer, role=role, kind=kind, has_bias=True, **sizes)
 
 
 def toy_plan(ranks, rate, n_params, method="lora"):
-    adapters = tuple(Adapter(method=method, site=s, rank=r, scale=2.0) for s, r in ranks.items())
+    adapters = tuple(Adapter(method=method, target=s, rank=r, scale=2.0) for s, r in ranks.items())
     return Plan(adapters=adapters, learning_rate=rate, trainable_params=n_params)
 
 
@@ -44,15 +44,15 @@ def toy_full_run(name, plan, split, mean, *, seeds=(0,), std_error=0.0023):
     )  # fmt: skip
 
 
-SITES = (
-    *(toy_site(f"h.{n}.{role}", n, role, *shape) for n in (0, 1) for role, shape in ROLES.items()),
-    *(toy_site(f"h.{n}.norm{i}", n, "norm", kind="norm") for n in (0, 1) for i in (1, 2)),
-    toy_site("h.1.extra.o", 1, "o"),
-    toy_site("pooler.dense", None, "dense"),
+TARGETS = (
+    *(toy_target(f"h.{n}.{role}", n, role, *shape) for n in (0, 1) for role, shape in ROLES.items()),
+    *(toy_target(f"h.{n}.norm{i}", n, "norm", kind="norm") for n in (0, 1) for i in (1, 2)),
+    toy_target("h.1.extra.o", 1, "o"),
+    toy_target("pooler.dense", None, "dense"),
 )
 RANKS = {"h.0.q": 2, "h.0.v": 3, "h.1.q": 5, "h.1.o": 13, "h.1.extra.o": 7, "h.1.up": 8, "pooler.dense": 11}
 BEST = toy_plan(RANKS, 4e-3, 7_296)
-BASELINE = toy_plan({s.name: 4 for s in SITES if s.kind == "linear"}, 1.5e-3, 9_900)
+BASELINE = toy_plan({s.name: 4 for s in TARGETS if s.kind == "linear"}, 1.5e-3, 9_900)
 SLOW = toy_plan(dict.fromkeys(("h.0.k", "h.1.k"), 0), 0.025, 128, method="ia3")
 HEAD = Plan(adapters=(), learning_rate=0.01, trainable_params=0)
 BROKEN = replace(BEST, learning_rate=0.5)
@@ -91,17 +91,17 @@ COST = rec.Cost(
 
 def toy_result():
     """A finished search with three finalists, a test split and a failed run."""
-    gradient = tuple(0.001 * (1 + n) ** 2 for n in range(len(SITES)))
-    uniform = rec.SiteScores(name="uniform", values=(1.0,) * len(SITES))
+    gradient = tuple(0.001 * (1 + n) ** 2 for n in range(len(TARGETS)))
+    uniform = rec.TargetScores(name="uniform", values=(1.0,) * len(TARGETS))
     proposals = (
         rec.Proposal(trial=n, arm=arm, source="sampler" if arm.kind == "sampled" else "list", plan=plan)
         for n, (arm, plan) in enumerate(ARMS.items())
     )
     full = {"best": (BEST, 0.954), "baseline": (BASELINE, 0.94), "ia3/k": (SLOW, 0.951)}
     return rec.SearchResult(
-        spec=rec.RunSpec(), setting=SETTING, sites=SITES, measurements=MEASUREMENTS,
+        spec=rec.RunSpec(), setting=SETTING, targets=TARGETS, measurements=MEASUREMENTS,
         best=BEST, baseline=BASELINE, challenger=BEST,
-        scores=(rec.SiteScores(name="gradient", values=gradient), uniform),
+        scores=(rec.TargetScores(name="gradient", values=gradient), uniform),
         proposals=tuple(proposals), verdict=VERDICT, cost=COST, front=MEASUREMENTS[1:3][::-1],
         full_runs=tuple(toy_full_run(name, plan, "confirm", mean) for name, (plan, mean) in full.items()),
         test=(toy_full_run("best", BEST, "test", 0.948), toy_full_run("baseline", BASELINE, "test", 0.936)),

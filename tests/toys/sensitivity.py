@@ -37,37 +37,37 @@ def run_scores(names, base, batches, *, task, max_tokens=None, **settings):
     """What the pass says of a base model, for scores by name."""
     parts = [SCORES[name] for name in names]
     scored = ScoredModel(
-        model=base.module, sites=base.sites, task=task, precision=base.precision, max_tokens=max_tokens
+        model=base.module, targets=base.targets, task=task, precision=base.precision, max_tokens=max_tokens
     )
     return measure(parts, scored, batches, **settings)
 
 
-def values_by_site(base, scores):
-    """Site name -> value."""
-    return {site.name: value for site, value in zip(base.sites, scores.values, strict=True)}
+def values_by_target(base, scores):
+    """Target module name -> value."""
+    return {target.name: value for target, value in zip(base.targets, scores.values, strict=True)}
 
 
-def score_by_site(name, base, batches, *, task, **settings):
-    """The values of one score by site."""
-    return values_by_site(base, run_scores([name], base, batches, task=task, **settings).scores[0])
+def score_by_target(name, base, batches, *, task, **settings):
+    """The values of one score by target module."""
+    return values_by_target(base, run_scores([name], base, batches, task=task, **settings).scores[0])
 
 
 def weights_of(base):
-    """Site name -> its weight, of a norm with its bias; of experts the parameter that holds them."""
+    """Target module name -> its weight, of a norm with its bias; of experts the parameter that holds them."""
     weights = {}
-    for site in base.sites:
-        if site.kind == "parameter":
-            weights[site.name] = [base.module.get_parameter(site.name)]
+    for target in base.targets:
+        if target.kind == "parameter":
+            weights[target.name] = [base.module.get_parameter(target.name)]
         else:
-            module = base.module.get_submodule(site.name)
-            has_bias = site.kind == "norm" and site.has_bias
-            weights[site.name] = [module.weight, module.bias] if has_bias else [module.weight]
+            module = base.module.get_submodule(target.name)
+            has_bias = target.kind == "norm" and target.has_bias
+            weights[target.name] = [module.weight, module.bias] if has_bias else [module.weight]
     return weights
 
 
 def gradients_of(parameters, loss):
-    """Site name -> gradients of its parameters, by autograd of what the function `loss` gives."""
-    flat = [parameter for of_site in parameters.values() for parameter in of_site]
+    """Target module name -> gradients of its parameters, by autograd of what the function `loss` gives."""
+    flat = [parameter for of_target in parameters.values() for parameter in of_target]
     if not flat:
         return {}
     for parameter in flat:
@@ -75,15 +75,15 @@ def gradients_of(parameters, loss):
     gradients = iter(torch.autograd.grad(loss(), flat, materialize_grads=True))
     for parameter in flat:
         parameter.requires_grad_(False)
-    return {name: [next(gradients) for _ in of_site] for name, of_site in parameters.items()}
+    return {name: [next(gradients) for _ in of_target] for name, of_target in parameters.items()}
 
 
 def squares_of(parameters, loss):
-    """Site name -> summed squared gradients."""
+    """Target module name -> summed squared gradients."""
     gradients = gradients_of(parameters, loss)
     return {
-        name: math.fsum(float(gradient.square().sum()) for gradient in of_site)
-        for name, of_site in gradients.items()
+        name: math.fsum(float(gradient.square().sum()) for gradient in of_target)
+        for name, of_target in gradients.items()
     }
 
 
@@ -107,7 +107,7 @@ def mean_of(dictionaries, weights=None):
 
 
 def mean_squares(parameters, base, task, batches):
-    """Site name -> summed squared gradients of an example, the mean over the examples of some batches."""
+    """Target name -> summed squared gradients of an example, the mean over the examples of some batches."""
     return mean_of(
         [
             squares_of(parameters, lambda example=example: task.loss(base.module, example))

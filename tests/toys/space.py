@@ -1,4 +1,4 @@
-"""An encoder as sites, and policies over it."""
+"""An encoder as target modules, and policies over it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from autopeft.extension import Method, discover
-from autopeft.records import Plan, Site
+from autopeft.records import Plan, Target
 from autopeft.space import AllocationContext, Policy, load
 
 METHODS: Mapping[str, Method] = discover("autopeft.methods")
@@ -20,14 +20,14 @@ DORA = (("dora", True),)
 CLOSED_FORMS = ("lora", "ia3", "bitfit", "ln_tuning", "oft", "miss", "hira")  # those that `recount` knows
 
 
-def linear(name: str, *, layer: int | None, role: str, widths: tuple[int, int]) -> Site:
+def linear(name: str, *, layer: int | None, role: str, widths: tuple[int, int]) -> Target:
     n_in, n_out = widths
-    return Site(
+    return Target(
         name=name, layer=layer, role=role, kind="linear", in_features=n_in, out_features=n_out, has_bias=True
     )
 
 
-def sites() -> tuple[Site, ...]:
+def targets() -> tuple[Target, ...]:
     """An encoder as BERT: six linear layers and a norm in each layer, and a pooler outside the stack."""
     encoder = [linear("pooler.dense", layer=None, role="dense", widths=(8, 8))]
     for layer in range(N_LAYERS):
@@ -49,27 +49,29 @@ def context(
 ) -> AllocationContext:
     """The encoder with drawn scores, where none are given."""
     chance = random.Random(0)
-    drawn = {site.name: chance.uniform(0.1, 1.0) for site in sites()}
-    return AllocationContext(sites=sites(), scores=scores or drawn, methods=METHODS, max_params=max_params)
+    drawn = {target.name: chance.uniform(0.1, 1.0) for target in targets()}
+    return AllocationContext(
+        targets=targets(), scores=scores or drawn, methods=METHODS, max_params=max_params
+    )
 
 
 def recount(plan: Plan) -> int:
     """Trainable parameters from the shapes in the papers, without asking the methods."""
-    by_name, total = {site.name: site for site in sites()}, 0
+    by_name, total = {target.name: target for target in targets()}, 0
     for adapter in plan.adapters:
-        site, options = by_name[adapter.site], dict(adapter.options)
+        target, options = by_name[adapter.target], dict(adapter.options)
         if adapter.method == "lora":
-            magnitude = site.out_features if options.get("dora") else 0
-            total += adapter.rank * site.in_features + adapter.rank * site.out_features + magnitude
+            magnitude = target.out_features if options.get("dora") else 0
+            total += adapter.rank * target.in_features + adapter.rank * target.out_features + magnitude
         elif adapter.method == "ia3":
-            total += site.in_features if site.role == "down" else site.out_features
+            total += target.in_features if target.role == "down" else target.out_features
         elif adapter.method == "oft":
-            total += site.in_features // adapter.rank * (adapter.rank * (adapter.rank - 1) // 2)
+            total += target.in_features // adapter.rank * (adapter.rank * (adapter.rank - 1) // 2)
         elif adapter.method in ("miss", "hira"):
-            n_inputs = site.in_features if adapter.method == "hira" else 0
-            total += adapter.rank * (n_inputs + site.out_features)
+            n_inputs = target.in_features if adapter.method == "hira" else 0
+            total += adapter.rank * (n_inputs + target.out_features)
         else:
-            total += site.out_features * (2 if adapter.method == "ln_tuning" else 1)
+            total += target.out_features * (2 if adapter.method == "ln_tuning" else 1)
     return total
 
 
@@ -94,10 +96,10 @@ def policies(draw: st.DrawFn, names: tuple[str, ...] = CLOSED_FORMS) -> Policy:
     return replace(part(first), other_parts=tuple(part(name) for name in others))
 
 
-def prices(part: Policy, site: Site) -> dict[int, int]:
+def prices(part: Policy, target: Target) -> dict[int, int]:
     """Rank -> parameters, as far as the policy's cap allows; a method without a rank has one."""
     method = METHODS[part.method]
-    options = method.options(site, **dict(part.options))
+    options = method.options(target, **dict(part.options))
     highest = part.max_rank or 10**6 if method.ranked else 10**6
-    allowed = [rank for rank in method.ranks(site, options) if rank <= highest]
-    return {rank: method.cost(site, rank, options) for rank in allowed}
+    allowed = [rank for rank in method.ranks(target, options) if rank <= highest]
+    return {rank: method.cost(target, rank, options) for rank in allowed}

@@ -62,7 +62,7 @@ def good_trainer(model: Path):
 
 
 def save_other(path: Path) -> None:
-    """Put weights of three numbers at one site in place of an adapter's."""
+    """Put weights of three numbers at one target module in place of an adapter's."""
     save_file({"model.layers.0.self_attn.q_proj.lora_A": np.zeros(3, dtype=np.float32)}, path)
 
 

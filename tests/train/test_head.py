@@ -12,9 +12,9 @@ from toys.specs import run_spec
 from toys.words import toy_rows
 
 from autopeft.adapters import compile_plan
-from autopeft.errors import SiteError
+from autopeft.errors import TargetError
 from autopeft.model import BaseModel
-from autopeft.model.checks import require_sites
+from autopeft.model.checks import require_targets
 from autopeft.records import Status
 from autopeft.run.prepare import prepare
 from autopeft.train.rates import head_maps, head_rates, input_rms, parameter_groups
@@ -181,13 +181,13 @@ def test_a_plan_scales_the_rate_of_its_head_and_of_nothing_else(bert, make_plan,
 )
 def test_head_that_peft_cannot_identify_is_refused_when_the_model_is_loaded(name, config, message):
     base = BaseModel(getattr(transformers, name)(config), None, name="odd", untrained=frozenset())
-    with pytest.raises(SiteError, match=message):
-        require_sites(base)
+    with pytest.raises(TargetError, match=message):
+        require_targets(base)
 
 
 def test_rms_is_that_of_all_inputs_but_padding(base, make_batch):
     batches = [make_batch(seed=0), make_batch(seed=1, n_filler=(4, 12))]
-    names = [site.name for site in base.sites if site.kind in ("linear", "conv1d")]
+    names = [target.name for target in base.targets if target.kind in ("linear", "conv1d")]
     seen = {name: [] for name in names}
     mask = None
 

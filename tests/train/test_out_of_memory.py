@@ -98,7 +98,7 @@ class Greedy(Scarce):
 
 
 def dora(bench, make_plan, **choices):
-    """A plan of LoRA with magnitudes at every site."""
+    """A plan of LoRA with magnitudes at every target module."""
     plan = make_plan(bench.base, "lora", **choices)
     options = {**dict(plan.adapters[0].options), "dora": True}
     return make_plan(bench.base, [replace(a, options=tuple(options.items())) for a in plan.adapters])

@@ -215,10 +215,12 @@ def test_test_split_is_scored_with_the_weights_that_confirmation_kept(
 
 def mix_of(base, make_plan):
     """IA3 at the roles q and k, LoRA at the others, every second one of them with DoRA."""
-    kept = {site.name for site in base.sites if site.role in ("q", "k")}
+    kept = {target.name for target in base.targets if target.role in ("q", "k")}
     plain, dora = make_plan(base, "lora").adapters, make_plan(base, "lora", dora=True).adapters
-    pairs = [pair[i % 2] for i, pair in enumerate(zip(plain, dora, strict=True)) if pair[0].site not in kept]
-    return [a for a in make_plan(base, "ia3").adapters if a.site in kept] + pairs
+    pairs = [
+        pair[i % 2] for i, pair in enumerate(zip(plain, dora, strict=True)) if pair[0].target not in kept
+    ]
+    return [a for a in make_plan(base, "ia3").adapters if a.target in kept] + pairs
 
 
 def test_test_split_without_kept_weights_is_a_failed_measurement(plan, make_bench, fidelity, tmp_path):
@@ -298,9 +300,11 @@ def test_batches_of_a_sample_are_cut_as_those_of_a_step(make_bench):
 
 def test_methods_of_a_mix_train_at_their_own_rates(make_bench, make_plan):
     bench = make_bench()
-    lora = [a for a in make_plan(bench.base, "lora").adapters if a.site.endswith("query")]
+    lora = [a for a in make_plan(bench.base, "lora").adapters if a.target.endswith("query")]
     vectors = [
-        replace(a, rate_factor=8.0) for a in make_plan(bench.base, "ia3").adapters if a.site.endswith("value")
+        replace(a, rate_factor=8.0)
+        for a in make_plan(bench.base, "ia3").adapters
+        if a.target.endswith("value")
     ]
     plan = make_plan(bench.base, [*lora, *vectors], learning_rate=1e-3)
     configs = compile_plan(plan, bench.methods).configs

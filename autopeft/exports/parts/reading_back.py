@@ -108,16 +108,16 @@ def load_as_served(module: nn.Module, file: ConfigFile, *, reader: str) -> nn.Mo
     whole = {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items() if in_head(key, saved)}
     module.load_state_dict(whole, strict=False)
     modules = dict(module.named_modules())
-    for site, (down, up) in lora_halves(tensors, head=saved).items():
-        layer = cast(Any, modules.get(site))
+    for target, (down, up) in lora_halves(tensors, head=saved).items():
+        layer = cast(Any, modules.get(target))
         shape = None if layer is None else linear_shape(layer)
         if shape is None:
             raise SpecError(
-                f"{site} of {file.folder} is no linear layer of the base model; name the right one."
+                f"{target} of {file.folder} is no linear layer of the base model; name the right one."
             )
         if (down.shape[1], up.shape[0]) != shape[1:] or down.shape[0] != up.shape[1]:
             raise SpecError(
-                f"{file.folder} has {tuple(up.shape)} times {tuple(down.shape)} for {site}, which maps "
+                f"{file.folder} has {tuple(up.shape)} times {tuple(down.shape)} for {target}, which maps "
                 f"{shape[1]} to {shape[2]}; export it again."
             )
         change = (_SERVERS[reader](file.config, down.shape[0]) * (up @ down)).to(layer.weight.device)

@@ -24,7 +24,9 @@ from autopeft.extension import ExportSource
 from autopeft.model.attaching import plain_names
 from autopeft.model.linear_layers import linear_shape
 
-Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]  # site -> A (R, in) and B (out, R), scale within B
+Factors = dict[
+    str, tuple[torch.Tensor, torch.Tensor]
+]  # target module -> A (R, in) and B (out, R), scale within B
 
 _KEY = re.compile(rf"^{re.escape(PREFIX)}(.+)\.lora_(A|B)\.weight$")
 _LAYER = re.compile(r"^(.*?\.)(\d+)(\..*)$")  # what stands before, as and after the layer's number
@@ -33,47 +35,47 @@ _VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def lora_factors(source: ExportSource) -> Factors:
-    """Compute A and B of every site of LoRA configs; if two configs adapt a site, their ranks are joined.
+    """Compute A and B of every target of LoRA configs; if two configs adapt a target, their ranks are joined.
 
-    Raises SpecError if there is no site, or a tensor is missing, is no part of LoRA or has another rank than
-    its config says.
+    Raises SpecError if there is no target module, or a tensor is missing, is no part of LoRA or has another
+    rank than its config says.
     """
     factors: Factors = {}
     for config, weights in zip(source.configs, source.weights, strict=True):
-        for site, pair in _pairs(weights, head=source.head).items():
-            rank = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), site), config.r)
-            alpha_key = get_pattern_key(config.alpha_pattern.keys(), site)
+        for target, pair in _pairs(weights, head=source.head).items():
+            rank = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), target), config.r)
+            alpha_key = get_pattern_key(config.alpha_pattern.keys(), target)
             alpha = config.alpha_pattern.get(alpha_key, config.lora_alpha)
             if set(pair) != {"A", "B"} or pair["A"].shape[0] != rank or pair["B"].shape[1] != rank:
                 seen = {half: tuple(tensor.shape) for half, tensor in sorted(pair.items())}
                 raise SpecError(
-                    f"The weights at {site} are {seen}, the config says rank {rank}; "
+                    f"The weights at {target} are {seen}, the config says rank {rank}; "
                     "use those of one adapter."
                 )
             down, up = pair["A"], pair["B"] * (alpha / (math.sqrt(rank) if config.use_rslora else rank))
-            if site in factors:
-                down, up = torch.cat([factors[site][0], down]), torch.cat([factors[site][1], up], dim=1)
-            factors[site] = (down, up)
+            if target in factors:
+                down, up = torch.cat([factors[target][0], down]), torch.cat([factors[target][1], up], dim=1)
+            factors[target] = (down, up)
     if not factors:
         raise SpecError("The weights hold no part of LoRA on a linear layer; use those of a trained adapter.")
     return factors
 
 
 def lora_halves(weights: Mapping[str, torch.Tensor], *, head: Sequence[str]) -> Factors:
-    """Return A and B of every site as they are stored, without the scale.
+    """Return A and B of every target module as they are stored, without the scale.
 
     `head` names the modules that are trained whole. Raises SpecError if a tensor is missing or is no part of
     LoRA.
     """
     pairs = _pairs(weights, head=head)
-    lone = [site for site, pair in pairs.items() if set(pair) != {"A", "B"}]
+    lone = [target for target, pair in pairs.items() if set(pair) != {"A", "B"}]
     if lone:
         raise SpecError(f"The weights at {lone[0]} lack one half of LoRA; use those of one adapter.")
-    return {site: (pair["A"], pair["B"]) for site, pair in pairs.items()}
+    return {target: (pair["A"], pair["B"]) for target, pair in pairs.items()}
 
 
 def _pairs(weights: Mapping[str, torch.Tensor], *, head: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]:
-    """Map each site to its tensors A and B in float32; one may be missing. SpecError for other tensors."""
+    """Map each target to its tensors A and B in float32; one may be missing. SpecError for other tensors."""
     halves: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in weights.items():
         match = _KEY.match(key)
@@ -87,27 +89,30 @@ def _pairs(weights: Mapping[str, torch.Tensor], *, head: Sequence[str]) -> dict[
 
 
 def write_uniform(factors: Factors, source: ExportSource, folder: Path) -> tuple[str, ...]:
-    """Write sites' factors as one LoRA adapter of one rank; return notes for the user."""
+    """Write target modules' factors as one LoRA adapter of one rank; return notes for the user."""
     assert source.base is not None, "the shapes of the base model are needed"
     modules = dict(source.base.named_modules())
-    _check_sites(factors, modules)
+    _check_targets(factors, modules)
     filled = _with_zeros(factors, modules)
     rank = max(down.shape[0] for down, _ in filled.values())
     tensors, served = {}, source.checkpoint.skeleton  # the class that servers load; None if it is ours
     if served is not None:
-        names = served_names(source.base, served, sites=filled)
-        filled, modules = {names[site]: pair for site, pair in filled.items()}, dict(served.named_modules())
-    for site, (down, up) in sorted(filled.items()):
+        names = served_names(source.base, served, targets=filled)
+        filled, modules = (
+            {names[target]: pair for target, pair in filled.items()},
+            dict(served.named_modules()),
+        )
+    for target, (down, up) in sorted(filled.items()):
         extra = rank - down.shape[0]
-        tensors[f"{PREFIX}{site}.lora_A.weight"] = nn.functional.pad(down, (0, 0, 0, extra))
-        tensors[f"{PREFIX}{site}.lora_B.weight"] = nn.functional.pad(up, (0, extra))
+        tensors[f"{PREFIX}{target}.lora_A.weight"] = nn.functional.pad(down, (0, 0, 0, extra))
+        tensors[f"{PREFIX}{target}.lora_B.weight"] = nn.functional.pad(up, (0, extra))
     save_tensors(tensors, folder / "adapter_model.safetensors")
     head = {name: tensor for name, tensor in trained_tensors(source) if in_head(name, source.head)}
     config = LoraConfig(
         r=rank,
         lora_alpha=rank,
         lora_dropout=0.0,
-        fan_in_fan_out=any(isinstance(modules[site], Conv1D) for site in filled),
+        fan_in_fan_out=any(isinstance(modules[target], Conv1D) for target in filled),
         # With the task's type `peft` would look for the head in this adapter.
         task_type=None if head or served is not None else source.task_type,
         # Names the class to build, to which the modules' names belong; `peft` writes it in the same way.
@@ -126,7 +131,9 @@ def write_uniform(factors: Factors, source: ExportSource, folder: Path) -> tuple
         advice = f"start vLLM with --enable-lora --max-lora-rank {limit}"
         notes = [f"the rank is {rank}; {advice if limit else f'vLLM takes at most {_VLLM_RANKS[-1]}'}"]
     if len(filled) > len(factors):
-        notes.append(f"zeros stand at {len(filled) - len(factors)} sites whose layers have no adapter")
+        notes.append(
+            f"zeros stand at {len(filled) - len(factors)} target modules whose layers have no adapter"
+        )
     if served is not None:
         notes.append(f"the names of its modules are those of {type(served).__name__}, which servers load")
     if head:
@@ -138,8 +145,8 @@ def write_uniform(factors: Factors, source: ExportSource, folder: Path) -> tuple
     return tuple(notes)
 
 
-def served_names(module: nn.Module, served: nn.Module, *, sites: Collection[str]) -> dict[str, str]:
-    """Map sites of a text model to their names in the checkpoint's own class, of which that model is a part.
+def served_names(module: nn.Module, served: nn.Module, *, targets: Collection[str]) -> dict[str, str]:
+    """Map targets of a text model to their names in the checkpoint's own class, which contains that model.
 
     Raises:
         SpecError: The own class has no such part, or several.
@@ -148,28 +155,28 @@ def served_names(module: nn.Module, served: nn.Module, *, sites: Collection[str]
     theirs = {name for name, _ in served.named_modules()}
     beneath = [name.removeprefix(prefix) for name, _ in module.named_modules() if name.startswith(prefix)]
     places = [place for place in theirs if all(f"{place}.{name}" in theirs for name in beneath)]
-    lacking = [site for site in sites if not site.startswith(prefix) and site not in theirs]
+    lacking = [target for target in targets if not target.startswith(prefix) and target not in theirs]
     if len(places) != 1 or lacking:
         raise SpecError(
             f"The checkpoint's own class {type(served).__name__}, which servers load, has no module for "
-            f"{next(iter(lacking or sites))}; use --to merged."
+            f"{next(iter(lacking or targets))}; use --to merged."
         )
-    return {s: f"{places[0]}.{s.removeprefix(prefix)}" if s.startswith(prefix) else s for s in sites}
+    return {s: f"{places[0]}.{s.removeprefix(prefix)}" if s.startswith(prefix) else s for s in targets}
 
 
-def _check_sites(factors: Factors, modules: Mapping[str, nn.Module]) -> None:
-    for site, (down, up) in factors.items():
-        shape = linear_shape(modules[site]) if site in modules else None
+def _check_targets(factors: Factors, modules: Mapping[str, nn.Module]) -> None:
+    for target, (down, up) in factors.items():
+        shape = linear_shape(modules[target]) if target in modules else None
         if shape is None:
-            kind = type(modules[site]).__name__ if site in modules else "absent"
+            kind = type(modules[target]).__name__ if target in modules else "absent"
             raise SpecError(
-                f"{site} is {kind} in the base model and no linear layer; pass --model with the right one, "
+                f"{target} is {kind} in the base model and no linear layer; pass --model with the right one, "
                 "or use --to merged."
             )
         _, n_in, n_out = shape
         if (down.shape[1], up.shape[0]) != (n_in, n_out):
             raise SpecError(
-                f"The adapter at {site} maps {down.shape[1]} to {up.shape[0]}, the base model {n_in} to "
+                f"The adapter at {target} maps {down.shape[1]} to {up.shape[0]}, the base model {n_in} to "
                 f"{n_out}; pass --model with the one that it was trained on."
             )
 

@@ -1,8 +1,8 @@
-"""What methods are made of: the record, refusals, patterns of sites, and configs by group.
+"""What methods are made of: the record, refusals, patterns of target modules, and configs by group.
 
 Patterns are regular expressions: one anchored pattern for a set of module names. `peft` matches a string
 `target_modules` with `re.fullmatch` on the full module name. A list would be matched by the endings of names
-and, from 20 names on, condensed on injection: the saved config would no longer name the chosen sites
+and, from 20 names on, condensed on injection: the saved config would no longer name the chosen target modules
 (peft 0.21, MIN_TARGET_MODULES_FOR_OPTIMIZATION).
 """
 
@@ -22,7 +22,7 @@ from peft import PeftConfig
 
 from autopeft.errors import SpecError
 from autopeft.extension import REFERENCE_WIDTH, Options
-from autopeft.records import Adapter, OptionValue, Site
+from autopeft.records import Adapter, OptionValue, Target
 
 # How fast the best learning rate of LoRA falls with the hidden size: 5e-4 * (2000 / hidden size)**0.775 on
 # Llama-like models (Thinking Machines 2025, LoRA Without Regret, and its cookbook). It also takes the best
@@ -32,8 +32,8 @@ WIDTH_EXPONENT = 0.775
 COMPARISON = "peft's method comparison on Llama-3.2-3B: seconds of training, plain LoRA's 942 being 1"
 
 
-def no_rank(site: Site, options: Options) -> Sequence[int]:
-    """The ranks of a method without ranks: one step, which takes the method at a site or leaves it."""
+def no_rank(target: Target, options: Options) -> Sequence[int]:
+    """The ranks of a method without ranks: one step, which takes the method at a target or leaves it."""
     return (1,)
 
 
@@ -41,15 +41,14 @@ def no_rank(site: Site, options: Options) -> Sequence[int]:
 class PeftMethod:
     """A PEFT method as data and a few functions; `extension.Method` says what each of them means.
 
-    By default a method starts as the identity, merges, shares no state among sites, learns from the first
-    step, and has no options, no scale and no servers that read it. A method with `ranks` has low-rank
+    By default a method starts as the identity, merges, shares no state among target modules, learns from the
+    first step, and has no options, no scale and no servers that read it. A method with `ranks` has low-rank
     matrices unless `low_rank` is False, and one rank per plan unless `takes_rank_pattern`. `short` is the
-    word for narrow cells if `label` is too long.
-    `since_peft` is the first release of `peft` that has the method; empty if every supported one does.
-    `learning_rate_range` is for base models of `REFERENCE_WIDTH`, and for narrower ones, which were not
-    measured. For wider ones it is divided by the ratio of the widths to the power of `width_exponent`. The
-    first rate tried is divided by the rank to the power of `rank_exponent`.
-    `autopeft/methods/hira.py` is a short example.
+    word for narrow cells if `label` is too long. `since_peft` is the first release of `peft` that has the
+    method; empty if every supported one does. `learning_rate_range` is for base models of `REFERENCE_WIDTH`,
+    and for narrower ones, which were not measured. For wider ones it is divided by the ratio of the widths to
+    the power of `width_exponent`. The first rate tried is divided by the rank to the power of
+    `rank_exponent`. `autopeft/methods/hira.py` is a short example.
     """
 
     name: str
@@ -72,12 +71,12 @@ class PeftMethod:
     starts_slowly: bool = False
     choices: Mapping[str, tuple[OptionValue, ...]] = field(default_factory=dict)
     choice_labels: Mapping[str, str] = field(default_factory=dict)
-    refusal: Callable[[Site], str | None]
-    cost: Callable[[Site, int, Options], int]
+    refusal: Callable[[Target], str | None]
+    cost: Callable[[Target, int, Options], int]
     configs: Callable[[Sequence[Adapter]], tuple[PeftConfig, ...]]
-    ranks: Callable[[Site, Options], Sequence[int]] = no_rank
-    only_if_asked: Callable[[Site], bool] = lambda site: False
-    options: Callable[..., Options] = lambda site, **choices: {}
+    ranks: Callable[[Target, Options], Sequence[int]] = no_rank
+    only_if_asked: Callable[[Target], bool] = lambda target: False
+    options: Callable[..., Options] = lambda target, **choices: {}
     scale: Callable[..., float] = lambda rank, **choices: 1.0
     servers: Callable[[Options], tuple[str, ...]] = lambda options: ()
     readable_type: str | None = None
@@ -106,33 +105,35 @@ _DESCRIPTIONS = {
 }
 
 
-def only_maps(site: Site) -> str | None:
+def only_maps(target: Target) -> str | None:
     """Refuse all but linear layers in either storage order: `nn.Linear` and Conv1D."""
     return (
-        None if site.kind in ("linear", "conv1d") else f"takes linear layers, and {_DESCRIPTIONS[site.kind]}"
+        None
+        if target.kind in ("linear", "conv1d")
+        else f"takes linear layers, and {_DESCRIPTIONS[target.kind]}"
     )
 
 
-def only_linear(site: Site) -> str | None:
+def only_linear(target: Target) -> str | None:
     """Refuse all but `nn.Linear`, for tuners that do not know Conv1D."""
-    return "takes nn.Linear, and this is a Conv1D" if site.kind == "conv1d" else only_maps(site)
+    return "takes nn.Linear, and this is a Conv1D" if target.kind == "conv1d" else only_maps(target)
 
 
-def only_plain_linear(site: Site) -> str | None:
+def only_plain_linear(target: Target) -> str | None:
     """Refuse all but plain `nn.Linear`, for tuners that compute with the weights as they are stored.
 
     On bitsandbytes' maps they fail in peft 0.21.2, or count packed weights (reports/LOG.md, 2026-11-25).
     """
-    if site.quantized:
+    if target.quantized:
         return "computes with the weights themselves, and these are quantized"
-    return only_linear(site)
+    return only_linear(target)
 
 
 Value = TypeVar("Value", int, float)
 _LAYER = re.compile(r"^(.*?\.)(\d+)(\..*)$")  # a name up to its layer number, the number, and what follows
 
 
-def sites_pattern(names: Iterable[str]) -> str:
+def targets_pattern(names: Iterable[str]) -> str:
     r"""Write a regular expression that full-matches these module names and no others.
 
     Names that differ only in their layer number are folded, and so are endings in the same layers.
@@ -155,12 +156,12 @@ def sites_pattern(names: Iterable[str]) -> str:
 
 
 def pattern_of(adapters: Iterable[Adapter]) -> str:
-    """Write the pattern of the sites that have these adapters."""
-    return sites_pattern(adapter.site for adapter in adapters)
+    """Write the pattern of the target modules that have these adapters."""
+    return targets_pattern(adapter.target for adapter in adapters)
 
 
 def by_pattern(values: Mapping[str, Value]) -> tuple[Value, dict[str, Value]]:
-    r"""Return the commonest value, and anchored patterns of the sites that have another one.
+    r"""Return the commonest value, and anchored patterns of the target modules that have another one.
 
     `rank_pattern` and its like have this form. `peft` looks a key up with `re.match(rf"(.*\.)?({key})$",
     name)`; without the anchor the ending of a name would match too.
@@ -170,11 +171,11 @@ def by_pattern(values: Mapping[str, Value]) -> tuple[Value, dict[str, Value]]:
         (8, {'^h\\.0\\.v': 2})
     """
     default = mode(sorted(values.values()))
-    sites_of: dict[Value, list[str]] = defaultdict(list)
-    for site, value in values.items():
+    targets_of: dict[Value, list[str]] = defaultdict(list)
+    for target, value in values.items():
         if value != default:
-            sites_of[value].append(site)
-    return default, {f"^{sites_pattern(sites)}": value for value, sites in sorted(sites_of.items())}
+            targets_of[value].append(target)
+    return default, {f"^{targets_pattern(targets)}": value for value, targets in sorted(targets_of.items())}
 
 
 def by_inner_pattern(values: Mapping[str, int]) -> tuple[int, dict[str, int]]:
@@ -190,18 +191,18 @@ def by_inner_pattern(values: Mapping[str, int]) -> tuple[int, dict[str, int]]:
         >>> by_inner_pattern({"h.0.q": 8, "h.1.q": 8, "h.0.v": 2})
         (8, {'(?<=^h\\.)0\\.v': 2})
     """
-    at_top = sorted({value for site, value in values.items() if "." not in site})
+    at_top = sorted({value for target, value in values.items() if "." not in target})
     if len(at_top) > 1:
         raise SpecError(f"Modules at the top of the model have different sizes {at_top}; peft allows one.")
     default = at_top[0] if at_top else by_pattern(values)[0]
-    sites_of: dict[tuple[str, int], list[str]] = defaultdict(list)
-    for site, value in values.items():
+    targets_of: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for target, value in values.items():
         if value != default:
-            root, _, inner = site.partition(".")
-            sites_of[root, value].append(inner)
+            root, _, inner = target.partition(".")
+            targets_of[root, value].append(inner)
     return default, {
-        rf"(?<=^{re.escape(root)}\.){sites_pattern(inner)}": value
-        for (root, value), inner in sorted(sites_of.items())
+        rf"(?<=^{re.escape(root)}\.){targets_pattern(inner)}": value
+        for (root, value), inner in sorted(targets_of.items())
     }
 
 
@@ -214,12 +215,12 @@ Configs = Callable[[Sequence[Adapter]], tuple[PeftConfig, ...]]
 
 
 def alphas_of(adapters: Iterable[Adapter]) -> tuple[float, dict[str, float]]:
-    """Return the commonest alpha (scale times rank), and patterns of the sites that have another one.
+    """Return the commonest alpha (scale times rank), and patterns of the targets that have another one.
 
     Other tools read alphas as whole numbers: an alpha that differs from one by rounding becomes an int.
     """
-    alphas = {adapter.site: adapter.scale * adapter.rank for adapter in adapters}
-    return by_pattern({site: round(x) if math.isclose(x, round(x)) else x for site, x in alphas.items()})
+    alphas = {adapter.target: adapter.scale * adapter.rank for adapter in adapters}
+    return by_pattern({target: round(x) if math.isclose(x, round(x)) else x for target, x in alphas.items()})
 
 
 def doublings(limit: int) -> tuple[int, ...]:
@@ -233,7 +234,7 @@ def doublings(limit: int) -> tuple[int, ...]:
 
 
 def one_config_per_rank(make: Callable[[int, str], PeftConfig]) -> Configs:
-    """Make `Method.configs` for a `peft` config of one rank; `make` gets a rank and its sites' pattern."""
+    """Make `Method.configs` for a `peft` config of one rank; `make` gets a rank and its targets' pattern."""
     rank_of = attrgetter("rank")
     return lambda adapters: tuple(
         make(rank, pattern_of(group)) for rank, group in groupby(sorted(adapters, key=rank_of), rank_of)
@@ -244,7 +245,7 @@ def lycoris_config(kind: type[PeftConfig]) -> Configs:
     """Make `Method.configs` for LoHa and LoKr: one config with ranks and alphas by pattern."""
 
     def configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
-        rank, ranks = by_pattern({adapter.site: adapter.rank for adapter in adapters})
+        rank, ranks = by_pattern({adapter.target: adapter.rank for adapter in adapters})
         alpha, alphas = alphas_of(adapters)
         targets = pattern_of(adapters)
         return (kind(r=rank, alpha=alpha, target_modules=targets, rank_pattern=ranks, alpha_pattern=alphas),)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from autopeft.extension import IGNORED, Batch, Task
-from autopeft.records import Site
+from autopeft.records import Target
 
 # Names of a decoder's attention to its encoder in T5, BART and BERT; its k and v see the encoder's tokens.
 _CROSS_ATTENTION = ("EncDecAttention", "encoder_attn", "crossattention", "cross_attn")
@@ -40,16 +40,16 @@ class Layout:
         self._weights = weights
         self._last: tuple[Tensor, Tensor | None, Tensor] | None = None  # input, padding, rows
 
-    def inputs(self, tensor: Tensor, site: Site) -> Tensor:
-        """A layer's input as (B, T, in); the same tensor again for the next site with the same input."""
-        padding = self._padding_at(site)
+    def inputs(self, tensor: Tensor, target: Target) -> Tensor:
+        """A layer's input as (B, T, in); the same tensor again for the next target with the same input."""
+        padding = self._padding_at(target)
         if self._last is None or self._last[0] is not tensor or self._last[1] is not padding:
             self._last = tensor, padding, self._rows(tensor, padding)
         return self._last[2]
 
-    def gradient(self, tensor: Tensor, site: Site) -> Tensor:
+    def gradient(self, tensor: Tensor, target: Target) -> Tensor:
         """The gradient of a layer's output as (B, T, out)."""
-        rows = self._rows(tensor, self._padding_at(site))
+        rows = self._rows(tensor, self._padding_at(target))
         if self._weights is not None and len(rows) == self._n_examples:
             return rows * self._weights.to(rows.device)[:, None, None]
         return rows
@@ -71,10 +71,10 @@ class Layout:
             return tensor.reshape(-1, 1, n_features)
         return tensor.reshape(n, -1, *tensor.shape[2:])
 
-    def _padding_at(self, site: Site) -> Tensor | None:
-        if not self._has_decoder or "decoder" not in site.name.split("."):
+    def _padding_at(self, target: Target) -> Tensor | None:
+        if not self._has_decoder or "decoder" not in target.name.split("."):
             return self._padding
-        is_cross = site.role in ("k", "v", "kv") and any(name in site.name for name in _CROSS_ATTENTION)
+        is_cross = target.role in ("k", "v", "kv") and any(name in target.name for name in _CROSS_ATTENTION)
         return self._padding if is_cross else self._decoder_padding
 
 

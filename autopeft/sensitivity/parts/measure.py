@@ -1,4 +1,4 @@
-"""Every score at every site, from one pass over some batches that ends when two halves of them agree."""
+"""Every score at every target, from one pass over some batches that ends when two halves of them agree."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from autopeft.metrics import spearman
 from autopeft.model import is_out_of_memory, release_memory
 from autopeft.model.devices import SavedBytes, devices_of
 from autopeft.model.user_model import note_flags
-from autopeft.records import SEEN_ENOUGH, Sensitivity, Site, SiteScores
+from autopeft.records import SEEN_ENOUGH, Sensitivity, Target, TargetScores
 from autopeft.sensitivity.parts.layout import half_of_row, shortened, split_in_half
 from autopeft.sensitivity.parts.visit import ScoredModel, Seen, Visit
 
@@ -33,17 +33,17 @@ def measure(
     *,
     enough: float = SEEN_ENOUGH,
 ) -> Sensitivity:
-    """Compute every score at every site, from one forward and one backward pass for each batch.
+    """Compute every score at every target module, from one forward and one backward pass for each batch.
 
     Weights are frozen: only gradients of activations are computed, and the backward pass ends at the first
-    sites. Batches go to two reducers in turn (one batch alone is halved). Their rankings of the sites are
-    compared after 64 examples and whenever the number of examples has doubled; the pass ends when all scores
-    agree by `enough`.
+    target modules. Batches go to two reducers in turn (one batch alone is halved). Their rankings of the
+    target modules are compared after 64 examples and whenever the number of examples has doubled; the pass
+    ends when all scores agree by `enough`.
 
     Args:
         scores: The scores, in the order of the result.
-        scored: The model, its sites and the task. The model may be in any mode and is run in eval mode; mode,
-            hooks, gradients, flags and weights are left as found.
+        scored: The model, its target modules and the task. The model may be in any mode and is run in eval
+            mode; mode, hooks, gradients, flags and weights are left as found.
         batches: Each with `labels` (B,) or (B, T); read one at a time. Each should be a fair sample.
         enough: Spearman's rho in [0, 1] between the halves; more than 1 never ends early.
 
@@ -52,8 +52,8 @@ def measure(
         SpecError: A score that is not finite, or one example that does not fit into memory.
     """
     started = time.perf_counter()
-    model, sites = scored.model, scored.sites
-    halves = _Halves(scores, sites)
+    model, targets = scored.model, scored.targets
+    halves = _Halves(scores, targets)
     runner = _BatchRunner(scored, halves)
     peak_bytes = 0
     needs_examples = any(score.reads_examples for score in scores)
@@ -72,7 +72,7 @@ def measure(
         n_asked=sum(halves.n_examples),
         seconds=time.perf_counter() - started,
         peak_bytes=peak_bytes,
-        unreachable=tuple(site.name for site in sites if needs_examples and site.name not in reached),
+        unreachable=tuple(target.name for target in targets if needs_examples and target.name not in reached),
         notes=(*runner.notes, *notes),
     )
 
@@ -101,11 +101,11 @@ def _run_until_agreement(
 class _Halves:
     """The reducers of all scores, twice: batches go to the first and to the second half in turn."""
 
-    def __init__(self, scores: Sequence[Score], sites: Sequence[Site]) -> None:
+    def __init__(self, scores: Sequence[Score], targets: Sequence[Target]) -> None:
         self.scores = scores
-        self.reducers = [[score.reducer(sites) for score in scores] for _ in range(2)]
+        self.reducers = [[score.reducer(targets) for score in scores] for _ in range(2)]
         self.n_examples = [0, 0]  # that each half has seen
-        self._site_names = [site.name for site in sites]
+        self._target_names = [target.name for target in targets]
 
     @property
     def kept_bytes(self) -> int:
@@ -120,19 +120,19 @@ class _Halves:
             if score.reads_examples:
                 halves = zip(reducers, self.n_examples, strict=True)
                 values = [reducer.values(max(1, n_examples)) for reducer, n_examples in halves]
-                names = [name for name in self._site_names if name in values[0] or name in values[1]]
+                names = [name for name in self._target_names if name in values[0] or name in values[1]]
                 ranked = ([half.get(name, 0.0) for name in names] for half in values)
                 agreements[score.name] = rank_correlation(*ranked)
         return agreements
 
     def result(
         self, *, dropped: frozenset[str], reached: set[str]
-    ) -> tuple[tuple[SiteScores, ...], list[str]]:
-        """The scores of both halves together, and notes on sites that they miss; call it once, at the end.
+    ) -> tuple[tuple[TargetScores, ...], list[str]]:
+        """The scores of both halves together, and notes on targets that they miss; call it once, at the end.
 
-        Values are in the order of the sites. Sites without a value score 0, as do those that were `dropped`,
-        since they do not fit into memory. A score is expected to have a value for all `reached` sites, or for
-        all sites if it reads no examples.
+        Values are in the order of the target modules. Target modules without a value score 0, as do those
+        that were `dropped`, since they do not fit into memory. A score is expected to have a value for all
+        `reached` target modules, or for all target modules if it reads no examples.
         """
         agreements, n_examples = self.agreements(), sum(self.n_examples)
         results, notes = [], []
@@ -142,14 +142,16 @@ class _Halves:
             values = reducer.values(max(1, n_examples))
             if score.reads_examples:
                 values = {name: value for name, value in values.items() if name not in dropped}
-            n_missing = len((reached if score.reads_examples else set(self._site_names)) - values.keys())
+            n_missing = len((reached if score.reads_examples else set(self._target_names)) - values.keys())
             if n_missing:
-                notes.append(f"{score.name} does not measure {n_missing} of the sites; they score 0.")
+                notes.append(
+                    f"{score.name} does not measure {n_missing} of the target modules; they score 0."
+                )
             _require_scores(score.name, values)
             results.append(
-                SiteScores(
+                TargetScores(
                     name=score.name,
-                    values=tuple(values.get(name, 0.0) for name in self._site_names),
+                    values=tuple(values.get(name, 0.0) for name in self._target_names),
                     split_half=agreements.get(score.name),
                     n_examples=n_examples if score.reads_examples else 0,
                 )
@@ -182,8 +184,8 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
 class _BatchRunner:
     """Runs batches through the model, in smaller parts where memory runs out; feeds the halves' reducers.
 
-    Limits of memory that one batch shows hold for later batches. `reached` are the sites that were seen,
-    `dropped` those that do not fit into memory; `peak_bytes` is the most that autograd held on the CPU.
+    Limits of memory that one batch shows hold for later batches. `reached` are the target modules that were
+    seen, `dropped` those that do not fit into memory; `peak_bytes` is the most that autograd held on the CPU.
     """
 
     def __init__(self, scored: ScoredModel, halves: _Halves) -> None:
@@ -251,7 +253,7 @@ class _BatchRunner:
         return False
 
     def _lower_limit(self, part: Batch, error: RuntimeError | MemoryError, *, index: int) -> None:
-        """Halve the examples at once; of a single one drop the experts' sites, then halve its tokens."""
+        """Halve the examples at once; of a single one drop the experts' targets, then halve its tokens."""
         n_examples = len(part["labels"])
         if n_examples > 1:
             self._max_examples = (n_examples + 1) // 2
@@ -259,10 +261,10 @@ class _BatchRunner:
                 f"Memory ran out at {n_examples} examples at once; went on with {self._max_examples}."
             )
             return
-        sites = self._scored.sites
-        if experts := frozenset(site.name for site in sites if site.kind == "parameter"):
+        targets = self._scored.targets
+        if experts := frozenset(target.name for target in targets if target.kind == "parameter"):
             self.dropped = experts
-            self._scored = replace(self._scored, sites=tuple(s for s in sites if s.kind != "parameter"))
+            self._scored = replace(self._scored, targets=tuple(s for s in targets if s.kind != "parameter"))
             self.notes.append("Memory ran out at one example: experts in one parameter score 0.")
             return
         is_causal = self._scored.task.peft_task_type == "CAUSAL_LM"

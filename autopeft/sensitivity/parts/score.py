@@ -11,35 +11,35 @@ from torch import Tensor, nn
 
 from autopeft.extension import Reducer
 from autopeft.model.devices import to_float64
-from autopeft.records import Site
+from autopeft.records import Target
 
 
 @dataclass(frozen=True, kw_only=True)
-class SiteScore:
+class TargetScore:
     """A score as `extension.Score` has it."""
 
     name: str
     summary: str
     unit: str
     reads_examples: bool
-    reducer: Callable[[Sequence[Site]], Reducer]
+    reducer: Callable[[Sequence[Target]], Reducer]
 
 
 @dataclass
 class Sums:
-    """Adds up, in fp64, the number that a function of site, module, inputs and gradient gives for each batch.
+    """Adds up, in fp64, the number that a function of target, module, inputs and gradient has for each batch.
 
-    The number has the shape (); None where the score does not measure the site.
+    The number has the shape (); None where the score does not measure the target module.
     """
 
-    term: Callable[[Site, nn.Module, Tensor, Tensor], Tensor | None]
+    term: Callable[[Target, nn.Module, Tensor, Tensor], Tensor | None]
     sums: dict[str, Tensor] = field(default_factory=dict)
 
-    def update(self, site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> None:
-        """Count one batch at one site."""
-        term = self.term(site, module, inputs, gradient)
+    def update(self, target: Target, module: nn.Module, inputs: Tensor, gradient: Tensor) -> None:
+        """Count one batch at one target module."""
+        term = self.term(target, module, inputs, gradient)
         if term is not None:
-            self._add(site.name, to_float64(term))
+            self._add(target.name, to_float64(term))
 
     def add(self, other: Any) -> None:
         """Merge another reducer's sums into these."""
@@ -47,7 +47,7 @@ class Sums:
             self._add(name, total)
 
     def values(self, n_examples: int) -> dict[str, float]:
-        """Site name -> the sum per example."""
+        """Target module name -> the sum per example."""
         return {name: float(total) / n_examples for name, total in self.sums.items()}
 
     def _add(self, name: str, term: Tensor) -> None:

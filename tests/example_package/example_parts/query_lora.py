@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from autopeft.methods.lora import PART as LORA
-from autopeft.records import Site
+from autopeft.records import Target
 
 
-def _refusal(site: Site) -> str | None:
-    return LORA.refusal(site) if site.role == "q" else "takes query maps"
+def _refusal(target: Target) -> str | None:
+    return LORA.refusal(target) if target.role == "q" else "takes query maps"
 
 
 PART = replace(

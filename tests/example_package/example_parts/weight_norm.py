@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from autopeft.records import Site
+from autopeft.records import Target
 
 
 class Norms:
-    """Notes each site's norm once."""
+    """Notes each target module's norm once."""
 
     def __init__(self) -> None:
         self.found: dict[str, float] = {}
 
-    def update(self, site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
+    def update(self, target: Target, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
         weight = getattr(module, "weight", None)
         if weight is not None:
-            self.found[site.name] = float(weight.detach().double().square().sum())
+            self.found[target.name] = float(weight.detach().double().square().sum())
 
     def add(self, other: Any) -> None:
         self.found |= other.found
@@ -39,7 +39,7 @@ class WeightNorm:
     unit: str = "weight squared"
     reads_examples: bool = True
 
-    def reducer(self, sites: Sequence[Site]) -> Norms:
+    def reducer(self, targets: Sequence[Target]) -> Norms:
         return Norms()
 
 

@@ -1,4 +1,4 @@
-"""Which sites a policy selects, in models of several kinds, and the methods that fit a budget."""
+"""Which target modules a policy selects, in models of several kinds, and the methods that fit a budget."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
-from toys.space import DEFAULT, METHODS, WIDTHS, context, linear, sites
+from toys.space import DEFAULT, METHODS, WIDTHS, context, linear, targets
 
-from autopeft.records import Site
+from autopeft.records import Target
 from autopeft.space import (
     AllocationContext,
     MethodSpace,
@@ -18,7 +18,7 @@ from autopeft.space import (
     feasible,
     first_policies,
     plan_of,
-    select_sites,
+    select_targets,
 )
 
 
@@ -35,10 +35,10 @@ from autopeft.space import (
 )
 def test_a_share_keeps_the_layers_that_are_asked_for(share: float, by: str, layers: set[int]) -> None:
     by_layer = {0: 3.0, 1: 1.0, 2: 9.0, 3: 2.0, None: 0.0}
-    allocation = context(scores={site.name: by_layer[site.layer] for site in sites()})
+    allocation = context(scores={target.name: by_layer[target.layer] for target in targets()})
     policy = Policy(method="lora", placement="q+v", layer_share=share, layers_by=by, learning_rate=1e-3)
-    selected = select_sites(policy, allocation, METHODS["lora"])
-    assert [site.name for site in selected] == [f"h.{i}.{role}" for i in sorted(layers) for role in "qv"]
+    selected = select_targets(policy, allocation, METHODS["lora"])
+    assert [target.name for target in selected] == [f"h.{i}.{role}" for i in sorted(layers) for role in "qv"]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_share_keeps_the_layers_that_are_asked_for(share: float, by: str, laye
 )
 def test_a_placement_keeps_its_roles(method: str, placement: str, roles: set[str]) -> None:
     policy = Policy(method=method, placement=placement, learning_rate=1e-3)
-    assert {site.role for site in select_sites(policy, context(), METHODS[method])} == roles
+    assert {target.role for target in select_targets(policy, context(), METHODS[method])} == roles
 
 
 # Name of a map -> role and widths in one layer; which of them "q and v" adapts, and what it is called.
@@ -80,7 +80,7 @@ FUSED = {
 }
 
 
-def of_layers(maps: Mapping[str, tuple[str, tuple[int, int]]], prefix: str = "h") -> list[Site]:
+def of_layers(maps: Mapping[str, tuple[str, tuple[int, int]]], prefix: str = "h") -> list[Target]:
     return [
         linear(f"{prefix}.{layer}.{name}", layer=layer, role=role, widths=widths)
         for layer in range(2)
@@ -88,10 +88,14 @@ def of_layers(maps: Mapping[str, tuple[str, tuple[int, int]]], prefix: str = "h"
     ]
 
 
-def baselines_at(found: Sequence[Site], max_params: int = 500) -> tuple[AllocationContext, dict[str, Policy]]:
+def baselines_at(
+    found: Sequence[Target], max_params: int = 500
+) -> tuple[AllocationContext, dict[str, Policy]]:
     """The allocation, and label -> policy of the baselines of texts."""
-    scores = {site.name: 1.0 for site in found}
-    allocation = AllocationContext(sites=tuple(found), scores=scores, methods=METHODS, max_params=max_params)
+    scores = {target.name: 1.0 for target in found}
+    allocation = AllocationContext(
+        targets=tuple(found), scores=scores, methods=METHODS, max_params=max_params
+    )
     listed = first_policies(DEFAULT, "classification", allocation)
     return allocation, {arm.label: policy for arm, policy in listed if arm.kind == "baseline"}
 
@@ -103,10 +107,10 @@ def test_where_a_layer_has_no_map_of_v_alone_its_fused_map_is_adapted_and_named(
     named = "" if label is None else f"LoRA on {label}"
     assert set(baselines) == {"LoRA on all linear layers", named} - {""}
     policy = Policy(method="lora", placement="q+v", learning_rate=1e-3)
-    selected = {site.name for site in select_sites(policy, allocation, METHODS["lora"])}
+    selected = {target.name for target in select_targets(policy, allocation, METHODS["lora"])}
     assert selected == {f"h.{layer}.{name}" for layer in range(2) for name in adapted}
     if named:
-        assert {a.site for a in plan_of(baselines[named], allocation).adapters} == selected
+        assert {a.target for a in plan_of(baselines[named], allocation).adapters} == selected
 
 
 def test_layers_of_two_kinds_count_each_by_itself() -> None:
@@ -117,16 +121,16 @@ def test_layers_of_two_kinds_count_each_by_itself() -> None:
     shared = of_layers({**split, "kv_b_proj": ("kv", (4, 16))})  # needed for neither q nor v
     allocation, _ = baselines_at(shared)
     policy = Policy(method="lora", placement="q+v", learning_rate=1e-3)
-    assert {site.role for site in select_sites(policy, allocation, METHODS["lora"])} == {"q", "v"}
+    assert {target.role for target in select_targets(policy, allocation, METHODS["lora"])} == {"q", "v"}
 
 
-def test_placements_with_the_same_sites_are_one_baseline() -> None:
+def test_placements_with_the_same_targets_are_one_baseline() -> None:
     fused = [linear(f"h.{i}.c_attn", layer=i, role="qkv", widths=(8, 24)) for i in range(3)]
     _, baselines = baselines_at(fused, max_params=70)
     assert [policy.layer_share for policy in baselines.values()] == [pytest.approx(2 / 3)]
 
 
-def test_the_cheapest_plan_of_each_method_is_its_cheapest_site() -> None:
+def test_the_cheapest_plan_of_each_method_is_its_cheapest_target() -> None:
     assert cheapest(DEFAULT, context()) == {
         **{"lora": 16, "ia3": 8, "road": 8, "hira": 16, "bitfit": 8, "ln_tuning": 16},
         "lora+ia3+norms": 16 + 8 + 16,
@@ -145,13 +149,13 @@ def test_methods_that_do_not_fit_the_budget_are_dropped(budget: int, kept: set[s
     assert set(feasible(DEFAULT, context(budget)).arms) == kept
 
 
-def test_a_mix_is_dropped_where_one_part_of_it_fits_no_site() -> None:
+def test_a_mix_is_dropped_where_one_part_of_it_fits_no_target() -> None:
     assert "lora+ia3+norms" in feasible(DEFAULT, context(40)).arms
-    allocation = replace(context(40), sites=tuple(site for site in sites() if site.kind != "norm"))
+    allocation = replace(context(40), targets=tuple(target for target in targets() if target.kind != "norm"))
     assert list(feasible(DEFAULT, allocation).mixes) == []
 
 
-def test_methods_without_a_site_are_dropped() -> None:
+def test_methods_without_a_target_are_dropped() -> None:
     space = Space(about="norms", methods={"ln_tuning": MethodSpace(), "lora": MethodSpace()})
-    allocation = replace(context(), sites=tuple(site for site in sites() if site.kind != "norm"))
+    allocation = replace(context(), targets=tuple(target for target in targets() if target.kind != "norm"))
     assert list(feasible(space, allocation).methods) == ["lora"]

@@ -1,4 +1,4 @@
-"""Sites of many architectures, weights that none reaches, and counts of quantized models."""
+"""Target modules of many architectures, weights that none reaches, and counts of quantized models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toys.architectures import CONTEXT, D, F, build, logits, make_inputs, skelet
 
 from autopeft.extension import discover
 from autopeft.model import BaseModel, load_weights, save_weights
-from autopeft.model.sites import list_sites
+from autopeft.model.targets import list_targets
 from autopeft.records import Plan
 
 # peft warns that rank patterns of parameters match no module; that they work is what is tested here.
@@ -23,7 +23,7 @@ pytestmark = [
 ]
 CAUSAL, CLASSES, SEQ2SEQ = "CAUSAL_LM", "SEQ_CLS", "SEQ_2_SEQ_LM"
 HALF = D // 2  # outputs of two key heads beside four query heads
-# Name of a site of the first layer -> role, inputs, outputs; by hand, from the architectures.
+# Name of a target module of the first layer -> role, inputs, outputs; by hand, from the architectures.
 MAPS = {
     ("distilbert", CLASSES): {
         "distilbert.transformer.layer.0.attention.q_lin": ("q", D, D),
@@ -103,9 +103,11 @@ by_architecture = pytest.mark.parametrize(("architecture", "task_type"), MAPS)
 
 @by_architecture
 def test_maps_have_the_roles_and_shapes_of_their_architecture(architecture, task_type):
-    sites = {site.name: site for site in skeleton(architecture, task_type).sites}
+    targets = {target.name: target for target in skeleton(architecture, task_type).targets}
     expected = MAPS[architecture, task_type]
-    seen = {name: (sites[name].role, sites[name].in_features, sites[name].out_features) for name in expected}
+    seen = {
+        name: (targets[name].role, targets[name].in_features, targets[name].out_features) for name in expected
+    }
     assert seen == expected
 
 
@@ -117,7 +119,7 @@ def test_every_number_of_a_base_model_is_counted_once(architecture, task_type):
 
 
 def test_layers_of_a_decoder_count_on_from_those_of_its_encoder():
-    depths = {site.name: site.layer for site in skeleton("bart", SEQ2SEQ).sites}
+    depths = {target.name: target.layer for target in skeleton("bart", SEQ2SEQ).targets}
     assert depths["model.encoder.layers.1.fc1"] == 1
     assert depths["model.decoder.layers.0.fc1"] == 2  # two encoder layers before it
     assert depths["model.decoder.layernorm_embedding"] is None
@@ -128,17 +130,20 @@ def test_layers_of_swin_are_its_blocks():
         image_size=32, patch_size=4, embed_dim=8, depths=[2, 3, 1], num_heads=[2, 2, 2], window_size=2
     )
     module = transformers.SwinForImageClassification(config)
-    sites = list_sites(module, exclude=("classifier",))
-    by_block = {".".join(s.name.split(".")[2:6]): s.layer for s in sites if s.role in ("q", "up")}
+    targets = list_targets(module, exclude=("classifier",))
+    by_block = {".".join(s.name.split(".")[2:6]): s.layer for s in targets if s.role in ("q", "up")}
     assert list(by_block.values()) == [0, 1, 2, 3, 4, 5]
-    reductions = [s.layer for s in sites if s.name.endswith("reduction")]
+    reductions = [s.layer for s in targets if s.name.endswith("reduction")]
     assert reductions == [1, 4]  # behind the last block of their stages
 
 
 def test_experts_in_a_module_list_are_maps_each():
     experts = nn.ModuleList([nn.ModuleDict({"w1": nn.Linear(4, 6), "w2": nn.Linear(6, 4)}) for _ in range(2)])
     module = nn.ModuleDict({"layers": nn.ModuleList([nn.ModuleDict({"experts": experts})])})
-    seen = {site.name: (site.layer, site.role, site.kind, site.copies) for site in list_sites(module)}
+    seen = {
+        target.name: (target.layer, target.role, target.kind, target.copies)
+        for target in list_targets(module)
+    }
     assert seen == {
         f"layers.0.experts.{i}.{name}": (0, role, "linear", 1)
         for i in (0, 1)
@@ -150,7 +155,7 @@ def test_experts_in_a_module_list_are_maps_each():
     ("architecture", "task_type", "names"),
     [
         ("mixtral", CAUSAL, ROUTER),
-        ("qwen2_moe", CAUSAL, ROUTER),  # its shared expert's maps are sites
+        ("qwen2_moe", CAUSAL, ROUTER),  # its shared expert's maps are target modules
         ("deepseek_v3", CAUSAL, ROUTER),  # neither are those of its shared experts and its dense first layer
         (
             "xlnet",
@@ -170,15 +175,17 @@ def test_weights_that_no_method_reaches_are_remarked_by_name(architecture, task_
     ("architecture", "task_type"),
     [("bert", CLASSES), ("gpt2", CAUSAL), ("t5", SEQ2SEQ), ("vit", "image"), ("rwkv", CAUSAL)],
 )
-def test_nothing_is_remarked_where_every_weight_is_a_site_or_an_embedding(architecture, task_type):
+def test_nothing_is_remarked_where_every_weight_is_a_target_or_an_embedding(architecture, task_type):
     assert skeleton(architecture, task_type).remarks == ()
 
 
 @pytest.mark.parametrize("architecture", MOES)
-def test_routers_are_no_sites_nor_is_the_gate_of_a_shared_expert(architecture):
-    sites = skeleton(architecture, CAUSAL).sites
-    assert not [site.name for site in sites if site.role == "router" or site.name.endswith("expert_gate")]
-    assert any(".experts." in site.name for site in sites)
+def test_routers_are_no_targets_nor_is_the_gate_of_a_shared_expert(architecture):
+    targets = skeleton(architecture, CAUSAL).targets
+    assert not [
+        target.name for target in targets if target.role == "router" or target.name.endswith("expert_gate")
+    ]
+    assert any(".experts." in target.name for target in targets)
 
 
 def expert_config(base, ranks):
@@ -198,9 +205,9 @@ def expert_config(base, ranks):
 def experts(request):
     """A model with experts, a LoRA config on all but one of their parameters, and its plan."""
     base = build(request.param, CAUSAL)
-    chosen = [site for site in base.sites if site.kind == "parameter"][1:]
-    ranks = {site.name: 1 + index for index, site in enumerate(chosen)}
-    query = next(site for site in base.sites if site.name == "model.layers.0.self_attn.q_proj")
+    chosen = [target for target in base.targets if target.kind == "parameter"][1:]
+    ranks = {target.name: 1 + index for index, target in enumerate(chosen)}
+    query = next(target for target in base.targets if target.name == "model.layers.0.self_attn.q_proj")
     cost = sum(ranks[s.name] * s.copies * (s.in_features + s.out_features) for s in chosen)
     cost += 2 * (query.in_features + query.out_features)
     return base, expert_config(base, ranks), Plan(adapters=(), learning_rate=1e-3, trainable_params=cost)
@@ -266,29 +273,29 @@ class QuantLinear(nn.Module):
 
 
 @pytest.mark.parametrize("packed", [Linear4bit, Linear8bit, QuantLinear])
-def test_quantized_model_has_the_sites_and_count_of_the_original(packed):
+def test_quantized_model_has_the_targets_and_count_of_the_original(packed):
     original, base = skeleton("bert", CLASSES), build("bert", CLASSES)
     for name, child in list(base.module.bert.encoder.named_modules()):
         if isinstance(child, nn.Linear):
             parent = base.module.bert.encoder.get_submodule(name.rpartition(".")[0])
             setattr(parent, name.rpartition(".")[2], packed(child.in_features, child.out_features))
     again = BaseModel(base.module, None, name="quantized", untrained=frozenset())
-    assert tuple(replace(site, quantized=False) for site in again.sites) == original.sites
+    assert tuple(replace(target, quantized=False) for target in again.targets) == original.targets
     assert again.base_params == original.base_params
-    maps = [site for site in again.sites if site.kind == "linear" and ".encoder." in site.name]
-    assert [site.name for site in again.sites if site.quantized] == [site.name for site in maps]
+    maps = [target for target in again.targets if target.kind == "linear" and ".encoder." in target.name]
+    assert [target.name for target in again.targets if target.quantized] == [target.name for target in maps]
 
 
 def test_methods_that_compute_with_stored_weights_refuse_quantized_ones():
     """The two lists were measured with bitsandbytes: see reports/LOG.md."""
-    sites = list_sites(nn.ModuleDict({"plain": nn.Linear(16, 24), "packed": Linear8bit(16, 24)}))
-    assert [site.quantized for site in sites] == [False, True]
+    targets = list_targets(nn.ModuleDict({"plain": nn.Linear(16, 24), "packed": Linear8bit(16, 24)}))
+    assert [target.quantized for target in targets] == [False, True]
     methods = discover("autopeft.methods")
     for name in ("c3a", "delora", "loha", "lokr", "shira"):
-        assert methods[name].refusal(sites[0]) is None
-        assert "quantized" in methods[name].refusal(sites[1])
+        assert methods[name].refusal(targets[0]) is None
+        assert "quantized" in methods[name].refusal(targets[1])
     for name in ("lora", "fourierft", "hira", "ia3", "miss", "oft", "road", "vera"):
-        assert "quantized" not in (methods[name].refusal(sites[1]) or "")
+        assert "quantized" not in (methods[name].refusal(targets[1]) or "")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Sites are where a forward pass of the task goes: nowhere else does an adapter change an output."""
+"""Target modules are where a forward pass of the task goes: nowhere else does an adapter change an output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from toys.families import BART, CLIP_TEXT, GROUPED, HEADED, IDS, VISION_TOWER, D
 
 from autopeft import model
 from autopeft.adapters import compile_plan
-from autopeft.errors import ModelError, SiteError
+from autopeft.errors import ModelError, TargetError
 from autopeft.records import ModelSpec
 
 TEXT, CAUSAL, IMAGES = (
@@ -34,7 +34,8 @@ GEMMA3N |= {"vocab_size_per_layer_input": V, "num_kv_shared_layers": 0, "altup_n
 GEMMA3N |= {"activation_sparsity_pattern": [0.0, 0.0]}
 CONVNEXT = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "image_size": 32}
 LEVIT |= {"key_dim": [8, 8, 8]}
-# Model -> config, auto class to save with and to load with, words in the names of sites that are left out.
+# Model -> config, auto class to save with and to load with, words in the names of target modules that are
+# left out.
 TOYS = {
     "gemma3": (
         transformers.Gemma3Config(text_config=HEADED, vision_config=VISION_TOWER, mm_tokens_per_image=4),
@@ -111,10 +112,10 @@ def features_of(base):
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_every_site_takes_part_in_the_task(name, load, make_plan, methods):
+def test_every_target_takes_part_in_the_task(name, load, make_plan, methods):
     """An adapter at each of them gets a gradient, and leaves the base model as it was."""
     base = load(name)
-    names = " ".join(site.name for site in base.sites)
+    names = " ".join(target.name for target in base.targets)
     assert not [word for word in TOYS[name][3] if word in names]
     before = base.sha256()
     for method in ("lora", "ln_tuning"):
@@ -132,12 +133,16 @@ def test_every_site_takes_part_in_the_task(name, load, make_plan, methods):
     ("name", "refused"), [("deepseek_v3", {"kv_b_proj"}), ("convnext", {"pwconv1", "pwconv2"})]
 )
 def test_oft_is_refused_where_inputs_have_four_dimensions(name, refused, load, make_plan, methods):
-    """peft would unfold them as images; at all other sites it is attached and trained."""
+    """peft would unfold them as images; at all other target modules it is attached and trained."""
     base = load(name)
     oft = methods["oft"]
-    why = {site.name.rpartition(".")[2]: oft.refusal(site) for site in base.sites if "OFT" in site.unfit_for}
+    why = {
+        target.name.rpartition(".")[2]: oft.refusal(target)
+        for target in base.targets
+        if "OFT" in target.unfit_for
+    }
     assert {end for end, reason in why.items() if "four dimensions" in reason} == set(why) == refused
-    if any(oft.refusal(site) is None for site in base.sites):
+    if any(oft.refusal(target) is None for target in base.targets):
         plan = make_plan(base, "oft")
         configs = compile_plan(plan, methods).configs
         with base.attached(configs, plan=plan, task_type=None, seed=0) as adapted:
@@ -146,7 +151,7 @@ def test_oft_is_refused_where_inputs_have_four_dimensions(name, refused, load, m
 
 def test_experts_that_no_token_visits_are_kept(load):
     base = load("phimoe")
-    experts = {site.name for site in base.sites if site.kind == "parameter"}
+    experts = {target.name for target in base.targets if target.kind == "parameter"}
     assert experts == {
         f"model.layers.{layer}.mlp.experts.{part}_proj" for layer in (0, 1) for part in ("gate_up", "down")
     }
@@ -157,15 +162,15 @@ def test_a_model_of_convolutions_and_batch_norms_has_nothing_to_adapt(folder_of)
         embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"
     )
     spec = ModelSpec(id=str(folder_of(config, "AutoModel")))
-    with pytest.raises(SiteError, match=r"model type 'resnet'\) has no linear layer or norm to adapt"):
+    with pytest.raises(TargetError, match=r"model type 'resnet'\) has no linear layer or norm to adapt"):
         model.load(spec, auto_class=IMAGES, label_names=("a", "b"))
 
 
-def test_a_norm_over_channels_that_come_first_is_no_site():
+def test_a_norm_over_channels_that_come_first_is_no_target():
     """Not even before a short pass, which cannot tell it where an image is as wide as it has channels."""
     module = transformers.ConvNextForImageClassification(transformers.ConvNextConfig(**CONVNEXT))
     base = model.BaseModel(module, None, name="toy", untrained=frozenset())
-    norms = {site.name for site in base.sites if site.role == "norm"}
+    norms = {target.name for target in base.targets if target.role == "norm"}
     first = {name for name, m in base.module.named_modules() if getattr(m, "data_format", "")[9:] == "first"}
     assert norms
     assert first
@@ -183,7 +188,7 @@ def test_a_short_pass_leaves_sparse_attention_sparse(folder_of):
     assert set(kinds) == {"block_sparse"}
     modules = [type(m).__name__ for m in base.module.modules()]
     assert any("BlockSparse" in name for name in modules)
-    assert {site.role for site in base.sites} >= {"q", "k", "v", "o"}
+    assert {target.role for target in base.targets} >= {"q", "k", "v", "o"}
 
 
 def test_a_model_of_another_kind_is_named_with_its_type(folder_of):

@@ -1,4 +1,4 @@
-"""The sites of a model: linear layers, norms and experts in one parameter, each with role and depth."""
+"""The targets of a model: linear layers, norms and experts in one parameter, each with role and depth."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from autopeft.model.attaching import rewrites_targets
 from autopeft.model.linear_layers import is_quantized, linear_shape, role_by_name, role_of
-from autopeft.records import ROLE_GROUPS, Site, layer_name
+from autopeft.records import ROLE_GROUPS, Target, layer_name
 from autopeft.records.plans import LAYER
 
 _LANGUAGE_MODELS = ("LMHeadModel", "ForCausalLM", "ForConditionalGeneration", "ForMaskedLM", "MTModel")
@@ -61,10 +61,10 @@ def is_task_model(module: nn.Module) -> bool:
 
 
 def untrained_modules(module: nn.Module, untrained: Iterable[str], *, head: Sequence[str]) -> tuple[str, ...]:
-    """List linear layers and norms outside the head of which the checkpoint lacks weights, such as a pooler."""
+    """List linear layers and norms outside the head that the checkpoint has no weights for: a pooler."""
     parents = dict.fromkeys(name.rpartition(".")[0] for name in sorted(untrained))
     outside = [name for name in parents if not f"{name}.".startswith(tuple(f"{part}." for part in head))]
-    return tuple(name for name in outside if _site(name, module.get_submodule(name)) is not None)
+    return tuple(name for name in outside if _target(name, module.get_submodule(name)) is not None)
 
 
 def unexplained(module: nn.Module, untrained: Set[str], *, head: Sequence[str]) -> list[str]:
@@ -83,46 +83,52 @@ def unexplained(module: nn.Module, untrained: Set[str], *, head: Sequence[str]) 
     return [name for name in body if name in untrained and parts[name] in present | norms]
 
 
-def list_sites(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Site, ...]:
+def list_targets(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Target, ...]:
     """List every linear layer, norm and expert parameter of a model with its role and depth, in model order.
 
     Not listed are the output layer of a language model, routers, maps that `peft` refuses, and what lies in
     modules of `exclude`, such as the task head. The layers of a decoder are numbered on from those of its
     encoder, as are those of stacks of one class. Meta tensors are fine.
     """
-    sites: list[Site] = []
+    targets: list[Target] = []
     for name, child in _base_modules(module, exclude):
-        site = _site(name, child)
-        sites += [site] if site is not None else _expert_sites(name, child, module)
-    ends = {_last_part(site.name) for site in sites if site.kind == "linear"}
+        target = _target(name, child)
+        targets += [target] if target is not None else _expert_targets(name, child, module)
+    ends = {_last_part(target.name) for target in targets if target.kind == "linear"}
     rewritten = {end for end in ends if rewrites_targets({end}, module)}
-    refused = {site.name for site in sites if site.kind == "linear" and _is_refused(site.name, module)}
-    experts = {s.name for s in sites if s.kind == "linear" and _last_part(s.name) in rewritten}
-    sites = [
-        replace(site, unfit_for=("LORA",)) if site.name in experts else site
-        for site in sites
-        if site.name not in refused
+    refused = {
+        target.name for target in targets if target.kind == "linear" and _is_refused(target.name, module)
+    }
+    experts = {s.name for s in targets if s.kind == "linear" and _last_part(s.name) in rewritten}
+    targets = [
+        replace(target, unfit_for=("LORA",)) if target.name in experts else target
+        for target in targets
+        if target.name not in refused
     ]
-    return _with_depths(sites, module)
+    return _with_depths(targets, module)
 
 
 def unreachable_weights(
-    module: nn.Module, sites: Iterable[Site], *, exclude: Sequence[str] = ()
+    module: nn.Module, targets: Iterable[Target], *, exclude: Sequence[str] = ()
 ) -> tuple[str, ...]:
     """Name the weight matrices at which no adapter fits, with layer numbers folded: `h.*.router.weight`.
 
-    Left out are sites, embeddings, convolutions, the head and the output layer.
+    Left out are target modules, embeddings, convolutions, the head and the output layer.
     """
-    known_sites = {site.name for site in sites}
+    known_targets = {target.name for target in targets}
     names = []
     for name, child in _base_modules(module, exclude):
-        if name in known_sites or isinstance(child, _NO_MAPS) or "embedding" in type(child).__name__.lower():
+        if (
+            name in known_targets
+            or isinstance(child, _NO_MAPS)
+            or "embedding" in type(child).__name__.lower()
+        ):
             continue
         for parameter_name, parameter in child.named_parameters(recurse=False):
             full_name = f"{name}.{parameter_name}" if name else parameter_name
             is_vector = "bias" in parameter_name.split("_") or parameter_name.endswith(_VECTORS)
             has_sides = sum(size > 1 for size in parameter.shape) >= 2 and parameter.is_floating_point()
-            if has_sides and not is_vector and full_name not in known_sites:
+            if has_sides and not is_vector and full_name not in known_targets:
                 names.append(full_name)
     return folded_names(names)
 
@@ -152,8 +158,8 @@ def _base_modules(module: nn.Module, exclude: Sequence[str]) -> Iterator[tuple[s
             yield name, child
 
 
-def _site(name: str, module: nn.Module) -> Site | None:
-    """Make the site of a linear layer or norm, without its depth; None for any other module."""
+def _target(name: str, module: nn.Module) -> Target | None:
+    """Make the target module of a linear layer or norm, without its depth; None for any other module."""
     shape, weight = linear_shape(module), getattr(module, "weight", None)
     if shape is None and isinstance(weight, nn.Parameter) and _is_norm(module) and weight.ndim == 1:
         shape = "norm", weight.numel(), weight.numel()
@@ -163,7 +169,7 @@ def _site(name: str, module: nn.Module) -> Site | None:
     role = "norm" if kind == "norm" else role_of(name, n_in, n_out)
     if role == "router":
         return None  # most return the indices of experts too, which no adapter takes
-    return Site(
+    return Target(
         name=name,
         layer=None,
         role=role,
@@ -188,13 +194,13 @@ def _is_norm(module: nn.Module) -> bool:
     return "norm" in type(module).__name__.lower() and not is_batch_norm and not is_channels_first
 
 
-def _expert_sites(name: str, module: nn.Module, model: nn.Module) -> list[Site]:
-    """Make the sites of experts whose weights of one role are stacked in one parameter.
+def _expert_targets(name: str, module: nn.Module, model: nn.Module) -> list[Target]:
+    """Make the target modules of experts whose weights of one role are stacked in one parameter.
 
     The shape is (experts, out, in), or (experts, in, out) by the module's flag `is_transposed`. Llama 4 uses
     the latter without a flag; there the hidden size decides.
     """
-    sites = []
+    targets = []
     for parameter_name, parameter in module.named_parameters(recurse=False):
         full_name = f"{name}.{parameter_name}"
         role = role_by_name(full_name)
@@ -207,8 +213,8 @@ def _expert_sites(name: str, module: nn.Module, model: nn.Module) -> list[Site]:
             hidden = None if config is None else getattr(config.get_text_config(), "hidden_size", None)
             is_transposed = sides[1 if role in _BACK_TO_HIDDEN else 0] == hidden and sides[0] != sides[1]
         n_in, n_out = sides if is_transposed else sides[::-1]
-        sites.append(
-            Site(
+        targets.append(
+            Target(
                 name=full_name,
                 layer=None,
                 role=role,
@@ -219,7 +225,7 @@ def _expert_sites(name: str, module: nn.Module, model: nn.Module) -> list[Site]:
                 copies=copies,
             )
         )
-    return sites
+    return targets
 
 
 def _last_part(name: str) -> str:
@@ -236,12 +242,12 @@ def _is_refused(name: str, model: nn.Module) -> bool:
     return False
 
 
-def _with_depths(sites: Sequence[Site], module: nn.Module) -> tuple[Site, ...]:
-    """Number the layers of sites; a decoder's numbers go on from its encoder's.
+def _with_depths(targets: Sequence[Target], module: nn.Module) -> tuple[Target, ...]:
+    """Number the layers of target modules; a decoder's numbers go on from its encoder's.
 
     So do those of a stack from an earlier one of its class: CANINE has three encoders.
     """
-    numbers = layer_numbers([site.name for site in sites])
+    numbers = layer_numbers([target.name for target in targets])
     n_layers: dict[str, int] = {}
     for name, number in numbers.items():
         stack = stack_name(name)
@@ -256,21 +262,21 @@ def _with_depths(sites: Sequence[Site], module: nn.Module) -> tuple[Site, ...]:
         ]
         starts[stack] = max(ends, default=0)
     return tuple(
-        replace(site, layer=numbers[site.name] + starts[stack_name(site.name)])
-        if site.name in numbers
-        else site
-        for site in sites
+        replace(target, layer=numbers[target.name] + starts[stack_name(target.name)])
+        if target.name in numbers
+        else target
+        for target in targets
     )
 
 
-def stack_name(site_name: str) -> str:
-    """Name the module that holds the list of layers in which a site lies; empty for the model itself.
+def stack_name(target_name: str) -> str:
+    """Name the module that holds the list of layers in which a target lies; empty for the model itself.
 
     Example:
         >>> stack_name("bert.encoder.layer.3.attention.self.query"), stack_name("layers.3.q")
         ('bert.encoder', '')
     """
-    return ".".join((layer_name(site_name) or "").split(".")[:-2])
+    return ".".join((layer_name(target_name) or "").split(".")[:-2])
 
 
 def layer_numbers(names: Iterable[str]) -> dict[str, int]:
