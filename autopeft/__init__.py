@@ -6,7 +6,7 @@ import importlib
 import logging
 from typing import TYPE_CHECKING, Any
 
-from autopeft.records.version import VERSION
+from autopeft.types.version import VERSION
 
 if TYPE_CHECKING:
     from autopeft.api import (
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         tune,
     )
     from autopeft.errors import AutopeftError
-    from autopeft.records import Plan, PlanDocument, RunSpec, SearchResult
+    from autopeft.types import Plan, PlanDocument, RunSpec, SearchResult
 
 __version__ = VERSION
 
@@ -54,7 +54,7 @@ __all__ = [
 # The module of each name but those of `api`, which is imported at the first use: torch, transformers and peft
 # take seconds.
 _MODULES = {
-    **dict.fromkeys(("Plan", "PlanDocument", "RunSpec", "SearchResult"), "autopeft.records"),
+    **dict.fromkeys(("Plan", "PlanDocument", "RunSpec", "SearchResult"), "autopeft.types"),
     "AutopeftError": "autopeft.errors",
 }
 

@@ -15,7 +15,7 @@ from fractions import Fraction
 from statistics import mode
 
 from autopeft.errors import BudgetError, SpecError
-from autopeft.records import Budget
+from autopeft.types import Budget
 
 # A comma separates thousands only: `0,5%` must not be read as 5 %.
 _AMOUNT = re.compile(

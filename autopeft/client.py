@@ -73,7 +73,7 @@ class Score:
         """
         import numpy as np
 
-        from autopeft.extension import discover
+        from autopeft.plugins import discover
 
         scorer = discover("autopeft.metrics")[metric]
         value, rows = scorer.score(np.asarray(truth, dtype=float), np.asarray(guesses, dtype=float))

@@ -26,7 +26,7 @@ Scored = tuple[float, tuple[float, ...]]  # a metric, and one score per example 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelMetric:
-    """A metric as `extension.Metric` has it; `score` is called with truth and guesses.
+    """A metric as `plugins.Metric` has it; `score` is called with truth and guesses.
 
     `chance` is the metric of guesses by chance, 0 for a correlation; None if that depends on the data.
     `label` is what people call the metric; empty if that is its name.
@@ -175,7 +175,7 @@ _SHARE: dict[str, Any] = {"is_share": True}
 _MEAN_SHARE: dict[str, Any] = {"is_share": True, "score_span": 1.0}
 _ERROR: dict[str, Any] = {"kinds": ("number",), "greater_is_better": False}
 _CORRELATION: dict[str, Any] = {"kinds": ("number",), "chance": 0.0}
-PARTS = (
+PLUGINS = (
     LabelMetric(
         name="accuracy",
         kinds=("class", "choice"),

@@ -24,10 +24,10 @@ import torch
 from rows import SETS, TAGS, append, measured_keys, splits_of, write_splits
 
 from autopeft import train
-from autopeft.records import BudgetSpec, DataSpec, Fidelity, OutputSpec, RunSpec, TaskSpec
 from autopeft.run.prepare import prepare
 from autopeft.run.search_problem import fit_to_budget, requested_space
 from autopeft.space import Policy, plan_of
+from autopeft.types import BudgetSpec, DataSpec, Fidelity, OutputSpec, RunSpec, TaskSpec
 
 MOVES = (2.0, 0.5, 0.125)
 FIELDS = (

@@ -63,10 +63,10 @@ from torch import nn
 import autopeft
 from autopeft import model as models
 from autopeft.estimate import quantize_maps
-from autopeft.extension import Batch
 from autopeft.model import Precision
-from autopeft.records import ModelSpec, Status
+from autopeft.plugins import Batch
 from autopeft.train import Compute
+from autopeft.types import ModelSpec, Status
 
 
 def check_methods(place: Place) -> Finding:

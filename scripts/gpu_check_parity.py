@@ -31,11 +31,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from autopeft import model as models
 from autopeft.adapters import compile_plan
-from autopeft.extension import LabelSpace
 from autopeft.model import BaseModel
-from autopeft.records import Fidelity, ModelSpec, Plan, Status, TaskSpec
+from autopeft.plugins import LabelSpace
 from autopeft.train import Bench, EncodedSplit, train_rows, watched
 from autopeft.train.rates import rate_share
+from autopeft.types import Fidelity, ModelSpec, Plan, Status, TaskSpec
 
 HALF_B = {"hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2}
 HALF_B |= {"intermediate_size": 4864, "vocab_size": 151936, "tie_word_embeddings": True}

@@ -19,12 +19,12 @@ from torch import nn
 
 from autopeft.adapters import compile_plan
 from autopeft.estimate import Replay, TrainingStep, measure, without_weights
-from autopeft.extension import Method, discover
 from autopeft.model import BaseModel, Precision
 from autopeft.model.training_pass import can_checkpoint, checkpointed
-from autopeft.records import Adapter, Fidelity, Plan
-from autopeft.tasks.parts.token_losses import pieces_of_a_gpu
+from autopeft.plugins import Method, discover
+from autopeft.tasks._shared.token_losses import pieces_of_a_gpu
 from autopeft.train import Bench, EncodedSplit
+from autopeft.types import Adapter, Fidelity, Plan
 
 TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 TINY |= {"intermediate_size": 128, "vocab_size": 200, "max_position_embeddings": 256}

@@ -32,7 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autopeft import model as models
 from autopeft.adapters import compile_plan
-from autopeft.records import ModelSpec
+from autopeft.types import ModelSpec
 
 
 class _Kernels(TorchDispatchMode):

@@ -13,9 +13,9 @@ import resource
 import sys
 from dataclasses import replace
 
-from autopeft.records import Fidelity, RunSpec, Status
 from autopeft.run.prepare import prepare
 from autopeft.space import AllocationContext, Policy, plan_of
+from autopeft.types import Fidelity, RunSpec, Status
 
 
 def main() -> None:

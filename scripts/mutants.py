@@ -34,7 +34,7 @@ from typing import Any
 import coverage
 import pytest
 
-ROOMS = ("engine", "evidence", "budget", "adapters")
+ROOMS = ("engine", "statistics", "budget", "adapters")
 SWAPPED: dict[type, Any] = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,

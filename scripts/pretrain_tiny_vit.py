@@ -25,7 +25,7 @@ from sklearn.model_selection import train_test_split
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from autopeft.data import load, read_images
-from autopeft.records import DataSpec
+from autopeft.types import DataSpec
 
 SIDE = 32  # pixels that images are resized to
 SHAPE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}

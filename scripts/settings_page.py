@@ -1,4 +1,4 @@
-"""The page of all settings, made from their declarations in `autopeft/records/spec.py`.
+"""The page of all settings, made from their declarations in `autopeft/types/spec.py`.
 
     python scripts/settings_page.py
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
-from autopeft.records import SETTINGS
-from autopeft.records.fields import Group, SettingField
+from autopeft.types import SETTINGS
+from autopeft.types.fields import Group, SettingField
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 _INTRODUCTION = """\

@@ -32,10 +32,10 @@ from autopeft import commands
 from autopeft.adapters import compile_plan
 from autopeft.errors import SpecError
 from autopeft.exports import write_adapter
-from autopeft.extension import discover
-from autopeft.records import Fidelity, Plan
+from autopeft.plugins import discover
 from autopeft.run.progress import Lines
 from autopeft.train import Bench, EncodedSplit
+from autopeft.types import Fidelity, Plan
 
 collect_ignore_glob = ["*conftest.py"]  # no doctests here; several files of this name cannot be collected
 # Tiny models gain nothing from a second thread and wait long for one on a busy machine. The variable is for

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from autopeft.budget import check, natural_key, parse, require_affordable
 from autopeft.errors import BudgetError, SpecError
-from autopeft.records import Budget
+from autopeft.types import Budget
 
 BASE_PARAMS = 22_713_216  # all-MiniLM-L6-v2
 

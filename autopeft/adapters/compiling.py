@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from peft import PeftConfig
 
 from autopeft.errors import SpecError, TargetError, UnknownNameError
-from autopeft.extension import Method
 from autopeft.model import BaseModel, adapter_names
 from autopeft.model.base import check_targets
-from autopeft.records import Adapter, Plan, PlanDocument, Target
+from autopeft.plugins import Method
+from autopeft.types import Adapter, Plan, PlanDocument, Target
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from autopeft.errors import SpecError, UnknownNameError, foreign_file, reason_of
 from autopeft.model.attaching import head_only_config
-from autopeft.records import ModelSpec
 from autopeft.store import refuse_streams, require_unchanged
+from autopeft.types import ModelSpec
 
 # Fields that say where a config comes from and which state it is in, not what is trained.
 _NOT_TRAINING = frozenset(

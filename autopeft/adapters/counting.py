@@ -20,11 +20,11 @@ from autopeft.adapters.skeleton import (
     remarks,
 )
 from autopeft.errors import SpecError, TargetError
-from autopeft.extension import Method
 from autopeft.model import BaseModel, adapter_names, for_task
 from autopeft.model.linear_layers import role_by_name
-from autopeft.records import Plan, Target
-from autopeft.records.plans import LAYER
+from autopeft.plugins import Method
+from autopeft.types import Plan, Target
+from autopeft.types.plans import LAYER
 
 _OUTSIDE, _SHARED = "outside", "shared"  # in place of a layer's number or a role
 # Names under which peft keeps what it trains inside a module that is no linear layer or norm.

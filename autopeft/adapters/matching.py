@@ -16,7 +16,7 @@ from torch import nn
 from autopeft.adapters.configs import ConfigFile
 from autopeft.errors import TargetError
 from autopeft.model import BaseModel, rewrite_targets
-from autopeft.records import shortened
+from autopeft.types import shortened
 
 _ALL = ("all-linear", DUMMY_TARGET_MODULES)  # words of peft's that stand for modules
 _MOST_SHOWN = 80  # characters of a list, which may name every expert; chosen by hand

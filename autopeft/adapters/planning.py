@@ -34,12 +34,12 @@ from autopeft.adapters.configs import (
 from autopeft.adapters.matching import in_head, require_match, unmatched
 from autopeft.adapters.skeleton import Attached, attach_one_each
 from autopeft.errors import SpecError, TargetError
-from autopeft.extension import Method, rate_factor
 from autopeft.model import DEMO_NAME, BaseModel
 from autopeft.model.linear_layers import role_by_name
 from autopeft.model.quantization import conv1d_to_linear
-from autopeft.records import Adapter, Plan
+from autopeft.plugins import Method, rate_factor
 from autopeft.store import read_plan
+from autopeft.types import Adapter, Plan
 
 # Fields that a plan need not repeat: the attached layers show them (the first two lines), or the method reads
 # them itself.

@@ -20,8 +20,8 @@ from autopeft.cli.environment import expand_segments, fit_threads, heavy_imports
 from autopeft.cli.exit_codes import PlainErrors, exit_codes, reader_may_leave
 from autopeft.cli.printing import print_json
 from autopeft.errors import SpecError
-from autopeft.records import VERSION, SearchResult
 from autopeft.store import parse_duration, parse_yaml, resolve_settings, write_text
+from autopeft.types import VERSION, SearchResult
 
 # One paragraph for each line, since rich joins lines.
 _EXAMPLES = """Examples:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from autopeft.containers import allowed_cores
+from autopeft.cgroups import allowed_cores
 
 _HEAVY = "autopeft.commands"
 _NO_COMPILER = "TORCHDYNAMO_DISABLE"

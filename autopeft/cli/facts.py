@@ -17,9 +17,9 @@ from autopeft.cli.environment import heavy_imports
 from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.printing import columns, lines_of, print_json, table
 from autopeft.errors import TargetError
-from autopeft.extension import REFERENCE_WIDTH, Catalogue, Method, discover, missing_in_peft
-from autopeft.records import rate
+from autopeft.plugins import REFERENCE_WIDTH, Catalogue, Method, discover, missing_in_peft
 from autopeft.store import resolve_settings
+from autopeft.types import rate
 
 if TYPE_CHECKING:
     from autopeft.commands.doctor import Check
@@ -43,9 +43,9 @@ _DATA: Mapping[str, str | None] = {
     "label_column": None,
 }
 
-# What the parts say about themselves; importing them would take seconds. `scripts/part_facts.py` writes it.
+# What the parts say about themselves; importing them would take seconds. `scripts/plugin_facts.py` writes it.
 # If another package publishes parts, all parts are imported instead.
-TABLE = Path(__file__).with_name("parts.json")
+TABLE = Path(__file__).with_name("plugins.json")
 
 
 @app.command()
@@ -199,7 +199,7 @@ def methods(
 ) -> None:
     """List the PEFT methods, or describe one."""
     with exit_codes(as_json=as_json):
-        facts = part_facts("method")
+        facts = plugin_facts("method")
         shown = list(facts.values()) if name is None else [facts[name]]
         if as_json:
             print_json({method["name"]: method for method in shown})
@@ -218,7 +218,7 @@ def methods(
 def formats(as_json: opt.Json = False) -> None:
     """List the formats that `export` writes."""
     with exit_codes(as_json=as_json):
-        rows = [(name, facts["summary"]) for name, facts in part_facts("export").items()]
+        rows = [(name, facts["summary"]) for name, facts in plugin_facts("export").items()]
         if as_json:
             print_json(dict(rows))
         else:
@@ -237,7 +237,7 @@ def spaces(
     with exit_codes(as_json=as_json):
         from autopeft import space as search_space
 
-        all_methods = part_facts("method").changed(lambda facts: SimpleNamespace(**facts))
+        all_methods = plugin_facts("method").changed(lambda facts: SimpleNamespace(**facts))
         shown = search_space.names() if name is None else (name,)
         loaded = {
             name: search_space.load(name, known_methods=cast(Mapping[str, Method], all_methods))
@@ -332,7 +332,7 @@ FACTS: Mapping[str, Callable[[Any], Mapping[str, Any]]] = {
 }
 
 
-def part_facts(kind: str) -> Catalogue[Mapping[str, Any]]:
+def plugin_facts(kind: str) -> Catalogue[Mapping[str, Any]]:
     """Read the facts about every part of a kind, by name; looking up another name raises UnknownNameError."""
     group = f"autopeft.{kind}s"
     if metadata.entry_points(group=group):

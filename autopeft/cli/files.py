@@ -14,7 +14,7 @@ from autopeft.cli import options as opt
 from autopeft.cli.environment import heavy_imports
 from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.printing import lines_of, print_json, table
-from autopeft.records import counted, rate, shortened
+from autopeft.types import counted, rate, shortened
 
 if TYPE_CHECKING:
     from autopeft.commands import Verification

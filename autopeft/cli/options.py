@@ -11,8 +11,8 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from autopeft.records import SHORT_NAMES
-from autopeft.records.fields import Group, SettingField
+from autopeft.types import SHORT_NAMES
+from autopeft.types.fields import Group, SettingField
 
 
 def show_all(context: typer.Context, is_requested: bool) -> None:

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from autopeft.cli.printing import columns, lines_of, room, table
-from autopeft.records import counted, in_words_of, listed, quoted, resume_command, shortened, to_json
 from autopeft.report import answer_of, enough_examples, full_rows, name_of
 from autopeft.report.formatting import (
     NOTHING,
@@ -28,12 +27,13 @@ from autopeft.report.formatting import (
     share_words,
     significant,
 )
+from autopeft.types import counted, in_words_of, listed, quoted, resume_command, shortened, to_json
 
 if TYPE_CHECKING:
     from autopeft.commands import Analysis, Preview, Reply
     from autopeft.commands.preview import TaskFacts
-    from autopeft.records import FullRun, SearchResult
     from autopeft.report.table_rows import FullRow
+    from autopeft.types import FullRun, SearchResult
 
 _MAX_NAMES = 5  # target modules that are named; chosen by hand
 _SHOWN_LABELS, _LABEL_LENGTH = 5, 24  # labels, and characters of each; chosen by hand

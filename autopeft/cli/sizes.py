@@ -7,8 +7,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from autopeft.cli.printing import lines_of, table
-from autopeft.records import rate
 from autopeft.report.formatting import duration, memory, percent
+from autopeft.types import rate
 
 if TYPE_CHECKING:
     from autopeft.adapters import Count

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from autopeft import report
 from autopeft.errors import SpecError
-from autopeft.extension import discover
-from autopeft.records import RunSpec, Sensitivity, Target, TargetScores, search_command
+from autopeft.plugins import discover
 from autopeft.run.prepare import NAMED, InMemory, prepare, with_demo_settings
 from autopeft.run.scoring import sensitivity
 from autopeft.store import refuse_files, write_text
+from autopeft.types import RunSpec, Sensitivity, Target, TargetScores, search_command
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

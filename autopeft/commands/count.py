@@ -12,7 +12,7 @@ from autopeft import adapters, estimate, model
 from autopeft.adapters import Count
 from autopeft.commands.estimate import read_trained_part
 from autopeft.errors import SpecError
-from autopeft.extension import discover
+from autopeft.plugins import discover
 from autopeft.store import read_plan
 
 

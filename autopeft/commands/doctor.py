@@ -17,12 +17,12 @@ import torch
 from huggingface_hub import constants
 from packaging.requirements import Requirement
 
-from autopeft.containers import allowed_cores
+from autopeft.cgroups import allowed_cores
 from autopeft.errors import ModelError, first_line_of, reason_of
-from autopeft.extension import PROTOCOLS, Catalogue, discover
 from autopeft.model import find_device, free_bytes, resolve
 from autopeft.model.devices import equal_gpus, narrow_format
-from autopeft.records import VERSION, ModelSpec
+from autopeft.plugins import PROTOCOLS, Catalogue, discover
+from autopeft.types import VERSION, ModelSpec
 
 CheckStatus = Literal["ok", "note", "fail"]
 

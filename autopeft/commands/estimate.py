@@ -16,13 +16,13 @@ from autopeft import adapters, estimate, model, train
 from autopeft.engine import usual_cost
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.estimate import Description, Rates, StepAnswer, StepRequest, TrainedPart
-from autopeft.extension import discover
 from autopeft.model import Precision
 from autopeft.model.checkpoint_source import reads_images
-from autopeft.records import DataSpec, ModelSpec, RunSpec, TaskSpec
+from autopeft.plugins import discover
 from autopeft.run.defaults import with_full_run, with_max_length
 from autopeft.run.prepare import NAMED, load_data
 from autopeft.store import parse_bytes, read_plan, resolve_settings
+from autopeft.types import DataSpec, ModelSpec, RunSpec, TaskSpec
 
 _SWITCH = {"auto": None, "on": True, "off": False}
 _BITS = ("none", "4bit", "8bit")
@@ -270,7 +270,7 @@ def read_trained_part(
 class RowLengths:
     """What a full run reads: `n_rows` a step, `typical_tokens` per row with padding, `longest` at most.
 
-    No row may have more than `max_length` tokens. `kind` is that of `extension.LabelSpace`.
+    No row may have more than `max_length` tokens. `kind` is that of `plugins.LabelSpace`.
     """
 
     n_rows: int

@@ -17,15 +17,15 @@ from torch import nn
 from autopeft import adapters, exports, model
 from autopeft.adapters import ConfigFile
 from autopeft.errors import ModelError, RunDirError, SpecError
-from autopeft.extension import PACKED_KINDS, Checkpoint, Exporter, ExportSource, TrainingFacts, discover
 from autopeft.model.checkpoint_source import own_class
 from autopeft.model.checks import text_configs
-from autopeft.records import ModelSpec, PlanDocument, SearchResult, TrainedPlan, resume_command
+from autopeft.plugins import PACKED_KINDS, Checkpoint, Exporter, ExportSource, TrainingFacts, discover
 from autopeft.run.base_facts import base_difference
 from autopeft.run.best import finished_weights
 from autopeft.run.reporting import read_trained
 from autopeft.store import RunDir, is_run, read_object, read_plan, refuse_files
 from autopeft.train import warmup_steps
+from autopeft.types import ModelSpec, PlanDocument, SearchResult, TrainedPlan, resume_command
 
 DTYPES = ("float32", "bfloat16", "float16")
 _LANGUAGE_TASKS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")  # as `peft` calls them

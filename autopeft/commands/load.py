@@ -13,16 +13,16 @@ from torch import nn
 from autopeft import model
 from autopeft.adapters import check_plan, compile_plan, other_base_note
 from autopeft.errors import ModelError, RunDirError, SpecError
-from autopeft.extension import Method, discover
 from autopeft.model import BaseModel
 from autopeft.model.attaching import modules_kept_whole
 from autopeft.model.checkpoint_source import name_labels
 from autopeft.model.user_model import loaded_from, note_flags
-from autopeft.records import IN_MEMORY, Plan, PlanDocument, SearchResult
+from autopeft.plugins import Method, discover
 from autopeft.run.base_facts import base_difference, require_same_base
 from autopeft.run.best import finished_weights
 from autopeft.run.resources import FREE_MEMORY, loading_place, memory_needed, one_at_a_time
 from autopeft.store import RunDir, fresh_folder
+from autopeft.types import IN_MEMORY, Plan, PlanDocument, SearchResult
 
 log = logging.getLogger(__name__)
 

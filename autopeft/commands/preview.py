@@ -7,10 +7,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from autopeft import engine, evidence, space
+from autopeft import engine, space, statistics
 from autopeft.engine import SearchProblem, planned_runs, repeated_steps
 from autopeft.errors import TrainingError
-from autopeft.records import Decision, Fidelity, RunSpec
 from autopeft.run.prepare import NAMED, InMemory, Prepared
 from autopeft.run.refit import refit_cost
 from autopeft.run.resources import memory_needed
@@ -18,6 +17,7 @@ from autopeft.run.search_problem import head_factors, open_run, search_problem
 from autopeft.space import AllocationContext, Policy, Space
 from autopeft.store import RunDir
 from autopeft.train import Pace, kept_bytes, pace_of
+from autopeft.types import Decision, Fidelity, RunSpec
 
 # Share of the confirm rows that two good plans answer differently: 0.02 if accuracy is 98 %, 0.1 at 78 %.
 _DISAGREEMENTS = (0.02, 0.1)
@@ -114,7 +114,7 @@ def preview(
     refusals = {name: map(context.methods[name].refusal, context.targets) for name in methods}
     least_differences = None
     if prepared.task.is_share:
-        low, high = (evidence.least_difference(lengths.n_confirm, disagreement=d) for d in _DISAGREEMENTS)
+        low, high = (statistics.least_difference(lengths.n_confirm, disagreement=d) for d in _DISAGREEMENTS)
         least_differences = (low, high)
     return Preview(
         base_model=base.name,

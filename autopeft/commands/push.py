@@ -13,11 +13,11 @@ from huggingface_hub.utils import validate_repo_id
 
 from autopeft.errors import HubError, RunDirError, SpecError, reason_of
 from autopeft.exports import name_base
-from autopeft.records import IN_MEMORY, DataSpec, TrainedPlan
 from autopeft.run.best import finished_seed, finished_weights
 from autopeft.run.reporting import TRAINED, hub_base, read_trained, write_card, write_trained_card
 from autopeft.store import RunDir, is_run, read_plan, require_unchanged, write_plan
 from autopeft.train import WRITTEN_TEXTS
+from autopeft.types import IN_MEMORY, DataSpec, TrainedPlan
 
 # Of the HTTP client beneath huggingface_hub: both a refusal of the hub and a failed connection raise it.
 _HTTP_ERROR: type[Exception] = errors.HTTPError

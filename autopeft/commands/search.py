@@ -16,21 +16,11 @@ from typing import Any
 
 import torch
 
-from autopeft import engine, evidence, report
+from autopeft import engine, report, statistics
 from autopeft.engine import Limits, Runs, SearchProblem
 from autopeft.errors import AutopeftError, SpecError, first_line_of
 from autopeft.executors import EXECUTORS
-from autopeft.extension import own_function
-from autopeft.records import (
-    Outcome,
-    OwnEvaluation,
-    Plan,
-    RunSpec,
-    SearchResult,
-    SearchSoFar,
-    resume_command,
-    shortened,
-)
+from autopeft.plugins import own_function
 from autopeft.run.best import write_best, write_plans
 from autopeft.run.live import live_page
 from autopeft.run.prepare import NAMED, InMemory, Prepared, prepare
@@ -45,6 +35,16 @@ from autopeft.run.workers import start_workers
 from autopeft.store import RunDir, claimed_folder
 from autopeft.store.study_file import study_file
 from autopeft.train import encode_ahead, watched
+from autopeft.types import (
+    Outcome,
+    OwnEvaluation,
+    Plan,
+    RunSpec,
+    SearchResult,
+    SearchSoFar,
+    resume_command,
+    shortened,
+)
 
 _NAME_LENGTH = 50  # characters of a dataset in the name of a folder, at most; chosen by hand
 
@@ -234,7 +234,7 @@ def _evaluated(run: RunDir, prepared: Prepared, result: SearchResult) -> OwnEval
     numbers: dict[str, Any] = {"best": fmean(best), "baseline": fmean(baseline), "n_rows": len(best)}
     if len(best) > 1 and result.best != result.baseline:
         span = 1.0 if {*best, *baseline} <= {0.0, 1.0} else None  # hits, else scores without bounds
-        pair = evidence.paired_difference([best], [baseline], span=span)
+        pair = statistics.paired_difference([best], [baseline], span=span)
         numbers |= {"mean_difference": pair.mean, "interval_95": (pair.low, pair.high)}
     return OwnEvaluation(function=name, **numbers)
 

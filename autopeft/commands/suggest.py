@@ -13,13 +13,13 @@ from autopeft import exports, model, space
 from autopeft.adapters import compile_plan
 from autopeft.commands.estimate import EstimateRequest, RunRequest, StepEstimate, estimate_step
 from autopeft.errors import BudgetError, SpecError, UnknownNameError
-from autopeft.extension import PACKED_KINDS, discover
 from autopeft.model import BaseModel
-from autopeft.records import BudgetSpec, DataSpec, ModelSpec, Plan, RunSpec, TaskSpec
+from autopeft.plugins import PACKED_KINDS, discover
 from autopeft.run.prepare import methods_for
 from autopeft.run.resources import budget_of
 from autopeft.space import BASELINE_METHOD, AllocationContext
 from autopeft.train import MOVE_BELOW, MOVE_OF_NUMBERS, head_move, warmup_steps
+from autopeft.types import BudgetSpec, DataSpec, ModelSpec, Plan, RunSpec, TaskSpec
 
 TRAINERS = ("peft", "trl", "unsloth", "axolotl")
 _RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # powers of two, as people and kernels use them

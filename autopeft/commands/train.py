@@ -16,19 +16,7 @@ from autopeft import train
 from autopeft.adapters import check_plan, other_base_note
 from autopeft.errors import RunDirError, SpecError, TrainingError
 from autopeft.exports import write_loading_files
-from autopeft.extension import is_own_metric, own_function
-from autopeft.records import (
-    MAX_SEED,
-    Fidelity,
-    Measurement,
-    Plan,
-    PlanDocument,
-    RunSpec,
-    SearchSpec,
-    Status,
-    TrainedPlan,
-    to_json,
-)
+from autopeft.plugins import is_own_metric, own_function
 from autopeft.report.formatting import duration
 from autopeft.run.base_facts import DATA, base_difference, facts_of
 from autopeft.run.best import plan_document, training_json
@@ -53,6 +41,18 @@ from autopeft.store import (
     write_text,
 )
 from autopeft.train import SCHEDULE, encode_ahead, kept_step
+from autopeft.types import (
+    MAX_SEED,
+    Fidelity,
+    Measurement,
+    Plan,
+    PlanDocument,
+    RunSpec,
+    SearchSpec,
+    Status,
+    TrainedPlan,
+    to_json,
+)
 
 _SECONDS = 10.0  # between two log lines about the steps; chosen by hand
 

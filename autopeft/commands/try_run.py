@@ -14,13 +14,13 @@ from peft import PeftModel
 from autopeft import data
 from autopeft.commands.load import load_with_base
 from autopeft.errors import DataError, ModelError, SpecError
-from autopeft.extension import IGNORED, LabelSpace, Task, discover
 from autopeft.model import BaseModel
 from autopeft.model.checkpoint_source import reads_images
-from autopeft.records import IN_MEMORY, SearchResult
+from autopeft.plugins import IGNORED, LabelSpace, Task, discover
 from autopeft.run.best import finished_weights
 from autopeft.store import RunDir
 from autopeft.train.encoding import NO_CUT
+from autopeft.types import IN_MEMORY, SearchResult
 
 _MAX_NEW_TOKENS = "128"  # of a written text, if the run derived no length; chosen by hand
 

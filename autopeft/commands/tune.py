@@ -31,25 +31,8 @@ from autopeft.client import Score, Trial
 from autopeft.engine import Key, Lengths, Runs, SearchProblem
 from autopeft.errors import NO_ROOM, RunDirError, SpecError, TrainingError, first_line_of
 from autopeft.executors import Executor
-from autopeft.extension import discover
 from autopeft.model import is_out_of_memory
-from autopeft.records import (
-    OWN_TRAINER,
-    VERSION,
-    Measurement,
-    MetricFacts,
-    OptionValue,
-    Outcome,
-    Plan,
-    SearchFacts,
-    SearchResult,
-    SplitSizes,
-    Status,
-    digest_of,
-    quoted,
-    to_json,
-    with_setting,
-)
+from autopeft.plugins import discover
 from autopeft.run.best import document_without_head_rate, training_json
 from autopeft.run.prepare import methods_for
 from autopeft.run.progress import Lines
@@ -79,7 +62,24 @@ from autopeft.store import (
     write_text,
 )
 from autopeft.store.study_file import study_file
-from autopeft.tasks.parts.token_metrics import TOKEN_METRICS
+from autopeft.tasks._shared.token_metrics import TOKEN_METRICS
+from autopeft.types import (
+    OWN_TRAINER,
+    VERSION,
+    Measurement,
+    MetricFacts,
+    OptionValue,
+    Outcome,
+    Plan,
+    SearchFacts,
+    SearchResult,
+    SplitSizes,
+    Status,
+    digest_of,
+    quoted,
+    to_json,
+    with_setting,
+)
 
 _SEEDS_WITHOUT_ROWS = 3  # full runs of each finalist if the trainer gives one number a run
 _MOST_AT_ONCE = 64  # trials that may be given out at the same time; the list of first plans is shorter

@@ -17,13 +17,13 @@ from autopeft.adapters import ConfigFile, TargetMatch, check_plan, compile_plan
 from autopeft.commands.load import apply
 from autopeft.commands.train import spec_of_plan
 from autopeft.errors import DataError, SpecError
-from autopeft.extension import Batch, discover
-from autopeft.records import ExecutionSpec, ModelSpec, Plan, RunSpec, with_setting
+from autopeft.plugins import Batch, discover
 from autopeft.run.base_facts import require_same_base
 from autopeft.run.best import finished_seed, finished_weights
 from autopeft.run.prepare import prepare
 from autopeft.run.resources import FREE_MEMORY, device_in_float32, memory_needed
 from autopeft.store import RunDir, is_run, read_plan, whole_path
+from autopeft.types import ExecutionSpec, ModelSpec, Plan, RunSpec, with_setting
 
 MERGED = "transformers"  # the reader of a whole model
 SPLIT = "confirm"  # whose rows every run has

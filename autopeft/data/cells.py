@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from autopeft.errors import DataError
-from autopeft.records import shortened
+from autopeft.types import shortened
 
 # A decimal number such as -1.5e3; neither nan nor thousands with a comma.
 NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")

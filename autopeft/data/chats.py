@@ -9,7 +9,7 @@ from typing import Any
 
 from autopeft.data.dataset import Row
 from autopeft.errors import DataError
-from autopeft.records import shortened
+from autopeft.types import shortened
 
 _CALL_KEYS = ("name", "tool_calls", "tool_call_id")  # of messages that call a tool or give its result
 _THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")  # hold what a model thought before it answered

@@ -21,8 +21,8 @@ from autopeft.data.dataset import Row, UncutRows
 from autopeft.data.labels import WITHOUT_LABEL, label_column, with_labels
 from autopeft.data.sources import read
 from autopeft.errors import DataError
-from autopeft.extension import LabelSpace
-from autopeft.records import DataSpec
+from autopeft.plugins import LabelSpace
+from autopeft.types import DataSpec
 
 QUESTION_NAMES = "question prompt sent1 context premise stem query ctx"
 CONTEXT_NAMES = "article passage context story document ctx"

@@ -17,8 +17,8 @@ from autopeft.data.cells import as_group, as_label, as_string, is_numeric, resto
 from autopeft.data.dataset import USUAL_NAMES, Parts, Row, UncutRows
 from autopeft.data.sources import Source
 from autopeft.errors import DataError, UnknownNameError, reason_of
-from autopeft.extension import LabelSpace
-from autopeft.records import DataSpec, listed, shortened
+from autopeft.plugins import LabelSpace
+from autopeft.types import DataSpec, listed, shortened
 
 _FIRST_ROWS = 1000  # by which the content of a column is judged; chosen by hand
 _NO_LABEL = "-100"  # of a row without a label, in a column with declared names; losses ignore it

@@ -13,7 +13,7 @@ from sklearn.model_selection import train_test_split
 from autopeft.data.dataset import Parts, Row, UncutRows
 from autopeft.data.labels import names_in
 from autopeft.errors import DataError
-from autopeft.records import counted
+from autopeft.types import counted
 
 _FAR = 0.25  # a cut of whole groups is noted if its size is off by this share or more; chosen by hand
 _FEWEST_GROUPS = 2  # stay when `max_examples` drops groups: one for train and one for search

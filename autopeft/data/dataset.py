@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, NamedTuple
 
-from autopeft.extension import LabelSpace
-from autopeft.records import DataSpec
+from autopeft.plugins import LabelSpace
+from autopeft.types import DataSpec
 
 
 class Row(NamedTuple):

@@ -29,8 +29,8 @@ from datasets.exceptions import DatasetsError
 from packaging.version import Version
 
 from autopeft.errors import DataError
-from autopeft.records import counted, shortened
 from autopeft.store import refuse_streams
+from autopeft.types import counted, shortened
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 PARAGRAPH = "paragraph"  # the only column of a text file

@@ -14,7 +14,7 @@ from autopeft.data.dataset import LabelledData, ReadRows
 from autopeft.data.formats import quiet
 from autopeft.data.splits import load
 from autopeft.errors import DataError, reason_of
-from autopeft.records import DataSpec, shortened
+from autopeft.types import DataSpec, shortened
 
 _NAME = "dataset in memory"
 # What pandas, pyarrow and datasets raise for a column that they have no type for.

@@ -20,7 +20,7 @@ from autopeft.data.formats import TABLES, read_table, suffix_of
 from autopeft.data.labels import LABEL_NAMES, label_column, labelled
 from autopeft.data.sources import Source, by_part, is_list, listed_by_part, read, read_class_folders
 from autopeft.errors import DataError, reason_of
-from autopeft.records import DataSpec, path_at_home, shortened
+from autopeft.types import DataSpec, path_at_home, shortened
 
 # Pillow knows the suffixes of these formats, but has no decoder of its own for them.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}

@@ -32,8 +32,8 @@ from autopeft.data.columns import (
 from autopeft.data.dataset import USUAL_NAMES, Parts, Row, UncutRows
 from autopeft.data.sources import Source, read
 from autopeft.errors import DataError
-from autopeft.extension import LabelKind, LabelSpace
-from autopeft.records import DataSpec, counted, listed, shortened
+from autopeft.plugins import LabelKind, LabelSpace
+from autopeft.types import DataSpec, counted, listed, shortened
 
 # Usual column names, the most telling first; case does not matter.
 TEXT_NAMES = (

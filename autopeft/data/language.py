@@ -21,8 +21,8 @@ from autopeft.data.formats import PARAGRAPH, PARAGRAPHS
 from autopeft.data.labels import WITHOUT_TEXT
 from autopeft.data.sources import read
 from autopeft.errors import DataError
-from autopeft.extension import LabelKind, LabelSpace
-from autopeft.records import DataSpec, counted
+from autopeft.plugins import LabelKind, LabelSpace
+from autopeft.types import DataSpec, counted
 
 # Usual column names, the most telling first: a prompt and its completion.
 PAIRS = (
@@ -43,7 +43,7 @@ _FIXED_SHARE, _FIXED_AT_LEAST = 10, 10
 
 @dataclass(frozen=True, kw_only=True)
 class _Layout:
-    """The kind of a dataset's rows (`extension.LabelSpace.kind`), and the columns that hold them.
+    """The kind of a dataset's rows (`plugins.LabelSpace.kind`), and the columns that hold them.
 
     `completion` is None if one column holds whole chats, or all of a text is learned. `system` and `tools`
     are columns beside chats.

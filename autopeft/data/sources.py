@@ -32,7 +32,7 @@ from autopeft.data.formats import (
     unpacked_name,
 )
 from autopeft.errors import DataError, reason_of
-from autopeft.records import DataSpec, counted, listed, path_at_home
+from autopeft.types import DataSpec, counted, listed, path_at_home
 
 _SPELLING = "Check the spelling, or pass --data with the place to which it was moved."
 SAMPLE = Path(__file__).parents[1] / "sample_data" / "clinc_domain10"

@@ -16,8 +16,8 @@ from autopeft.data.labels import names_in, read_texts
 from autopeft.data.language import read_language
 from autopeft.data.tokens import read_tokens
 from autopeft.errors import DataError, without_long_words
-from autopeft.extension import IGNORED, LabelSpace
-from autopeft.records import DataSpec, counted, shortened
+from autopeft.plugins import IGNORED, LabelSpace
+from autopeft.types import DataSpec, counted, shortened
 
 _IN_BLOCKS = ("documents", "stream")  # kinds whose rows become blocks of a longer text, which have no group
 _PRECIOUS = ("test", "confirm", "train")  # the most precious first: it keeps an example that several have
@@ -182,7 +182,7 @@ def _check_labels(label_space: LabelSpace, splits: Parts) -> list[str]:
     lost = [name for name in label_space.names if name not in present["train"]]
     if label_space.kind == "class" and len(present["train"]) < 2:
         raise DataError(
-            f"Of {len(label_space.names)} labels train has {', '.join(present['train'])} alone, once "
+            f"Of {len(label_space.names)} labels, only {', '.join(present['train'])} is left in train after "
             "repeated and surplus rows are removed; name all columns of the input with --text-column, or raise "
             "--max-examples."
         )

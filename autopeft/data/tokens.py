@@ -21,8 +21,8 @@ from autopeft.data.formats import SENTENCES
 from autopeft.data.labels import WITHOUT_LABEL, label_column, names_in, order_of, with_labels
 from autopeft.data.sources import read
 from autopeft.errors import DataError
-from autopeft.extension import IGNORED, LabelSpace
-from autopeft.records import DataSpec, counted, listed, shortened
+from autopeft.plugins import IGNORED, LabelSpace
+from autopeft.types import DataSpec, counted, listed, shortened
 
 TOKEN_NAMES = "tokens words token_list text sentence word token"
 TAG_NAMES = "tags ner_tags labels label ner pos_tags tag pos slots upos"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from autopeft.engine.problem import EVAL_COST, USUAL_FINALISTS, Lengths, SearchProblem
-from autopeft.records import Cost, Fidelity, Measurement, Outcome, Status
+from autopeft.types import Cost, Fidelity, Measurement, Outcome, Status
 
 _USUAL_ROWS = 16  # rows of a step in `usual_cost`; the cost hardly depends on it
 

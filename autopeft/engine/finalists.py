@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from autopeft import evidence
+from autopeft import statistics
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.study import Study
 from autopeft.errors import TrainingError
-from autopeft.records import Measurement, Plan
+from autopeft.types import Measurement, Plan
 
 _CLEAR = 2.0  # standard errors by which a metric overrules the loss; on the tables 0.25 to 3 give the same
 
@@ -79,8 +79,8 @@ def _ahead(problem: SearchProblem, leader: Measurement, follower: Measurement) -
     gaps = [problem.sign * (a - b) for a, b in pairs]
     if len(gaps) < 2:
         return 0.0
-    examples = evidence.Examples(groups=problem.examples(leader.fidelity.split).groups)
-    mean, std_error = evidence.mean_and_std_error([gaps], span=None, examples=examples)
+    examples = statistics.Examples(groups=problem.examples(leader.fidelity.split).groups)
+    mean, std_error = statistics.mean_and_std_error([gaps], span=None, examples=examples)
     return mean / std_error
 
 

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from autopeft import evidence
+from autopeft import statistics
 from autopeft.engine.finalists import rank
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.runs import Runs, broken_off
 from autopeft.errors import TrainingError
-from autopeft.records import FullRun, Measurement, Plan, SizeStep, Status, Verdict
+from autopeft.types import FullRun, Measurement, Plan, SizeStep, Status, Verdict
 
 _ABOVE_BUDGET = "{0} is handed over, since {1} trains more parameters than the budget allows."
 _MARGIN = 0.01  # one point, or one percent of a loss
@@ -128,7 +128,7 @@ def judge(problem: SearchProblem, runs: Runs, baseline: Plan, finished: Finished
     challenger = max(challengers, key=lambda plan: _mean(problem, finished[plan]), default=None)
     difference = None
     if challenger is not None:
-        difference = evidence.paired_difference(
+        difference = statistics.paired_difference(
             *(scores_of(problem, finished[plan]) for plan in (challenger, baseline)),
             span=problem.metric.score_span,
             examples=problem.examples("confirm"),
@@ -139,7 +139,7 @@ def judge(problem: SearchProblem, runs: Runs, baseline: Plan, finished: Finished
         is_unbounded_loss = problem.metric.score_span is None and not problem.metric.greater_is_better
         margin = _MARGIN * abs(_mean(problem, finished[baseline])) if is_unbounded_loss else _MARGIN
     names = _name(runs, challenger or baseline), _name(runs, baseline)
-    verdict = evidence.verdict(
+    verdict = statistics.verdict(
         difference,
         names=names,
         params=((challenger or baseline).trainable_params, baseline.trainable_params),
@@ -204,7 +204,7 @@ def full_runs(
     for plan in [plan for plan in order if plan in finished]:
         of_plan = finished[plan]
         table = [list(run.example_scores) for run in of_plan]
-        mean, std_error = evidence.mean_and_std_error(
+        mean, std_error = statistics.mean_and_std_error(
             table, span=problem.metric.score_span, examples=problem.examples(of_plan[0].fidelity.split)
         )
         records.append(
@@ -264,7 +264,7 @@ def _best_of_size(
     (run,) = runs.measure_all([(plan, lengths.full(seed=seed))])
     if run.metric is None:
         return None
-    difference = evidence.paired_difference(
+    difference = statistics.paired_difference(
         scores_of(problem, [run]),
         scores_of(problem, judged.finished[judged.best][:1]),
         span=problem.metric.score_span,

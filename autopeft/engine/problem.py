@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from autopeft.evidence import Examples
-from autopeft.extension import slow_starters
-from autopeft.records import Arm, EvaluatedSplit, Fidelity, MetricFacts, Plan, RunSpec
+from autopeft.plugins import slow_starters
 from autopeft.space import (
     BASELINE_METHOD,
     AllocationContext,
@@ -18,7 +16,9 @@ from autopeft.space import (
     head_alone,
     plan_of,
 )
+from autopeft.statistics import Examples
 from autopeft.train import branch_step, short_steps
+from autopeft.types import Arm, EvaluatedSplit, Fidelity, MetricFacts, Plan, RunSpec
 
 _SHORT_EXAMPLES = 384  # of the search split that rank short runs; chosen by hand
 _THOROUGH_TRIALS, _THOROUGH_SEEDS = 24, 3  # of `--effort thorough`; chosen by hand

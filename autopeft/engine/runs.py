@@ -13,7 +13,7 @@ from typing import Protocol
 from autopeft.engine.problem import Lengths
 from autopeft.errors import TrainingError
 from autopeft.executors import Executor
-from autopeft.records import Arm, Fidelity, Measurement, Plan, Status
+from autopeft.types import Arm, Fidelity, Measurement, Plan, Status
 
 _MOST_FAILED = 6  # measurements in a row that break off; chosen by hand
 _N_LATEST = 4  # runs whose speed is that of the machine now; chosen by hand

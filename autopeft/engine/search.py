@@ -12,7 +12,7 @@ from autopeft.engine.judge import full_runs, judge, read_test, smaller_budgets, 
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.runs import Runs
 from autopeft.engine.study import Study
-from autopeft.records import Outcome
+from autopeft.types import Outcome
 
 
 def search(

@@ -17,8 +17,8 @@ from optuna.trial import Trial, TrialState
 
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.runs import Runs
-from autopeft.records import Fidelity, Measurement, Plan, Proposal, Status
 from autopeft.space import is_point_of, parameters, parameters_of, plan_of, policy_of_parameters
+from autopeft.types import Fidelity, Measurement, Plan, Proposal, Status
 
 STUDY = "autopeft"
 _TRAINER = "trainer."  # begins the names of choices of the user's own trainer

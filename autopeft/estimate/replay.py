@@ -28,11 +28,11 @@ from autopeft.estimate.memory_tracker import (
     tracking_phases,
 )
 from autopeft.estimate.rates import Rates
-from autopeft.extension import Batch
 from autopeft.model import BaseModel, adapter_names, attach
 from autopeft.model.attaching import attach_configs
 from autopeft.model.light_layers import lighten
 from autopeft.model.training_pass import can_checkpoint, checkpointed
+from autopeft.plugins import Batch
 
 # What torch and `peft` raise where code needs a value that a tensor without memory lacks.
 _LACKS_VALUES = (

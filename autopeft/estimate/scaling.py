@@ -16,7 +16,7 @@ from torch import nn
 
 from autopeft.estimate.rates import Rates
 from autopeft.estimate.replay import Replay, StepMemory, TrainingStep
-from autopeft.extension import Batch
+from autopeft.plugins import Batch
 
 DEPTHS = (3, 4)  # layers; with fewer the first and the last layer are one, or have none between them
 

@@ -18,7 +18,6 @@ from autopeft.estimate.memory_tracker import repeated_layers
 from autopeft.estimate.replay import set_dtype, with_configs, without_weights
 from autopeft.estimate.scaling import DEPTHS, TracedModel
 from autopeft.estimate.trained_part import Setup, TrainedPart, refusal_in_few_bits, require_trainable
-from autopeft.extension import Batch, Method, Task
 from autopeft.model import BaseModel, load_processor, load_skeleton, task_type_of
 from autopeft.model.checkpoint_source import is_built_by
 from autopeft.model.checks import example_features
@@ -30,8 +29,9 @@ from autopeft.model.quantization import (
     stored_weights,
 )
 from autopeft.model.training_pass import without_cache
-from autopeft.records import Plan, listed
-from autopeft.tasks.parts.token_losses import pieces_of_a_gpu
+from autopeft.plugins import Batch, Method, Task
+from autopeft.tasks._shared.token_losses import pieces_of_a_gpu
+from autopeft.types import Plan, listed
 
 ONE_IMAGE = 1  # "tokens" of an image, whose size the processor decides
 _MOST_EXPERTS = 0.5  # of all weights: with more in experts, quantizing saves little; chosen by hand

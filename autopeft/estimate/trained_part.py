@@ -12,11 +12,11 @@ import torch
 from autopeft.adapters import ConfigFile
 from autopeft.errors import SpecError, TargetError, UnknownNameError, nearest
 from autopeft.estimate.rates import Rates
-from autopeft.extension import Method, hint_for
 from autopeft.model import BaseModel
 from autopeft.model.quantization import StoredWeights, output_layer_names, require_plain_weights
-from autopeft.records import ModelSpec, Plan
+from autopeft.plugins import Method, hint_for
 from autopeft.space import plan_everywhere
+from autopeft.types import ModelSpec, Plan
 
 FULL = "full"  # the word for full fine-tuning
 _SHORTHAND = re.compile(r"([a-z0-9_]+?)(?:_r(\d+))?")  # such as lora_r16, or ia3

@@ -8,7 +8,7 @@ from autopeft.executors.process import Process
 from autopeft.executors.ray import Ray
 from autopeft.executors.serial import Serial
 from autopeft.executors.worker import Executor
-from autopeft.extension import Catalogue
+from autopeft.plugins import Catalogue
 
 _ALL: tuple[Executor, ...] = (Serial(), Process(), Ray())
 EXECUTORS = Catalogue("executor", {executor.name: executor for executor in _ALL})

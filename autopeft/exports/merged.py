@@ -9,9 +9,9 @@ from typing import Any, cast
 import torch
 
 from autopeft.errors import SpecError
-from autopeft.exports.parts.merging import merge
-from autopeft.exports.parts.problems import refuse, rewrites_base, unmergeable, untrained
-from autopeft.extension import ExportSource, NeededBase
+from autopeft.exports._shared.merging import merge
+from autopeft.exports._shared.problems import refuse, rewrites_base, unmergeable, untrained
+from autopeft.plugins import ExportSource, NeededBase
 from autopeft.store import fresh_folder, save_processor
 
 
@@ -52,4 +52,4 @@ class Merged:
         return tuple(notes)
 
 
-PART = Merged()
+PLUGIN = Merged()

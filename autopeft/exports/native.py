@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from autopeft.exports.parts.adapter import write_adapter
-from autopeft.extension import ExportSource, NeededBase
+from autopeft.exports._shared.adapter import write_adapter
+from autopeft.plugins import ExportSource, NeededBase
 
 
 @dataclass(frozen=True)
@@ -26,4 +26,4 @@ class Native:
         return write_adapter(source, out)
 
 
-PART = Native()
+PLUGIN = Native()

@@ -12,13 +12,13 @@ from jinja2 import Environment, PackageLoader
 from peft.tuners.tuners_utils import check_target_module_exists
 
 from autopeft.adapters.configs import changed_fields
-from autopeft.exports.parts.adapter import configs_of
-from autopeft.exports.parts.problems import adapts_nothing, lora_problems, not_lora, refuse
-from autopeft.extension import ExportSource, NeededBase
+from autopeft.exports._shared.adapter import configs_of
+from autopeft.exports._shared.problems import adapts_nothing, lora_problems, not_lora, refuse
 from autopeft.model.attaching import plain_names
-from autopeft.records import QUANTIZED
+from autopeft.plugins import ExportSource, NeededBase
 from autopeft.store import fresh_folder, write_text, write_yaml_text
 from autopeft.train import WARMUP_SHARE
+from autopeft.types import QUANTIZED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class Recipe:
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
         """Write the file, in which the user fills in the data; return notes."""
-        also = "--to trl or " if self.keys and not PARTS[0].problems(source) else ""
+        also = "--to trl or " if self.keys and not PLUGINS[0].problems(source) else ""
         refuse(self.name, self.problems(source), instead=f"Use {also}--to native")
         config: Any = configs_of(source)[0]
         lora = {name: getattr(config, name, None) for name in ("r", "lora_alpha", "lora_dropout")}
@@ -103,7 +103,7 @@ _LORA = "r target_modules target_parameters rank_pattern alpha_pattern modules_t
 _PEFT = "use_dora use_rslora layers_to_transform layers_pattern init_lora_weights trainable_token_indices"
 _SAME = {"lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}
 _NAMED = "target_modules exclude_modules layers_to_transform layers_pattern modules_to_save fan_in_fan_out"
-PARTS = (
+PLUGINS = (
     Recipe(name="trl", summary="Python for TRL's SFTTrainer: any one peft config", file="train.py"),
     Recipe(
         name="axolotl",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from autopeft.exports.parts import problems
-from autopeft.exports.parts.uniform import lora_factors, write_uniform
-from autopeft.extension import ExportSource, NeededBase
+from autopeft.exports._shared import problems
+from autopeft.exports._shared.uniform import lora_factors, write_uniform
+from autopeft.plugins import ExportSource, NeededBase
 from autopeft.store import fresh_folder
 
 # Fields that say where LoRA sits and how it is scaled; the written tensors contain all of that.
@@ -49,4 +49,4 @@ class UniformLora:
             return write_uniform(factors, source, fresh)
 
 
-PART = UniformLora()
+PLUGIN = UniformLora()

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import peft
 
-from autopeft.methods.parts import PeftMethod, only_linear, pattern_of
-from autopeft.records import Target
+from autopeft.methods._shared import PeftMethod, only_linear, pattern_of
+from autopeft.types import Target
 
 _KEYS = ("k", "pos_k")
 
@@ -27,7 +27,7 @@ def _refusal(target: Target) -> str | None:
     return "softmax takes the bias of keys off again" if target.role in _KEYS else None
 
 
-PART = PeftMethod(
+PLUGIN = PeftMethod(
     name="bitfit",
     label="BitFit",
     short="bias",

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from peft import DeloraConfig, PeftConfig
 
-from autopeft.methods.parts import PeftMethod, by_pattern, only_plain_linear, pattern_of
-from autopeft.records import Adapter
+from autopeft.methods._shared import PeftMethod, by_pattern, only_plain_linear, pattern_of
+from autopeft.types import Adapter
 
 # Per rank: 15 at rank 32, as in peft's method comparison. At one strength for all ranks a rank of 2
 # would move the weight by sixteen times as much as one of 32, whatever the learning rate.
@@ -31,7 +31,7 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
     return (config,)
 
 
-PART = PeftMethod(
+PLUGIN = PeftMethod(
     name="delora",
     label="DeLoRA",
     summary="low-rank update of normalised directions and one trained strength",

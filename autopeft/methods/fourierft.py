@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from peft import FourierFTConfig, PeftConfig
 
-from autopeft.extension import Options
-from autopeft.methods.parts import PeftMethod, by_inner_pattern, only_maps, targets_pattern
-from autopeft.records import Adapter, Target
+from autopeft.methods._shared import PeftMethod, by_inner_pattern, only_maps, targets_pattern
+from autopeft.plugins import Options
+from autopeft.types import Adapter, Target
 
 
 def _ranks(target: Target, options: Options) -> Sequence[int]:
@@ -35,7 +35,7 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
     return (config,)
 
 
-PART = PeftMethod(
+PLUGIN = PeftMethod(
     name="fourierft",
     label="FourierFT",
     summary="r frequencies of the update's spectrum, at random places",

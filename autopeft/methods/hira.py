@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import peft
 
-from autopeft.methods.parts import PeftMethod, one_config_per_rank, only_maps
+from autopeft.methods._shared import PeftMethod, one_config_per_rank, only_maps
 
-PART = PeftMethod(
+PLUGIN = PeftMethod(
     name="hira",
     label="HiRA",
     summary="elementwise product of the frozen weight and a low-rank matrix",

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from peft import IA3Config, PeftConfig
 
-from autopeft.extension import Options
-from autopeft.methods.parts import PeftMethod, only_maps, pattern_of, targets_pattern
-from autopeft.records import Adapter, OptionValue, Target
+from autopeft.methods._shared import PeftMethod, only_maps, pattern_of, targets_pattern
+from autopeft.plugins import Options
+from autopeft.types import Adapter, OptionValue, Target
 
 
 def _options(target: Target, **choices: OptionValue) -> Options:
@@ -34,7 +34,7 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
     return (config,)
 
 
-PART = PeftMethod(
+PLUGIN = PeftMethod(
     name="ia3",
     label="IA³",
     summary="one trained factor per output of a linear layer (per input at `down`)",

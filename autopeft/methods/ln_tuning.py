@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from peft import LNTuningConfig
 
-from autopeft.methods.parts import PeftMethod, pattern_of
+from autopeft.methods._shared import PeftMethod, pattern_of
 
-PART = PeftMethod(
+PLUGIN = PeftMethod(
     name="ln_tuning",
     label="norm tuning",
     short="norm",

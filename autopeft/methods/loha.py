@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from peft import LoHaConfig
 
-from autopeft.methods.parts import PeftMethod, lycoris_config, only_plain_linear
+from autopeft.methods._shared import PeftMethod, lycoris_config, only_plain_linear
 
-PART = PeftMethod(
+PLUGIN = PeftMethod(
     name="loha",
     label="LoHa",
     summary="elementwise product of two low-rank updates: rank up to r squared",

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from peft import LoKrConfig
 from peft.tuners.lokr.layer import factorization
 
-from autopeft.extension import Options
-from autopeft.methods.parts import PeftMethod, lycoris_config, only_plain_linear
-from autopeft.records import Target
+from autopeft.methods._shared import PeftMethod, lycoris_config, only_plain_linear
+from autopeft.plugins import Options
+from autopeft.types import Target
 
 
 def _cost(target: Target, rank: int, options: Options) -> int:
@@ -31,7 +31,7 @@ def _ranks(target: Target, options: Options) -> Sequence[int]:
     return useful or (1,)
 
 
-PART = PeftMethod(
+PLUGIN = PeftMethod(
     name="lokr",
     label="LoKr",
     summary="Kronecker product of a small matrix (a × c) and a low-rank one (b × d); n = c d, m = a b",

@@ -14,9 +14,9 @@ from typing import Any
 from peft import LoraConfig, PeftConfig
 
 from autopeft.errors import SpecError
-from autopeft.extension import Options
-from autopeft.methods.parts import PeftMethod, alphas_of, by_pattern, only_maps, targets_pattern
-from autopeft.records import Adapter, OptionValue, Target
+from autopeft.methods._shared import PeftMethod, alphas_of, by_pattern, only_maps, targets_pattern
+from autopeft.plugins import Options
+from autopeft.types import Adapter, OptionValue, Target
 
 
 def _refusal(target: Target) -> str | None:
@@ -111,7 +111,7 @@ def _read_choices(config: Any) -> Options:
     return {"init": "default" if init is True else init}
 
 
-PART = PeftMethod(
+PLUGIN = PeftMethod(
     name="lora",
     label="LoRA",
     summary="low-rank update beside a linear layer; options: DoRA, rsLoRA scale, orthogonal start",

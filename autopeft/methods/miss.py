@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from peft import MissConfig
 
-from autopeft.methods.parts import PeftMethod, doublings, one_config_per_rank, only_linear
+from autopeft.methods._shared import PeftMethod, doublings, one_config_per_rank, only_linear
 
-PART = PeftMethod(
+PLUGIN = PeftMethod(
     name="miss",
     label="MiSS",
     summary="one matrix of r rows, shared among shards of the inputs",

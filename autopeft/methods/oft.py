@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from peft import OFTConfig
 
-from autopeft.extension import Options
-from autopeft.methods.parts import PeftMethod, one_config_per_rank, only_linear
-from autopeft.records import Target
+from autopeft.methods._shared import PeftMethod, one_config_per_rank, only_linear
+from autopeft.plugins import Options
+from autopeft.types import Target
 
 _LARGEST_BLOCK = 128  # inputs; chosen by hand
 
@@ -31,7 +31,7 @@ def _ranks(target: Target, options: Options) -> Sequence[int]:
     return [size for size in sizes if size & (size - 1) == 0] or sizes
 
 
-PART = PeftMethod(
+PLUGIN = PeftMethod(
     name="oft",
     label="OFT",
     summary="rotation of the inputs in blocks of r",

@@ -11,9 +11,9 @@ from typing import Any
 
 from peft import PeftConfig, RoadConfig
 
-from autopeft.extension import Options
-from autopeft.methods.parts import PeftMethod, only_linear, pattern_of
-from autopeft.records import Adapter, OptionValue, Target
+from autopeft.methods._shared import PeftMethod, only_linear, pattern_of
+from autopeft.plugins import Options
+from autopeft.types import Adapter, OptionValue, Target
 
 _PER_OUTPUT = {"road_1": 1, "road_2": 2, "road_4": 4}  # the angle and stretch of a pair: 1, 2 or 4 of each
 
@@ -43,7 +43,7 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
     )
 
 
-PART = PeftMethod(
+PLUGIN = PeftMethod(
     name="road",
     label="RoAd",
     summary="rotation and stretching of pairs of outputs; variants of 1, 2, 4 numbers per output",

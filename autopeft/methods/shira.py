@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from peft import ShiraConfig
 
-from autopeft.methods.parts import PeftMethod, one_config_per_rank, only_plain_linear
-from autopeft.records import Target
+from autopeft.methods._shared import PeftMethod, one_config_per_rank, only_plain_linear
+from autopeft.types import Target
 
 
 def _largest_rank(target: Target) -> int:
@@ -23,7 +23,7 @@ def _refusal(target: Target) -> str | None:
     return only_plain_linear(target)
 
 
-PART = PeftMethod(
+PLUGIN = PeftMethod(
     name="shira",
     label="SHiRA",
     summary="r (n + m) weights of the map itself, at random places",

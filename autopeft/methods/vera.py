@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from peft import PeftConfig, VeraConfig
 
 from autopeft.errors import SpecError
-from autopeft.methods.parts import PeftMethod, only_maps, pattern_of
-from autopeft.records import Adapter
+from autopeft.methods._shared import PeftMethod, only_maps, pattern_of
+from autopeft.types import Adapter
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
@@ -24,7 +24,7 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
     return (VeraConfig(r=ranks.pop(), target_modules=pattern_of(adapters)),)
 
 
-PART = PeftMethod(
+PLUGIN = PeftMethod(
     name="vera",
     label="VeRA",
     summary="two vectors per map around shared random matrices of rank r",

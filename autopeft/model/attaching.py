@@ -24,8 +24,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from autopeft.errors import SpecError
-from autopeft.extension import MIXES_SINCE_PEFT, missing_in_peft
 from autopeft.model.light_layers import lighten
+from autopeft.plugins import MIXES_SINCE_PEFT, missing_in_peft
 from autopeft.store import require_unchanged, seal_folder
 
 _TASK_TYPES = {  # by the ending of a class of transformers

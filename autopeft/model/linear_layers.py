@@ -14,8 +14,8 @@ from peft.utils.integrations import dequantize_bnb_weight
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from autopeft.records import ROLE_GROUPS, Target
-from autopeft.records.plans import LAYER
+from autopeft.types import ROLE_GROUPS, Target
+from autopeft.types.plans import LAYER
 
 # Attributes that hold packed weights: of GPTQ and AWQ, HQQ, AQLM. None of these modules is an nn.Linear.
 _PACKED = ("qweight", "W_q", "codes")

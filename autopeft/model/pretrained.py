@@ -47,7 +47,7 @@ from autopeft.model.quantization import (
     widen_norms,
 )
 from autopeft.model.targets import head_names, unexplained
-from autopeft.records import ModelSpec, listed
+from autopeft.types import ModelSpec, listed
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 
 from autopeft.errors import ModelError, reason_of
 from autopeft.model.linear_layers import is_quantized, linear_shape, n_bits, plain_weight
-from autopeft.records import QUANTIZED
+from autopeft.types import QUANTIZED
 
 # Bytes per weight. NF4 with constants quantized once more: half a byte, one byte per block of 64 weights, and
 # one float32 per 256 such bytes (Dettmers et al. 2023, arXiv:2305.14314, section 3). LLM.int8: one byte, and

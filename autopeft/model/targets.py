@@ -15,8 +15,8 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from autopeft.model.attaching import rewrites_targets
 from autopeft.model.linear_layers import is_quantized, linear_shape, role_by_name, role_of
-from autopeft.records import ROLE_GROUPS, Target, layer_name
-from autopeft.records.plans import LAYER
+from autopeft.types import ROLE_GROUPS, Target, layer_name
+from autopeft.types.plans import LAYER
 
 _LANGUAGE_MODELS = ("LMHeadModel", "ForCausalLM", "ForConditionalGeneration", "ForMaskedLM", "MTModel")
 _TASK_MODELS = ("Classification", "MultipleChoice")  # in names: PerceiverForImageClassificationLearned

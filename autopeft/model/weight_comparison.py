@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from autopeft.model.linear_layers import n_bits
-from autopeft.records.plans import LAYER
+from autopeft.types.plans import LAYER
 
 _SAMPLE = 4096  # numbers of a tensor that the quick look reads; chosen by hand
 _CHUNK_BYTES = 2**26  # copied at once; chosen by hand

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from autopeft.records import SearchResult, SearchSoFar
 from autopeft.report.answer import answer_of
 from autopeft.report.card import BEST_WEIGHTS, CardFacts, hub_id, model_card, trained_card
 from autopeft.report.layer_maps import enough_examples
@@ -29,6 +28,7 @@ from autopeft.report.result_files import leaderboard, result_json, sensitivity_c
 from autopeft.report.schema import ResultFile, TrialRow
 from autopeft.report.table_rows import full_rows
 from autopeft.store import write_text
+from autopeft.types import SearchResult, SearchSoFar
 
 
 def write(result: SearchResult, out: Path, *, words: PartWords) -> None:

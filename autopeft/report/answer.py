@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from autopeft.records import SearchResult, Verdict, in_words_of
 from autopeft.report.formatting import render
 from autopeft.report.plan_names import PartWords, is_untrained
 from autopeft.report.table_rows import full_rows, scored_record
 from autopeft.space import BASELINE_METHOD
+from autopeft.types import SearchResult, Verdict, in_words_of
 
 NO_LEARNING = "nothing learned"
 # Label of the verdict, or what overrules it -> words and tone of the mark above the answer.

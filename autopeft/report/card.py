@@ -11,11 +11,11 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from markupsafe import Markup
 
-from autopeft.records import IN_MEMORY, QUANTIZED, SearchResult, TrainedPlan, shortened
 from autopeft.report.answer import answer_of
 from autopeft.report.formatting import render
 from autopeft.report.plan_names import PartWords, name_of, plan_words
 from autopeft.report.table_rows import examples, full_rows, scored_record
+from autopeft.types import IN_MEMORY, QUANTIZED, SearchResult, TrainedPlan, shortened
 
 # In the order of `peft`'s own cards, which end with these lines.
 _LIBRARIES = {"PEFT": "peft", "Transformers": "transformers", "Pytorch": "torch", "Datasets": "datasets"}

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
-from autopeft.records import Verdict, minus
 from autopeft.report.formatting import (
     count,
     difference,
@@ -20,6 +19,7 @@ from autopeft.report.formatting import (
 )
 from autopeft.report.plan_names import Group
 from autopeft.report.table_rows import RunRow
+from autopeft.types import Verdict, minus
 
 # Sizes in units of the picture, chosen by hand: as narrow as the text allows on a phone.
 _WIDTH, _HEIGHT = 400.0, 270.0

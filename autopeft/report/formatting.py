@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from autopeft.errors import CONTROLS
-from autopeft.records import minus, rate, shortened
+from autopeft.types import minus, rate, shortened
 
 NOTHING = "–"
 _LEAST = 1e-3  # the smallest number but 0 that three decimals show

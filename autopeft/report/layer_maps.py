@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
-from autopeft.records import SEEN_ENOUGH, Adapter, Plan, Target, TargetScores, minus
 from autopeft.report.formatting import significant
+from autopeft.types import SEEN_ENOUGH, Adapter, Plan, Target, TargetScores, minus
 
 OUTSIDE = "outside"  # row of the target modules that are in no layer
 MAX_ROWS = 24  # rows of a map that the page shows without a click; chosen by hand

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
 
-from autopeft.records import (
+from autopeft.report.answer import Answer, answer_of
+from autopeft.report.card import python_lines
+from autopeft.report.charts import SHAPES, difference_chart, short_run_chart
+from autopeft.report.formatting import render
+from autopeft.report.layer_maps import MAX_ROWS, Map, enough_examples, merged, rank_map, score_map
+from autopeft.report.plan_names import PartWords, name_of
+from autopeft.report.result_files import sentences_of
+from autopeft.report.table_rows import FullRow, RunRow, costs, examples, full_rows, position_of, run_rows
+from autopeft.types import (
     Measurement,
     Plan,
     RunSpec,
@@ -20,14 +28,6 @@ from autopeft.records import (
     repeat_command,
     train_command,
 )
-from autopeft.report.answer import Answer, answer_of
-from autopeft.report.card import python_lines
-from autopeft.report.charts import SHAPES, difference_chart, short_run_chart
-from autopeft.report.formatting import render
-from autopeft.report.layer_maps import MAX_ROWS, Map, enough_examples, merged, rank_map, score_map
-from autopeft.report.plan_names import PartWords, name_of
-from autopeft.report.result_files import sentences_of
-from autopeft.report.table_rows import FullRow, RunRow, costs, examples, full_rows, position_of, run_rows
 
 _MAX_RUNS = 40  # of a table; chosen by hand: as many as a reader scrolls through; trials.csv has the rest
 

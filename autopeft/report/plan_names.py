@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from autopeft.records import Adapter, Plan, SearchResult, SearchSoFar, Target, counted, listed
+from autopeft.types import Adapter, Plan, SearchResult, SearchSoFar, Target, counted, listed
 
 ANSWERS = ("best", "baseline", "challenger")  # the plans that a result names
 HEAD_ALONE, UNTRAINED = "head alone", "untrained model"  # a plan without adapters

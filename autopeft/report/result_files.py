@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from autopeft.records import Plan, SearchResult, SearchSoFar, Status, Target, TargetScores
 from autopeft.report.plan_names import is_untrained, marks_of, name_of
 from autopeft.report.schema import (
     BaselineAnswer,
@@ -28,6 +27,7 @@ from autopeft.report.schema import (
     TrialRow,
 )
 from autopeft.report.table_rows import arms, position_of, record_of, runs_on
+from autopeft.types import Plan, SearchResult, SearchSoFar, Status, Target, TargetScores
 
 Row = TypeVar("Row", bound=BaseModel)
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from autopeft.records import (
+from autopeft.types import (
     Budget,
     Cost,
     OwnEvaluation,

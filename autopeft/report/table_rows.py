@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from autopeft.records import (
+from autopeft.report.plan_names import Group, PartWords, groups, is_untrained, marks_of, name_of
+from autopeft.types import (
     FLOAT32_BYTES,
     FullRun,
     Measurement,
@@ -15,7 +16,6 @@ from autopeft.records import (
     Status,
     rate_position,
 )
-from autopeft.report.plan_names import Group, PartWords, groups, is_untrained, marks_of, name_of
 
 _SIZE_ARM = "smaller budget"  # of plans that no trial proposed
 

@@ -13,10 +13,10 @@ from autopeft import model
 from autopeft.errors import ModelError
 from autopeft.model.attaching import modules_kept_whole
 from autopeft.model.weight_comparison import weight_digests
-from autopeft.records import digest_of
 from autopeft.run.prepare import Prepared
 from autopeft.store import BASE, TRAINING, read_object
-from autopeft.tasks.parts.generating import NOT_OF_THE_MODEL
+from autopeft.tasks._shared.generating import NOT_OF_THE_MODEL
+from autopeft.types import digest_of
 
 DATA = "data_fingerprint"
 # Config keys that change no output of the base model: places, versions, formats, labels of the trained head.

@@ -13,19 +13,8 @@ from autopeft import train
 from autopeft.adapters import compile_plan
 from autopeft.errors import RunDirError, TrainingError
 from autopeft.exports import write_adapter, write_loading_files
-from autopeft.extension import Checkpoint, ExportSource
 from autopeft.model import BaseModel
-from autopeft.records import (
-    IN_MEMORY,
-    DataSpec,
-    Measurement,
-    Plan,
-    PlanDocument,
-    RunSpec,
-    SearchResult,
-    resume_command,
-    to_json,
-)
+from autopeft.plugins import Checkpoint, ExportSource
 from autopeft.run.base_facts import facts_of
 from autopeft.run.prepare import Prepared
 from autopeft.run.reporting import hub_base, write_card
@@ -38,6 +27,17 @@ from autopeft.store import (
     seal_of,
     write_plan,
     write_text,
+)
+from autopeft.types import (
+    IN_MEMORY,
+    DataSpec,
+    Measurement,
+    Plan,
+    PlanDocument,
+    RunSpec,
+    SearchResult,
+    resume_command,
+    to_json,
 )
 
 

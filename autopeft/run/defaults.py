@@ -12,9 +12,9 @@ import numpy as np
 
 from autopeft import train
 from autopeft.data import LabelledData
-from autopeft.extension import Task, TaskDefaults, last_answer
 from autopeft.model import BaseModel
-from autopeft.records import Decision, RunSpec, TaskSpec, with_setting
+from autopeft.plugins import Task, TaskDefaults, last_answer
+from autopeft.types import Decision, RunSpec, TaskSpec, with_setting
 
 PERCENTILE = 99  # of the rows that fit uncut; the longest few would decide memory and time; chosen by hand
 MULTIPLE = 8  # of tokens, as matrix units like it

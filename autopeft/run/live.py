@@ -15,12 +15,12 @@ from pydantic import ValidationError
 from autopeft import report
 from autopeft.engine import Study
 from autopeft.errors import RunDirError, TrainingError, WorkerLostError, reason_of
-from autopeft.records import Measurement, SearchSoFar, from_json, resume_command, to_json
 from autopeft.report.formatting import duration
 from autopeft.run.progress import Lines
 from autopeft.run.reporting import part_words
 from autopeft.run.state import logged_measurements
 from autopeft.store import SO_FAR, RunDir, damaged, read_checked, write_checked
+from autopeft.types import Measurement, SearchSoFar, from_json, resume_command, to_json
 
 _PAUSE_SECONDS = 2.0  # between two writings of the page, at least
 _SHARE = 0.01  # of a search's time that writing the page may take

@@ -13,10 +13,12 @@ from torch import nn
 from autopeft import data, model, train
 from autopeft.data import LabelledData
 from autopeft.errors import DataError, ModelError, UnknownNameError
-from autopeft.extension import Catalogue, Method, Task, discover, is_own_metric, text_form
 from autopeft.model import BaseModel
 from autopeft.model.user_model import narrow_format_of
-from autopeft.records import (
+from autopeft.plugins import Catalogue, Method, Task, discover, is_own_metric, text_form
+from autopeft.run.defaults import with_full_run, with_max_length, with_max_new_tokens
+from autopeft.run.resources import budget_of, memory_needed, with_compute, with_spread
+from autopeft.types import (
     IN_MEMORY,
     SETTINGS,
     Budget,
@@ -26,8 +28,6 @@ from autopeft.records import (
     RunSpec,
     with_setting,
 )
-from autopeft.run.defaults import with_full_run, with_max_length, with_max_new_tokens
-from autopeft.run.resources import budget_of, memory_needed, with_compute, with_spread
 
 log = logging.getLogger(__name__)
 

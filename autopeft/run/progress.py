@@ -15,8 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from autopeft.records import Measurement, SearchFacts, rate, shortened
 from autopeft.report.formatting import duration, last_part
+from autopeft.types import Measurement, SearchFacts, rate, shortened
 
 _LABEL = 33  # columns of an arm's name: "baseline: LoRA on all linear layers"
 _LEAST_LABEL = 12  # the same on a narrow terminal; chosen by hand

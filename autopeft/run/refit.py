@@ -7,12 +7,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from autopeft import evidence
+from autopeft import statistics
 from autopeft.engine import SearchProblem
 from autopeft.executors import EXECUTORS
-from autopeft.records import Fidelity, FullRun, Measurement, Refit, SearchResult, Status, from_json, to_json
 from autopeft.run.prepare import Prepared, prepare, with_all_rows
 from autopeft.store import RunDir, fresh_folder, read_checked, seal_of, write_checked
+from autopeft.types import Fidelity, FullRun, Measurement, Refit, SearchResult, Status, from_json, to_json
 
 _LEAST_HELD_OUT = 0.05  # of all rows; below it a refit hardly changes the adapter; heuristic
 
@@ -105,7 +105,7 @@ def _record_path(folder: Path) -> Path:
 
 
 def _record(tested: Measurement, problem: SearchProblem) -> FullRun:
-    mean, std_error = evidence.mean_and_std_error(
+    mean, std_error = statistics.mean_and_std_error(
         [list(tested.example_scores)],
         span=problem.metric.score_span,
         examples=problem.examples("test"),

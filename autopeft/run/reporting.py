@@ -15,13 +15,17 @@ import torch
 
 from autopeft import adapters, exports, model, report, train
 from autopeft.errors import AutopeftError, ModelError
-from autopeft.extension import discover, metric_facts, text_form
 from autopeft.model import BaseModel
 from autopeft.model.attaching import head_only_config
 from autopeft.model.checkpoint_source import loading_class_of_type, own_class
 from autopeft.model.quantization import unquantized_modules
 from autopeft.model.user_model import loaded_from
-from autopeft.records import (
+from autopeft.plugins import discover, metric_facts, text_form
+from autopeft.report import CardFacts, PartWords, WeightFolders, hub_id
+from autopeft.run.prepare import Prepared
+from autopeft.run.resources import n_workers
+from autopeft.store import RunDir, damaged, write_text
+from autopeft.types import (
     IN_MEMORY,
     VERSION,
     ExecutionSpec,
@@ -33,10 +37,6 @@ from autopeft.records import (
     TrainedPlan,
     from_json,
 )
-from autopeft.report import CardFacts, PartWords, WeightFolders, hub_id
-from autopeft.run.prepare import Prepared
-from autopeft.run.resources import n_workers
-from autopeft.store import RunDir, damaged, write_text
 
 TRAINED = "trained.json"  # what the card of an adapter of `train` says, beside it; not for the hub
 

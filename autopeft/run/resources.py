@@ -13,7 +13,6 @@ import torch
 from autopeft import budget, train
 from autopeft.errors import ModelError, reason_of
 from autopeft.executors import EXECUTORS
-from autopeft.extension import discover
 from autopeft.model import (
     BaseModel,
     Precision,
@@ -32,7 +31,9 @@ from autopeft.model.devices import (
     narrow_format,
 )
 from autopeft.model.quantization import stored_weights
-from autopeft.records import (
+from autopeft.plugins import discover
+from autopeft.space import BASELINE_METHOD
+from autopeft.types import (
     FLOAT32_BYTES,
     IN_MEMORY,
     Budget,
@@ -43,7 +44,6 @@ from autopeft.records import (
     RunSpec,
     with_setting,
 )
-from autopeft.space import BASELINE_METHOD
 
 FREE_MEMORY = "Free memory, or set CUDA_VISIBLE_DEVICES to nothing, so that the CPU computes."
 _WEIGHTS_SHARE = 0.8  # of a GPU's free memory; the rest is for what it computes; chosen by hand

@@ -10,12 +10,12 @@ from dataclasses import replace
 import numpy as np
 
 from autopeft.errors import SpecError
-from autopeft.extension import Batch, Score, discover
 from autopeft.model import is_out_of_memory, release_memory
-from autopeft.records import SEEN_ENOUGH, SIZE_SCORE, Sensitivity, TargetScores
+from autopeft.plugins import Batch, Score, discover
 from autopeft.run.prepare import Prepared
 from autopeft.run.resources import memory_needed
 from autopeft.sensitivity import ScoredModel, measure
+from autopeft.types import SEEN_ENOUGH, SIZE_SCORE, Sensitivity, TargetScores
 
 MAX_EXAMPLES = 512  # of the sensitivity pass, unless the user asks for more
 _SHARE = 0.05  # of a full run's cost: the project's promise

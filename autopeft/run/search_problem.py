@@ -13,23 +13,14 @@ from statistics import geometric_mean
 from autopeft import adapters, budget, model, space
 from autopeft.engine import EVAL_COST, Lengths, SearchProblem
 from autopeft.errors import DataError, SpecError, TargetError
-from autopeft.extension import (
+from autopeft.model import BaseModel
+from autopeft.plugins import (
     MIXES_SINCE_PEFT,
     discover,
     is_own_metric,
     metric_facts,
     missing_in_peft,
     own_function,
-)
-from autopeft.model import BaseModel
-from autopeft.records import (
-    SIZE_SCORE,
-    Arm,
-    Decision,
-    Plan,
-    RunSpec,
-    TargetScores,
-    with_setting,
 )
 from autopeft.run.prepare import NAMED, InMemory, Prepared, methods_for, prepare, with_demo_settings
 from autopeft.run.resources import budget_of, memory_needed
@@ -39,6 +30,15 @@ from autopeft.run.workers import check_executor
 from autopeft.space import AllocationContext, Space
 from autopeft.store import RunDir
 from autopeft.train import MOVE, head_move
+from autopeft.types import (
+    SIZE_SCORE,
+    Arm,
+    Decision,
+    Plan,
+    RunSpec,
+    TargetScores,
+    with_setting,
+)
 
 _SHOWN_SCORES = ("gradient", "fisher")  # which the report shows beside the score that orders target modules
 USER_BASELINE = Arm(kind="given", label="your baseline")

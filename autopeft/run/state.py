@@ -20,9 +20,21 @@ from typing import Any
 from pydantic import ValidationError
 
 from autopeft.errors import RunDirError, SpecError, TrainingError
-from autopeft.extension import is_own_metric
 from autopeft.model.devices import device_names
-from autopeft.records import (
+from autopeft.plugins import is_own_metric
+from autopeft.run.base_facts import base_facts
+from autopeft.run.prepare import Prepared
+from autopeft.space import Space
+from autopeft.store import (
+    STATE,
+    RunDir,
+    damaged,
+    read_checked,
+    seal_of,
+    sha256_of,
+    write_checked,
+)
+from autopeft.types import (
     SETTINGS,
     VERSION,
     Arm,
@@ -37,18 +49,6 @@ from autopeft.records import (
     from_json,
     to_json,
     with_setting,
-)
-from autopeft.run.base_facts import base_facts
-from autopeft.run.prepare import Prepared
-from autopeft.space import Space
-from autopeft.store import (
-    STATE,
-    RunDir,
-    damaged,
-    read_checked,
-    seal_of,
-    sha256_of,
-    write_checked,
 )
 
 _MEMORY, _LENGTH = "execution.memory_bytes", "task.max_length"

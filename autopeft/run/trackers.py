@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from autopeft.errors import SpecError, UnknownNameError, reason_of
-from autopeft.records import Measurement, Plan, RunSpec, SearchResult, to_json
 from autopeft.store import RunDir, write_text
+from autopeft.types import Measurement, Plan, RunSpec, SearchResult, to_json
 
 _PROJECT = "autopeft"  # the trackers' project for all searches, if the user names none
 

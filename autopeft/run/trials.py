@@ -21,10 +21,10 @@ from safetensors import SafetensorError, safe_open
 
 from autopeft.client import SCHEMA_VERSION, Score, Trial
 from autopeft.errors import SpecError, TrainingError, first_line_of
-from autopeft.exports.parts.adapter import PREFIX
-from autopeft.records import Fidelity, Plan, from_json, to_json
+from autopeft.exports._shared.adapter import PREFIX
 from autopeft.store import faults_of, read_checked, write_checked, write_text
 from autopeft.train import MOVE, MOVE_BELOW, MOVE_OF_NUMBERS, warmup_steps
+from autopeft.types import Fidelity, Plan, from_json, to_json
 
 WEIGHTS = "adapter_model.safetensors"
 _CLAIM = "claim.json"

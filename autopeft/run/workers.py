@@ -15,13 +15,13 @@ import torch
 from autopeft import model
 from autopeft.errors import RunDirError, SpecError
 from autopeft.executors import EXECUTORS, Executor
-from autopeft.extension import allow_own_function
 from autopeft.model.devices import SPREAD
-from autopeft.records import IN_MEMORY, Fidelity, Measurement, Plan, RunSpec, with_setting
+from autopeft.plugins import allow_own_function
 from autopeft.run.prepare import Prepared, prepare
 from autopeft.run.resources import log_workers, n_workers, worker_devices
 from autopeft.run.state import differences, loaded_facts, read_state, state_sha256
 from autopeft.store import SOURCES, RunDir, cannot_write, whole_path
+from autopeft.types import IN_MEMORY, Fidelity, Measurement, Plan, RunSpec, with_setting
 
 Measure = Callable[[Plan, Fidelity], Measurement]
 

@@ -1,4 +1,4 @@
 """Importance scores, one file each; `parts/` is what they share, and the pass over some batches."""
 
-from autopeft.sensitivity.parts.measure import measure
-from autopeft.sensitivity.parts.visit import ScoredModel
+from autopeft.sensitivity._shared.measure import measure
+from autopeft.sensitivity._shared.visit import ScoredModel

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from autopeft.records import Target
-from autopeft.sensitivity.parts.score import Sums, TargetScore, normalise
+from autopeft.sensitivity._shared.score import Sums, TargetScore, normalise
+from autopeft.types import Target
 
 _BLOCK = 2**22  # numbers in a block of per-example matrices (16 MiB in fp32); chosen by hand
 
@@ -72,7 +72,7 @@ def _dots(a: Tensor, b: Tensor) -> Tensor:
     return dots
 
 
-PART = TargetScore(
+PLUGIN = TargetScore(
     name="fisher",
     summary="trace of the empirical Fisher (summed squared per-example gradients)",
     unit="(loss per unit of weight) squared",

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from autopeft.model.linear_layers import plain_weight
-from autopeft.records import Target
-from autopeft.sensitivity.parts.score import Sums, TargetScore, normalise
+from autopeft.sensitivity._shared.score import Sums, TargetScore, normalise
+from autopeft.types import Target
 
 
 def _weight_times_gradient(
@@ -36,7 +36,7 @@ def _weight_times_gradient(
     return of_weight.mul_(weight.detach()).abs_().sum()
 
 
-PART = TargetScore(
+PLUGIN = TargetScore(
     name="gradient",
     summary="summed |weight × gradient|",
     unit="loss",

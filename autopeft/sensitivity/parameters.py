@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from autopeft.records import Target
-from autopeft.sensitivity.parts.score import TargetScore
+from autopeft.sensitivity._shared.score import TargetScore
+from autopeft.types import Target
 
 
 @dataclass
@@ -39,7 +39,7 @@ def _counts(targets: Sequence[Target]) -> _Counts:
     return _Counts(counts)
 
 
-PART = TargetScore(
+PLUGIN = TargetScore(
     name="parameters",
     summary="the number of weights",
     unit="weights",

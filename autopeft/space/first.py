@@ -7,10 +7,10 @@ from dataclasses import replace
 from statistics import geometric_mean
 from typing import cast
 
-from autopeft.records import ROLE_GROUPS, Arm, Plan
 from autopeft.space.layout import AllocationContext, place_at, plan_of, select_targets
 from autopeft.space.sampling import is_point_of, learning_rates, policy_of_parameters
 from autopeft.space.spaces import BASELINE_METHOD, Family, FirstPlan, Policy, Space
+from autopeft.types import ROLE_GROUPS, Arm, Plan
 
 _MIDDLE = 0.5  # position of the rate of a method that is not in the list
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from autopeft.budget import Claim, allocate, at_one_rank, natural_key
-from autopeft.extension import Method, rate_factor
-from autopeft.records import (
+from autopeft.plugins import Method, rate_factor
+from autopeft.space.spaces import Choices, MethodSpace, Policy, Space
+from autopeft.types import (
     FUSED_ROLES,
     ROLE_GROUPS,
     Adapter,
@@ -20,7 +21,6 @@ from autopeft.records import (
     Target,
     layer_name,
 )
-from autopeft.space.spaces import Choices, MethodSpace, Policy, Space
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from autopeft.extension import Method
+from autopeft.plugins import Method
 from autopeft.space.spaces import FirstPlan, MethodSpace, Policy, Space
 
 ARM, RATE, HEAD = "method", "rate_position", "head_factor"

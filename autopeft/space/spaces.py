@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from autopeft.errors import SpecError, UnknownNameError
-from autopeft.extension import MIXES_SINCE_PEFT, Method, missing_in_peft
-from autopeft.records import ROLE_GROUPS, Arm, OptionPairs, OptionValue, path_at_home
+from autopeft.plugins import MIXES_SINCE_PEFT, Method, missing_in_peft
 from autopeft.store import is_path_of_space, read_yaml, validate, yaml_text
+from autopeft.types import ROLE_GROUPS, Arm, OptionPairs, OptionValue, path_at_home
 
 BASELINE_METHOD = "lora"  # what people write without a search
 SERVERS = ("vllm", "tgi", "llama.cpp")

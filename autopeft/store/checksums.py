@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from autopeft.errors import RunDirError, SpecError
-from autopeft.records import digest_of
 from autopeft.store.files import follow_umask, read_object, sha256_of, sync_folder, write_text
+from autopeft.types import digest_of
 
 _FILE, TRAINING = "checksums.json", "training.json"
 BASE = "base"  # in TRAINING: the facts of the base model

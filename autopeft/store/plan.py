@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from autopeft import records
+from autopeft import types
 from autopeft.errors import SpecError
 from autopeft.store.files import write_text
 from autopeft.store.yaml import Inline, read_yaml, validate, write_yaml_text
@@ -44,7 +44,7 @@ class _AdapterEntry(_Strict):
     method: _Word
     rank: _Count = 0
     scale: Annotated[_Finite, Field(ge=_LEAST_SCALE, le=1 / _LEAST_SCALE)] = 1.0
-    options: dict[str, records.OptionValue] = {}
+    options: dict[str, types.OptionValue] = {}
     rate_factor: Annotated[_Finite, Field(gt=0)] = 1.0
 
 
@@ -53,20 +53,20 @@ class _PlanFile(_Strict):
 
     schema_version: Literal[1]
     base_model: _BaseModelEntry
-    data: records.DataSpec
-    task: records.TaskSpec
+    data: types.DataSpec
+    task: types.TaskSpec
     learning_rate: Annotated[_Finite, Field(gt=0)]
     head_learning_rate: Annotated[_Finite, Field(gt=0)] | None = None
     schedule: _Word
-    seed: Annotated[int, Field(ge=0, le=records.MAX_SEED)]
+    seed: Annotated[int, Field(ge=0, le=types.MAX_SEED)]
     trainable_params: _Count
     head_params: _Count
-    choices: dict[_Word, records.OptionValue] = {}
+    choices: dict[_Word, types.OptionValue] = {}
     head_factor: Annotated[_Finite, Field(gt=0)] = 1.0
     adapters: tuple[_AdapterEntry, ...]
 
 
-def write_plan(path: Path | str, document: records.PlanDocument) -> None:
+def write_plan(path: Path | str, document: types.PlanDocument) -> None:
     """Write `plan.yaml`, one line per adapter; raises RunDirError if it cannot be written."""
     plan, model, head_rate = document.plan, document.model, document.head_learning_rate
     quantized = {} if model.quantize == "none" else {"quantize": model.quantize}
@@ -83,8 +83,8 @@ def write_plan(path: Path | str, document: records.PlanDocument) -> None:
     content = {
         "schema_version": 1,
         "base_model": {**base_model, "base_params": document.base_params},
-        "data": records.to_json(document.data),
-        "task": records.to_json(document.task),
+        "data": types.to_json(document.data),
+        "task": types.to_json(document.task),
         "learning_rate": float(plan.learning_rate),
         **({} if head_rate is None else {"head_learning_rate": float(head_rate)}),
         "schedule": document.schedule,
@@ -95,15 +95,15 @@ def write_plan(path: Path | str, document: records.PlanDocument) -> None:
         **({"head_factor": plan.head_factor} if plan.head_factor != 1.0 else {}),
         "adapters": adapters,
     }
-    train = records.train_command(Path("plan.yaml"), model, document.data)
-    if document.data.source == records.OWN_TRAINER:
+    train = types.train_command(Path("plan.yaml"), model, document.data)
+    if document.data.source == types.OWN_TRAINER:
         train = "pass trial.json, which is next to this file, to your training script as {trial}"
-    needs_data = model.id not in (None, records.IN_MEMORY) and document.data.source is None
+    needs_data = model.id not in (None, types.IN_MEMORY) and document.data.source is None
     header = _HEADER.format(train=f"{train} --data YOURS" if needs_data else train)
     write_text(path, header + write_yaml_text(content))
 
 
-def read_plan_file(path: Path) -> records.PlanDocument:
+def read_plan_file(path: Path) -> types.PlanDocument:
     """Read a plan from a file that `write_plan` wrote or a person edited; see `read_plan` for the errors."""
     content = read_yaml(path)
     version = content.get("schema_version")
@@ -111,23 +111,23 @@ def read_plan_file(path: Path) -> records.PlanDocument:
         seen = "no schema_version" if version is None else f"schema_version {version!r}"
         is_newer = isinstance(version, int) and version > 1
         remedy = "; a newer autopeft wrote it, update this one" if is_newer else ""
-        raise SpecError(f"{path} has {seen}; autopeft {records.VERSION} reads schema_version 1{remedy}.")
+        raise SpecError(f"{path} has {seen}; autopeft {types.VERSION} reads schema_version 1{remedy}.")
     read = validate(_PlanFile, content, source=str(path))
     twice = [target for target, n in Counter(entry.target for entry in read.adapters).items() if n > 1]
     if twice:
         raise SpecError(f"{path} has two adapters at {', '.join(twice)}; a target module takes one.")
     adapters = tuple(
-        records.Adapter(**{**dict(entry), "options": tuple(entry.options.items())}) for entry in read.adapters
+        types.Adapter(**{**dict(entry), "options": tuple(entry.options.items())}) for entry in read.adapters
     )
-    return records.PlanDocument(
-        plan=records.Plan(
+    return types.PlanDocument(
+        plan=types.Plan(
             adapters=adapters,
             learning_rate=read.learning_rate,
             trainable_params=read.trainable_params,
             choices=tuple(read.choices.items()),
             head_factor=read.head_factor,
         ),
-        model=records.ModelSpec(**read.base_model.model_dump(exclude={"base_params"})),
+        model=types.ModelSpec(**read.base_model.model_dump(exclude={"base_params"})),
         data=read.data,
         task=read.task,
         base_params=read.base_model.base_params,

@@ -20,7 +20,11 @@ from packaging.version import InvalidVersion, Version
 from pydantic import ValidationError
 
 from autopeft.errors import RunDirError, SpecError, reason_of
-from autopeft.records import (
+from autopeft.store.checksums import TRAINING, damaged, read_checked, write_checked
+from autopeft.store.files import as_path, cannot_write, read_object, refuse_files, write_text
+from autopeft.store.plan import read_plan_file
+from autopeft.store.yaml import read_yaml, validate, write_yaml_text
+from autopeft.types import (
     SETTINGS,
     VERSION,
     Fidelity,
@@ -35,10 +39,6 @@ from autopeft.records import (
     resume_command,
     to_json,
 )
-from autopeft.store.checksums import TRAINING, damaged, read_checked, write_checked
-from autopeft.store.files import as_path, cannot_write, read_object, refuse_files, write_text
-from autopeft.store.plan import read_plan_file
-from autopeft.store.yaml import read_yaml, validate, write_yaml_text
 
 # Everything that a run writes before the sensitivity is measured.
 _EARLY_FILES = ("run.yaml", "state", ".lock")

@@ -20,10 +20,10 @@ from pydantic import ValidationError
 
 from autopeft import budget
 from autopeft.errors import SpecError, UnknownNameError
-from autopeft.extension import allow_own_function
-from autopeft.records import SETTINGS, SHORT_NAMES, RunSpec, with_setting
-from autopeft.records.fields import SettingField
+from autopeft.plugins import allow_own_function
 from autopeft.store.yaml import faults_of, listed, load_value, read_yaml
+from autopeft.types import SETTINGS, SHORT_NAMES, RunSpec, with_setting
+from autopeft.types.fields import SettingField
 
 # Settings that may name a local file, which a resumed or repeated run loads again, maybe from another folder.
 SOURCES = ("model.id", "data.source", "search.baseline")

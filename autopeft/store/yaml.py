@@ -18,8 +18,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from autopeft.errors import SpecError, UnknownNameError
-from autopeft.records import shortened
 from autopeft.store.files import refuse_streams
+from autopeft.types import shortened
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from autopeft import data
 from autopeft.errors import DataError, reason_of
-from autopeft.extension import Batch, Encoded, Example
-from autopeft.records import listed
-from autopeft.tasks.parts.batches import Rows
-from autopeft.tasks.parts.labelled import LabelledTask
-from autopeft.tasks.parts.usual import IMAGES
+from autopeft.plugins import Batch, Encoded, Example
+from autopeft.tasks._shared.batches import Rows
+from autopeft.tasks._shared.labelled import LabelledTask
+from autopeft.tasks._shared.usual import IMAGES
+from autopeft.types import listed
 
 _CHUNK = 64  # images that the processor gets at a time; chosen by hand
 _MOST_NAMES = 50  # of broken images in an error; chosen by hand
@@ -87,7 +87,7 @@ def _processed(files: Sequence[data.ImageFile], processor: Any) -> Batch:
     }
 
 
-PART = LabelledTask(
+PLUGIN = LabelledTask(
     name="image-classification",
     reader="read_images",
     auto_class="AutoModelForImageClassification",

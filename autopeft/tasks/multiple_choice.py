@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from autopeft.extension import Batch, Encoded, Example, LabelSpace
-from autopeft.tasks.parts.batches import Rows, pad_features
-from autopeft.tasks.parts.labelled import LabelledTask
-from autopeft.tasks.parts.tokens import pair_form, tokenized
+from autopeft.plugins import Batch, Encoded, Example, LabelSpace
+from autopeft.tasks._shared.batches import Rows, pad_features
+from autopeft.tasks._shared.labelled import LabelledTask
+from autopeft.tasks._shared.tokens import pair_form, tokenized
 
 
 def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
@@ -35,7 +35,7 @@ def _collate_inputs(examples: Sequence[Example], pad_token_id: int) -> Batch:
     return {name: rows.reshape(len(examples), n_choices, -1) for name, rows in batch.items()}
 
 
-PART = LabelledTask(
+PLUGIN = LabelledTask(
     name="multiple-choice",
     reader="read_choices",
     auto_class="AutoModelForMultipleChoice",

@@ -8,11 +8,11 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from autopeft.extension import IGNORED, Batch, Encoded, LabelSpace
-from autopeft.tasks.parts.batches import without_labels
-from autopeft.tasks.parts.generating import generate_greedily
-from autopeft.tasks.parts.tokens import Row, as_row, beginnings, chunks, tokenized
-from autopeft.tasks.parts.writing import TextModel, WritingTask, all_dropped
+from autopeft.plugins import IGNORED, Batch, Encoded, LabelSpace
+from autopeft.tasks._shared.batches import without_labels
+from autopeft.tasks._shared.generating import generate_greedily
+from autopeft.tasks._shared.tokens import Row, as_row, beginnings, chunks, tokenized
+from autopeft.tasks._shared.writing import TextModel, WritingTask, all_dropped
 
 
 def _encode(
@@ -81,7 +81,7 @@ def _generate(model: nn.Module, batch: Batch, tokenizer: Any, max_new_tokens: in
     )
 
 
-PART = WritingTask(
+PLUGIN = WritingTask(
     name="text2text-generation",
     auto_class="AutoModelForSeq2SeqLM",
     peft_task_type="SEQ_2_SEQ_LM",

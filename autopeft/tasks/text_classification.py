@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from autopeft.extension import Encoded
-from autopeft.tasks.parts.batches import Rows, pad_features
-from autopeft.tasks.parts.labelled import LabelledTask
-from autopeft.tasks.parts.tokens import pair_form, tokenized, tokens_in_words
+from autopeft.plugins import Encoded
+from autopeft.tasks._shared.batches import Rows, pad_features
+from autopeft.tasks._shared.labelled import LabelledTask
+from autopeft.tasks._shared.tokens import pair_form, tokenized, tokens_in_words
 
 
 def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
@@ -22,7 +22,7 @@ def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int
     return Encoded(examples=tuple(examples), labels=tuple(labels), notes=notes, text_form=form)
 
 
-PART = LabelledTask(
+PLUGIN = LabelledTask(
     name="text-classification",
     reader="read_texts",
     auto_class="AutoModelForSequenceClassification",

@@ -11,18 +11,17 @@ from torch import nn
 
 from autopeft.data import chat_of
 from autopeft.errors import DataError, reason_of
-from autopeft.extension import IGNORED, Batch, Encoded, Example, LabelKind, LabelSpace, last_answer
-from autopeft.records import counted, shortened
-from autopeft.tasks.parts.batches import pad, without_labels
-from autopeft.tasks.parts.chat_templates import (
+from autopeft.plugins import IGNORED, Batch, Encoded, Example, LabelKind, LabelSpace, last_answer
+from autopeft.tasks._shared.batches import pad, without_labels
+from autopeft.tasks._shared.chat_templates import (
     TEMPLATE_FAULTS,
     divided,
     earlier_answers,
     end_of_answer,
     start_of_next_turn,
 )
-from autopeft.tasks.parts.generating import generate_greedily
-from autopeft.tasks.parts.tokens import (
+from autopeft.tasks._shared.generating import generate_greedily
+from autopeft.tasks._shared.tokens import (
     Row,
     as_row,
     beginnings,
@@ -33,7 +32,8 @@ from autopeft.tasks.parts.tokens import (
     token_pairs,
     tokens_in_words,
 )
-from autopeft.tasks.parts.writing import WITH_PROMPT, TextModel, WritingTask, all_dropped
+from autopeft.tasks._shared.writing import WITH_PROMPT, TextModel, WritingTask, all_dropped
+from autopeft.types import counted, shortened
 
 # The tokens of a prompt and of its completion, and the labels of the prompt: [] where nothing of it is
 # learned, None where its earlier answers were not found.
@@ -359,7 +359,7 @@ def _ends_of_turns(tokenizer: Any) -> set[int]:
     return set(end) & (special | set(tokenizer.all_special_ids)) - {tokenizer.bos_token_id}
 
 
-PART = WritingTask(
+PLUGIN = WritingTask(
     name="text-generation",
     auto_class="AutoModelForCausalLM",
     peft_task_type="CAUSAL_LM",

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from autopeft import data
 from autopeft.errors import DataError, ModelError
-from autopeft.extension import IGNORED, Batch, Encoded, Evaluation, Example, LabelSpace, TaskDefaults
 from autopeft.metrics import f1_of_counts, pseudo_values
-from autopeft.records import TaskSpec
-from autopeft.tasks.parts.batches import Rows, logits_of, n_labelled, pad, pad_features
-from autopeft.tasks.parts.token_losses import losses_and_hits
-from autopeft.tasks.parts.token_metrics import TOKEN_ACCURACY, TokenCounts
-from autopeft.tasks.parts.tokens import Row, as_row, beginnings, chunks, split_rows
-from autopeft.tasks.parts.usual import TAGS, require_kind, require_metric
+from autopeft.plugins import IGNORED, Batch, Encoded, Evaluation, Example, LabelSpace, TaskDefaults
+from autopeft.tasks._shared.batches import Rows, logits_of, n_labelled, pad, pad_features
+from autopeft.tasks._shared.token_losses import losses_and_hits
+from autopeft.tasks._shared.token_metrics import TOKEN_ACCURACY, TokenCounts
+from autopeft.tasks._shared.tokens import Row, as_row, beginnings, chunks, split_rows
+from autopeft.tasks._shared.usual import TAGS, require_kind, require_metric
+from autopeft.types import TaskSpec
 
 _ENTITY_TAG = re.compile(r"O|[BIELSU]-.+")  # outside an entity, or a place in it and its type
 _BEGIN, _END = "BSU", "ELSU"  # places that begin an entity, or end it: IOBES, and L and U of BILOU
@@ -184,4 +184,4 @@ def _align(words: Sequence[str], tags: Sequence[int], pieces: Sequence[tuple[int
     return labels
 
 
-PART = TokenClassification()
+PLUGIN = TokenClassification()

@@ -18,7 +18,6 @@ from torch import nn
 
 from autopeft.adapters import compile_plan
 from autopeft.errors import TrainingError, first_line_of
-from autopeft.extension import Batch, Evaluation, Method, Task
 from autopeft.model import BaseModel, free_bytes, is_out_of_memory, load_weights, release_memory, save_weights
 from autopeft.model.devices import SavedBytes, forked_rng
 from autopeft.model.training_pass import (
@@ -28,7 +27,7 @@ from autopeft.model.training_pass import (
     uses_padding_aware_masks,
     without_cache,
 )
-from autopeft.records import Fidelity, Measurement, Plan, Status
+from autopeft.plugins import Batch, Evaluation, Method, Task
 from autopeft.store import write_text
 from autopeft.train.caches import Batches, DeviceCache
 from autopeft.train.compute import (
@@ -53,6 +52,7 @@ from autopeft.train.rates import (
     short_schedule,
     short_steps,
 )
+from autopeft.types import Fidelity, Measurement, Plan, Status
 
 _RMS_EXAMPLES = 32  # of the train split, for the size of the head's inputs; chosen by hand
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autopeft.extension import Batch, PlacesBatches, Task
 from autopeft.model.training_pass import padding_aware
+from autopeft.plugins import Batch, PlacesBatches, Task
 from autopeft.train.encoding import EncodedSplit
 
 _MASK = "attention_mask"  # the feature that is 0 at padding

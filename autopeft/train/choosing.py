@@ -10,11 +10,11 @@ from typing import Any, cast
 from autopeft.errors import SpecError
 from autopeft.model import free_bytes, is_out_of_memory, release_memory
 from autopeft.model.devices import taken_bytes
-from autopeft.records import Decision, ExecutionSpec, Plan
 from autopeft.space import BASELINE_METHOD, plan_everywhere
-from autopeft.tasks.parts.token_losses import piece_logits
+from autopeft.tasks._shared.token_losses import piece_logits
 from autopeft.train.bench import Bench
 from autopeft.train.compute import BATCHES_SHARE, Compute
+from autopeft.types import Decision, ExecutionSpec, Plan
 
 # Processor seconds per 1,000 tokens of SmolLM2-135M, LoRA everywhere, bf16, one core, in parts of 128 … 2,048
 # tokens: 5.3, 4.7, 4.3, 4.1, 3.9. On a GPU more than these tokens bring nothing either; chosen by hand.

@@ -11,9 +11,9 @@ import torch
 
 from autopeft.errors import first_line_of, reason_of
 from autopeft.model import is_out_of_memory, release_memory
-from autopeft.records import OptionPairs, Plan
 from autopeft.train.encoding import EncodedSplit
 from autopeft.train.rows import Counts
+from autopeft.types import OptionPairs, Plan
 
 Result = TypeVar("Result")
 Kind = frozenset[tuple[str, OptionPairs]]  # the methods of a plan with their options

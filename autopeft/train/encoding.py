@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from autopeft.data import LabelledData, Split
 from autopeft.errors import DataError, ModelError, reason_of
-from autopeft.extension import Encoded, Example, Task
 from autopeft.model import BaseModel, is_out_of_memory
 from autopeft.model.checks import PASS_ERRORS
-from autopeft.records import Fidelity
+from autopeft.plugins import Encoded, Example, Task
 from autopeft.train.rates import short_steps
 from autopeft.train.rows import Counts, LazyRows, length_of, rows_of_tokens, size_of
+from autopeft.types import Fidelity
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from torch.amp import GradScaler
 from torch.library import Library
 from torch.optim import AdamW, Optimizer
 
-from autopeft.extension import Batch
 from autopeft.model.devices import FreedMemory, SavedBytes, forked_rng
+from autopeft.plugins import Batch
 from autopeft.train.compute import padded_tokens
 from autopeft.train.pausing import Position, UnderWay, pause, resume
 from autopeft.train.rates import RateSchedule

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from autopeft.errors import TrainingError
-from autopeft.records import Fidelity, Plan, Status
 from autopeft.train.bench import Bench
 from autopeft.train.compute import padded_tokens
 from autopeft.train.encoding import train_rows
+from autopeft.types import Fidelity, Plan, Status
 
 _SECONDS = 2.0  # of the timed run, about; chosen by hand
 _MOST_STEPS = 8  # of the timed run; chosen by hand

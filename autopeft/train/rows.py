@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from autopeft.extension import Encoded, Example
+from autopeft.plugins import Encoded, Example
 
 IMAGE_TOKENS = 196  # that an image is taken for: 224 × 224 pixels in patches of 16 × 16, as in ViT
 _AT_ONCE = 10_000  # rows that the task encodes in one call; chosen by hand

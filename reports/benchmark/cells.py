@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from autopeft.records import OptionPairs, Plan
 from autopeft.space import AllocationContext, Policy, plan_of, select_targets
+from autopeft.types import OptionPairs, Plan
 
 POSITIONS = (0.15, 0.38, 0.62, 0.85)  # of the learning rate in the method's range, in the logarithm
 MIDDLE = (0.5,)

@@ -20,7 +20,7 @@ from surrogate import Surrogate, TableBench
 from table import SEARCH_SEED, TableError
 
 from autopeft.engine import SearchProblem
-from autopeft.records import Fidelity, Measurement, Plan, RunSpec
+from autopeft.types import Fidelity, Measurement, Plan, RunSpec
 
 COSTS = (1, 2, 4, 7)  # in R
 _REDUCTION = 3  # of plans from one length to the next, Optuna's default

@@ -17,7 +17,8 @@ from cells import Candidate, Cell
 from pydantic import ValidationError
 from table import TableError
 
-from autopeft.records import (
+from autopeft.space import AllocationContext
+from autopeft.types import (
     Adapter,
     Budget,
     MetricFacts,
@@ -27,7 +28,6 @@ from autopeft.records import (
     from_json,
     to_json,
 )
-from autopeft.space import AllocationContext
 
 if TYPE_CHECKING:
     from autopeft.run.prepare import Prepared
@@ -92,7 +92,7 @@ def describe(
     cell: Cell, prepared: Prepared, context: AllocationContext, candidates: Iterable[Candidate]
 ) -> Description:
     """The description of a cell whose model is loaded; `context` holds the scores by gradient."""
-    from autopeft.extension import metric_facts
+    from autopeft.plugins import metric_facts
 
     sizes = {split: len(encoded.labels) for split, encoded in prepared.bench.splits.items()}
     most = {"search": cell.search_examples, "confirm": cell.confirm_examples, "test": cell.test_examples}

@@ -74,10 +74,10 @@ def prepared_cell(cell: Cell, data: Path, models: Path) -> tuple[Bench, list[Can
 
 def prepare_cell(cell: Cell, data: Path, models: Path) -> tuple[Prepared, AllocationContext]:
     """Model and data of a cell, and what its plans are allocated by."""
-    from autopeft.records import RunSpec
     from autopeft.run.prepare import prepare
     from autopeft.run.scoring import sensitivity
     from autopeft.space import AllocationContext
+    from autopeft.types import RunSpec
 
     spec = RunSpec()
     topics = {
@@ -128,7 +128,7 @@ def measure(job: Job) -> Rows:
     """The rows of one job, in a worker."""
     import shutil
 
-    from autopeft.records import EvaluatedSplit, Fidelity
+    from autopeft.types import EvaluatedSplit, Fidelity
 
     bench, cell = _STATE["bench"], _STATE["cell"]
     index, what = job

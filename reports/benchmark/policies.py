@@ -22,12 +22,12 @@ from table import TableError
 from autopeft import engine, space
 from autopeft.engine import Limits, Runs, SearchProblem
 from autopeft.executors import EXECUTORS
-from autopeft.extension import discover
-from autopeft.records import SHORT_NAMES, Measurement, Plan, RunSpec, TargetScores
+from autopeft.plugins import discover
 from autopeft.run.prepare import Prepared
 from autopeft.run.progress import Lines
 from autopeft.run.search_problem import requested_space, search_problem
 from autopeft.space import AllocationContext, MethodSpace, Space, parameters, plan_of, policy_of_parameters
+from autopeft.types import SHORT_NAMES, Measurement, Plan, RunSpec, TargetScores
 
 BASELINES = ("lora/all", "lora/q+v")
 _MIDDLE = (0.38,)  # where the search tries its baselines

@@ -33,7 +33,7 @@ from replay import HERE, POINTS, best_metrics, surrogate_of
 from surrogate import Point, Surrogate
 from table import SEARCH_SEED
 
-from autopeft.records import Plan, RunSpec
+from autopeft.types import Plan, RunSpec
 
 Entry = tuple[str, float]  # arm and position of the learning rate
 Q_V, ALL = "lora/q+v", "lora/all"

@@ -17,7 +17,7 @@ from description import Description
 from table import COMPLETE, DIVERGED, FULL_SEEDS, SEARCH_SEED, Results, Row, TableError
 
 from autopeft.engine import Lengths
-from autopeft.records import Adapter, Fidelity, Measurement, Plan, Status
+from autopeft.types import Adapter, Fidelity, Measurement, Plan, Status
 
 # How unlike two adapters of one method at one target module are (a target module that only one plan has
 # counts 1), and what a factor e between the parameters of two plans adds to the mean over target modules.

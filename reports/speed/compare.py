@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autopeft.model import resolve
-from autopeft.records import ModelSpec
+from autopeft.types import ModelSpec
 
 HERE = Path(__file__).parent
 _BATCH_SIZE = 32

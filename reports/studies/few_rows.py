@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 from race_gains import TAGS
 
-from autopeft.records import BudgetSpec, DataSpec, RunSpec, SearchSpec, TaskSpec
 from autopeft.run.prepare import prepare
 from autopeft.run.search_problem import fit_to_budget, requested_space, search_problem
 from autopeft.space import first_policies, plan_of
+from autopeft.types import BudgetSpec, DataSpec, RunSpec, SearchSpec, TaskSpec
 
 SETS = ("snips_slots", "stsb", "snips_intent", "wnut17", "med")
 HELD_OUT = 700

@@ -18,10 +18,10 @@ import torch
 from outside_loop import Run, predictions, score
 from race_gains import BATCH_SIZE, SETS, spec_of
 
-from autopeft.records import with_setting
 from autopeft.run.prepare import prepare
 from autopeft.run.search_problem import fit_to_budget, requested_space
 from autopeft.space import first_policies, plan_of
+from autopeft.types import with_setting
 
 STEPS = 300
 FIELDS = "data budget plan rates seed confirm ours".split()

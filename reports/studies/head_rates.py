@@ -18,12 +18,12 @@ from pathlib import Path
 
 import torch
 
-from autopeft.records import BudgetSpec, DataSpec, Fidelity, OutputSpec, Plan, RunSpec, TaskSpec
 from autopeft.run.prepare import prepare
 from autopeft.run.search_problem import fit_to_budget, requested_space
 from autopeft.space import Policy, plan_of
 from autopeft.train import Bench
 from autopeft.train.rates import HeadRates
+from autopeft.types import BudgetSpec, DataSpec, Fidelity, OutputSpec, Plan, RunSpec, TaskSpec
 
 BATCH_SIZE = 16
 TAGS, TEXTS = "token-classification", "text-classification"

@@ -20,9 +20,9 @@ from torch import nn
 
 from autopeft.adapters import compile_plan
 from autopeft.data import LabelledData, Split
-from autopeft.extension import discover
 from autopeft.model import BaseModel
-from autopeft.records import Plan
+from autopeft.plugins import discover
+from autopeft.types import Plan
 
 _TASK_TYPES = {"class": "SEQ_CLS", "number": "SEQ_CLS", "tags": "TOKEN_CLS"}
 _IGNORED = -100

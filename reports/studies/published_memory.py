@@ -34,7 +34,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from autopeft.adapters.skeleton import add_shira_indices, forgo_initial_values
 from autopeft.estimate import Replay, StandInArrays, StandInValues, TrainingStep
-from autopeft.extension import Batch
+from autopeft.plugins import Batch
 
 LLAMA_3B: dict[str, Any] = {
     "hidden_size": 3072,

@@ -23,7 +23,11 @@ from pathlib import Path
 import torch
 
 from autopeft import commands
-from autopeft.records import (
+from autopeft.run.prepare import prepare
+from autopeft.run.progress import Lines
+from autopeft.run.search_problem import fit_to_budget, requested_space, search_problem
+from autopeft.space import FirstPlan, first_policies, plan_of
+from autopeft.types import (
     BudgetSpec,
     DataSpec,
     Fidelity,
@@ -33,10 +37,6 @@ from autopeft.records import (
     SearchSpec,
     TaskSpec,
 )
-from autopeft.run.prepare import prepare
-from autopeft.run.progress import Lines
-from autopeft.run.search_problem import fit_to_budget, requested_space, search_problem
-from autopeft.space import FirstPlan, first_policies, plan_of
 
 BATCH_SIZE = 16
 TAGS = ("snips_slots", "wnut17")

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, stats
 
-from autopeft.evidence import SEED_ROWS, Examples, paired_difference
+from autopeft.statistics import SEED_ROWS, Examples, paired_difference
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "benchmark"))

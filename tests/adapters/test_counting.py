@@ -17,9 +17,9 @@ from autopeft import model
 from autopeft.adapters import compile_plan
 from autopeft.commands import count
 from autopeft.errors import TargetError
-from autopeft.extension import discover
-from autopeft.records import DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
+from autopeft.plugins import discover
 from autopeft.store import write_plan
+from autopeft.types import DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
 
 ON_BERT = [
     name

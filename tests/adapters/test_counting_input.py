@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from autopeft.cli.app import app
 from autopeft.commands import count
-from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
 from autopeft.store import seal_folder, write_plan
+from autopeft.types import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
 
 
 def run(*arguments: object):

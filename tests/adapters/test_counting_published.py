@@ -15,7 +15,7 @@ from autopeft import model
 from autopeft.adapters import Count
 from autopeft.cli.app import app
 from autopeft.commands import count
-from autopeft.records import ModelSpec
+from autopeft.types import ModelSpec
 
 PUBLISHED = [
     json.loads(line)

@@ -16,10 +16,10 @@ from toys import architectures as model_toys
 
 from autopeft.adapters import check_user_file, common_learning_rate, compile_plan, is_adapter, read_user_plan
 from autopeft.errors import SpecError, TargetError
-from autopeft.extension import discover
-from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
+from autopeft.plugins import discover
 from autopeft.space import AllocationContext, Policy, plan_of
 from autopeft.store import write_plan
+from autopeft.types import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
 
 METHODS = discover("autopeft.methods")
 ARCHITECTURES = ("bert", "distilbert", "gpt2", "llama")

@@ -12,8 +12,8 @@ from toys.counting import n_trained
 
 from autopeft.adapters import Count, count_configs, read_configs, read_user_plan
 from autopeft.errors import SpecError
-from autopeft.extension import discover
 from autopeft.model import BaseModel, Precision
+from autopeft.plugins import discover
 
 METHODS = discover("autopeft.methods")
 OLD_EXPERTS = {

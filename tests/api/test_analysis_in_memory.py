@@ -15,7 +15,7 @@ from toys.words import LABEL_NAMES
 import autopeft
 from autopeft import commands
 from autopeft.errors import SpecError
-from autopeft.records import IN_MEMORY
+from autopeft.types import IN_MEMORY
 
 
 def test_an_analysis_in_memory_says_how_to_go_on_in_python(module, tokenizer, tmp_path):

@@ -15,7 +15,7 @@ from autopeft import api
 from autopeft.api.result import in_python_words
 from autopeft.cli.app import app
 from autopeft.errors import SpecError, UnknownNameError
-from autopeft.records import SHORT_NAMES, RunSpec
+from autopeft.types import SHORT_NAMES, RunSpec
 
 
 def test_flags_of_the_command_line_and_arguments_are_one_table():

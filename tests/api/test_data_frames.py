@@ -11,9 +11,9 @@ from toys.memory import toy_dataset
 
 import autopeft
 from autopeft.errors import DataError
-from autopeft.extension import discover
-from autopeft.records import RunSpec
+from autopeft.plugins import discover
 from autopeft.run.prepare import InMemory, load_data
+from autopeft.types import RunSpec
 
 N = 120
 TWO = [0, 1] * (N // 2)

@@ -15,7 +15,7 @@ from toys.memory import SMALL, toy_dataset
 
 import autopeft
 from autopeft.errors import DataError, ModelError, RunDirError, SpecError
-from autopeft.records import Status, python_words
+from autopeft.types import Status, python_words
 
 ROWS = toy_dataset(2)
 

@@ -15,8 +15,8 @@ import autopeft
 from autopeft import commands
 from autopeft.errors import ModelError, RunDirError, SpecError
 from autopeft.model import BaseModel
-from autopeft.records import DataSpec, ModelSpec, PlanDocument, TaskSpec
 from autopeft.store import write_plan
+from autopeft.types import DataSpec, ModelSpec, PlanDocument, TaskSpec
 
 # Architecture and methods, which share the target modules.
 CASES = [

@@ -26,9 +26,9 @@ from autopeft.errors import (
     ModelError,
 )
 from autopeft.model import restoring
-from autopeft.records import IN_MEMORY
 from autopeft.run.progress import Lines
 from autopeft.store import RunDir
+from autopeft.types import IN_MEMORY
 
 
 def thrice():

@@ -26,9 +26,9 @@ from toys.benchmark import (
 )
 from toys.metrics import ERROR_RATE
 
-from autopeft.records import RunSpec
 from autopeft.run.scoring import logged_scores
 from autopeft.run.search_problem import fit_to_budget, requested_space, search_problem
+from autopeft.types import RunSpec
 
 
 def ia3_leads(candidate, split, steps, seed):

@@ -20,8 +20,8 @@ from toys.benchmark import (
 )
 from toys.engine import TARGETS, context
 
-from autopeft.records import Adapter, Fidelity, Plan, Status
 from autopeft.space import Policy, plan_of
+from autopeft.types import Adapter, Fidelity, Plan, Status
 
 LOSSES = {0.15: 0.9, 0.38: 0.5, 0.62: 0.3, 0.85: 0.8}
 SHARES = {0.15: 0.2, 0.38: 0.4, 0.62: 0.9, 0.85: 0.3}

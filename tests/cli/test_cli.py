@@ -15,9 +15,9 @@ from toys.specs import run_spec
 from typer.testing import CliRunner, Result
 
 from autopeft.cli.app import app
-from autopeft.extension import discover
-from autopeft.records import SHORT_NAMES, Adapter, Plan, PlanDocument
+from autopeft.plugins import discover
 from autopeft.store import write_plan
+from autopeft.types import SHORT_NAMES, Adapter, Plan, PlanDocument
 
 
 def run(*arguments: object) -> Result:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from autopeft.records import TargetScores
 from autopeft.report import enough_examples
+from autopeft.types import TargetScores
 
 
 @pytest.mark.parametrize(

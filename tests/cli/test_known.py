@@ -9,26 +9,26 @@ from types import SimpleNamespace
 
 import pytest
 
-from autopeft.cli.facts import TABLE, part_facts
-from autopeft.extension import discover
+from autopeft.cli.facts import TABLE, plugin_facts
+from autopeft.plugins import discover
 from autopeft.space import load, names
-from scripts.part_facts import table
+from scripts.plugin_facts import table
 
 
 def test_the_table_says_what_the_parts_say():
-    assert TABLE.read_text(encoding="utf-8") == table(), "run: python scripts/part_facts.py"
+    assert TABLE.read_text(encoding="utf-8") == table(), "run: python scripts/plugin_facts.py"
     methods = discover("autopeft.methods")
-    assert list(part_facts("method")) == list(methods)
+    assert list(plugin_facts("method")) == list(methods)
     for name, method in methods.items():
-        assert part_facts("method")[name]["summary"] == method.summary
-        assert tuple(part_facts("method")[name]["learning_rate_range"]) == method.learning_rate_range
+        assert plugin_facts("method")[name]["summary"] == method.summary
+        assert tuple(plugin_facts("method")[name]["learning_rate_range"]) == method.learning_rate_range
     summaries = {part.name: part.summary for part in discover("autopeft.exports").values()}
-    assert {name: facts["summary"] for name, facts in part_facts("export").items()} == summaries
+    assert {name: facts["summary"] for name, facts in plugin_facts("export").items()} == summaries
 
 
 def test_parts_of_another_package_are_listed_too(monkeypatch):
     monkeypatch.setattr("autopeft.cli.facts.metadata.entry_points", lambda group: ["one"])
-    assert set(part_facts("method")) == set(discover("autopeft.methods"))
+    assert set(plugin_facts("method")) == set(discover("autopeft.methods"))
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,6 @@ def test_lists_load_neither_torch_nor_peft(words, name):
 
 
 def test_a_space_is_checked_by_the_table_as_by_the_methods_themselves():
-    facts = part_facts("method").changed(lambda each: SimpleNamespace(**each))
+    facts = plugin_facts("method").changed(lambda each: SimpleNamespace(**each))
     for name in names():
         assert load(name, known_methods=facts) == load(name, known_methods=discover("autopeft.methods"))

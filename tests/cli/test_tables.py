@@ -12,8 +12,8 @@ from toys.results import kept_default, toy_result, with_sizes
 from autopeft.cli.printing import table
 from autopeft.cli.results import print_result, print_several, reply_text
 from autopeft.commands import Reply
-from autopeft.records import OWN_TRAINER
 from autopeft.report.formatting import duration, interval
+from autopeft.types import OWN_TRAINER
 
 FOLDER = Path("runs [/old]") / ("long-" * 20) / "[a]"
 

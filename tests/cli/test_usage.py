@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from autopeft.cli.app import app
-from autopeft.records import SETTINGS, SHORT_NAMES
 from autopeft.store import resolve_settings
+from autopeft.types import SETTINGS, SHORT_NAMES
 
 runner = CliRunner()
 

@@ -8,8 +8,8 @@ import pytest
 
 from autopeft import commands
 from autopeft.errors import RunDirError
-from autopeft.records import RunSpec
 from autopeft.store import RunDir
+from autopeft.types import RunSpec
 
 
 def test_verify_says_how_deleted_weights_of_a_run_are_written_again(run_copy):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from autopeft.cli.app import app
-from autopeft.extension import discover
+from autopeft.plugins import discover
 from autopeft.store import read_plan
 
 

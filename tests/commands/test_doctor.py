@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from autopeft.cli.app import app
 from autopeft.commands import doctor
-from autopeft.extension import Catalogue
+from autopeft.plugins import Catalogue
 
 REQUIREMENTS = [
     "torch>=2.4",
@@ -47,7 +47,7 @@ def test_absent_extra_is_a_note_that_names_it():
 
 
 def test_part_of_another_package_that_cannot_be_used_is_a_note_with_its_cause():
-    said = "The toy 'kite' of other 1.0 (kite:PART) lacks cost of extension.Toy. Update or uninstall other."
+    said = "The toy 'kite' of other 1.0 (kite:PLUGIN) lacks cost of extension.Toy. Update or uninstall other."
     catalogues = [Catalogue("toy", {"tin": 1}), Catalogue("toy", {}, {"kite": said})]
     (check,) = doctor.part_checks(catalogues)
     assert (check.name, check.status) == ("part kite", "note")

@@ -13,9 +13,9 @@ from toys.words import toy_rows
 
 from autopeft.commands import train_plan
 from autopeft.errors import SpecError
-from autopeft.records import DataSpec
 from autopeft.store import read_plan, write_plan
 from autopeft.train import SCHEDULE
+from autopeft.types import DataSpec
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from toys.bases import plan_of_queries
 from toys.results import toy_result
 
 from autopeft.commands.export import plan_of, training_facts
-from autopeft.records import TrainedPlan, to_json
 from autopeft.store import write_plan
+from autopeft.types import TrainedPlan, to_json
 
 
 def test_weights_of_a_run_have_the_plan_of_their_run(model_dir, data_dir, tmp_path):

@@ -15,8 +15,8 @@ from toys.counting import tiny_config
 from toys.exports import answer, export, logits_of, refused, served, shake, trained, vllm
 
 from autopeft.exports import write_adapter
-from autopeft.records import ModelSpec, PlanDocument, RunSpec
 from autopeft.store import seal_folder, write_plan
+from autopeft.types import ModelSpec, PlanDocument, RunSpec
 
 
 def test_adapter_folder_becomes_a_uniform_lora(trained_adapter, tmp_path):

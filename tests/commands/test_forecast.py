@@ -17,9 +17,9 @@ from autopeft import commands, model
 from autopeft.cli.app import app
 from autopeft.cli.results import preview_text
 from autopeft.commands.estimate import row_lengths
-from autopeft.extension import discover
-from autopeft.records import DataSpec, ModelSpec, TaskSpec
+from autopeft.plugins import discover
 from autopeft.run.prepare import prepare
+from autopeft.types import DataSpec, ModelSpec, TaskSpec
 
 
 def dry_run(model_dir, data_dir, *flags):

@@ -12,7 +12,7 @@ import pytest
 from peft import LoraConfig, get_peft_model
 from toys.bases import toy_base
 
-from autopeft import commands, evidence
+from autopeft import commands, statistics
 from autopeft.errors import SpecError
 from autopeft.model.light_layers import lighten
 from autopeft.run.progress import Lines
@@ -110,7 +110,7 @@ def test_hits_of_a_function_are_those_of_the_report_and_are_compared_in_pairs(ru
     rows = {
         m.plan: [m.example_scores] for m in RunDir.open(run).measurements.load() if m.fidelity.split == "test"
     }
-    pair = evidence.paired_difference(rows[result.best], rows[result.baseline], span=1.0)
+    pair = statistics.paired_difference(rows[result.best], rows[result.baseline], span=1.0)
     assert evaluation.interval_95 == pytest.approx((pair.low, pair.high))
     sentence = f"By {module}:hits (larger is better): "
     written = json.loads((run / "result.json").read_text(encoding="utf-8"))

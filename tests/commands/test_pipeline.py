@@ -18,13 +18,13 @@ from toys.specs import run_spec
 from autopeft import commands
 from autopeft.errors import RunDirError, SpecError
 from autopeft.model import BaseModel
-from autopeft.records import RunSpec
 from autopeft.run.prepare import prepare
 from autopeft.run.progress import Lines
 from autopeft.run.reporting import render
 from autopeft.run.state import loaded_facts, read_state
 from autopeft.store import RunDir, read_plan
 from autopeft.train import pausing
+from autopeft.types import RunSpec
 
 FILES = (
     "run.yaml study.sqlite sensitivity.csv trials.csv result.json report.md report.html "

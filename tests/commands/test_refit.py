@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from autopeft import commands
 from autopeft.cli.app import app
-from autopeft.records import SearchResult
 from autopeft.run.progress import Lines
 from autopeft.run.refit import refit_cost
 from autopeft.train import pausing
+from autopeft.types import SearchResult
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = "adapter_model.safetensors"

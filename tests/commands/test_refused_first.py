@@ -9,7 +9,7 @@ from toys.specs import run_spec
 
 from autopeft import commands
 from autopeft.errors import DataError, ModelError, SpecError, UnknownNameError
-from autopeft.extension import LabelSpace, discover
+from autopeft.plugins import LabelSpace, discover
 from autopeft.run.prepare import prepare, require_known_metric
 
 TASKS = discover("autopeft.tasks")

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from autopeft import model
-from autopeft.extension import LabelSpace, discover
-from autopeft.records import ModelSpec, TaskSpec
+from autopeft.plugins import LabelSpace, discover
+from autopeft.types import ModelSpec, TaskSpec
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))

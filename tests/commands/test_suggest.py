@@ -34,9 +34,9 @@ from autopeft.cli.sizes import suggestion_json, suggestion_text
 from autopeft.commands.estimate import EstimateRequest, estimate_step
 from autopeft.commands.suggest import SuggestRequest, suggest
 from autopeft.estimate import TrainingStep, measure
-from autopeft.extension import discover
 from autopeft.model import DEMO_NAME
-from autopeft.records import DataSpec
+from autopeft.plugins import discover
+from autopeft.types import DataSpec
 
 
 @pytest.fixture(scope="module")

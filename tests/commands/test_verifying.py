@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 
 from autopeft import commands, model
 from autopeft.cli.app import app
-from autopeft.extension import discover
-from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
+from autopeft.plugins import discover
 from autopeft.store import write_plan
+from autopeft.types import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
 
 METHODS = discover("autopeft.methods")
 LORA_FORMATS = ("native", "uniform-lora", "merged")

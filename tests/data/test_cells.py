@@ -11,10 +11,10 @@ import pytest
 from autopeft.data import load, read_language, read_texts, read_tokens
 from autopeft.data.cells import restore_cells
 from autopeft.errors import DataError
-from autopeft.records import DataSpec
+from autopeft.types import DataSpec
 
 N = 90
-PARTS = ("train", "search", "confirm")
+PLUGINS = ("train", "search", "confirm")
 
 
 def read(source, read_rows=read_texts, **spec):
@@ -36,7 +36,7 @@ def cells(data):
             return tuple(names[i] for i in label)
         return names[label] if isinstance(label, int) else label
 
-    splits = [getattr(data, part) for part in PARTS]
+    splits = [getattr(data, part) for part in PLUGINS]
     return {
         inputs: written(label)
         for split in splits

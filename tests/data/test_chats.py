@@ -8,7 +8,7 @@ import pytest
 
 from autopeft.data import chat_of, load, read_language
 from autopeft.errors import DataError
-from autopeft.records import DataSpec
+from autopeft.types import DataSpec
 
 N = 90
 

@@ -10,7 +10,7 @@ import pytest
 
 from autopeft.data import load, read_texts
 from autopeft.errors import DataError, UnknownNameError
-from autopeft.records import DataSpec
+from autopeft.types import DataSpec
 
 FIRST = dt.datetime(2020, 1, 1)
 N = 60

@@ -8,7 +8,7 @@ import pytest
 
 from autopeft.data import load
 from autopeft.errors import DataError
-from autopeft.records import DataSpec
+from autopeft.types import DataSpec
 
 SPLITS = ("train", "search", "confirm")
 

@@ -14,7 +14,7 @@ import pytest
 
 from autopeft.data import load
 from autopeft.errors import DataError, UnknownNameError
-from autopeft.records import DataSpec
+from autopeft.types import DataSpec
 
 SPLITS = ("train", "search", "confirm", "test")
 

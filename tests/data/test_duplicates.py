@@ -7,7 +7,7 @@ import pytest
 
 from autopeft.data import load
 from autopeft.errors import DataError
-from autopeft.records import DataSpec
+from autopeft.types import DataSpec
 
 OTHER = (
     "Of the removed rows {} had another label than the row with their text that was kept; check the labels "

@@ -7,7 +7,7 @@ import pytest
 
 from autopeft.data import load
 from autopeft.errors import DataError
-from autopeft.records import DataSpec
+from autopeft.types import DataSpec
 
 NO_NAME = ValueError("Config name is missing.\nPick one of: ['a', 'b']\nExample of usage:\n\t`x`")
 

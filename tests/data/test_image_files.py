@@ -15,7 +15,7 @@ from transformers.image_utils import load_image
 
 from autopeft.data import ImageFile, load, read_images
 from autopeft.errors import DataError
-from autopeft.records import DataSpec
+from autopeft.types import DataSpec
 
 
 def pixels(seed, *, peak=255, dtype=np.uint8, shape=(6, 6)):

@@ -9,7 +9,7 @@ import pytest
 
 from autopeft.data import load, read_texts
 from autopeft.errors import DataError
-from autopeft.records import DataSpec
+from autopeft.types import DataSpec
 
 N = 90
 

@@ -8,7 +8,7 @@ import pytest
 
 from autopeft.data import load, read_language
 from autopeft.errors import DataError
-from autopeft.records import DataSpec
+from autopeft.types import DataSpec
 
 
 def write(path, rows):

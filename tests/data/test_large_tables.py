@@ -10,7 +10,7 @@ import pytest
 
 from autopeft.data import load, read_choices, read_language, read_texts, read_tokens
 from autopeft.errors import DataError
-from autopeft.records import DataSpec
+from autopeft.types import DataSpec
 
 N = 1000  # rows, as many as are looked at
 

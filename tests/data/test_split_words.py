@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from autopeft.data import load
-from autopeft.records import DataSpec
+from autopeft.types import DataSpec
 
 SPLITS = ("train", "search", "confirm", "test")
 

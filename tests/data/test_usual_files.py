@@ -12,11 +12,11 @@ from sklearn.datasets import load_files
 
 from autopeft.data import load
 from autopeft.errors import DataError
-from autopeft.extension import discover
-from autopeft.records import DataSpec
+from autopeft.plugins import discover
+from autopeft.types import DataSpec
 
 N = 90
-PARTS = ("train", "search", "confirm")
+PLUGINS = ("train", "search", "confirm")
 
 
 def read(source, task="text-classification", **spec):
@@ -35,11 +35,11 @@ def write_lines(path, rows):
 
 
 def prompts(data):
-    return sorted(text for part in PARTS for (text,) in getattr(data, part).inputs)
+    return sorted(text for part in PLUGINS for (text,) in getattr(data, part).inputs)
 
 
 def rows_of(data):
-    return [(getattr(data, part).inputs, getattr(data, part).labels) for part in PARTS]
+    return [(getattr(data, part).inputs, getattr(data, part).labels) for part in PLUGINS]
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_a_table_that_a_spreadsheet_saved_in_its_own_encoding_is_read(tmp_path, 
     path.write_bytes(gzip.compress(content) if suffix.endswith(".gz") else content)
     loaded = read(path)
     assert loaded.label_space.names == ("bon", "f\u00eal\u00e9")
-    assert {text for part in PARTS for (text,) in getattr(loaded, part).inputs} == {
+    assert {text for part in PLUGINS for (text,) in getattr(loaded, part).inputs} == {
         f"caf\u00e9 {i} \u20ac" for i in range(N)
     }
     assert "is read as Windows-1252" in caplog.text

@@ -13,8 +13,8 @@ from PIL import Image
 from autopeft.data import NoLabelColumnError, load, read_choices, read_images, read_language, read_texts
 from autopeft.data.splits import OTHER_ROWS, other_rows_of
 from autopeft.errors import DataError
-from autopeft.extension import discover
-from autopeft.records import DataSpec
+from autopeft.plugins import discover
+from autopeft.types import DataSpec
 
 LONG = "some words about number"
 

@@ -11,7 +11,7 @@ import pytest
 
 from autopeft.data import load, read_language, read_texts
 from autopeft.errors import DataError
-from autopeft.records import DataSpec
+from autopeft.types import DataSpec
 
 N = 90
 DATES = [f"2021-03-{1 + i % 28:02d}" for i in range(N)]

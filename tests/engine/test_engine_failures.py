@@ -6,7 +6,7 @@ import pytest
 from toys.engine import kind_of, levels, problem, run
 
 from autopeft.errors import TrainingError
-from autopeft.records import Fidelity, Plan, Status
+from autopeft.types import Fidelity, Plan, Status
 
 DIVERGED, OF_MACHINE = Status.DIVERGED, [Status.FAIL, Status.OUT_OF_MEMORY]
 

@@ -12,7 +12,7 @@ from toys.engine import LIST, ROOMY, SPACE, kind_of, levels, problem, run
 from toys.metrics import ACCURACY, ERROR_RATE
 
 from autopeft.engine.finalists import front, rank
-from autopeft.records import Measurement, Plan, Status
+from autopeft.types import Measurement, Plan, Status
 
 N_ROWS = 12
 

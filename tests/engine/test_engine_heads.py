@@ -8,7 +8,7 @@ import pytest
 from toys.engine import World, kind_of, run
 
 from autopeft.engine import planned_runs, search_cost
-from autopeft.records import Fidelity, Plan, Status
+from autopeft.types import Fidelity, Plan, Status
 
 USUAL, SLOW = 1.0, 0.25
 

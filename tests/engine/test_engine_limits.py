@@ -17,9 +17,9 @@ from autopeft import space
 from autopeft.engine import planned_runs, repeated_steps, search_cost, usual_cost
 from autopeft.engine.runs import Runs
 from autopeft.executors import Serial
-from autopeft.extension import discover
-from autopeft.records import Measurement, Status
+from autopeft.plugins import discover
 from autopeft.train.rates import short_steps
+from autopeft.types import Measurement, Status
 
 SECONDS = (
     0.5 * STEP_SECONDS / 4

@@ -8,7 +8,7 @@ import pytest
 from toys.engine import Run, Threads, World, levels, run
 
 from autopeft.executors import Serial
-from autopeft.records import Measurement, Status
+from autopeft.types import Measurement, Status
 
 SETTINGS = {"trials": 8, "seeds": 2, "sizes": 2}
 TRUTH = levels({"ia3": 0.58}, hira=0.3)

@@ -11,8 +11,8 @@ from toys.engine import NO_LORA, SPACE, STEP_SECONDS, TIGHT, World, kind_of, lev
 from toys.metrics import ACCURACY, ERROR_RATE, LOSS
 
 from autopeft.errors import TrainingError
-from autopeft.records import Arm, Fidelity, FullRun, Plan, Status
 from autopeft.space import MethodSpace
+from autopeft.types import Arm, Fidelity, FullRun, Plan, Status
 
 YOURS = Arm(kind="given", label="your baseline")
 

@@ -7,7 +7,7 @@ from toys.engine import NO_LORA, ROOMY, SPACE, World, kind_of, levels, run
 from toys.metrics import ERROR_RATE
 
 from autopeft.engine.finalists import rank
-from autopeft.records import Fidelity, Plan, Status
+from autopeft.types import Fidelity, Plan, Status
 
 
 def truth(plan: Plan, fidelity: Fidelity) -> float:

@@ -10,8 +10,8 @@ from toys.engine import NO_LORA, ROOMY, SPACE, TIGHT, Run, Threads, kind_of, lev
 
 from autopeft.engine import STUDY
 from autopeft.executors import Serial
-from autopeft.records import Fidelity, Plan, Status
 from autopeft.space import parameters, plan_of, policy_of_parameters
+from autopeft.types import Fidelity, Plan, Status
 
 
 def search_with_trials(truth, **settings) -> tuple[Run, list[FrozenTrial]]:

@@ -13,7 +13,7 @@ from autopeft.commands import EstimateRequest, count, estimate_step
 from autopeft.errors import SpecError
 from autopeft.model import load_skeleton
 from autopeft.model.checkpoint_source import is_built_by
-from autopeft.records import ModelSpec
+from autopeft.types import ModelSpec
 
 
 @pytest.fixture(scope="module")

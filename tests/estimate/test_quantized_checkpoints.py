@@ -8,8 +8,8 @@ import transformers
 
 from autopeft.errors import ModelError, SpecError
 from autopeft.estimate import Setup, by_name, describe
-from autopeft.extension import discover
-from autopeft.records import ModelSpec
+from autopeft.plugins import discover
+from autopeft.types import ModelSpec
 
 METHODS, TASKS = discover("autopeft.methods"), discover("autopeft.tasks")
 SHAPE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 6, "num_attention_heads": 4}

@@ -16,8 +16,8 @@ from autopeft.adapters import compile_plan
 from autopeft.estimate import Replay, TrainingStep, measure, quantize_maps, without_weights
 from autopeft.estimate.memory_tracker import MemoryTracker
 from autopeft.estimate.replay import gpu_autocast
-from autopeft.extension import discover
 from autopeft.model import BaseModel, attach
+from autopeft.plugins import discover
 
 HIDDEN, N_ROWS, N_TOKENS = 16, 3, 7
 TASKS = {"bert": "text-classification", "llama": "text-classification", "llama-lm": "text-generation"}

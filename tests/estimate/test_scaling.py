@@ -15,8 +15,8 @@ from autopeft.errors import TargetError
 from autopeft.estimate import Rates, Replay, Setup, TrainedPart, TrainingStep, by_name, describe
 from autopeft.estimate.answers import in_parts, longest_row, most_rows
 from autopeft.estimate.scaling import MemoryModel
-from autopeft.extension import discover
-from autopeft.records import ModelSpec
+from autopeft.plugins import discover
+from autopeft.types import ModelSpec
 
 N_LAYERS, HIDDEN, WORDS = 7, 32, 400
 RATES = Rates(name="", flops=1e9, bytes=1e8, call_seconds=1e-6, runs_ahead=True)

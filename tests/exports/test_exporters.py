@@ -14,8 +14,8 @@ from toys.exports import logits_of, trained
 
 from autopeft.adapters import compile_plan
 from autopeft.errors import AutopeftError, SpecError
-from autopeft.extension import Exporter, ExportSource, discover
 from autopeft.model import BaseModel, adapter_names
+from autopeft.plugins import Exporter, ExportSource, discover
 
 EXPORTERS = discover("autopeft.exports")
 METHODS = discover("autopeft.methods")

@@ -13,7 +13,7 @@ from toys.bases import AUTO_CLASSES
 from toys.exports import logits_of, trained
 
 from autopeft.errors import SpecError
-from autopeft.extension import ExportSource, discover
+from autopeft.plugins import ExportSource, discover
 
 EXPORTERS = discover("autopeft.exports")
 MERGED = EXPORTERS["merged"]

@@ -18,7 +18,7 @@ from trl import SFTConfig
 
 from autopeft.adapters import compile_plan
 from autopeft.errors import SpecError
-from autopeft.extension import Checkpoint, ExportSource, TrainingFacts, discover
+from autopeft.plugins import Checkpoint, ExportSource, TrainingFacts, discover
 
 EXPORTERS = discover("autopeft.exports")
 METHODS = discover("autopeft.methods")

@@ -24,7 +24,7 @@ from toys.exports import (
 
 from autopeft.errors import RunDirError, SpecError
 from autopeft.exports import read_weights
-from autopeft.extension import ExportSource, discover
+from autopeft.plugins import ExportSource, discover
 
 EXPORTERS = discover("autopeft.exports")
 UNIFORM, NATIVE = EXPORTERS["uniform-lora"], EXPORTERS["native"]

@@ -26,13 +26,13 @@ from autopeft.cli.app import app
 from autopeft.commands import apply, train_plan
 from autopeft.errors import ModelError
 from autopeft.exports import write_loading_files
-from autopeft.extension import discover
-from autopeft.records import Plan
+from autopeft.plugins import discover
 from autopeft.report.card import python_lines
 from autopeft.run.prepare import prepare
 from autopeft.run.reporting import part_words, write_card
 from autopeft.store import RunDir, read_plan, write_plan
 from autopeft.train import WRITTEN_TEXTS
+from autopeft.types import Plan
 
 
 @pytest.fixture

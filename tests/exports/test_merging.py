@@ -14,8 +14,8 @@ from toys.families import BART, CONTEXT, GROUPED, HEADED, SEQ2SEQ, SIZE, V
 from autopeft.adapters import compile_plan
 from autopeft.errors import SpecError
 from autopeft.exports import read_weights
-from autopeft.extension import ExportSource, discover
 from autopeft.model import BaseModel, merge, save_weights
+from autopeft.plugins import ExportSource, discover
 
 MERGED, METHODS = discover("autopeft.exports")["merged"], discover("autopeft.methods")
 

@@ -23,11 +23,11 @@ from toys.counting import tiny_config
 from autopeft import budget, commands, space
 from autopeft.data import load
 from autopeft.errors import AutopeftError
-from autopeft.extension import discover
-from autopeft.records import SETTINGS as SETTING_NAMES
-from autopeft.records import DataSpec
+from autopeft.plugins import discover
 from autopeft.run.reporting import render
 from autopeft.store import resolve_settings
+from autopeft.types import SETTINGS as SETTING_NAMES
+from autopeft.types import DataSpec
 
 _MOST_SECONDS = 5.0
 _NUMBERS = (

@@ -18,10 +18,10 @@ from autopeft import budget, commands, model, space
 from autopeft.data import load
 from autopeft.data.sources import by_part
 from autopeft.errors import AutopeftError, DataError, ModelError, SpecError, TargetError
-from autopeft.extension import discover
 from autopeft.model.checkpoint_source import pretrained_arguments, require_reachable
-from autopeft.records import DataSpec, ModelSpec
+from autopeft.plugins import discover
 from autopeft.store import read_plan, resolve_settings, write_plan
+from autopeft.types import DataSpec, ModelSpec
 
 MANY = "9" * 5000
 TEXTS = "text-classification"

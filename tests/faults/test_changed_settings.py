@@ -11,10 +11,10 @@ from toys.specs import run_spec
 
 from autopeft import commands
 from autopeft.errors import RunDirError
-from autopeft.records import with_setting
 from autopeft.run.progress import Lines
 from autopeft.run.state import logged_measurements
 from autopeft.store import RunDir, read_checked, write_checked
+from autopeft.types import with_setting
 
 
 class StopsAfterOne(Lines):

@@ -16,12 +16,12 @@ from toys.specs import run_spec
 from autopeft import commands
 from autopeft.commands import search as searching
 from autopeft.errors import RunDirError, SpecError
-from autopeft.records import IN_MEMORY
 from autopeft.run.prepare import InMemory, prepare
 from autopeft.run.progress import Lines
 from autopeft.run.state import loaded_facts, state_sha256
 from autopeft.run.workers import WorkerBench
 from autopeft.store import RunDir
+from autopeft.types import IN_MEMORY
 
 GIVEN = frozenset({"search.trials"})
 

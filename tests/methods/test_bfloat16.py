@@ -10,7 +10,7 @@ from peft.tuners.lora import LoraLayer
 from toys.bases import PEFT_TASKS, state_of, toy_base
 
 from autopeft.adapters import compile_plan
-from autopeft.extension import discover
+from autopeft.plugins import discover
 
 METHODS = discover("autopeft.methods")
 ARCHITECTURES = ("bert", "llama-lm")

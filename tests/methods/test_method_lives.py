@@ -10,7 +10,7 @@ from toys.bases import EVERY_ARCHITECTURE, toy_base
 from toys.lives import live, start_of
 
 from autopeft.adapters import compile_plan
-from autopeft.extension import discover
+from autopeft.plugins import discover
 
 METHODS = discover("autopeft.methods")
 BY_DAY = ("bert", "t5", "llama-lm", "moe-lm")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from toys.bases import EVERY_ARCHITECTURE, toy_base
 
-from autopeft.extension import REFERENCE_WIDTH, Method, discover
-from autopeft.records import Adapter, Target
+from autopeft.plugins import REFERENCE_WIDTH, Method, discover
+from autopeft.types import Adapter, Target
 
 METHODS = discover("autopeft.methods")
 by_method = pytest.mark.parametrize("name", METHODS)

@@ -10,9 +10,9 @@ from toys.bases import EVERY_ARCHITECTURE, PEFT_TASKS, adapters_of, state_of, to
 from toys.lives import live, logits, n_trainable, train
 
 from autopeft.adapters import compile_plan
-from autopeft.extension import discover
 from autopeft.model import merge
-from autopeft.records import Adapter, Plan
+from autopeft.plugins import discover
+from autopeft.types import Adapter, Plan
 
 METHODS = discover("autopeft.methods")
 every_architecture = pytest.mark.parametrize("architecture", EVERY_ARCHITECTURE)

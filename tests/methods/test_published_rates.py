@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from autopeft.extension import discover
-from autopeft.records import Adapter
+from autopeft.plugins import discover
+from autopeft.types import Adapter
 
 WIDTH = 3072  # hidden size of Llama-3.2-3B
 DEFAULT_RATE = 1e-4  # of the comparison, for whoever gave no other

@@ -21,8 +21,8 @@ from sklearn import metrics
 from toys.tasks import make_toy
 from toys.words import CONTEXT
 
-from autopeft.extension import LabelSpace, discover
-from autopeft.records import TaskSpec
+from autopeft.plugins import LabelSpace, discover
+from autopeft.types import TaskSpec
 
 TASKS = discover("autopeft.tasks")
 IGNORED = -100

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopeft import evidence
-from autopeft.extension import Metric, discover
+from autopeft import statistics
 from autopeft.metrics import jackknife
-from autopeft.records import MetricFacts
+from autopeft.plugins import Metric, discover
+from autopeft.types import MetricFacts
 
 METRICS = discover("autopeft.metrics")
 by_metric = pytest.mark.parametrize("name", METRICS)
@@ -95,9 +95,9 @@ def test_equal_predictions_on_a_small_split_prove_nothing(name: str, n: int) -> 
     facts = MetricFacts(**{field: getattr(metric, field) for field in fields})
     truth, guesses = drawn(metric.kinds[0], np.random.default_rng(0), n)
     _, scores = metric.score(truth, guesses)
-    examples = evidence.Examples(step=facts.score_step)
-    equal = evidence.paired_difference([scores], [scores], span=facts.score_span, examples=examples)
-    widened = np.sqrt(1 + n / evidence.SEED_ROWS)
+    examples = statistics.Examples(step=facts.score_step)
+    equal = statistics.paired_difference([scores], [scores], span=facts.score_span, examples=examples)
+    widened = np.sqrt(1 + n / statistics.SEED_ROWS)
     assert equal.mean == 0
     # Two halves of an example each way, times what seeds move.
     assert equal.std_error == pytest.approx(widened / np.sqrt(n * (n - 1)))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from autopeft.extension import discover
+from autopeft.plugins import discover
 
 METRICS = discover("autopeft.metrics")
 BY_SCIKIT_LEARN = {

@@ -11,10 +11,10 @@ from sklearn import metrics
 from torch import nn
 
 from autopeft.errors import DataError, UnknownNameError
-from autopeft.extension import LabelSpace, discover
-from autopeft.records import TaskSpec
+from autopeft.plugins import LabelSpace, discover
+from autopeft.types import TaskSpec
 
-PART = discover("autopeft.tasks")["text-classification"]
+PLUGIN = discover("autopeft.tasks")["text-classification"]
 N = 40
 
 
@@ -30,7 +30,7 @@ class Saved(nn.Module):
 
 
 def measured(label_space, labels, logits, *, metric, batch_size=7):
-    task = PART.fitted(TaskSpec(metric=metric), label_space)
+    task = PLUGIN.fitted(TaskSpec(metric=metric), label_space)
     examples = [{"input_ids": [row], "attention_mask": [1]} for row in range(len(labels))]
     starts = range(0, len(labels), batch_size)
     batches = (task.collate(examples[i : i + batch_size], labels[i : i + batch_size], 0) for i in starts)
@@ -108,15 +108,15 @@ def test_constant_predictions_correlate_with_nothing():
 )
 def test_uneven_classes_give_a_warning_and_macro_f1(counts, metric, n_notes):
     label_space = LabelSpace(names=("a", "b"), counts=counts)
-    fitted = PART.fitted(TaskSpec(), label_space)
+    fitted = PLUGIN.fitted(TaskSpec(), label_space)
     assert (fitted.metric, len(fitted.notes)) == (metric, n_notes)
-    assert PART.fitted(TaskSpec(metric="accuracy"), label_space).notes == ()
+    assert PLUGIN.fitted(TaskSpec(metric="accuracy"), label_space).notes == ()
 
 
 def test_span_and_direction_follow_the_metric():
     kinds = {"class": "accuracy", "classes": "exact-match", "number": "mean-squared-error"}
     fitted = {
-        kind: PART.fitted(TaskSpec(metric=metric), LabelSpace(kind=kind, names=("a",)))
+        kind: PLUGIN.fitted(TaskSpec(metric=metric), LabelSpace(kind=kind, names=("a",)))
         for kind, metric in kinds.items()
     }
     assert {kind: (task.score_span, task.greater_is_better) for kind, task in fitted.items()} == {
@@ -128,14 +128,14 @@ def test_span_and_direction_follow_the_metric():
 
 def test_unknown_metric_and_unfit_target_are_refused():
     with pytest.raises(UnknownNameError, match="known: exact-match, macro-f1, micro-f1"):
-        PART.fitted(TaskSpec(metric="micro-f2"), LabelSpace(kind="classes", names=("a", "b")))
+        PLUGIN.fitted(TaskSpec(metric="micro-f2"), LabelSpace(kind="classes", names=("a", "b")))
     with pytest.raises(
         DataError, match=r"learns class or classes or number, but the target .* is tags; choose"
     ):
-        PART.fitted(TaskSpec(), LabelSpace(kind="tags", names=("a", "b")))
+        PLUGIN.fitted(TaskSpec(), LabelSpace(kind="tags", names=("a", "b")))
 
 
 def test_texts_that_are_cut_are_noted(tokenizer):
-    made = PART.encode([["good " * n] for n in (3, 9, 12)], [0, 1, 0], tokenizer, 8)
+    made = PLUGIN.encode([["good " * n] for n in (3, 9, 12)], [0, 1, 0], tokenizer, 8)
     assert made.notes == ("2 of 3 texts were cut to 8 tokens; the longest has 14.",)
-    assert PART.encode([["good"]], [0], tokenizer, 8).notes == ()
+    assert PLUGIN.encode([["good"]], [0], tokenizer, 8).notes == ()

@@ -14,7 +14,7 @@ from transformers.quantizers.auto import AutoHfQuantizer
 from autopeft import model
 from autopeft.errors import ModelError
 from autopeft.model.quantization import dequantizing, require_trainable
-from autopeft.records import ModelSpec
+from autopeft.types import ModelSpec
 
 CLASSIFIER = "AutoModelForSequenceClassification"
 

@@ -14,12 +14,17 @@ from autopeft import commands, model
 from autopeft.cli.app import app
 from autopeft.errors import ModelError
 from autopeft.model.checks import require_causal
-from autopeft.records import ModelSpec
+from autopeft.types import ModelSpec
 
 CAUSAL, SEQ2SEQ = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
 LINEAR = {"linear_key_head_dim": 4, "linear_value_head_dim": 4, "linear_num_key_heads": 2}
 LINEAR |= {"linear_num_value_heads": 2, "layer_types": ["linear_attention", "full_attention"]}
-PARTS = {"rope_type": "default", "mrope_section": [1, 1, 0], "rope_theta": 1e4, "partial_rotary_factor": 1.0}
+PLUGINS = {
+    "rope_type": "default",
+    "mrope_section": [1, 1, 0],
+    "rope_theta": 1e4,
+    "partial_rotary_factor": 1.0,
+}
 TOWER = {"depth": 1, "hidden_size": D, "out_hidden_size": D, "intermediate_size": 24, "num_heads": 4}
 MAKERS = {
     "llava": lambda: transformers.LlavaForConditionalGeneration(
@@ -31,7 +36,7 @@ MAKERS = {
     ),
     "qwen3_5": lambda: transformers.Qwen3_5ForConditionalGeneration(
         transformers.Qwen3_5Config(
-            text_config={**HEADED, **LINEAR, "rope_parameters": PARTS},
+            text_config={**HEADED, **LINEAR, "rope_parameters": PLUGINS},
             vision_config={**TOWER, "patch_size": 4},
             image_token_id=60,
         )

@@ -16,7 +16,7 @@ import autopeft
 from autopeft import model
 from autopeft.errors import ModelError
 from autopeft.model.linear_layers import role_of
-from autopeft.records import ModelSpec
+from autopeft.types import ModelSpec
 
 CLASSIFIER = "AutoModelForSequenceClassification"
 

@@ -12,8 +12,8 @@ from torch import nn
 from toys.families import FAMILIES, build
 from transformers.pytorch_utils import Conv1D
 
-from autopeft.extension import discover
 from autopeft.model import BaseModel
+from autopeft.plugins import discover
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning:peft"),

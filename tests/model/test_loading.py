@@ -21,8 +21,8 @@ from transformers.utils import is_flash_attn_2_available
 
 from autopeft import model
 from autopeft.errors import ModelError
-from autopeft.records import ModelSpec, Plan
 from autopeft.run.prepare import prepare
+from autopeft.types import ModelSpec, Plan
 
 AUTO = "AutoModelForSequenceClassification"
 INPUTS = {"input_ids": torch.tensor([[2, 5, 6, 3]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}

@@ -17,7 +17,7 @@ from autopeft.errors import ModelError, TargetError
 from autopeft.model import BaseModel, load, load_skeleton, resolve
 from autopeft.model.base import check_targets
 from autopeft.model.targets import list_targets
-from autopeft.records import Adapter, ModelSpec, Plan
+from autopeft.types import Adapter, ModelSpec, Plan
 
 AUTO = "AutoModelForSequenceClassification"
 V, D = len(VOCABULARY), 16

@@ -17,7 +17,7 @@ from toys.words import LABEL_NAMES
 
 from autopeft import model
 from autopeft.model import Precision, choose_precision
-from autopeft.records import ModelSpec
+from autopeft.types import ModelSpec
 
 CPU = torch.device("cpu")
 CPU_FACTS = Path("/proc/cpuinfo")

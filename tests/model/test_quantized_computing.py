@@ -12,9 +12,9 @@ from toys.quantized import QUANTIZED_MARKS, by_bits, load_toy
 from transformers.pytorch_utils import Conv1D
 
 from autopeft import model
-from autopeft.extension import discover
 from autopeft.model.linear_layers import n_bits, plain_weight
 from autopeft.model.quantization import stop_mutation
+from autopeft.plugins import discover
 from autopeft.sensitivity import ScoredModel, measure
 
 pytestmark = QUANTIZED_MARKS

@@ -10,7 +10,7 @@ from toys.families import BART, CLIP_TEXT, GROUPED, HEADED, IDS, VISION_TOWER, D
 from autopeft import model
 from autopeft.adapters import compile_plan
 from autopeft.errors import ModelError, TargetError
-from autopeft.records import ModelSpec
+from autopeft.types import ModelSpec
 
 TEXT, CAUSAL, IMAGES = (
     f"AutoModelFor{task}" for task in ("SequenceClassification", "CausalLM", "ImageClassification")

@@ -8,8 +8,8 @@ import transformers
 from toys.architectures import FEW, MLA, MOE, V
 
 from autopeft.adapters import compile_plan
-from autopeft.extension import discover
 from autopeft.model import BaseModel
+from autopeft.plugins import discover
 
 METHODS = discover("autopeft.methods")
 DENSE_FIRST = {"n_shared_experts": 1, "first_k_dense_replace": 1, "moe_intermediate_size": 12}

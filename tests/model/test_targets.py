@@ -12,10 +12,10 @@ from peft import LoraConfig, PeftModel
 from torch import nn
 from toys.architectures import CONTEXT, D, F, build, logits, make_inputs, skeleton, train
 
-from autopeft.extension import discover
 from autopeft.model import BaseModel, load_weights, save_weights
 from autopeft.model.targets import list_targets
-from autopeft.records import Plan
+from autopeft.plugins import discover
+from autopeft.types import Plan
 
 # peft warns that rank patterns of parameters match no module; that they work is what is tested here.
 pytestmark = [

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForImageClassification
 
 from autopeft import model
-from autopeft.records import ModelSpec, Plan
+from autopeft.types import ModelSpec, Plan
 
 AUTO = "AutoModelForImageClassification"
 PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -10,7 +10,7 @@ from toys.families import FAMILIES, D, build
 
 from autopeft.model import BaseModel
 from autopeft.model.linear_layers import hidden_size
-from autopeft.records import Target
+from autopeft.types import Target
 
 
 def target(n, *, name="m"):

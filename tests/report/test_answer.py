@@ -10,9 +10,9 @@ from toys.pages import Page
 from toys.results import BEST, WORDS, kept_default, of_language_model, toy_result, with_sizes
 
 from autopeft import report
-from autopeft.records import IN_MEMORY
 from autopeft.report import WeightFolders
 from autopeft.report.answer import _MARKS
+from autopeft.types import IN_MEMORY
 
 # Words of earlier versions or of the code, which a stranger does not know.
 PRIVATE = re.compile(r"\b(incumbent|rungs?|confirmations?|confirmed|proxy|proxies|smallest|fidelity)\b", re.I)

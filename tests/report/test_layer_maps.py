@@ -9,8 +9,8 @@ from toys.results import WORDS, toy_result
 from toys.space import linear
 
 from autopeft import report
-from autopeft.records import Adapter, Plan, TargetScores
 from autopeft.report.layer_maps import MAX_ROWS, merged, rank_map, score_map
+from autopeft.types import Adapter, Plan, TargetScores
 
 
 def shown_map(values):

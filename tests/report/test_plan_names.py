@@ -8,9 +8,9 @@ import pytest
 from toys.results import BASELINE, BEST, HEAD, SLOW, WORDS, toy_result, toy_run
 from toys.space import linear
 
-from autopeft.records import Adapter, Plan
 from autopeft.report import plan_words
 from autopeft.report.plan_names import groups, module_words
+from autopeft.types import Adapter, Plan
 
 ROLES = ("q", "k", "v", "o", "up", "down")
 TARGETS = tuple(

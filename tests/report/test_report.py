@@ -25,12 +25,12 @@ from toys.results import (
 )
 
 from autopeft import report
-from autopeft.extension import discover
-from autopeft.records import SearchSoFar
+from autopeft.plugins import discover
 from autopeft.report import PartWords
 from autopeft.report.formatting import difference, metric, plus_minus
 from autopeft.report.page import page_html, page_of
-from autopeft.tasks.parts.token_metrics import TOKEN_METRICS
+from autopeft.tasks._shared.token_metrics import TOKEN_METRICS
+from autopeft.types import SearchSoFar
 
 BOTH = (report.report_md, report.report_html)
 

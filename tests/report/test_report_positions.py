@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 from toys.results import toy_result
 
-from autopeft.records import Arm
 from autopeft.report import PartWords, report_html, report_md, trials_csv
+from autopeft.types import Arm
 
 RANGES = {"": (2e-3, 2e-3), "lora": (5e-4, 1.6e-2), "ia3": (1e-3, 1e-1)}
 

@@ -12,8 +12,8 @@ import pytest
 from pydantic import ValidationError
 from toys.results import BASELINE, BEST, SLOW, kept_default, of_language_model, toy_result, with_sizes
 
-from autopeft.records import Measurement, Status
 from autopeft.report import ResultFile, TrialRow, result_json, trials_csv
+from autopeft.types import Measurement, Status
 from scripts.result_schema import PAGES, schema_text
 
 SCHEMA, ROW_SCHEMA = (json.loads(page.read_text(encoding="utf-8")) for page in list(PAGES)[:2])

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from autopeft.extension import discover
-from autopeft.records import rate
+from autopeft.plugins import discover
+from autopeft.types import rate
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 

@@ -12,8 +12,8 @@ from test_layering import PACKAGE, ROOMS
 from toys.bases import PEFT_TASKS, adapters_of
 
 from autopeft.adapters import compile_plan
-from autopeft.extension import Method
-from autopeft.records import Plan
+from autopeft.plugins import Method
+from autopeft.types import Plan
 
 ROOT = Path(__file__).parents[2]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -43,11 +43,11 @@ def test_files_that_contributing_names_exist() -> None:
 
 @pytest.fixture(scope="module")
 def worked_method() -> Method:
-    """The `PART` of the worked method, as its code block makes it."""
+    """The `PLUGIN` of the worked method, as its code block makes it."""
     (code,) = re.findall(r"## Add a method\n.*?```python\n(.*?)```", CONTRIBUTING, re.DOTALL)
     module = ModuleType("hra")
     exec(compile(code, "CONTRIBUTING.md", "exec"), vars(module))
-    return module.PART
+    return module.PLUGIN
 
 
 @pytest.mark.parametrize("architecture", ["llama-lm", "t5-lm"])

@@ -61,7 +61,7 @@ print(json.dumps([(result.exit_code, result.stdout, result.stderr) for result in
 
 
 KNOWN = """
-from autopeft.extension import discover
+from autopeft.plugins import discover
 from repository.readme_tables import method_table
 folders = ("methods", "sensitivity", "metrics", "tasks")
 names = {folder: list(discover(f"autopeft.{folder}")) for folder in folders}

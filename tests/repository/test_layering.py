@@ -23,9 +23,9 @@ PART_ROOMS = ("methods", "metrics", "tasks", "sensitivity", "exports")
 FILES = sorted(PACKAGE.rglob("*.py"))
 TORCHLESS = (
     "errors",
-    "records",
-    "extension",
-    "evidence",
+    "types",
+    "plugins",
+    "statistics",
     "budget",
     "store",
     "data",
@@ -102,7 +102,7 @@ def test_planted_sibling_import_is_found(line):
 
 
 def test_imports_that_the_order_allows_are_no_faults():
-    imports = ("autopeft.methods.parts import targets_pattern", "autopeft.records import Target")
+    imports = ("autopeft.methods._shared import targets_pattern", "autopeft.types import Target")
     source = "\n".join([*(f"from {each}" for each in imports), "import torch"])
     assert faults(source, ("autopeft", "methods", "lora")) == []
     assert faults("from autopeft.store.files import write_text", ("autopeft", "store", "plan")) == []

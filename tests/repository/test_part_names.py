@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import autopeft
-from autopeft.extension import discover
+from autopeft.plugins import discover
 
 PACKAGE = Path(autopeft.__file__).parent
 FOLDERS = ("methods", "metrics", "tasks", "sensitivity", "exports")
@@ -127,7 +127,7 @@ def test_planted_name_in_a_template_is_found():
 @pytest.mark.parametrize(
     ("source", "folder"),
     [
-        ('PART = PeftMethod(name="lora")', "methods"),
+        ('PLUGIN = PeftMethod(name="lora")', "methods"),
         ('"""lora"""', "report"),
         ('def f():\n    "lora"', "report"),
         ('hint = "LoRA is what lora and loha have in common"', "report"),

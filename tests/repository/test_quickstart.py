@@ -8,7 +8,7 @@ from pathlib import Path
 
 from toys.results import toy_plan, toy_result, toy_run, toy_target
 
-from autopeft import records as rec
+from autopeft import types as rec
 from autopeft.cli.results import print_result
 
 PAGE = Path(__file__).parents[2] / "docs" / "quickstart.md"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autopeft.records import SETTINGS
+from autopeft.types import SETTINGS
 from scripts.settings_page import PAGE, settings_page
 
 

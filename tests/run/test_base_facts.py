@@ -14,7 +14,7 @@ from toys.folders import word_tokenizer
 from toys.tasks import image_processor
 
 from autopeft.run.base_facts import base_facts
-from autopeft.tasks.parts.generating import generate_greedily
+from autopeft.tasks._shared.generating import generate_greedily
 
 IDS = torch.tensor([[2, 9, 14, 5]])
 

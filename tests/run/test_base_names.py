@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from autopeft.cli.app import app
 from autopeft.commands import apply, push
 from autopeft.model import DEMO_HUB_ID, resolve
-from autopeft.records import ModelSpec
 from autopeft.store import read_plan
+from autopeft.types import ModelSpec
 
 COMMIT = "a" * 40
 SEARCH = "--budget 5% --max-steps 3 --effort quick --quiet --space everything"

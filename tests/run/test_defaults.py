@@ -9,16 +9,7 @@ import pytest
 from toys.words import CONTEXT
 
 from autopeft.commands import preview, run_search
-from autopeft.extension import TaskDefaults
-from autopeft.records import (
-    BudgetSpec,
-    DataSpec,
-    ModelSpec,
-    OutputSpec,
-    RunSpec,
-    SearchSpec,
-    TaskSpec,
-)
+from autopeft.plugins import TaskDefaults
 from autopeft.run.defaults import (
     answer_length,
     batch_size,
@@ -29,8 +20,17 @@ from autopeft.run.defaults import (
 )
 from autopeft.run.progress import Lines
 from autopeft.store import RunDir
-from autopeft.tasks.parts.usual import LABELLED
+from autopeft.tasks._shared.usual import LABELLED
 from autopeft.train import limited_by, max_length_of
+from autopeft.types import (
+    BudgetSpec,
+    DataSpec,
+    ModelSpec,
+    OutputSpec,
+    RunSpec,
+    SearchSpec,
+    TaskSpec,
+)
 
 TEXT = TaskDefaults(
     max_length=(128, 2048), batch_size=(4, 16), epochs=(1, 3), step_tokens=4096, seen_examples=20_000

@@ -9,10 +9,10 @@ import pytest
 from toys.specs import run_spec
 
 from autopeft import commands
-from autopeft.records import with_setting
 from autopeft.run.prepare import prepare
 from autopeft.run.progress import Lines
 from autopeft.run.search_problem import with_evaluated_examples
+from autopeft.types import with_setting
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from toys.specs import run_spec
 
 from autopeft.errors import ModelError
 from autopeft.model import load_skeleton
-from autopeft.records import Adapter, ModelSpec, Plan
 from autopeft.run import resources
 from autopeft.run.resources import device_in_float32, loading_place
+from autopeft.types import Adapter, ModelSpec, Plan
 
 AUTO_CLASS = "AutoModelForSequenceClassification"
 LANGUAGE = "AutoModelForCausalLM"

@@ -11,11 +11,11 @@ from toys.specs import run_spec
 
 from autopeft import commands
 from autopeft.errors import DataError
-from autopeft.evidence import Examples, mean_and_std_error
-from autopeft.records import RunSpec
 from autopeft.run.prepare import prepare
 from autopeft.run.progress import Lines
 from autopeft.run.search_problem import check_comparison
+from autopeft.statistics import Examples, mean_and_std_error
+from autopeft.types import RunSpec
 
 SIZES = {"train": 3, "validation": 5, "test": 4}  # rows of a speaker
 

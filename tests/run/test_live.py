@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from autopeft import commands
 from autopeft.cli.app import app
 from autopeft.errors import RunDirError
-from autopeft.records import SearchSoFar
 from autopeft.run import live
 from autopeft.run.progress import Lines
 from autopeft.store import RunDir
+from autopeft.types import SearchSoFar
 
 
 class Stopping(Lines):

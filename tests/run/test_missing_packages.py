@@ -11,8 +11,8 @@ import pytest
 from transformers.quantizers import quantizer_gptq
 
 from autopeft.errors import DataError, ModelError
-from autopeft.records import DataSpec, ModelSpec, RunSpec
 from autopeft.run.prepare import prepare
+from autopeft.types import DataSpec, ModelSpec, RunSpec
 
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128}
 

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from autopeft.cli.app import app
 from autopeft.commands import train_plan
-from autopeft.records import DataSpec, ModelSpec, Plan, PlanDocument, RunSpec
 from autopeft.store import write_plan
+from autopeft.types import DataSpec, ModelSpec, Plan, PlanDocument, RunSpec
 
 CONFIGS = {
     "lora": lambda: peft.LoraConfig(target_modules=["q_proj", "down_proj"], r=2),

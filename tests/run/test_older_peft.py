@@ -13,9 +13,9 @@ from autopeft import space
 from autopeft.adapters import compile_plan
 from autopeft.cli.app import app
 from autopeft.errors import SpecError
-from autopeft.extension import discover, missing_in_peft
-from autopeft.extension import method as method_module
 from autopeft.model import attach, load_skeleton
+from autopeft.plugins import discover, missing_in_peft
+from autopeft.plugins import method as method_module
 from autopeft.run.search_problem import fit_to_budget, requested_space
 
 AUTO_CLASS = "AutoModelForSequenceClassification"

@@ -13,7 +13,12 @@ from toys.families import HEADED, D
 TOKENS = torch.tensor([[5, 9, 14, 20, 7, 11]])
 LINEAR = {"linear_key_head_dim": 4, "linear_value_head_dim": 4, "linear_num_key_heads": 2}
 LINEAR |= {"linear_num_value_heads": 2, "layer_types": ["linear_attention", "full_attention"]}
-PARTS = {"rope_type": "default", "mrope_section": [1, 1, 0], "rope_theta": 1e4, "partial_rotary_factor": 1.0}
+PLUGINS = {
+    "rope_type": "default",
+    "mrope_section": [1, 1, 0],
+    "rope_theta": 1e4,
+    "partial_rotary_factor": 1.0,
+}
 TOWER = {"depth": 1, "hidden_size": D, "out_hidden_size": D, "intermediate_size": 24, "num_heads": 4}
 
 
@@ -23,7 +28,7 @@ def toy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("qwen")
     torch.manual_seed(0)
     config = transformers.Qwen3_5Config(
-        text_config={**HEADED, **LINEAR, "rope_parameters": PARTS},
+        text_config={**HEADED, **LINEAR, "rope_parameters": PLUGINS},
         vision_config={**TOWER, "patch_size": 4},
         image_token_id=60,
     )

@@ -15,9 +15,9 @@ from toys.words import VOCABULARY
 
 from autopeft import model
 from autopeft.commands import train_plan
-from autopeft.extension import discover
-from autopeft.records import DataSpec, ModelSpec, Plan, PlanDocument, RunSpec
+from autopeft.plugins import discover
 from autopeft.store import write_plan
+from autopeft.types import DataSpec, ModelSpec, Plan, PlanDocument, RunSpec
 
 WORDS = [word for word in VOCABULARY if word.isalpha()][:10]
 TEXT = " ".join(WORDS[:5])

@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 from toys.results import SETTING
 
-from autopeft.records import Fidelity, Measurement, Plan, Status
 from autopeft.run.progress import Bar, Lines, describe, headings, progress_display
+from autopeft.types import Fidelity, Measurement, Plan, Status
 
 HEAD = Plan(adapters=(), learning_rate=1e-3, trainable_params=0)
 BIG = Plan(adapters=(), learning_rate=1e-3, trainable_params=123_456_789)

@@ -8,7 +8,7 @@ import pytest
 from toys.results import BEST, SETTING, TARGETS, WORDS, toy_result
 
 from autopeft import report
-from autopeft.extension import discover, metric_facts
+from autopeft.plugins import discover, metric_facts
 from autopeft.run.reporting import part_words
 
 

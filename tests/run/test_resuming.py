@@ -10,7 +10,6 @@ from toys.results import toy_plan, toy_run
 from toys.specs import run_spec
 
 from autopeft.errors import SpecError, TrainingError
-from autopeft.records import Decision, with_setting
 from autopeft.run.state import (
     RunState,
     check_base,
@@ -22,6 +21,7 @@ from autopeft.run.state import (
 )
 from autopeft.run.workers import check_executor
 from autopeft.store import RunDir
+from autopeft.types import Decision, with_setting
 
 PLACES = {
     "model": ("model", "id"),

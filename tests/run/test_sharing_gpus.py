@@ -14,7 +14,6 @@ from toys.specs import run_spec
 from autopeft.errors import ModelError
 from autopeft.model import BaseModel, Precision, find_device, from_memory, load, load_skeleton
 from autopeft.model.devices import equal_gpus
-from autopeft.records import ModelSpec
 from autopeft.run import resources
 from autopeft.run.prepare import prepare
 from autopeft.run.resources import one_at_a_time
@@ -22,6 +21,7 @@ from autopeft.run.state import resumed
 from autopeft.run.workers import start_workers
 from autopeft.store import RunDir
 from autopeft.train import Compute
+from autopeft.types import ModelSpec
 
 GIB = 2**30
 CARD = ("H100", 80 * GIB)

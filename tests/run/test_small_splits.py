@@ -9,8 +9,8 @@ from toys.specs import run_spec
 
 from autopeft import commands
 from autopeft.errors import DataError
-from autopeft.records import RunSpec
 from autopeft.run.progress import Lines
+from autopeft.types import RunSpec
 
 
 @pytest.fixture

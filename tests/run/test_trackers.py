@@ -16,9 +16,9 @@ from toys.specs import run_spec
 
 import autopeft
 from autopeft.errors import SpecError, UnknownNameError
-from autopeft.records import OutputSpec
 from autopeft.run.trackers import check_trackers, log_plans
 from autopeft.store import RunDir
+from autopeft.types import OutputSpec
 
 
 def spec_with(*names):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import OPTConfig, OPTForSequenceClassification
 
-from autopeft.extension import discover
 from autopeft.model.targets import list_targets
+from autopeft.plugins import discover
 from autopeft.sensitivity import ScoredModel, measure
 
 

@@ -17,8 +17,8 @@ from toys.sensitivity import (
     weights_of,
 )
 
-from autopeft.extension import Score
-from autopeft.sensitivity.parts.measure import rank_correlation
+from autopeft.plugins import Score
+from autopeft.sensitivity._shared.measure import rank_correlation
 
 by_score = pytest.mark.parametrize("name", SCORES)
 # Filler words per text: with some tokens more, T is on either side of where `fisher` changes its way

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from toys.sensitivity import SCORES
 
-from autopeft.records import Target
+from autopeft.types import Target
 
 
 class NoFloat64OnMps(TorchDispatchMode):

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from toys.sensitivity import run_scores, score_by_target
 
-from autopeft.sensitivity.parts.measure import rank_correlation
+from autopeft.sensitivity._shared.measure import rank_correlation
 
 
 def test_halves_are_ranked_against_each_other(bert, task, make_batch):

@@ -9,8 +9,8 @@ import transformers
 from toys import architectures as model_toys
 from toys.sensitivity import mean_squares, score_by_target, weights_of
 
-from autopeft.extension import discover
 from autopeft.model import BaseModel
+from autopeft.plugins import discover
 
 CHOICE = discover("autopeft.tasks")["multiple-choice"]
 CLASSES = discover("autopeft.tasks")["text-classification"]

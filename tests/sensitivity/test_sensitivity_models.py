@@ -23,7 +23,7 @@ from toys.sensitivity import (
 )
 
 from autopeft.model import BaseModel
-from autopeft.sensitivity.parts.score import normalise
+from autopeft.sensitivity._shared.score import normalise
 
 
 def loss_of(base):

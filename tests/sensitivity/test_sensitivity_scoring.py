@@ -12,12 +12,12 @@ import torch
 from toys.sensitivity import SCORES, FirstLayerLoss
 
 from autopeft.errors import SpecError, UnknownNameError
-from autopeft.records import DataSpec, ModelSpec, RunSpec, TaskSpec, from_json, to_json, with_setting
-from autopeft.records import Sensitivity as Record
 from autopeft.run.prepare import prepare
 from autopeft.run.scoring import _batches, affordable_examples, logged_scores, sensitivity
 from autopeft.run.search_problem import fit_to_budget, requested_space, search_problem
 from autopeft.train import Compute
+from autopeft.types import DataSpec, ModelSpec, RunSpec, TaskSpec, from_json, to_json, with_setting
+from autopeft.types import Sensitivity as Record
 
 
 @pytest.fixture(scope="module")

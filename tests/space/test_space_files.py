@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from autopeft.errors import SpecError
-from autopeft.extension import Method, discover
+from autopeft.plugins import Method, discover
 from autopeft.space import (
     Space,
     learning_rates,

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from toys.space import DEFAULT, METHODS, N_LAYERS, RANK_ONE, context, targets
 
-from autopeft.records import Arm
 from autopeft.space import FirstPlan, MethodSpace, Policy, Space, first_policies, plan_of, select_targets
+from autopeft.types import Arm
 
 LORA = FirstPlan(method="lora", rate=0.4, baseline=True)
 AT_Q_AND_V = LORA.model_copy(update={"placement": "q+v"})

@@ -11,8 +11,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from toys.space import DORA, METHODS, N_LAYERS, context, policies, prices, recount, targets
 
-from autopeft.records import Target
 from autopeft.space import Policy, plan_of, select_targets
+from autopeft.types import Target
 
 ONE_RANK = ("hira", "miss", "oft")  # of those that are drawn, the ranked ones whose config holds one rank
 

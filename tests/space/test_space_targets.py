@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 from toys.space import DEFAULT, METHODS, WIDTHS, context, linear, targets
 
-from autopeft.records import Target
 from autopeft.space import (
     AllocationContext,
     MethodSpace,
@@ -20,6 +19,7 @@ from autopeft.space import (
     plan_of,
     select_targets,
 )
+from autopeft.types import Target
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ import pytest
 
 from autopeft import space
 from autopeft.errors import RunDirError
-from autopeft.records import RunSpec, TaskSpec, commands, python_words
 from autopeft.store import (
     checksums,
     files,
@@ -24,6 +23,7 @@ from autopeft.store import (
     require_unchanged,
     seal_folder,
 )
+from autopeft.types import RunSpec, TaskSpec, commands, python_words
 
 
 @pytest.mark.parametrize("mode", ["rb", "r+b"])

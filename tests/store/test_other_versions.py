@@ -10,10 +10,10 @@ import pytest
 
 from autopeft import commands
 from autopeft.errors import RunDirError, SpecError
-from autopeft.records import VERSION, RunSpec
 from autopeft.run.progress import Lines
 from autopeft.run.reporting import render
 from autopeft.store import STATE, RunDir, read_checked, read_plan, write_checked
+from autopeft.types import VERSION, RunSpec
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopeft.errors import SpecError, UnknownNameError
-from autopeft.records import RunSpec
 from autopeft.store import resolve_settings, whole_path
 from autopeft.store.settings import parse_bytes, parse_duration
+from autopeft.types import RunSpec
 
 
 def settings(file="", *, env=None, flags=None, assign=(), folder: Path | None = None):

@@ -12,7 +12,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from autopeft.errors import RunDirError, SpecError, UnknownNameError
-from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
 from autopeft.store import (
     claimed_folder,
     parse_yaml,
@@ -23,6 +22,7 @@ from autopeft.store import (
     write_text,
     write_yaml_text,
 )
+from autopeft.types import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ from dataclasses import replace
 import pytest
 
 from autopeft.errors import RunDirError
-from autopeft.records import (
+from autopeft.store import STATE, RunDir, resolve_settings, write_checked
+from autopeft.store.study_file import study_file
+from autopeft.types import (
     Budget,
     Cost,
     Fidelity,
@@ -27,8 +29,6 @@ from autopeft.records import (
     Status,
     Verdict,
 )
-from autopeft.store import STATE, RunDir, resolve_settings, write_checked
-from autopeft.store.study_file import study_file
 
 PLAN = Plan(adapters=(), learning_rate=0.001, trainable_params=0)
 
@@ -103,7 +103,7 @@ def test_a_run_held_in_this_process_is_in_use(run):
 def test_a_run_held_by_another_process_is_in_use(tmp_path):
     path = tmp_path / "run"
     code = (
-        "import sys; from autopeft.store import RunDir; from autopeft.records import RunSpec\n"
+        "import sys; from autopeft.store import RunDir; from autopeft.types import RunSpec\n"
         "run = RunDir.create(sys.argv[1], resume=False); run.write_spec(RunSpec())\n"
         "print('held', flush=True); input()"
     )

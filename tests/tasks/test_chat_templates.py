@@ -9,15 +9,15 @@ import pytest
 from toys.tasks import CHAT_TEMPLATE, with_end_of_text
 
 from autopeft.errors import DataError
-from autopeft.extension import LabelSpace, discover
-from autopeft.records import TaskSpec
-from autopeft.tasks.parts.chat_templates import divided, end_of_answer
+from autopeft.plugins import LabelSpace, discover
+from autopeft.tasks._shared.chat_templates import divided, end_of_answer
+from autopeft.types import TaskSpec
 
-PART = discover("autopeft.tasks")["text-generation"]
+PLUGIN = discover("autopeft.tasks")["text-generation"]
 USER, ANSWER = {"role": "user", "content": "the  food"}, {"role": "assistant", "content": "good"}
 START = "{% if add_generation_prompt %}time {% endif %}"
 # As those of SmolVLM and Idefics: a text's letters are no parts, so that nothing is written.
-PARTS = (
+PLUGINS = (
     "{% for m in messages %}{{ 'day ' if m.role == 'user' else 'time ' }}"
     "{% for part in m.content %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
     " [SEP] {% endfor %}" + START
@@ -40,13 +40,13 @@ def with_template(tokenizer, template):
 
 
 def encoded(tokenizer, prompts, answers, *, kind="completion"):
-    task = PART.fitted(TaskSpec(), LabelSpace(kind=kind), tokenizer)
+    task = PLUGIN.fitted(TaskSpec(), LabelSpace(kind=kind), tokenizer)
     made = task.encode([(prompt,) for prompt in prompts], answers, tokenizer, 40)
     texts = [" ".join(tokenizer.convert_ids_to_tokens(e["input_ids"])) for e in made.examples]
     return task, texts, made.notes
 
 
-@pytest.mark.parametrize("template", [PARTS, FIRST_PART])
+@pytest.mark.parametrize("template", [PLUGINS, FIRST_PART])
 def test_contents_are_given_as_parts_where_texts_are_lost_or_refused(template, words):
     words.chat_template = template
     _, texts, _ = encoded(words, ["the food", "a film"], ["good", "bad"])

@@ -11,7 +11,7 @@ import transformers
 from toys.bases import toy_config
 from toys.families import BART
 
-from autopeft.tasks.parts import generating
+from autopeft.tasks._shared import generating
 
 LENGTH, NEW, CPU = 5, 3, torch.device("cpu")
 

@@ -22,17 +22,17 @@ from autopeft import model
 from autopeft.data import load, read_images
 from autopeft.data.images import ImageFile
 from autopeft.errors import DataError, ModelError
-from autopeft.extension import discover
 from autopeft.model import BaseModel
-from autopeft.records import DataSpec, ModelSpec, TaskSpec
+from autopeft.plugins import discover
 from autopeft.train import encode_splits
+from autopeft.types import DataSpec, ModelSpec, TaskSpec
 
 try:
     from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 except ModuleNotFoundError:  # older releases of transformers have one class, by Pillow
     from transformers import Siglip2ImageProcessor as Siglip2ImageProcessorPil
 
-PART = discover("autopeft.tasks")["image-classification"]
+PLUGIN = discover("autopeft.tasks")["image-classification"]
 ROOT = Path(__file__).parents[2]
 
 
@@ -110,7 +110,7 @@ def test_tables_by_comma_find_their_images_each_in_its_own_folder(tmp_path):
 
 
 def test_encoded_pixels_are_those_of_the_processor_whatever_the_mode(monkeypatch):
-    toy = make_toy(PART, None)
+    toy = make_toy(PLUGIN, None)
     files = [file for (file,) in toy.inputs]
     expected = toy.tokenizer(images=[file.load() for file in files], return_tensors="pt")["pixel_values"]
     kept = toy.encoded()
@@ -123,8 +123,8 @@ def test_encoded_pixels_are_those_of_the_processor_whatever_the_mode(monkeypatch
 
 
 def test_metric_and_loss_are_those_of_scikit_learn():
-    toy = make_toy(PART, None)
-    task = PART.fitted(TaskSpec(metric="macro-f1"), toy.task.label_space, toy.tokenizer)
+    toy = make_toy(PLUGIN, None)
+    task = PLUGIN.fitted(TaskSpec(metric="macro-f1"), toy.task.label_space, toy.tokenizer)
     (batch,) = toy.batches(100)
     with torch.no_grad():
         chances = toy.module(pixel_values=batch["pixel_values"]).logits.double().softmax(-1)
@@ -136,7 +136,7 @@ def test_metric_and_loss_are_those_of_scikit_learn():
 def test_grey_images_and_palettes_become_three_channels():
     grey = image_file(np.arange(100).reshape(10, 10))
     assert grey.load().mode == "RGB"
-    made = PART.encode([(grey,)], [0], image_processor(), 1)
+    made = PLUGIN.encode([(grey,)], [0], image_processor(), 1)
     assert made.examples[0]["pixel_values"].shape == (3, 8, 8)
 
 
@@ -147,7 +147,7 @@ def test_image_that_does_not_open_is_named(by_table):
         DataError, match=r"The image .*pictures/7\.png does not open .*; replace it or leave it out"
     ):
         for split in (data.train, data.search, data.confirm):
-            PART.encode(split.inputs, split.labels, image_processor(), 1)
+            PLUGIN.encode(split.inputs, split.labels, image_processor(), 1)
 
 
 def test_all_images_of_a_split_that_do_not_open_are_named_at_once(by_table):
@@ -156,7 +156,7 @@ def test_all_images_of_a_split_that_do_not_open_are_named_at_once(by_table):
     for path in broken:
         Path(path).write_bytes(b"no image")
     with pytest.raises(DataError) as error:
-        PART.encode(train.inputs, train.labels, image_processor(), 1)
+        PLUGIN.encode(train.inputs, train.labels, image_processor(), 1)
     assert f"The image {broken[0]} does not open" in str(error.value)
     assert f"In all 3 do not open: {broken[0]}, {broken[1]} and {broken[2]}." in str(error.value)
 
@@ -189,20 +189,20 @@ def test_missing_images_and_columns_are_refused(tmp_path, by_table):
 
 
 def test_vision_model_is_loaded_with_its_processor_and_a_head_of_the_right_size(tmp_path):
-    toy = make_toy(PART, None)
+    toy = make_toy(PLUGIN, None)
     toy.module.save_pretrained(tmp_path)
     toy.tokenizer.save_pretrained(tmp_path)
-    base = model.load(ModelSpec(id=str(tmp_path)), auto_class=PART.auto_class, label_names=("a", "b", "c"))
+    base = model.load(ModelSpec(id=str(tmp_path)), auto_class=PLUGIN.auto_class, label_names=("a", "b", "c"))
     assert base.module.classifier.out_features == 3 and base.head_names == ("classifier",)
     assert base.pad_token_id == 0
     assert base.tokenizer.size == toy.tokenizer.size
 
 
 def test_images_of_a_size_that_the_model_lacks_are_refused_before_any_trial(by_table):
-    toy = make_toy(PART, None)
+    toy = make_toy(PLUGIN, None)
     base = BaseModel(toy.module, image_processor(16), name="tiny vit", untrained=frozenset())
     data = read(by_table)
-    task = PART.fitted(TaskSpec(), data.label_space, base.tokenizer)
+    task = PLUGIN.fitted(TaskSpec(), data.label_space, base.tokenizer)
     with pytest.raises(ModelError, match=r"tiny vit cannot take an example .*pixel_values \(1, 3, 16, 16\)"):
         encode_splits(data, base=base, task=task, max_length=8)
 
@@ -213,7 +213,7 @@ def test_images_that_the_processor_leaves_in_several_sizes_are_refused_in_one_li
         Image.new("RGB", (int(Path(file.path).stem), 5)).save(file.path)
     processor = type(image_processor())(do_resize=False)
     with pytest.raises(DataError, match=r"^The image processor refuses .*5\.png or one of [^\n]*; correct"):
-        PART.encode([(file,) for file in files], [0, 1], processor, 8)
+        PLUGIN.encode([(file,) for file in files], [0, 1], processor, 8)
 
 
 def test_a_model_of_patches_gets_their_mask_and_shapes_too(by_table):
@@ -223,7 +223,7 @@ def test_a_model_of_patches_gets_their_mask_and_shapes_too(by_table):
     module = transformers.Siglip2ForImageClassification(config).eval()
     processor = Siglip2ImageProcessorPil(patch_size=4, max_num_patches=16)
     data = read(by_table)
-    task = PART.fitted(TaskSpec(), data.label_space, processor)
+    task = PLUGIN.fitted(TaskSpec(), data.label_space, processor)
     base = BaseModel(module, processor, name="tiny siglip2", untrained=frozenset())
     train = encode_splits(data, base=base, task=task, max_length=8)["train"]
     batch = task.collate(train.examples[:3], train.labels[:3], 0)
@@ -243,6 +243,6 @@ def test_script_pretrains_on_half_of_the_classes_and_writes_the_other(tmp_path, 
     assert data.label_names == ("5", "6", "7", "8", "9")
     assert sum(sizes(data)) > 850 and sizes(data)[3] > 250
     base = model.load(
-        ModelSpec(id=str(tmp_path / "model")), auto_class=PART.auto_class, label_names=data.label_names
+        ModelSpec(id=str(tmp_path / "model")), auto_class=PLUGIN.auto_class, label_names=data.label_names
     )
     assert {target.role for target in base.targets} >= {"q", "k", "v", "o", "up", "down", "norm"}

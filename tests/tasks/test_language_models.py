@@ -12,10 +12,10 @@ from tokenizers.processors import TemplateProcessing
 from toys.bases import toy_base
 from toys.tasks import CHAT_TEMPLATE, with_end_of_text
 
-from autopeft.extension import IGNORED, LabelSpace, discover
-from autopeft.records import TaskSpec
+from autopeft.plugins import IGNORED, LabelSpace, discover
+from autopeft.types import TaskSpec
 
-PART = discover("autopeft.tasks")["text-generation"]
+PLUGIN = discover("autopeft.tasks")["text-generation"]
 START = "[CLS]"
 
 
@@ -35,7 +35,7 @@ def starting(words):
 
 
 def encoded(tokenizer, kind, texts, answers=None, *, max_length, **spec):
-    task = PART.fitted(TaskSpec(**spec), LabelSpace(kind=kind), tokenizer)
+    task = PLUGIN.fitted(TaskSpec(**spec), LabelSpace(kind=kind), tokenizer)
     return task, task.encode([(text,) for text in texts], answers or [""] * len(texts), tokenizer, max_length)
 
 
@@ -79,7 +79,7 @@ def test_prompts_that_are_cut_keep_their_beginning_token(template, starting):
     ],
 )
 def test_thoughts_are_no_part_of_an_answer(text, answer):
-    from autopeft.tasks.parts.writing import _find_answer
+    from autopeft.tasks._shared.writing import _find_answer
 
     assert _find_answer(text, None) == answer
     assert _find_answer("<think>\n\n</think>\n\nyes", "^(yes|no)") == "yes"

@@ -12,10 +12,10 @@ from toys.tasks import CHAT_TEMPLATE, with_end_of_text
 
 import autopeft
 from autopeft.errors import SpecError
-from autopeft.extension import LabelSpace, discover, last_answer
-from autopeft.records import TaskSpec
+from autopeft.plugins import LabelSpace, discover, last_answer
+from autopeft.types import TaskSpec
 
-PART = discover("autopeft.tasks")["text-generation"]
+PLUGIN = discover("autopeft.tasks")["text-generation"]
 TURNS = [
     *({"role": "system", "content": "day"}, {"role": "user", "content": "the food"}),
     *({"role": "assistant", "content": "good fine"}, {"role": "user", "content": "a film"}),
@@ -43,7 +43,7 @@ def words(tokenizer):
 
 
 def encoded(tokenizer, turns, *, max_length=99, **spec):
-    task = PART.fitted(TaskSpec(**spec), LabelSpace(kind="chat"), tokenizer)
+    task = PLUGIN.fitted(TaskSpec(**spec), LabelSpace(kind="chat"), tokenizer)
     made = task.encode([(json.dumps(turns[:-1]),)], [turns[-1]["content"]], tokenizer, max_length)
     (example,), (labels,) = made.examples, made.labels
     return example["input_ids"].tolist(), labels.tolist(), made.notes
@@ -99,7 +99,7 @@ def test_blocks_of_text_are_those_of_trl_with_the_packing_that_exports_name(word
         train_dataset=Dataset.from_list([{"text": text} for text in texts]),
         processing_class=words,
     )
-    task = PART.fitted(TaskSpec(), LabelSpace(kind="documents"), words)
+    task = PLUGIN.fitted(TaskSpec(), LabelSpace(kind="documents"), words)
     blocks = task.encode([(text,) for text in texts], [""] * 3, words, 5).examples
     assert [block["input_ids"].tolist() for block in blocks] == list(trainer.train_dataset["input_ids"])
 

@@ -7,9 +7,9 @@ import pytest
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from autopeft.extension import LabelSpace, discover
-from autopeft.records import TaskSpec
-from autopeft.tasks.parts.tokens import tokenized
+from autopeft.plugins import LabelSpace, discover
+from autopeft.tasks._shared.tokens import tokenized
+from autopeft.types import TaskSpec
 
 N_CHARACTERS = 20_000
 SEEN = ["the plot of the film was great, and the staff of the plot was not", "aaa  aab    ababab\n\nöß日本語"]

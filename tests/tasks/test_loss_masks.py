@@ -21,8 +21,8 @@ from toys.bases import toy_base, toy_config
 from toys.tasks import CHAT_TEMPLATE, with_end_of_text
 from toys.words import CONTEXT, toy_rows
 
-from autopeft.extension import LabelSpace, discover
-from autopeft.records import TaskSpec
+from autopeft.plugins import LabelSpace, discover
+from autopeft.types import TaskSpec
 
 TASKS = discover("autopeft.tasks")
 IGNORED = -100

@@ -13,10 +13,10 @@ from toys.tasks import make_toy
 
 from autopeft.data import load, read_choices
 from autopeft.errors import DataError
-from autopeft.extension import discover
-from autopeft.records import DataSpec
+from autopeft.plugins import discover
+from autopeft.types import DataSpec
 
-PART = discover("autopeft.tasks")["multiple-choice"]
+PLUGIN = discover("autopeft.tasks")["multiple-choice"]
 
 
 def read(path, rows, **spec):
@@ -140,7 +140,7 @@ def test_part_without_labels_is_left_out_and_such_rows_of_train_dropped(tmp_path
 
 
 def test_scores_are_those_of_each_choice_beside_its_question(tokenizer):
-    toy = make_toy(PART, tokenizer)
+    toy = make_toy(PLUGIN, tokenizer)
     scores = []
     for question, *choices in toy.inputs:
         pairs = [tokenizer(question, choice) for choice in choices]

@@ -7,10 +7,10 @@ from toys.bases import toy_base
 from toys.tasks import with_end_of_text
 
 from autopeft.errors import SpecError, UnknownNameError
-from autopeft.extension import LabelSpace, allow_own_function, discover, metric_facts, own_function
-from autopeft.records import TaskSpec
+from autopeft.plugins import LabelSpace, allow_own_function, discover, metric_facts, own_function
 from autopeft.run.prepare import require_known_metric
 from autopeft.store import resolve_settings
+from autopeft.types import TaskSpec
 
 TASKS = discover("autopeft.tasks")
 MODULE = """

@@ -10,7 +10,8 @@ from toys.bases import toy_config
 from toys.words import toy_rows
 
 from autopeft import commands
-from autopeft.records import (
+from autopeft.run.progress import Lines
+from autopeft.types import (
     BudgetSpec,
     DataSpec,
     ModelSpec,
@@ -19,7 +20,6 @@ from autopeft.records import (
     SearchSpec,
     TaskSpec,
 )
-from autopeft.run.progress import Lines
 
 WEIGHTS = "adapter_model.safetensors"
 

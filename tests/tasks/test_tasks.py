@@ -16,10 +16,10 @@ from toys.tasks import TOYS, make_toy
 from toys.words import CONTEXT, toy_rows
 
 from autopeft.errors import DataError, UnknownNameError
-from autopeft.extension import LabelSpace, Task, discover
 from autopeft.model import BaseModel
-from autopeft.records import TaskSpec
+from autopeft.plugins import LabelSpace, Task, discover
 from autopeft.train import Bench, EncodedSplit
+from autopeft.types import TaskSpec
 
 TASKS = discover("autopeft.tasks")
 by_task = pytest.mark.parametrize("part", TASKS.values(), ids=TASKS)

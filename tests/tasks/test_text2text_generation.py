@@ -9,15 +9,15 @@ import transformers
 from toys.families import BART
 from toys.tasks import make_toy
 
-from autopeft.extension import discover
+from autopeft.plugins import discover
 
-PART = discover("autopeft.tasks")["text2text-generation"]
+PLUGIN = discover("autopeft.tasks")["text2text-generation"]
 
 
 @pytest.fixture
 def toy(tokenizer):
     """Twenty prompts whose completions have different lengths, and a tiny T5."""
-    toy = make_toy(PART, tokenizer)
+    toy = make_toy(PLUGIN, tokenizer)
     toy.labels = [" ".join(["good", "bad", "film"][: 1 + i % 3]) for i in range(20)]
     return toy
 
@@ -47,7 +47,7 @@ def test_decoder_reads_what_the_model_itself_makes_of_labels(name):
     batch = {"input_ids": ids, "attention_mask": (ids > 0).long(), "labels": labels}
     with torch.no_grad():
         expected = module(**batch).logits
-        assert torch.equal(module(**PART.model_type.features(module, batch)).logits, expected)
+        assert torch.equal(module(**PLUGIN.model_type.features(module, batch)).logits, expected)
 
 
 def test_generated_answers_are_the_greedy_ones(toy, tokenizer):

@@ -17,13 +17,13 @@ from toys.words import CONTEXT, toy_rows
 
 from autopeft import model
 from autopeft.errors import DataError, ModelError, SpecError
-from autopeft.extension import LabelSpace, discover
 from autopeft.metrics import ratio_scores
-from autopeft.records import ModelSpec, TaskSpec
-from autopeft.tasks.parts.token_losses import losses_and_hits
-from autopeft.tasks.parts.token_metrics import TokenCounts
+from autopeft.plugins import LabelSpace, discover
+from autopeft.tasks._shared.token_losses import losses_and_hits
+from autopeft.tasks._shared.token_metrics import TokenCounts
+from autopeft.types import ModelSpec, TaskSpec
 
-PART = discover("autopeft.tasks")["text-generation"]
+PLUGIN = discover("autopeft.tasks")["text-generation"]
 COMPLETION = LabelSpace(kind="completion")
 
 
@@ -48,7 +48,7 @@ def learned(tokenizer, ids):
 
 
 def completions(tokenizer, prompts, answers, max_length=CONTEXT, *, label_space=COMPLETION, **spec):
-    task = PART.fitted(TaskSpec(**spec), label_space, tokenizer)
+    task = PLUGIN.fitted(TaskSpec(**spec), label_space, tokenizer)
     return task, task.encode([(p,) for p in prompts], answers, tokenizer, max_length)
 
 
@@ -125,7 +125,7 @@ def test_a_line_break_is_put_only_where_no_white_space_is(prompt, answer, betwee
 
 def test_documents_are_packed_into_blocks_and_nothing_is_lost(words):
     texts = ["good " * n for n in (5, 9, 2, 14)]
-    task = PART.fitted(TaskSpec(), LabelSpace(kind="documents"), words)
+    task = PLUGIN.fitted(TaskSpec(), LabelSpace(kind="documents"), words)
     made = task.encode([(text,) for text in texts], [""] * 4, words, 8)
     whole = [i for example in made.examples for i in example["input_ids"]]
     assert tokens(words, whole) == " ".join(f"{text}[SEP]" for text in texts)
@@ -135,7 +135,7 @@ def test_documents_are_packed_into_blocks_and_nothing_is_lost(words):
 
 
 def test_stream_has_no_ends_within_and_too_little_of_it_is_refused(words):
-    task = PART.fitted(TaskSpec(), LabelSpace(kind="stream"), words)
+    task = PLUGIN.fitted(TaskSpec(), LabelSpace(kind="stream"), words)
     made = task.encode([("good food ",)] * 4, [""] * 4, words, 5)
     assert [tokens(words, example["input_ids"]) for example in made.examples] == [
         "good food good food good",
@@ -267,7 +267,7 @@ def test_answers_are_compared_by_the_pattern(words, pattern, right):
 
 def test_generation_continues_each_prompt_as_it_would_alone(words, llama):
     _, made = completions(words, ["the food was", "a"], ["good", "fine"])
-    batch = PART.collate(made.examples, made.labels, 0)
+    batch = PLUGIN.collate(made.examples, made.labels, 0)
     alone = []
     for ids in (words("the food was")["input_ids"], words("a")["input_ids"]):
         for _ in range(5):
@@ -280,16 +280,16 @@ def test_generation_continues_each_prompt_as_it_would_alone(words, llama):
     expected = [
         words.decode(ids[n:], skip_special_tokens=True) for ids, n in zip(alone, n_prompts, strict=True)
     ]
-    assert PART.model_type.generate(llama.eval(), batch, words, 5) == expected
+    assert PLUGIN.model_type.generate(llama.eval(), batch, words, 5) == expected
 
 
 def test_patterns_and_metrics_that_cannot_be_used_are_refused(words):
     with pytest.raises(SpecError, match=r"'\(' is no regular expression"):
-        PART.fitted(TaskSpec(answer_pattern="("), COMPLETION)
+        PLUGIN.fitted(TaskSpec(answer_pattern="("), COMPLETION)
     with pytest.raises(DataError, match="finds no answer in 1 of 2 completions, such as 'fine'"):
         completions(words, ["a", "a"], ["good", "fine"], metric="exact-match", answer_pattern="good")
     with pytest.raises(DataError, match="exact-match needs prompts with completions"):
-        PART.fitted(TaskSpec(metric="exact-match"), LabelSpace(kind="stream"))
+        PLUGIN.fitted(TaskSpec(metric="exact-match"), LabelSpace(kind="stream"))
 
 
 def test_encoder_that_sees_what_it_is_to_predict_is_refused(model_dir):

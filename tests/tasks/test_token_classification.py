@@ -22,10 +22,10 @@ from torch import nn
 
 from autopeft.data import load, read_tokens
 from autopeft.errors import DataError, ModelError, UnknownNameError
-from autopeft.extension import LabelSpace, discover
-from autopeft.records import DataSpec, TaskSpec
+from autopeft.plugins import LabelSpace, discover
+from autopeft.types import DataSpec, TaskSpec
 
-PART = discover("autopeft.tasks")["token-classification"]
+PLUGIN = discover("autopeft.tasks")["token-classification"]
 NAMES = ("B-org", "B-place", "I-org", "I-place", "O")
 TARGET = LabelSpace(kind="tags", names=NAMES)
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "new", "##port", "york", "is", "big", "##ger"]
@@ -67,7 +67,7 @@ def drawn_tags(seed, n=30):
 
 
 def measured(truth, guesses, *, metric="entity-f1", batch_size=7):
-    task = PART.fitted(TaskSpec(metric=metric), TARGET)
+    task = PLUGIN.fitted(TaskSpec(metric=metric), TARGET)
     examples = [
         {"input_ids": [i] * len(row), "attention_mask": [1] * len(row)} for i, row in enumerate(truth)
     ]
@@ -97,7 +97,7 @@ def test_entity_f1_is_that_of_seqeval_at_every_batch_size(metric, average, seed)
 @pytest.mark.parametrize("places", ["BIES", "BILU"])
 def test_entities_of_all_short_texts_are_those_of_seqeval(places):
     names = ("O", *(f"{place}-{kind}" for place in places for kind in ("x", "x-y")))
-    task = replace(PART, label_space=LabelSpace(kind="tags", names=names))
+    task = replace(PLUGIN, label_space=LabelSpace(kind="tags", names=names))
     as_iobes = [name[0].translate(str.maketrans("LU", "ES")) + name[1:] for name in names]
     for n in range(5):
         for tags in itertools.product(range(len(names)), repeat=n):
@@ -118,7 +118,7 @@ def test_entities_of_bilou_tags_are_those_counted_by_hand():
     truth = ["U-a U-a O B-a I-a L-a", "B-a L-a B-a L-a O"]
     guesses = ["U-a U-a O B-a I-a L-a", "B-a L-a B-a I-a L-a"]
     rows, guessed = ([[names.index(tag) for tag in row.split()] for row in rows] for rows in (truth, guesses))
-    task = PART.fitted(TaskSpec(), LabelSpace(kind="tags", names=names))
+    task = PLUGIN.fitted(TaskSpec(), LabelSpace(kind="tags", names=names))
     examples = [{"input_ids": [i] * len(row), "attention_mask": [1] * len(row)} for i, row in enumerate(rows)]
     seen = task.evaluate(Saved(guessed), iter([task.collate(examples, rows, 0)]))
     assert seen.metric == pytest.approx(2 * 4 / (5 + 5))  # 4 right of 5 true and 5 guessed
@@ -133,7 +133,7 @@ def test_token_accuracy_is_the_share_of_right_tokens():
 
 
 def test_tags_lie_on_the_first_piece_of_each_word(pieces):
-    made = PART.encode([[("newport", "is", "bigger")], [("york", "?!")]], [(1, 4, 4), (1, 4)], pieces, 16)
+    made = PLUGIN.encode([[("newport", "is", "bigger")], [("york", "?!")]], [(1, 4, 4), (1, 4)], pieces, 16)
     assert [pieces.convert_ids_to_tokens(example["input_ids"]) for example in made.examples] == [
         ["[CLS]", "new", "##port", "is", "big", "##ger", "[SEP]"],
         ["[CLS]", "york", "[UNK]", "[SEP]"],
@@ -143,7 +143,7 @@ def test_tags_lie_on_the_first_piece_of_each_word(pieces):
 
 
 def test_tags_that_were_cut_off_are_noted(pieces):
-    made = PART.encode([[("newport", "is", "bigger", "york")]], [(1, 4, 4, 1)], pieces, 5)
+    made = PLUGIN.encode([[("newport", "is", "bigger", "york")]], [(1, 4, 4, 1)], pieces, 5)
     assert [row.tolist() for row in made.labels] == [[-100, 1, -100, 4, -100]]
     assert made.notes[0].startswith("2 of 4 tags count neither in training nor in the metric")
 
@@ -158,13 +158,13 @@ def test_byte_pieces_that_begin_with_the_blank_belong_to_the_word_after_it(piece
             assert texts == ["ab c"]
             return {"input_ids": [[1, 2, 3]], "offset_mapping": [[(0, 1), (1, 2), (2, 4)]]}
 
-    (row,) = PART.encode([[("ab", "c")]], [(0, 1)], Stub(), 9).labels
+    (row,) = PLUGIN.encode([[("ab", "c")]], [(0, 1)], Stub(), 9).labels
     assert row.tolist() == [0, -100, 1]
 
 
 def test_tokenizer_without_offsets_is_refused():
     with pytest.raises(ModelError, match=r"use a base model with a tokenizer\.json"):
-        PART.encode([[("a",)]], [(0,)], SimpleNamespace(is_fast=False), 9)
+        PLUGIN.encode([[("a",)]], [(0,)], SimpleNamespace(is_fast=False), 9)
 
 
 @pytest.mark.parametrize(
@@ -176,16 +176,16 @@ def test_tokenizer_without_offsets_is_refused():
     ],
 )
 def test_metric_follows_the_tags(names, spec, metric):
-    assert PART.fitted(TaskSpec(**spec), LabelSpace(kind="tags", names=names)).metric == metric
+    assert PLUGIN.fitted(TaskSpec(**spec), LabelSpace(kind="tags", names=names)).metric == metric
 
 
 def test_unfit_metric_and_target_are_refused():
     with pytest.raises(DataError, match=r"needs tags such as B-place.*'NOUN'; set --metric token-accuracy"):
-        PART.fitted(TaskSpec(metric="entity-f1"), LabelSpace(kind="tags", names=("NOUN", "VERB")))
+        PLUGIN.fitted(TaskSpec(metric="entity-f1"), LabelSpace(kind="tags", names=("NOUN", "VERB")))
     with pytest.raises(UnknownNameError, match="known: entity-f1, entity-macro-f1, token-accuracy"):
-        PART.fitted(TaskSpec(metric="f1"), TARGET)
+        PLUGIN.fitted(TaskSpec(metric="f1"), TARGET)
     with pytest.raises(DataError, match="learns tags, but the target of these rows is class"):
-        PART.fitted(TaskSpec(), LabelSpace())
+        PLUGIN.fitted(TaskSpec(), LabelSpace())
 
 
 def write(path, rows):
@@ -250,7 +250,7 @@ def test_tokens_with_tag_minus_100_have_no_label(tmp_path, pieces):
     assert {tags for split in parts for tags in split.labels} == {(-100, 0, 1), (-100, 1, 0)}
     assert sum(len(split.labels) for split in parts) == 60
     assert any(note.startswith("The tag -100 of 60 train tokens stands for none") for note in data.notes)
-    made = PART.encode([[("newport", "is", "bigger")]], [(-100, 0, 1)], pieces, 16)
+    made = PLUGIN.encode([[("newport", "is", "bigger")]], [(-100, 0, 1)], pieces, 16)
     assert [row.tolist() for row in made.labels] == [[-100, -100, -100, 0, 1, -100, -100]]
     assert made.notes == ()
 

@@ -13,9 +13,9 @@ from toys.bases import state_of
 from toys.storages import LargestStorage
 from toys.words import VOCABULARY
 
-from autopeft.extension import LabelSpace, discover
-from autopeft.records import TaskSpec
-from autopeft.tasks.parts import token_losses
+from autopeft.plugins import LabelSpace, discover
+from autopeft.tasks._shared import token_losses
+from autopeft.types import TaskSpec
 
 TASKS = discover("autopeft.tasks")
 V = len(VOCABULARY)

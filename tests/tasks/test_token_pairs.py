@@ -6,11 +6,11 @@ import pytest
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from autopeft.extension import LabelSpace, discover
-from autopeft.records import TaskSpec
-from autopeft.tasks.parts.tokens import token_pairs
+from autopeft.plugins import LabelSpace, discover
+from autopeft.tasks._shared.tokens import token_pairs
+from autopeft.types import TaskSpec
 
-PART = discover("autopeft.tasks")["text-generation"]
+PLUGIN = discover("autopeft.tasks")["text-generation"]
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ?:[/]<|>\n"
 MERGED = [("P", "a"), ("i", "s"), ("▁", "Pa"), ("▁", "P"), ("\n", "\n")]
 TEMPLATES = {
@@ -42,7 +42,7 @@ def sentencepiece(prefix):
 
 
 def encoded(tokenizer, prompt, answer, max_length=60):
-    task = PART.fitted(TaskSpec(), LabelSpace(kind="completion"), tokenizer)
+    task = PLUGIN.fitted(TaskSpec(), LabelSpace(kind="completion"), tokenizer)
     made = task.encode([(prompt,)], [answer], tokenizer, max_length)
     labels = made.labels[0].tolist()
     return made.examples[0]["input_ids"].tolist(), [i for i in labels if i != -100]

@@ -8,8 +8,8 @@ import pytest
 from tokenizers.pre_tokenizers import Split
 from toys.tasks import TOYS, make_toy
 
-from autopeft.extension import discover
-from autopeft.tasks.parts.tokens import tokenized
+from autopeft.plugins import discover
+from autopeft.tasks._shared.tokens import tokenized
 
 TASKS = [name for name in TOYS if name != "image-classification"]
 

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from autopeft.model import BaseModel, Precision, load
-from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
+from autopeft.types import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
 from toys.words import CONTEXT, VOCABULARY
 
 ARCHITECTURES = ("bert", "gpt2", "llama")

@@ -14,7 +14,7 @@ from measure import Table
 from surrogate import Surrogate
 from table import FULL_SEEDS, Results
 
-from autopeft.records import Budget
+from autopeft.types import Budget
 from toys.engine import ROOMY, SCORES, TARGETS, context
 from toys.metrics import ACCURACY
 

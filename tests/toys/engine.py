@@ -16,8 +16,10 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from autopeft import engine
 from autopeft.engine import Key, Lengths, Limits, Runs, SearchProblem
 from autopeft.executors import Serial
-from autopeft.extension import discover
-from autopeft.records import (
+from autopeft.plugins import discover
+from autopeft.space import AllocationContext, FirstPlan, MethodSpace, Space, feasible, load
+from autopeft.train import branch_step
+from autopeft.types import (
     Arm,
     Fidelity,
     FullRun,
@@ -30,8 +32,6 @@ from autopeft.records import (
     Status,
     Target,
 )
-from autopeft.space import AllocationContext, FirstPlan, MethodSpace, Space, feasible, load
-from autopeft.train import branch_step
 from toys.metrics import ACCURACY
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from autopeft.adapters import compile_plan
 from autopeft.cli.app import app
 from autopeft.exports import read_weights
-from autopeft.extension import ExportSource, TrainingFacts, discover
 from autopeft.model import save_weights
+from autopeft.plugins import ExportSource, TrainingFacts, discover
 
 METHODS = discover("autopeft.methods")
 PEFT_TASKS = {"llama-lm": "CAUSAL_LM", "gpt2-lm": "CAUSAL_LM", "t5-lm": "SEQ_2_SEQ_LM"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autopeft.records import MetricFacts
+from autopeft.types import MetricFacts
 
 ACCURACY = MetricFacts(name="accuracy", greater_is_better=True, is_share=True, score_span=1.0)
 ERROR_RATE = MetricFacts(name="error-rate", greater_is_better=False, is_share=True, score_span=1.0)

@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from autopeft import model
-from autopeft.records import ModelSpec
+from autopeft.types import ModelSpec
 from toys.bases import AUTO_CLASSES, toy_config
 from toys.specs import run_spec
 from toys.words import LABEL_NAMES

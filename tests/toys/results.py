@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from autopeft import records as rec
-from autopeft.records import Adapter, Fidelity, FullRun, Measurement, Plan, Status, Target
+from autopeft import types as rec
 from autopeft.report import PartWords
+from autopeft.types import Adapter, Fidelity, FullRun, Measurement, Plan, Status, Target
 
 EVIL = "<script>alert('x')</script>"
 ROLES = {"q": (64, 64), "k": (64, 64), "v": (64, 64), "o": (64, 64), "up": (64, 256), "down": (256, 64)}

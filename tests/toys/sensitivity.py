@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from autopeft.extension import discover
+from autopeft.plugins import discover
 from autopeft.sensitivity import ScoredModel, measure
 
 SCORES = discover("autopeft.sensitivity")

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from autopeft.extension import Method, discover
-from autopeft.records import Plan, Target
+from autopeft.plugins import Method, discover
 from autopeft.space import AllocationContext, Policy, load
+from autopeft.types import Plan, Target
 
 METHODS: Mapping[str, Method] = discover("autopeft.methods")
 DEFAULT = load("default", known_methods=METHODS)

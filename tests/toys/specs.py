@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from autopeft.records import RunSpec
 from autopeft.store import by_dotted_name, resolve_settings
+from autopeft.types import RunSpec
 
 
 def run_spec(model: Path | str | None = None, data: Path | str | None = None, **settings: Any) -> RunSpec:

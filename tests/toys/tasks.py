@@ -13,8 +13,8 @@ import transformers
 from PIL import Image
 
 from autopeft.data import ImageFile
-from autopeft.extension import LabelSpace
-from autopeft.records import TaskSpec
+from autopeft.plugins import LabelSpace
+from autopeft.types import TaskSpec
 from toys.bases import toy_config
 from toys.words import CONTEXT, toy_rows
 

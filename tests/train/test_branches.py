@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from autopeft.records import Status
 from autopeft.train import branch_step
 from autopeft.train.pausing import read
+from autopeft.types import Status
 
 SHORT, FULL = 10, 25
 BRANCH = 8  # four fifths of the short run

@@ -12,15 +12,15 @@ from toys.specs import run_spec
 
 from autopeft import commands
 from autopeft.errors import ModelError
-from autopeft.extension import discover
 from autopeft.model import BaseModel
-from autopeft.records import ExecutionSpec
+from autopeft.plugins import discover
 from autopeft.run.progress import Lines
 from autopeft.run.resources import memory_needed
 from autopeft.run.state import resumed
 from autopeft.store import RunDir
 from autopeft.train import Bench, Compute, EncodedSplit, choose_compute, choosing
 from autopeft.train.choosing import most_tokens
+from autopeft.types import ExecutionSpec
 
 GIB, MIB = 2**30, 2**20
 

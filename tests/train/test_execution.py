@@ -15,7 +15,6 @@ from toys.specs import run_spec
 from autopeft import commands, model
 from autopeft.errors import ModelError
 from autopeft.model import pretrained
-from autopeft.records import ModelSpec, OutputSpec, RunSpec
 from autopeft.run.prepare import prepare
 from autopeft.run.progress import Lines
 from autopeft.run.state import resumed
@@ -23,6 +22,7 @@ from autopeft.store import RunDir
 from autopeft.train import watched
 from autopeft.train.loop import DivergedError, TrainingRun, train
 from autopeft.train.rates import RateSchedule
+from autopeft.types import ModelSpec, OutputSpec, RunSpec
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -15,9 +15,9 @@ from autopeft.adapters import compile_plan
 from autopeft.errors import TargetError
 from autopeft.model import BaseModel
 from autopeft.model.checks import require_targets
-from autopeft.records import Status
 from autopeft.run.prepare import prepare
 from autopeft.train.rates import head_maps, head_rates, input_rms, parameter_groups
+from autopeft.types import Status
 
 TINY = {
     "hidden_size": 16,

@@ -11,17 +11,17 @@ import pytest
 from toys.bases import toy_base
 from toys.tasks import make_toy, with_end_of_text
 
-from autopeft.extension import LabelSpace, discover
-from autopeft.records import Status, TaskSpec
+from autopeft.plugins import LabelSpace, discover
 from autopeft.train import Bench, EncodedSplit
+from autopeft.types import Status, TaskSpec
 
-PART = discover("autopeft.tasks")["text-generation"]
+PLUGIN = discover("autopeft.tasks")["text-generation"]
 
 
 def make_bench(tokenizer, methods, metric, kept):
     """A bench of a Llama."""
-    toy = make_toy(PART, with_end_of_text(tokenizer))
-    fitted = PART.fitted(TaskSpec(metric=metric), LabelSpace(kind="completion"), toy.tokenizer)
+    toy = make_toy(PLUGIN, with_end_of_text(tokenizer))
+    fitted = PLUGIN.fitted(TaskSpec(metric=metric), LabelSpace(kind="completion"), toy.tokenizer)
     toy.task = replace(fitted, max_new_tokens=2)
     made = toy.encoded()
     split = EncodedSplit(examples=made.examples, labels=made.labels)

@@ -13,10 +13,10 @@ from toys.words import CONTEXT, FILLER
 
 from autopeft.data import Split
 from autopeft.errors import DataError
-from autopeft.extension import Encoded, LabelSpace, discover
-from autopeft.records import TaskSpec
+from autopeft.plugins import Encoded, LabelSpace, discover
 from autopeft.train import EncodedSplit, encode_split, train_rows
 from autopeft.train.encoding import MOST_AT_START
+from autopeft.types import TaskSpec
 
 N = MOST_AT_START + 50
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from toys.tasks import TOYS, make_toy
 
-from autopeft.extension import discover
+from autopeft.plugins import discover
 from autopeft.train import Compute
 from autopeft.train.compute import micro_batches
 from autopeft.train.loop import TrainingRun, train

@@ -9,8 +9,8 @@ import pytest
 import torch
 from toys.bases import state_of
 
-from autopeft.records import Status
 from autopeft.train import Compute
+from autopeft.types import Status
 
 CPU_ERROR = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"
 GPU_ERROR = "CUDA out of memory. Tried to allocate 2.00 GiB.\nSecond line"

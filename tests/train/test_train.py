@@ -15,9 +15,9 @@ from toys.bases import state_of
 
 from autopeft.adapters import compile_plan
 from autopeft.errors import TrainingError
-from autopeft.records import Status
 from autopeft.train import Compute, full_run_steps
 from autopeft.train.rates import RateSchedule, parameter_groups, short_schedule
+from autopeft.types import Status
 
 
 def faked(task, loss):

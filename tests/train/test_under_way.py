@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.amp import GradScaler
 
-from autopeft.records import Status
 from autopeft.train import kept_step, loop, pausing, watched
 from autopeft.train.pausing import Position, State, UnderWay, read
+from autopeft.types import Status
 
 N_STEPS = 20
 

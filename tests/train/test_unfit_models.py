@@ -14,8 +14,8 @@ from toys.tasks import make_toy, with_end_of_text
 
 from autopeft.data import Split
 from autopeft.errors import ModelError
-from autopeft.extension import discover
 from autopeft.model import BaseModel
+from autopeft.plugins import discover
 from autopeft.train import encode_splits
 
 TASKS = discover("autopeft.tasks")

@@ -11,10 +11,10 @@ from toys.bases import toy_base
 from toys.tasks import with_end_of_text
 from toys.words import CONTEXT, toy_rows
 
-from autopeft.extension import LabelSpace, discover
-from autopeft.records import Status, TaskSpec
-from autopeft.tasks.parts.writing import WritingTask
+from autopeft.plugins import LabelSpace, discover
+from autopeft.tasks._shared.writing import WritingTask
 from autopeft.train import Bench, Compute, EncodedSplit
+from autopeft.types import Status, TaskSpec
 
 # What a GPU must be waited for: the operations behind `nonzero`, `item`, `if tensor` and boolean indices.
 WAITS = ("nonzero", "_local_scalar_dense", "masked_select", "is_nonzero", "equal")

@@ -1,0 +1,80 @@
+"""Writes an adapter as plain `peft` reads it, and finds its tensors by the base model's names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from peft import PeftConfig
+from safetensors.torch import save_file
+from torch import nn
+
+from autopeft.adapters import type_name
+from autopeft.model import adapter_names, for_task
+from autopeft.plugins import ExportSource
+from autopeft.store import fresh_folder
+
+PREFIX = "base_model.model."  # what `peft` puts before the base model's own names
+
+
+def write_adapter(source: ExportSource, out: Path) -> tuple[str, ...]:
+    """Write the configs of a plan, and its weights if it is trained; return notes for the user.
+
+    One config is written to the folder itself, several to a folder each, in the order of `order.json`. The
+    configs name the head's modules, since `peft` itself finds only those called classifier or score: not
+    T5's, nor the poolers of DeBERTa and ModernBERT.
+    """
+    configs = configs_of(source)
+    names = adapter_names(configs)
+    with fresh_folder(out) as fresh:
+        for index, (config, name) in enumerate(zip(configs, names, strict=True)):
+            folder = fresh / name if len(names) > 1 else fresh
+            config.base_model_name_or_path, config.revision = source.base_model, source.checkpoint.revision
+            config.save_pretrained(str(folder))  # makes the folder
+            if source.weights:
+                save_tensors(source.weights[index], folder / "adapter_model.safetensors")
+        if len(names) > 1:
+            (fresh / "order.json").write_text(json.dumps(names) + "\n", encoding="utf-8")
+    notes = [] if len(names) == 1 else ["attach the folders in the order of order.json"]
+    modules = {type_name(config): type(config).__module__ for config in configs}
+    foreign = {name: module for name, module in modules.items() if not module.startswith("peft.")}
+    notes += [f"peft knows {name} after: import {module}" for name, module in foreign.items()]
+    untrained = "there are no weights in it: the plan is not trained, or they were deleted"
+    return (*notes, *([] if source.weights else [untrained]))
+
+
+def configs_of(source: ExportSource) -> list[PeftConfig]:
+    """Copy the configs and add task and head; if the head alone is trained, make a config for it."""
+    return for_task(source.configs, source.base, task_type=source.task_type, head_names=source.head)
+
+
+def in_head(key: str, head: Sequence[str]) -> bool:
+    """Whether a tensor belongs to a module of the head, by the end of the module's name as `peft` does."""
+    return ".lora_" not in key and any(f".{name}." in f".{key.removeprefix(PREFIX)}" for name in head)
+
+
+def trained_tensors(source: ExportSource) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors of all configs, by the base model's names."""
+    for weights in source.weights:
+        for key, tensor in weights.items():
+            yield key.removeprefix(PREFIX), tensor
+
+
+def lacking_weights(names: Collection[str], source: ExportSource) -> list[str]:
+    """Sort the parameters of the base model in `names` that the trained adapter has no tensor for."""
+    return sorted(set(names) - {name for name, _ in trained_tensors(source)})
+
+
+def n_trained_labels(source: ExportSource, module: nn.Module) -> int | None:
+    """Count the labels of the adapter's head if its size differs from the base model's; else None."""
+    shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
+    odd = (t for name, t in trained_tensors(source) if shapes.get(name, t.shape) != t.shape)
+    return next((int(tensor.shape[0]) for tensor in odd), None)
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write contiguous copies of tensors, which share no memory, by safetensors; it refuses any other."""
+    copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    save_file(copies, path, metadata={"format": "pt"})

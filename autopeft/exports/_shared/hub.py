@@ -1,0 +1,62 @@
+"""Completes a folder of trained weights for the hub: base model's name, tokenizer, label names."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any, cast
+
+from autopeft import model
+from autopeft.data import LabelledData
+from autopeft.model import BaseModel
+from autopeft.model.checkpoint_source import name_labels
+from autopeft.model.checks import pad_with
+from autopeft.store import cannot_write, reseal, save_processor, seal_folder, write_text
+from autopeft.types import IN_MEMORY, ModelSpec
+
+# How transformers reads the outputs of a classifier: one label, several at once, or a number.
+_PROBLEM_TYPES = {
+    "class": "single_label_classification",
+    "classes": "multi_label_classification",
+    "number": "regression",
+}
+
+
+def write_loading_files(folder: Path, spec: ModelSpec, base: BaseModel, data: LabelledData) -> None:
+    """Name the base model in an adapter, and write its tokenizer and a config with the labels of the task.
+
+    Users pass that config to `from_pretrained` of the base model: its outputs then have names, and `pipeline`
+    of transformers scores them as the task does. Without labels (a language model) no config is written.
+    """
+    labels = data.label_names
+    if spec.id != IN_MEMORY:
+        name_base(folder, spec.id or model.DEMO_HUB_ID, revision=spec.revision)
+    if hasattr(base.tokenizer, "save_pretrained"):
+        try:
+            save_processor(base.tokenizer, folder)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+    if labels:
+        module = cast(Any, base.module)
+        config = model.config_of(spec) if spec.id != IN_MEMORY else copy.deepcopy(module.config)
+        config.architectures = [type(module).__name__]
+        config.num_labels = len(labels)  # a field of its own in PVT's config, elsewhere the number of names
+        name_labels(config, labels)
+        config.problem_type = _PROBLEM_TYPES.get(data.label_space.kind)
+        if getattr(module.config, "pad_token_id", None) is not None:  # a model of images has none
+            pad_with(config, module.config.pad_token_id)
+        config.save_pretrained(str(folder))
+    seal_folder(folder)
+
+
+def name_base(folder: Path, name: str, *, revision: str | None) -> None:
+    """Write base model and commit into the configs of a folder, and renew their checksums.
+
+    `peft` names the folder of a GGUF file as the base model, and never names a commit.
+    """
+    configs = sorted(folder.rglob("adapter_config.json"))
+    for path in configs:
+        content = json.loads(path.read_bytes()) | {"base_model_name_or_path": name, "revision": revision}
+        write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+    reseal(folder, configs)

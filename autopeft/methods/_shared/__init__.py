@@ -1,0 +1,253 @@
+"""What methods are made of: the record, refusals, patterns of target modules, and configs by group.
+
+Patterns are regular expressions: one anchored pattern for a set of module names. `peft` matches a string
+`target_modules` with `re.fullmatch` on the full module name. A list would be matched by the endings of names
+and, from 20 names on, condensed on injection: the saved config would no longer name the chosen target modules
+(peft 0.21, MIN_TARGET_MODULES_FOR_OPTIMIZATION).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import attrgetter
+from statistics import mode
+from typing import Any, TypeVar
+
+from peft import PeftConfig
+
+from autopeft.errors import SpecError
+from autopeft.plugins import REFERENCE_WIDTH, Options
+from autopeft.types import Adapter, OptionValue, Target
+
+# How fast the best learning rate of LoRA falls with the hidden size: 5e-4 * (2000 / hidden size)**0.775 on
+# Llama-like models (Thinking Machines 2025, LoRA Without Regret, and its cookbook). It also takes the best
+# rates that we measured at 384 to those published at 3072, for LoRA and for most other methods
+# (reports/studies/learning_rates.md).
+WIDTH_EXPONENT = 0.775
+COMPARISON = "peft's method comparison on Llama-3.2-3B: seconds of training, plain LoRA's 942 being 1"
+
+
+def no_rank(target: Target, options: Options) -> Sequence[int]:
+    """The ranks of a method without ranks: one step, which takes the method at a target or leaves it."""
+    return (1,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeftMethod:
+    """A PEFT method as data and a few functions; `plugins.Method` says what each of them means.
+
+    By default a method starts as the identity, merges, shares no state among target modules, learns from the
+    first step, and has no options, no scale and no servers that read it. A method with `ranks` has low-rank
+    matrices unless `low_rank` is False, and one rank per plan unless `takes_rank_pattern`. `short` is the
+    word for narrow cells if `label` is too long. `since_peft` is the first release of `peft` that has the
+    method; empty if every supported one does. `learning_rate_range` is for base models of `REFERENCE_WIDTH`,
+    and for narrower ones, which were not measured. For wider ones it is divided by the ratio of the widths to
+    the power of `width_exponent`. The first rate tried is divided by the rank to the power of
+    `rank_exponent`. `autopeft/methods/hira.py` is a short example.
+    """
+
+    name: str
+    label: str
+    short: str = ""
+    summary: str
+    formula: str
+    since_peft: str = ""
+    learning_rate_range: tuple[float, float]
+    learning_rate_source: str
+    width_exponent: float = WIDTH_EXPONENT
+    rank_exponent: float = 0.0
+    step_time: float
+    step_time_source: str = COMPARISON
+    low_rank: bool = True
+    takes_rank_pattern: bool = False
+    shared: bool = False
+    identity_at_start: bool = True
+    merges: bool = True
+    starts_slowly: bool = False
+    choices: Mapping[str, tuple[OptionValue, ...]] = field(default_factory=dict)
+    choice_labels: Mapping[str, str] = field(default_factory=dict)
+    refusal: Callable[[Target], str | None]
+    cost: Callable[[Target, int, Options], int]
+    configs: Callable[[Sequence[Adapter]], tuple[PeftConfig, ...]]
+    ranks: Callable[[Target, Options], Sequence[int]] = no_rank
+    only_if_asked: Callable[[Target], bool] = lambda target: False
+    options: Callable[..., Options] = lambda target, **choices: {}
+    scale: Callable[..., float] = lambda rank, **choices: 1.0
+    servers: Callable[[Options], tuple[str, ...]] = lambda options: ()
+    readable_type: str | None = None
+    read_choices: Callable[[PeftConfig], Options] = lambda config: {}
+
+    def at_width(self, hidden_size: int) -> PeftMethod:
+        """Return the method with its learning rates, to two digits, for base models of a hidden size."""
+        factor = (REFERENCE_WIDTH / max(hidden_size, REFERENCE_WIDTH)) ** self.width_exponent
+        low, high = (float(f"{rate * factor:.2g}") for rate in self.learning_rate_range)
+        return replace(self, learning_rate_range=(low, high), width_exponent=0.0)
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the method has ranks to choose from."""
+        return self.ranks is not no_rank
+
+    @property
+    def short_label(self) -> str:
+        """The label in one word."""
+        return self.short or self.label
+
+
+_DESCRIPTIONS = {
+    "norm": "this is a norm",
+    "parameter": "these are experts in one parameter",
+}
+
+
+def only_maps(target: Target) -> str | None:
+    """Refuse all but linear layers in either storage order: `nn.Linear` and Conv1D."""
+    return (
+        None
+        if target.kind in ("linear", "conv1d")
+        else f"takes linear layers, and {_DESCRIPTIONS[target.kind]}"
+    )
+
+
+def only_linear(target: Target) -> str | None:
+    """Refuse all but `nn.Linear`, for tuners that do not know Conv1D."""
+    return "takes nn.Linear, and this is a Conv1D" if target.kind == "conv1d" else only_maps(target)
+
+
+def only_plain_linear(target: Target) -> str | None:
+    """Refuse all but plain `nn.Linear`, for tuners that compute with the weights as they are stored.
+
+    On bitsandbytes' maps they fail in peft 0.21.2, or count packed weights (reports/LOG.md, 2026-11-25).
+    """
+    if target.quantized:
+        return "computes with the weights themselves, and these are quantized"
+    return only_linear(target)
+
+
+Value = TypeVar("Value", int, float)
+_LAYER = re.compile(r"^(.*?\.)(\d+)(\..*)$")  # a name up to its layer number, the number, and what follows
+
+
+def targets_pattern(names: Iterable[str]) -> str:
+    r"""Write a regular expression that full-matches these module names and no others.
+
+    Names that differ only in their layer number are folded, and so are endings in the same layers.
+    """
+    layers_of: dict[tuple[str, str], set[int]] = defaultdict(set)
+    alone: list[str] = []
+    for name in names:
+        if match := _LAYER.match(name):
+            layers_of[match[1], match[3]].add(int(match[2]))
+        else:
+            alone.append(re.escape(name))
+    endings: dict[tuple[str, tuple[int, ...]], list[str]] = defaultdict(list)
+    for (head, tail), layers in layers_of.items():
+        endings[head, tuple(sorted(layers))].append(tail)
+    folded = [
+        rf"{re.escape(head)}{_any(map(str, layers))}\.{_any(re.escape(tail[1:]) for tail in sorted(tails))}"
+        for (head, layers), tails in sorted(endings.items())
+    ]
+    return _any(folded + sorted(alone))
+
+
+def pattern_of(adapters: Iterable[Adapter]) -> str:
+    """Write the pattern of the target modules that have these adapters."""
+    return targets_pattern(adapter.target for adapter in adapters)
+
+
+def by_pattern(values: Mapping[str, Value]) -> tuple[Value, dict[str, Value]]:
+    r"""Return the commonest value, and anchored patterns of the target modules that have another one.
+
+    `rank_pattern` and its like have this form. `peft` looks a key up with `re.match(rf"(.*\.)?({key})$",
+    name)`; without the anchor the ending of a name would match too.
+
+    Example:
+        >>> by_pattern({"h.0.q": 8, "h.1.q": 8, "h.0.v": 2})
+        (8, {'^h\\.0\\.v': 2})
+    """
+    default = mode(sorted(values.values()))
+    targets_of: dict[Value, list[str]] = defaultdict(list)
+    for target, value in values.items():
+        if value != default:
+            targets_of[value].append(target)
+    return default, {f"^{targets_pattern(targets)}": value for value, targets in sorted(targets_of.items())}
+
+
+def by_inner_pattern(values: Mapping[str, int]) -> tuple[int, dict[str, int]]:
+    r"""`by_pattern` for fields that `peft` looks up with `re.match(rf".*\.{key}$", name)`.
+
+    A key cannot match the whole name there: a look-behind matches the part before the first dot, and a name
+    without a dot can only have the default.
+
+    Raises:
+        SpecError: Names without a dot have different values.
+
+    Example:
+        >>> by_inner_pattern({"h.0.q": 8, "h.1.q": 8, "h.0.v": 2})
+        (8, {'(?<=^h\\.)0\\.v': 2})
+    """
+    at_top = sorted({value for target, value in values.items() if "." not in target})
+    if len(at_top) > 1:
+        raise SpecError(f"Modules at the top of the model have different sizes {at_top}; peft allows one.")
+    default = at_top[0] if at_top else by_pattern(values)[0]
+    targets_of: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for target, value in values.items():
+        if value != default:
+            root, _, inner = target.partition(".")
+            targets_of[root, value].append(inner)
+    return default, {
+        rf"(?<=^{re.escape(root)}\.){targets_pattern(inner)}": value
+        for (root, value), inner in sorted(targets_of.items())
+    }
+
+
+def _any(choices: Iterable[str]) -> str:
+    listed = list(choices)
+    return listed[0] if len(listed) == 1 else f"(?:{'|'.join(listed)})"
+
+
+Configs = Callable[[Sequence[Adapter]], tuple[PeftConfig, ...]]
+
+
+def alphas_of(adapters: Iterable[Adapter]) -> tuple[float, dict[str, float]]:
+    """Return the commonest alpha (scale times rank), and patterns of the targets that have another one.
+
+    Other tools read alphas as whole numbers: an alpha that differs from one by rounding becomes an int.
+    """
+    alphas = {adapter.target: adapter.scale * adapter.rank for adapter in adapters}
+    return by_pattern({target: round(x) if math.isclose(x, round(x)) else x for target, x in alphas.items()})
+
+
+def doublings(limit: int) -> tuple[int, ...]:
+    """List 1, 2, 4, … up to a limit, for ranks that divide a width.
+
+    Example:
+        >>> doublings(12)
+        (1, 2, 4, 8)
+    """
+    return tuple(2**power for power in range(max(1, limit).bit_length()))
+
+
+def one_config_per_rank(make: Callable[[int, str], PeftConfig]) -> Configs:
+    """Make `Method.configs` for a `peft` config of one rank; `make` gets a rank and its targets' pattern."""
+    rank_of = attrgetter("rank")
+    return lambda adapters: tuple(
+        make(rank, pattern_of(group)) for rank, group in groupby(sorted(adapters, key=rank_of), rank_of)
+    )
+
+
+def lycoris_config(kind: type[PeftConfig]) -> Configs:
+    """Make `Method.configs` for LoHa and LoKr: one config with ranks and alphas by pattern."""
+
+    def configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
+        rank, ranks = by_pattern({adapter.target: adapter.rank for adapter in adapters})
+        alpha, alphas = alphas_of(adapters)
+        targets = pattern_of(adapters)
+        return (kind(r=rank, alpha=alpha, target_modules=targets, rank_pattern=ranks, alpha_pattern=alphas),)
+
+    return configs

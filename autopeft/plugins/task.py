@@ -1,0 +1,241 @@
+"""The protocols of a task type and of a metric, and the records that a task works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+from autopeft.types import DataSpec, MetricFacts, TaskSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import nn
+
+Batch = dict[str, Any]
+Example = dict[str, Any]
+LabelKind = Literal[
+    "class", "classes", "number", "tags", "choice", "completion", "chat", "documents", "stream"
+]
+PACKED_KINDS = ("documents", "stream")  # are cut into blocks of tokens, whichever text these are of
+IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
+
+
+def last_answer(labels: Sequence[int]) -> tuple[int, Sequence[int]]:
+    """Find where the last labelled part of a row begins, and its labels; (0, empty) without a label.
+
+    Example:
+        >>> last_answer([IGNORED, 5, IGNORED, 7, 8, IGNORED])
+        (3, [7, 8])
+    """
+    end = len(labels)
+    while end and labels[end - 1] == IGNORED:
+        end -= 1
+    start = end
+    while start and labels[start - 1] != IGNORED:
+        start -= 1
+    return start, labels[start:end]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSpace:
+    """What the labels of a dataset are.
+
+    `kind` is `class` (one per row), `classes` (any number per row), `number`, `tags` (one per token) or
+    `choice` (which of a row's answers is right). For language models it is what they learn to write:
+    `completion` or `chat` (its answers), `documents` or `stream` (all of the text; each row stands alone,
+    or goes on from the row before).
+    """
+
+    kind: LabelKind = "class"
+    names: tuple[str, ...] = ()  # labels in the order of the model's outputs; a number's column; () for texts
+    counts: tuple[int, ...] = ()  # how often the train split has each label; () where there are no names
+    mean: float = 0.0  # of the numbers in the train split; 0 for other kinds
+    std: float = 1.0  # standard deviation of the numbers in the train split, > 0; 1 for other kinds
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskDefaults:
+    """Limits within which the data decide the length of examples and of a full run, if the user does not.
+
+    Pairs are the least and the most.
+
+    - `max_length`: tokens per example; None if the task reads no tokens.
+    - `is_packed`: whether examples are blocks of a longer text, which all have `max_length` tokens.
+    - `batch_size`: examples per step: as many as have about `step_tokens`, or the most if that is None.
+    - `epochs`: as many as see `seen_examples` examples, or the most if that is None.
+    - `eval_examples`: examples of a split that are enough to compare plans if time is short; None takes all.
+    - `max_new_tokens`: tokens to generate per answer; None if the metric needs no generated texts. The task
+      must be a dataclass with a field of this name, which gets the number.
+    - `family`: which list of first plans a search tries: classification, tagging, language or images.
+    """
+
+    max_length: tuple[int, int] | None
+    batch_size: tuple[int, int]
+    epochs: tuple[int, int]
+    is_packed: bool = False
+    step_tokens: int | None = None
+    seen_examples: int | None = None
+    eval_examples: int | None = None
+    max_new_tokens: tuple[int, int] | None = None
+    family: str = "classification"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """Rows as features; a task may make more or fewer examples than there are rows (blocks of a text)."""
+
+    examples: tuple[Example, ...]  # a dictionary of features each, such as `input_ids`
+    labels: tuple[Any, ...]  # one per example, as `Task.collate` takes it
+    notes: tuple[str, ...] = ()  # sentences for the user about what was cut off
+    text_form: str = ""  # how a row becomes one text, in words, where that depends on the rows
+    # Why nothing can be learned if most rows are like these, for a DataError; empty if they are fine.
+    refusal: str = ""
+    dropped: tuple[int, ...] = ()  # examples to leave out, ascending; they have no labels that count
+
+
+class WrittenText(NamedTuple):
+    """A text that a model wrote in an evaluation, between what it read and what was expected."""
+
+    prompt: str
+    reference: str
+    written: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The quality of a model on some batches."""
+
+    metric: float | None  # in the unit of the task's metric; None where it was left out
+    loss: float  # mean over the examples or tokens, as the task weighs them
+    # One score per example, in the order of the batches, with the metric as their mean; () without a metric.
+    # Where the metric is no mean (a correlation, an F1) they are its jackknife pseudo-values, moved so that
+    # their mean is the metric: their spread gives its variance.
+    example_scores: tuple[float, ...]
+    texts: tuple[WrittenText, ...] = ()  # in the same order, if the model wrote some
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A task type: how rows become batches, the loss, and the metric.
+
+    The part itself stands for the commonest target; `fitted` gives the task for one dataset.
+    """
+
+    name: str  # what specifications call it, such as `text-classification`
+    # A reader of `autopeft.data`, such as `read_texts`, or another function that makes an
+    # `autopeft.data.UncutRows` of the data settings.
+    read_rows: Callable[[DataSpec], Any]
+    metric: str  # the metric that is measured
+    metrics: tuple[str, ...]  # names of the metrics to choose from
+    greater_is_better: bool  # true for accuracies, false for errors and losses
+    is_share: bool  # whether the metric lies in [0, 1] and is read as percent: true for accuracies and F1
+    score_span: float | None  # width of the range of the example scores, 1 for an accuracy; None: no bounds
+    peft_task_type: str | None  # such as `SEQ_CLS`; None where `peft` has no word for the task
+    # The class of `transformers` with the task's head, such as `AutoModelForSequenceClassification`.
+    auto_class: str
+    notes: tuple[str, ...]  # decisions that the user should know, as sentences
+    defaults: TaskDefaults  # for the settings of a full run that the user leaves open
+
+    def fitted(self, spec: TaskSpec, label_space: LabelSpace, tokenizer: Any = None) -> Task:
+        """Adapt the task to one dataset; the tokenizer is None if it is not loaded yet.
+
+        Raises:
+            UnknownNameError: No such metric.
+            DataError: The task cannot learn this target.
+        """
+
+    def encode(
+        self, inputs: Sequence[Sequence[Any]], labels: Sequence[Any], tokenizer: Any, max_length: int, /
+    ) -> Encoded:
+        """Turn rows into examples with features and labels.
+
+        If there is one example per row, a large split is encoded some rows at a time, as a run reads them. So
+        a fault of too many rows is a `refusal` in the result, and no error.
+
+        Args:
+            inputs: One tuple per row, as `read_rows` makes them.
+            labels: One per row, as the target says.
+            tokenizer: Of the base model; the image processor of a vision model.
+            max_length: Most tokens of an example; the rest is cut off.
+        """
+
+    def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
+        """Make a batch: features (B, …) such as `input_ids`, padded on the right, and `labels` (B, …).
+
+        Batches are kept for the next plan: nothing may change their tensors in place.
+        """
+
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Compute the mean loss of a batch, shape (); 0, with gradients of 0, if it has no term."""
+
+    def n_terms(self, batch: Batch) -> int:
+        """Count the terms that `loss` is the mean of: rows, or labelled tokens that are predicted.
+
+        The loss of a batch is the mean of the losses of its parts, weighted with their terms.
+        """
+
+    def evaluate(self, model: nn.Module, batches: Iterator[Batch], *, generates: bool = True) -> Evaluation:
+        """Compute metric, mean loss and per-example scores, without gradients.
+
+        If `generates` is false, a metric that needs generated texts is None.
+        """
+
+
+def metric_facts(task: Task) -> MetricFacts:
+    """Gather the facts of the metric that a fitted task measures."""
+    return MetricFacts(
+        name=task.metric,
+        greater_is_better=task.greater_is_better,
+        is_share=task.is_share,
+        score_span=task.score_span,
+        label=getattr(task, "metric_label", ""),
+    )
+
+
+def text_form(task: Task) -> str:
+    """Say in words how a fitted task writes a row as one text; empty if the task does not say."""
+    return str(getattr(task, "text_form", ""))
+
+
+@runtime_checkable
+class PlacesBatches(Protocol):
+    """A task that reads values of a batch on the CPU, so that its loss need not read them on the device.
+
+    Reading values on a GPU (`nonzero`, `item`, a mask as an index) waits until all work there is done.
+    """
+
+    def placed(self, batch: Batch, place: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        """Copy a batch to a device.
+
+        The batch is from `collate`, on the CPU. `place` copies a tensor to the device and counts its bytes;
+        also use it for tensors that the task keeps beside the batch.
+        """
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """A metric of labels, for the tasks that predict classes or a number.
+
+    Two members are optional. `chance` is the metric of blind guesses, 0 for a correlation; `label` is what
+    people call the metric, such as "Pearson's r".
+    """
+
+    name: str  # what specifications call it, such as `accuracy`
+    kinds: tuple[str, ...]  # the kinds of `LabelSpace` that it judges: `class`, `classes`, `number`, `choice`
+    # The kinds whose default metric it is; `uneven` is one class per row with very uneven counts.
+    default_for: tuple[str, ...]
+    greater_is_better: bool  # true for accuracies, false for errors
+    is_share: bool  # whether its values lie in [0, 1] and are read as percent: true for accuracies and F1
+    score_span: float | None  # width of the range of its scores, 1 for an accuracy; None without bounds
+
+    def score(
+        self, truth: NDArray[np.float64], guesses: NDArray[np.float64], /
+    ) -> tuple[float, tuple[float, ...]]:
+        """Compute the metric, and one score per example; the metric is their mean.
+
+        If the metric is no mean over examples, `autopeft.metrics.jackknife` makes the scores. Truth and
+        guesses are classes (N,) from 0, several classes (N, C) of 0 and 1, or numbers (N,).
+        """

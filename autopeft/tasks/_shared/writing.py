@@ -1,0 +1,271 @@
+"""The record of tasks that write text: settings, loss, and evaluation by tokens or by generated answers."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from autopeft import data
+from autopeft.errors import DataError, SpecError
+from autopeft.plugins import (
+    IGNORED,
+    Batch,
+    Encoded,
+    Evaluation,
+    Example,
+    LabelKind,
+    LabelSpace,
+    TaskDefaults,
+    WrittenText,
+    is_own_metric,
+    last_answer,
+    own_function,
+)
+from autopeft.tasks._shared.batches import Rows, n_labelled, pad, pad_features
+from autopeft.tasks._shared.chat_templates import THOUGHTS
+from autopeft.tasks._shared.output_layer import HeadInputs, positions_of, run_to_output
+from autopeft.tasks._shared.token_losses import losses_and_hits, mean_loss, over_pieces
+from autopeft.tasks._shared.token_metrics import EXACT_MATCH, OWN, TOKEN_METRICS, TokenCounts
+from autopeft.tasks._shared.usual import BLOCKS, COMPLETIONS, GENERATED, require_kind, require_metric
+from autopeft.types import TaskSpec, shortened
+
+# Thoughts before an answer, also without the opening tag, which may stand in the prompt.
+_THOUGHTS = re.compile(
+    rf"\A\s*<({THOUGHTS})>.*?</\1>\s*|\A(?:(?!<{THOUGHTS}>).)*?</{THOUGHTS}>\s*", re.DOTALL
+)
+_LEARNED = {
+    "last": "The last answer is learned.",
+    "answers": "Every answer of the assistant is learned.",
+    "all": "All of the chat is learned.",
+}
+WITH_PROMPT = ("completion", "chat")  # kinds of targets whose rows are a prompt and what is to follow it
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextModel:
+    """How a type of language model reads and writes.
+
+    - `encode`: the kind of labels, texts, completions, tokenizer, max_length, `learn` -> features and labels.
+    - `features`: model and batch -> what the model is called with.
+    - `targets`: labels (B, T) -> the label that each position predicts (B, T), -100 if it predicts none.
+    - `generate`: model, batch, tokenizer and max_new_tokens -> one text per example, for `exact-match`.
+    - `text_form`: the kind of labels and tokenizer -> how a row is written as one text, in words; empty if
+      there is nothing to tell.
+    """
+
+    encode: Callable[..., Encoded]
+    features: Callable[[nn.Module, Batch], Batch]
+    targets: Callable[[Tensor], Tensor]
+    generate: Callable[[nn.Module, Batch, Any, int], list[str]]
+    text_form: Callable[[LabelKind, Any], str] = lambda kind, tokenizer: ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WritingTask:
+    """A task that learns to write text, by cross-entropy in nats per labelled token; that is its metric, too.
+
+    `kinds` are the kinds of `LabelSpace` that the task learns; `model_type` has what differs by type of
+    model.
+    """
+
+    name: str
+    auto_class: str
+    peft_task_type: str | None
+    kinds: tuple[str, ...]
+    label_space: LabelSpace
+    model_type: TextModel
+    notes: tuple[str, ...] = ()
+    spec: TaskSpec = field(default_factory=TaskSpec)
+    max_new_tokens: int = 64  # of an answer, if no data say how many; chosen by hand
+    tokenizer: Any = field(default=None, repr=False, compare=False)
+    # Labels of a batch on its device -> positions of its targets. Parts of a batch are not in it.
+    _positions: WeakTensorKeyDictionary = field(
+        default_factory=WeakTensorKeyDictionary, init=False, repr=False, compare=False
+    )
+
+    @property
+    def read_rows(self) -> data.ReadRows:
+        """The reader, whose libraries are imported only when rows are read."""
+        return data.read_language
+
+    @property
+    def metric(self) -> str:
+        """The metric that the user chose, else the default."""
+        return self.spec.metric or self.metrics[0]
+
+    @property
+    def defaults(self) -> TaskDefaults:
+        """Defaults of a full run: for generated answers, prompts with completions, or blocks of text."""
+        if self.judges_texts:
+            return GENERATED
+        return COMPLETIONS if self.label_space.kind in WITH_PROMPT else BLOCKS
+
+    @property
+    def text_form(self) -> str:
+        """How a row with a prompt becomes one text, in words; empty without tokenizer and for other rows."""
+        form = (
+            "" if self.tokenizer is None else self.model_type.text_form(self.label_space.kind, self.tokenizer)
+        )
+        return f"{form} {_LEARNED[self.spec.learn]}" if form and self.label_space.kind == "chat" else form
+
+    metrics = tuple(TOKEN_METRICS)  # the default first
+    judges_texts = property(lambda self: self.metric == EXACT_MATCH or is_own_metric(self.metric))
+    greater_is_better = property(lambda self: TOKEN_METRICS.get(self.metric, OWN).greater_is_better)
+    is_share = property(lambda self: TOKEN_METRICS.get(self.metric, OWN).is_share)
+    score_span = property(lambda self: TOKEN_METRICS.get(self.metric, OWN).score_span)
+    # Such as "token accuracy"; for a user's function, its name.
+    metric_label = property(lambda self: re.sub("[-_]", " ", self.metric.rpartition(":")[2]))
+
+    def fitted(self, spec: TaskSpec, label_space: LabelSpace, tokenizer: Any = None) -> WritingTask:
+        """Adapt the task to a dataset of texts and the user's settings."""
+        require_kind(self.name, label_space, self.kinds)
+        task = replace(self, spec=spec, label_space=label_space, tokenizer=tokenizer)
+        if not is_own_metric(task.metric):
+            require_metric(self.name, task.metric, self.metrics)
+        if task.judges_texts and label_space.kind not in WITH_PROMPT:
+            raise DataError(
+                f"{task.metric} needs prompts with completions, but the target of these rows is "
+                f"{label_space.kind}; set --metric {self.metrics[0]}."
+            )
+        if spec.learn == "all" and task.judges_texts:
+            raise SpecError(
+                f"task.learn all leaves no prompt to answer, which {task.metric} needs; set task.learn "
+                "to answers or last, or choose another --metric."
+            )
+        try:
+            re.compile(spec.answer_pattern or "")
+        except re.error as error:
+            raise SpecError(
+                f"task.answer_pattern {spec.answer_pattern!r} is no regular expression ({error}); correct it "
+                "or leave it out."
+            ) from error
+        return task
+
+    def encode(self, inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
+        """Turn rows into token features and labels of at most `max_length` tokens each."""
+        if self.metric == EXACT_MATCH:
+            _require_answers(labels, self.spec.answer_pattern)
+        texts = [text for (text,) in inputs]
+        return self.model_type.encode(
+            self.label_space.kind, texts, labels, tokenizer, max_length, learn=self.spec.learn
+        )
+
+    def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
+        """Make a batch, padded on the right: features (B, T), and `labels` (B, U), -100 at padding."""
+        return {**pad_features(examples, pad_token_id), "labels": pad(labels, IGNORED)}
+
+    def placed(self, batch: Batch, place: Callable[[Tensor], Tensor]) -> Batch:
+        """Copy a batch to its device, and the positions of its targets, which the CPU lists before."""
+        positions = positions_of(self.model_type.targets(batch["labels"]))
+        on_device = {name: place(tensor) for name, tensor in batch.items()}
+        self._positions[on_device["labels"]] = place(positions)
+        return on_device
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Compute the mean cross-entropy over the labelled tokens of the batch in nats, shape ()."""
+        return mean_loss(self._run(model, batch))
+
+    def n_terms(self, batch: Batch) -> int:
+        """Count the labelled tokens of the batch that are predicted."""
+        return n_labelled(self.model_type.targets(batch["labels"]))
+
+    def evaluate(self, model: nn.Module, batches: Iterator[Batch], *, generates: bool = True) -> Evaluation:
+        """Compute the metric, the mean loss over tokens, and a score per example, without gradients."""
+        counts, texts = TokenCounts(), list[WrittenText]()
+        with torch.inference_mode():
+            for batch in batches:
+                written = self._written(model, batch) if self.judges_texts and generates else []
+                texts += written
+                scores = self._text_scores(written) if written else []
+                losses, hits = over_pieces(self._run(model, batch), losses_and_hits).unbind(1)
+                is_counted = self.model_type.targets(batch["labels"]) != IGNORED
+                counts.add(losses, hits, is_counted, scores)
+        if self.judges_texts and not generates:
+            return Evaluation(metric=None, loss=counts.mean_loss, example_scores=())
+        return replace(counts.evaluation(self.metric), texts=tuple(texts))
+
+    def _run(self, model: nn.Module, batch: Batch) -> HeadInputs:
+        """Run the model up to its output layer, at the positions whose label counts."""
+        features, labels = self.model_type.features(model, batch), batch["labels"]
+        positions = self._positions.get(labels, None)  # type: ignore[no-untyped-call]
+        return run_to_output(model, features, self.model_type.targets(labels), positions)
+
+    def _written(self, model: nn.Module, batch: Batch) -> list[WrittenText]:
+        """Let the model write a text for each example."""
+        assert self.tokenizer is not None, "the task was fitted without a tokenizer"
+        texts = self.model_type.generate(model, batch, self.tokenizer, self.max_new_tokens)
+        answers = [last_answer(labels) for labels in batch["labels"].tolist()]
+        inputs = batch["input_ids"].tolist()
+        if self.peft_task_type == "CAUSAL_LM":  # the answer stands in the same row
+            inputs = [row[:start] for row, (start, _) in zip(inputs, answers, strict=True)]
+        prompts, references = (
+            self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+            for ids in (inputs, [answer for _, answer in answers])
+        )
+        return list(map(WrittenText, prompts, references, texts))
+
+    def _text_scores(self, written: Sequence[WrittenText]) -> list[float]:
+        """Score each generated text: 1 for the true answer, else 0; or by the user's function."""
+        prompts, references, texts = map(list, zip(*written, strict=True))
+        if is_own_metric(self.metric):
+            return _own_scores(self.metric, texts, references, prompts)
+        find = partial(_find_answer, pattern=self.spec.answer_pattern)
+        pairs = [(find(text), find(truth)) for text, truth in zip(texts, references, strict=True)]
+        # A true answer that was cut off is matched by nothing, not even by a text without an answer.
+        return [float(truth is not None and text == truth) for text, truth in pairs]
+
+
+def _own_scores(name: str, *columns: Sequence[str]) -> list[float]:
+    """Call the user's function with texts, references and, if it takes them, prompts; check its scores."""
+    score = own_function(name)
+    parameters = inspect.signature(score).parameters.values()
+    n_taken = sum(each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD) for each in parameters)
+    takes_all = n_taken > 2 or any(each.kind is each.VAR_POSITIONAL for each in parameters)
+    scores = list(score(*columns[: 3 if takes_all else 2]))
+    numbers = [float(number) for number in scores]
+    if len(numbers) != len(columns[0]) or not all(map(math.isfinite, numbers)):
+        raise SpecError(
+            f"--metric {name} gave {shortened(str(scores), 60)} for {len(columns[0])} texts; it should give "
+            "one finite number a text, the larger the better."
+        )
+    return numbers
+
+
+def all_dropped(n_rows: int, longest: int | str, max_length: int) -> str:
+    """Write the refusal if no row keeps the end of its completion; it names the length that would do."""
+    return (
+        f"All {n_rows} rows would be dropped, since their completions lose their end in {max_length} tokens; "
+        f"the longest has {longest}: set --max-length to that if the model's context allows it, or shorten "
+        "them."
+    )
+
+
+def _find_answer(text: str, pattern: str | None) -> str | None:
+    """Find the first match, or its first group if there is one; None: no match. No pattern: the whole text.
+
+    Thoughts before an answer, which some chat templates write even if they are empty, are removed first.
+    """
+    text = _THOUGHTS.sub("", text)
+    if pattern is None:
+        return text.strip()
+    match = re.search(pattern, text)
+    return None if match is None else match[1 if match.re.groups else 0].strip()
+
+
+def _require_answers(completions: Sequence[str], pattern: str | None) -> None:
+    """Raise DataError if the pattern finds no answer in a true completion: none could be compared with it."""
+    missing = [text for text in completions if not _find_answer(text, pattern)]
+    if missing:
+        raise DataError(
+            f"task.answer_pattern finds no answer in {len(missing)} of {len(completions)} completions, such "
+            f"as {missing[0][-60:]!r}; correct the pattern or the rows."
+        )

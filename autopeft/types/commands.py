@@ -1,0 +1,110 @@
+"""Commands that a user may type next, or Python if the model or the data were passed as objects."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+from operator import attrgetter
+from pathlib import Path, PurePath
+
+from autopeft.types.spec import IN_MEMORY, SHORT_NAMES, DataSpec, ModelSpec, RunSpec
+
+# The settings that define the problem; those of how to search keep their defaults.
+_PROBLEM = ("model", "quantize", "data", "text_column", "label_column", "task", "budget", "seed")
+_IS_WINDOWS = os.name == "nt"
+_PLAIN = re.compile(r"[\w%+:./\\-][\w%+=@:./\\~-]*")  # means nothing special to cmd or PowerShell
+_WORD = r"""('[^']*'|"[^"]*"|[^\s`]+)"""  # as `quoted` writes it
+_RESUME = re.compile(rf"autopeft search --resume --out {_WORD}")
+_SEARCH = re.compile(rf"`?autopeft search --config {_WORD}`?")
+_FLAG = re.compile(r"(?<![\w/.-])--([a-z][a-z-]*)")  # not inside a word or path
+_SWITCHES = {"resume": "resume=True", "overwrite": "overwrite=True"}
+
+
+def search_command(spec: RunSpec) -> str:
+    """Write a search with the same model, data, task, budget and seed, other settings at their defaults."""
+    values = {name: attrgetter(SHORT_NAMES[name].name)(spec) for name in _PROBLEM}
+    defaults = {name: SHORT_NAMES[name].default for name in _PROBLEM}
+    values = {name: v for name, v in values.items() if name == "budget" or v != defaults[name]}
+    if spec.is_in_memory:
+        return f"autopeft.search({', '.join(_argument(name, value) for name, value in values.items())})"
+    words = ["autopeft search"]
+    for name, value in values.items():
+        for item in value if isinstance(value, tuple) else (value,):
+            words += [str(SHORT_NAMES[name].flag), quoted(str(item))]
+    return " ".join(words)
+
+
+def repeat_command(spec: RunSpec) -> str:
+    """Write the search that repeats a run from its `run.yaml`, or the elided command for a user's trainer."""
+    if spec.has_own_trainer:
+        return "autopeft tune …"
+    if spec.is_in_memory:
+        return f"autopeft.search('run.yaml', {_objects(spec.model, spec.data)})"
+    return "autopeft search --config run.yaml"
+
+
+def resume_command(spec: RunSpec, out: Path) -> str:
+    """Write the search that resumes the run in a folder, or the elided command for a user's trainer."""
+    if spec.has_own_trainer:
+        return f"autopeft tune … --out {quoted(str(out))}"
+    if spec.is_in_memory:
+        return f"autopeft.search({_objects(spec.model, spec.data)}, out={str(out)!r}, resume=True)"
+    # What a run may do only if the user names it in the call.
+    metric = spec.task.metric if ":" in (spec.task.metric or "") else None
+    named = {
+        "--report-to": ",".join(spec.output.report_to),
+        "--evaluate": spec.search.evaluate,
+        "--metric": metric,
+    }
+    words = [f" {flag} {quoted(name)}" for flag, name in named.items() if name]
+    return f"autopeft search --resume --out {quoted(str(out))}{''.join(words)}"
+
+
+def train_command(plan: PurePath, model: ModelSpec, data: DataSpec) -> str:
+    """Write the training of a plan's file; with a model or data in memory, Python that attaches the plan."""
+    if IN_MEMORY in (model.id, data.source):
+        return f"autopeft.apply(autopeft.load_plan({str(plan)!r}), model)"
+    return f"autopeft train --plan {quoted(str(plan))}"
+
+
+def quoted(word: str) -> str:
+    """Quote a word for the shell of this system; Windows takes double quotes."""
+    if not _IS_WINDOWS:
+        return shlex.quote(word)
+    listed = subprocess.list2cmdline([word])  # this is for programs: a shell would also split at & or a comma
+    if '"' in listed or _PLAIN.fullmatch(word):
+        return listed
+    end = "\\" * (len(word) - len(word.rstrip("\\")))  # doubled, or they would escape the quote
+    return f'"{word}{end}"'
+
+
+def _objects(model: ModelSpec, data: DataSpec) -> str:
+    values = {"model": model.id, "data": data.source}
+    return ", ".join(_argument(name, value) for name, value in values.items() if value == IN_MEMORY)
+
+
+def _argument(name: str, value: object) -> str:
+    """Write `name=value` in Python; for an object in memory, a variable of that name stands for it."""
+    if value == IN_MEMORY:
+        return f"{name}={name}" + (", tokenizer=tokenizer" if name == "model" else "")
+    return f"{name}={list(value) if isinstance(value, tuple) else value!r}"
+
+
+def in_words_of(spec: RunSpec, message: str) -> str:
+    """Apply `python_words` to a message if the run was given objects in memory."""
+    return python_words(message) if spec.is_in_memory else message
+
+
+def python_words(message: str) -> str:
+    """Replace the flags and commands in a message by Python arguments and calls; unknown flags stay."""
+    message = _RESUME.sub(lambda m: f"autopeft.search(out={_in_python(m[1])}, resume=True)", message)
+    message = _SEARCH.sub(lambda m: f"autopeft.search({_in_python(m[1])})", message)
+    arguments = {str(field.flag).removeprefix("--"): short for short, field in SHORT_NAMES.items()}
+    arguments |= {"base-model": "base_model", "private": "private", **_SWITCHES}
+    return _FLAG.sub(lambda m: arguments.get(m[1], m[0]), message)
+
+
+def _in_python(word: str) -> str:
+    return repr(word.strip("'\""))

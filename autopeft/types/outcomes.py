@@ -1,0 +1,369 @@
+"""The results of an analysis and of a search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from autopeft.types.plans import Budget, Measurement, Plan, Target
+from autopeft.types.spec import SETTINGS, RunSpec
+
+ProposalSource = Literal["list", "sampler"]
+_Z_95 = 1.96  # standard errors of a 95 % interval
+ArmKind = Literal["baseline", "head", "usual", "sampled", "given"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """Where a plan comes from. Arms with the same label are equal.
+
+    `kind` is baseline (LoRA as people write it), head (no adapters), usual (a challenger of the first list),
+    sampled (any policy of the space) or given (by the user). `methods` names the method of each part of a
+    policy of the space, in order; it is empty for the other kinds.
+    """
+
+    kind: ArmKind = field(compare=False)
+    label: str
+    methods: tuple[str, ...] = field(default=(), compare=False)
+
+    def __str__(self) -> str:
+        """The text in tables and in the study: `lora/all`, `head`, `baseline: LoRA on all linear layers`."""
+        return f"{self.kind}: {self.label}" if self.kind in ("baseline", "given") else self.label
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """One trial of the study: its arm, its plan, and whether the first list or the sampler proposed it."""
+
+    trial: int
+    arm: Arm
+    source: ProposalSource
+    plan: Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetScores:
+    """One importance score; `values` has one value >= 0 for each target module of the result, in their order.
+
+    `split_half` is Spearman's rho over target modules between two halves of the examples, None where it is
+    undefined. `n_examples` is 0 for a score that needs no examples.
+    """
+
+    name: str
+    values: tuple[float, ...]
+    split_half: float | None = None
+    n_examples: int = 0
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether the score is 0 at every target module, so that it cannot order them."""
+        return bool(self.values) and not any(self.values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensitivity:
+    """The scores of one pass over some examples, and its cost.
+
+    `unreachable` names the target modules that no gradient reached; they score 0. `peak_bytes` is the
+    allocator's number on a GPU. On a CPU it counts the tensors for the backward pass of the largest batch and
+    those that the scores have gathered, without the base model.
+    """
+
+    scores: tuple[TargetScores, ...]
+    n_examples: int
+    n_asked: int
+    seconds: float
+    peak_bytes: int
+    unreachable: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """A setting that the user left open: its dotted name, the value that autopeft derived, and the rule."""
+
+    setting: str
+    value: str
+    rule: str
+
+    def __str__(self) -> str:
+        """One line with the flag that overrides the decision: `--batch-size 8: about 2,048 tokens a step`."""
+        return f"{self.subject} {self.value}: {self.rule}"
+
+    @property
+    def subject(self) -> str:
+        """The flag of the setting; its dotted name if it has no flag, or is no setting but always derived."""
+        field = SETTINGS.get(self.setting)
+        return (field and field.flag) or self.setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSizes:
+    """Examples in each split; `test` is 0 if the user has none.
+
+    `confirm_groups` and `test_groups` count the groups of the evaluated examples, if standard errors are over
+    groups; 0 if they are over examples, as they are if all examples are of one group.
+    """
+
+    train: int
+    search: int
+    confirm: int
+    test: int
+    duplicates_removed: int = 0
+    confirm_groups: int = 0
+    test_groups: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchFacts:
+    """The facts of a search: model, task, metric, budget, splits, length of a full run.
+
+    - `base_model_source`: the id or path that loads the model.
+    - `unquantized`: the modules of a quantized model that are not quantized.
+    - `learning_rate_ranges`: the lowest and the highest rate that was searched for each method, and for the
+      head alone under the empty name.
+    - `metric_is_share`: whether the metric lies in [0, 1] and is shown in percent. `metric_label` is what
+      people call the metric; empty if they use its name.
+    - `decisions`: the settings that the run derived.
+    - `text_form`: how the texts of a row become one text, in words.
+    - `lacking`: what the base model's checkpoint has no weights for.
+    - `chance`: the metric of guesses. For a share of hits it is that of always giving the most frequent label
+      of the confirm split; for a correlation and other shares 0; None where it is unknown.
+    - `auto_class`: the class that loads the model of a user's trainer; empty if the task has it.
+    - `label_kind`: what the labels are (see `plugins.LabelSpace`); empty in runs of trainers of the user.
+      `input_columns` names the columns of a row's inputs.
+    """
+
+    base_model: str
+    base_model_source: str
+    model_type: str
+    data: str
+    task: str
+    metric: str
+    greater_is_better: bool
+    budget: Budget
+    head_params: int
+    splits: SplitSizes
+    full_run_steps: int
+    label_names: tuple[str, ...] = ()
+    data_fingerprint: str = ""
+    unquantized: tuple[str, ...] = ()
+    learning_rate_ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    metric_is_share: bool = False
+    decisions: tuple[Decision, ...] = ()
+    text_form: str = ""
+    lacking: str = ""
+    chance: float | None = None
+    metric_label: str = ""
+    auto_class: str = ""
+    label_kind: str = ""
+    input_columns: tuple[str, ...] = ()
+
+    @property
+    def metric_words(self) -> str:
+        """What people call the metric."""
+        return self.metric_label or self.metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullRun:
+    """One plan trained in full and evaluated on a split.
+
+    There is one of `metrics` per seed; `train_seconds` is a mean. `name` is best, baseline,
+    challenger, or the label of its arm.
+    """
+
+    name: str
+    plan: Plan
+    split: str
+    metric_mean: float
+    metric_std_error: float
+    seeds: tuple[int, ...]
+    metrics: tuple[float, ...]
+    mean_loss: float
+    train_seconds: float
+
+    def is_surely_above(self, metric: float) -> bool:
+        """Whether the 95 % interval of the mean lies above a value of the metric."""
+        return self.metric_mean - _Z_95 * self.metric_std_error > metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The best challenger against the baseline, in units of the metric; above 0 the challenger is better.
+
+    `label` is better, `as good and smaller`, inconclusive (the challenger is handed over, and the interval
+    holds 0), or `default kept` (the baseline is handed over). Without a challenger there is no difference.
+    """
+
+    label: str
+    mean_difference: float | None
+    interval_95: tuple[float, float] | None
+    margin: float
+    sentence: str
+    n_examples: int = 0
+    n_seeds: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeStep:
+    """The best plan of a smaller budget, trained in full with the seed of the best plan and compared with it.
+
+    `share` is the smaller budget over the whole one. `seconds` are those of its short race and its full run.
+    A negative difference is what the smaller plan loses.
+    """
+
+    share: float
+    max_trainable_params: int
+    plan: Plan
+    arm: Arm
+    metric_mean: float
+    mean_difference: float
+    interval_95: tuple[float, float]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refit:
+    """The best plan trained once more on all rows but those of test; its adapter is the one returned.
+
+    `measurement` is on the test split if there is one, else without a score; `test` is its record there. The
+    verdict is that of the judged adapters.
+    """
+
+    train_rows: int
+    train_steps: int
+    seconds: float
+    measurement: Measurement
+    test: FullRun | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnEvaluation:
+    """What a function of the user says of the finished adapters of best and baseline; larger is better.
+
+    `best` and `baseline` are its numbers, or the means of its scores of `n_rows`. Scores of two plans are
+    compared in pairs; positive differences favour the best plan.
+    """
+
+    function: str
+    best: float
+    baseline: float
+    n_rows: int
+    mean_difference: float | None = None
+    interval_95: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Seconds by stage, each with all that its runs did beside training and evaluation.
+
+    - `search_seconds`, `full_seconds`: all short runs, and all full runs on the confirm split.
+    - `refit_seconds`: the training of the best plan on all rows.
+    - `sizes_seconds`: runs for smaller budgets, which the two before contain.
+    - `full_run_seconds`: one full run of the baseline, R; None where no plan was trained.
+    - `total_full_runs`: `total_seconds` in R, finished weights included.
+    - `train_seconds`, `eval_seconds`: the same seconds by kind of work; the rest of `total_seconds` is spent
+      on scores, and on attaching and checking.
+    - `load_seconds`: loading, before the first stage.
+
+    A resumed run counts every measurement, also those that its outcome does not use.
+    """
+
+    sensitivity_seconds: float
+    search_seconds: float
+    full_seconds: float
+    sizes_seconds: float
+    test_seconds: float
+    full_run_seconds: float | None
+    load_seconds: float
+    train_seconds: float
+    eval_seconds: float
+    total_seconds: float
+    total_full_runs: float | None
+    refit_seconds: float = 0.0
+
+
+# The score that reads no example: it orders target modules if memory does not even hold one example.
+SIZE_SCORE = "parameters"
+# Rank correlation of two halves of the examples from which on more examples change little; chosen by hand.
+SEEN_ENOUGH = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What the engine finds.
+
+    `best` is handed over; `challenger` is the plan that the verdict compares with the baseline, None without
+    one. `full_runs` has one record for each plan that was trained in full, on the confirm split; `test` has
+    those of best and baseline on the test split, if there is one. `front` holds the short runs that no other
+    short run beats on both loss and parameters.
+    """
+
+    proposals: tuple[Proposal, ...]
+    measurements: tuple[Measurement, ...]
+    best: Plan
+    baseline: Plan
+    challenger: Plan | None
+    full_runs: tuple[FullRun, ...]
+    test: tuple[FullRun, ...]
+    verdict: Verdict
+    front: tuple[Measurement, ...] = ()
+    sizes: tuple[SizeStep, ...] = ()
+
+    @property
+    def short_steps(self) -> int:
+        """Steps of a short run; 0 without short runs."""
+        return max(
+            (m.fidelity.train_steps for m in self.measurements if m.fidelity.split == "search"), default=0
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult(Outcome):
+    """All that the report needs."""
+
+    spec: RunSpec
+    setting: SearchFacts
+    targets: tuple[Target, ...]
+    scores: tuple[TargetScores, ...]
+    cost: Cost
+    environment: dict[str, str] = field(default_factory=dict)
+    evaluation: OwnEvaluation | None = None
+    refit: Refit | None = None
+
+    @property
+    def returned_test(self) -> tuple[FullRun, ...]:
+        """Records on the test split of the returned adapter, which may be a refit, and of the baseline."""
+        if self.refit is None or self.refit.test is None:
+            return self.test
+        return tuple(self.refit.test if record.plan == self.best else record for record in self.test)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSoFar:
+    """What an unfinished search has measured so far, for a report without best plan and full runs."""
+
+    best: ClassVar[None] = None
+    baseline: ClassVar[None] = None
+    challenger: ClassVar[None] = None
+    full_runs: ClassVar[tuple[FullRun, ...]] = ()
+    sizes: ClassVar[tuple[SizeStep, ...]] = ()
+    spec: RunSpec
+    setting: SearchFacts
+    targets: tuple[Target, ...]
+    scores: tuple[TargetScores, ...]
+    environment: dict[str, str]
+    proposals: tuple[Proposal, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedPlan:
+    """A plan that `train` trained in full, and what its model card says of it."""
+
+    spec: RunSpec
+    setting: SearchFacts
+    best: Plan
+    measurement: Measurement
+    environment: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,259 @@
+"""Targets of the base model, plans of adapters for them, measurements of plans, and facts of a metric."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from typing import Literal
+
+from autopeft.types.spec import DataSpec, ModelSpec, TaskSpec
+from autopeft.types.text import digest_of, to_json
+
+OptionValue = bool | int | float | str
+_LEFT_OUT = {"choices": (), "head_factor": 1.0}  # of a digest at these values, so that older ones stay
+FLOAT32_BYTES = 4  # of a number of an adapter or head, which are trained and saved in float32
+EvaluatedSplit = Literal["search", "confirm", "test"]
+OptionPairs = tuple[tuple[str, OptionValue], ...]
+
+# What a target module does in its layer.
+ROLE_GROUPS: Mapping[str, Sequence[str]] = {
+    "attention": ("q", "k", "v", "kv", "qkv", "pos_q", "pos_k", "o"),
+    "mlp": ("gate", "up", "gate_up", "down"),
+}
+# Maps that make several of queries, keys and values at once.
+FUSED_ROLES: Mapping[str, Sequence[str]] = {"kv": ("k", "v"), "qkv": ("q", "k", "v")}
+# The first number between dots is the layer's: `h.3.attn.c_attn`; later ones count experts or convolutions.
+LAYER = re.compile(r"\.(\d+)\.")
+
+
+def layer_name(target_name: str) -> str | None:
+    """Name the layer that holds a target module; None for a target module outside the numbered layers.
+
+    Example:
+        >>> layer_name("bert.encoder.layer.3.attention.self.query")
+        'bert.encoder.layer.3'
+    """
+    number = LAYER.search(target_name)
+    return target_name[: number.end(1)] if number else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How many parameters may be trained. `base_params` counts tied weights once and no task head."""
+
+    max_trainable_params: int
+    base_params: int
+    requested: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One place in the base model that can take an adapter.
+
+    `layer` is the depth from 0, or None outside the layers (a pooler). `kind` is one of linear, conv1d, norm,
+    parameter. `copies` counts matrices of this shape, if the experts of a layer are kept in one parameter.
+    The sizes of a `quantized` map are those of its weights before quantization. `unfit_for` names the types
+    of `peft` that would go wrong here in this model, such as `LORA`.
+    """
+
+    name: str
+    layer: int | None
+    role: str
+    kind: str
+    in_features: int
+    out_features: int
+    has_bias: bool
+    copies: int = 1
+    quantized: bool = False
+    unfit_for: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """One method at one target module. `rank` is 0 if the method has none; `scale` is alpha / rank.
+
+    The adapter trains at `rate_factor` times the plan's learning rate, so that each method of a mix trains
+    within its own range.
+    """
+
+    method: str
+    target: str
+    rank: int = 0
+    scale: float = 1.0
+    options: OptionPairs = ()
+    rate_factor: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A whole proposal. No adapters means that the task head alone is trained.
+
+    `trainable_params` does not count the task head, which trains at `head_factor` times the learning rate
+    that is derived for it. `choices` are values of the user's own trainer.
+    """
+
+    adapters: tuple[Adapter, ...]
+    learning_rate: float
+    trainable_params: int
+    choices: OptionPairs = ()
+    head_factor: float = 1.0
+
+    @property
+    def lead_method(self) -> str | None:
+        """The method whose adapters train at the plan's learning rate itself; None without adapters."""
+        lead = next((a for a in self.adapters if a.rate_factor == 1.0), next(iter(self.adapters), None))
+        return lead.method if lead else None
+
+    def __hash__(self) -> int:
+        """Hash two numbers only: hashing all adapters would take most of a long search's own time."""
+        return hash((self.learning_rate, self.trainable_params))
+
+    @cached_property
+    def digest(self) -> str:
+        """Ten hexadecimal digits of a hash over adapters, learning rates, parameters and choices."""
+        content = to_json(self)
+        for name, usual in _LEFT_OUT.items():
+            if getattr(self, name) == usual:
+                del content[name]
+        return digest_of(content)
+
+    @property
+    def plan_id(self) -> str:
+        """The digest, under the name that it has in `result.json`, leaderboards and trackers."""
+        return self.digest
+
+    def __repr__(self) -> str:
+        """One line, whatever the number of adapters: methods, modules, parameters, rate and id."""
+        n_targets = len({adapter.target for adapter in self.adapters})
+        methods = ", ".join(dict.fromkeys(adapter.method for adapter in self.adapters))
+        where = f"{methods} at {n_targets} modules" if self.adapters else "no adapters"
+        return (
+            f"Plan({where}, {self.trainable_params:,} parameters, learning rate {self.learning_rate:.1e}, "
+            f"id {self.plan_id})"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanDocument:
+    """A plan and what it takes to repeat it: the content of `plan.yaml`.
+
+    `head_learning_rate` is that of the last layer of the task head, the plan's `head_factor` included; None
+    without a head to train.
+    """
+
+    plan: Plan
+    model: ModelSpec
+    data: DataSpec
+    task: TaskSpec
+    base_params: int
+    head_params: int
+    schedule: str
+    seed: int
+    head_learning_rate: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fidelity:
+    """How long to train, and the split to evaluate on."""
+
+    split: EvaluatedSplit
+    train_steps: int
+    train_examples: int
+    eval_examples: int
+    seed: int
+
+
+class Status(str, Enum):
+    """How a measurement ended.
+
+    DIVERGED: the loss became infinite or NaN, which is the plan's fault. OUT_OF_MEMORY: the plan
+    does not fit into this device's memory. FAIL: the run broke off for another reason, such as a full disk.
+    """
+
+    COMPLETE = "COMPLETE"
+    DIVERGED = "DIVERGED"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    FAIL = "FAIL"
+
+    @property
+    def is_of_machine(self) -> bool:
+        """Whether the machine broke off the run; `--resume` tries it anew."""
+        return self in (Status.OUT_OF_MEMORY, Status.FAIL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One run, good or bad. If it is not complete, it has an `error` and no metric.
+
+    `example_scores` holds one number for each evaluated example in dataset order (for accuracy 0 or 1), whose
+    mean is the metric, so that plans can be compared in pairs. Equality ignores them, since a stored result
+    lacks them. `peak_bytes` counts tensors saved for backward, gradients and optimizer state.
+    `trained_steps` counts the steps of this run alone: a full run that goes on from a short one has fewer
+    than its fidelity says. `overhead_seconds` are all other seconds: compiling and attaching the
+    plan, keeping weights, comparing the base model.
+    """
+
+    plan: Plan
+    fidelity: Fidelity
+    status: Status
+    metric: float | None = None
+    loss: float | None = None
+    train_seconds: float = 0.0
+    trained_steps: int = 0
+    eval_seconds: float = 0.0
+    peak_bytes: int = 0
+    example_scores: tuple[float, ...] = field(default=(), compare=False)
+    error: str | None = None
+    overhead_seconds: float = 0.0
+
+    @property
+    def reason(self) -> str:
+        """The error without its full stop, to stand within a sentence; empty without an error."""
+        return (self.error or "").rstrip(".")
+
+    @property
+    def train_seconds_from_start(self) -> float:
+        """Seconds of training from step 0: steps of an earlier short run count at this run's pace."""
+        return self.train_seconds * self.fidelity.train_steps / max(1, self.trained_steps)
+
+    @property
+    def total_seconds(self) -> float:
+        """Seconds of the whole run."""
+        return self.train_seconds + self.eval_seconds + self.overhead_seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricFacts:
+    """The facts of the metric by which plans are compared, as the fitted task gives them.
+
+    Attributes:
+        name: What specifications call it, such as `accuracy`.
+        greater_is_better: True for accuracies and correlations, false for errors and losses.
+        is_share: Whether the metric lies in [0, 1]: values are read as percent, differences as points of
+            0.01. False for losses, errors and correlations, which are read in their own unit.
+        score_span: Width of the range of the example scores, 1 for an accuracy; None without bounds, as for
+            pseudo-values of an F1.
+        label: What people call it, such as "entity F1"; empty if they use its name.
+    """
+
+    name: str
+    greater_is_better: bool
+    is_share: bool
+    score_span: float | None = None
+    label: str = ""
+
+    @property
+    def words(self) -> str:
+        """The label, else the name."""
+        return self.label or self.name
+
+    @property
+    def score_step(self) -> float | None:
+        """How far apart two plans' scores of an example can be if they answer it differently.
+
+        1 for pseudo-values of an F1 or a correlation; None for losses, which differ for any two plans.
+        """
+        return 1.0 if self.score_span is None and self.greater_is_better else self.score_span

@@ -1,0 +1,320 @@
+"""What the user asks for: settings by topic, checked by pydantic, unknown keys refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from autopeft.types.fields import SettingField, Topic, setting, settings_of
+
+MAX_SEED = 2**32 - 1  # numpy's older generators, which Optuna uses, take no larger seed
+
+# Stands for the name of a model or dataset that was passed as an object.
+IN_MEMORY = "<in memory>"
+OWN_TRAINER = "<your trainer>"  # stands for the data of a user's trainer, which autopeft never sees
+
+# Arguments of transformers' BitsAndBytesConfig for each value of `model.quantize` but none.
+QUANTIZED: Mapping[str, Mapping[str, bool | str]] = {
+    "4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+    "8bit": {"load_in_8bit": True},
+}
+
+
+class ModelSpec(Topic):
+    """The base model; `id` None is the demo model."""
+
+    id: str | None = setting(
+        None, "Base model: hub id or local directory. Default: the demo model", "Options", short="model"
+    )
+    revision: str | None = setting(None, "Revision of the hub model", "Machine")
+    quantize: Literal["none", "4bit", "8bit"] = setting(
+        "none", "Load linear layers of the base model in few bits (needs the extra quantize)", "Machine"
+    )
+
+
+class DataSpec(Topic):
+    """The dataset and its columns; `source` None is the sample dataset.
+
+    `text_columns` are the columns of the inputs, whatever they hold: texts, tokens, a prompt, image files.
+    """
+
+    source: str | None = setting(
+        None,
+        "CSV, JSONL or Parquet file, directory of these, saved dataset, or hub id (glue:sst2 for a part). "
+        "Default: the sample",
+        "Options",
+        short="data",
+        min_length=1,
+    )
+    text_columns: tuple[str, ...] = setting(
+        (), "Column with the text; two for a pair of texts", "Data", short="text_column", form="repeated"
+    )
+    label_column: str | None = setting(None, "Column with the label; a,b,c for columns of 0 and 1", "Data")
+    label_kind: Literal["class", "classes", "number"] | None = setting(
+        None, "What the label column holds, where its values mislead", "Data", short=None
+    )
+    group_column: str | None = setting(
+        None, "Rows with equal values in this column stay in one split; intervals count these groups", "Data"
+    )
+    time_column: str | None = setting(
+        None, "Column with the time of a row; the held-out rows are the latest of train", "Data"
+    )
+    max_examples: int | None = setting(None, "Rows of train and search together, at most", "Data", ge=1)
+    max_eval_examples: int | None = setting(
+        None,
+        "Examples of search, confirm and test to evaluate, at most; drawn at random. Default: what a "
+        "tenth of a full run pays, and at least so many as tell plans apart",
+        "Data",
+        ge=2,
+    )
+
+
+class TaskSpec(Topic):
+    """The task, and the length of one full training run.
+
+    `commands.defaults` derives `epochs`, `batch_size` and `max_length` if they are None; `run.yaml` holds the
+    derived values.
+    """
+
+    name: str = setting("text-classification", "Task type", "Options", short="task")
+    metric: str | None = setting(
+        None,
+        "A metric of the task, or your own for written texts: module:function. Default: the task's choice "
+        "for the labels",
+        "Options",
+    )
+    answer_pattern: str | None = setting(
+        None,
+        "Regular expression whose first group, or whole match, is the answer in a generated text",
+        "Options",
+        short=None,
+    )
+    learn: Literal["last", "answers", "all"] = setting(
+        "answers",
+        "What a language model learns of a chat: its last answer, all answers, or all of its text; all "
+        "takes in the prompts of completions too",
+        "Full run",
+        short=None,
+    )
+    epochs: float | None = setting(
+        None,
+        "Length of a full run in epochs. Default, by the size of the data: 3 to 20 (language models: 1 to 3)",
+        "Full run",
+        gt=0,
+        le=1e6,
+    )
+    max_steps: int | None = setting(
+        None, "Length of a full run in optimizer steps; overrides --epochs", "Full run", demo=150, ge=1
+    )
+    batch_size: int | None = setting(
+        None,
+        "Examples per optimizer step. Default: 32, 4 to 16 for language models, by their length",
+        "Full run",
+        ge=1,
+        le=1e6,
+    )
+    max_length: int | None = setting(
+        None,
+        "Tokens per example, at most. Default: by the lengths of the train split, within the model's context",
+        "Full run",
+        ge=2,
+        le=1e9,
+    )
+
+
+class BudgetSpec(Topic):
+    """How many parameters may be trained, as the user wrote it."""
+
+    requested: str = setting(
+        "0.5%",
+        "Trainable parameters, at most: 0.5% of the base model, 300k, or r16: what LoRA of rank 16 trains",
+        "Options",
+        short="budget",
+        demo="7500",
+    )
+
+
+class Extent(Topic):
+    """The search space, and the rules that end a search, whichever comes first."""
+
+    space: str = setting(
+        "default",
+        "Search space: a name that `autopeft spaces` lists, or a YAML file. Default: the one named default",
+        "Search",
+    )
+    effort: Literal["quick", "normal", "thorough"] = setting(
+        "normal",
+        "How much to try. quick trains the default and one challenger in full; normal tries the space's "
+        "listed plans in short runs first; thorough tries 24, most of them proposed by Optuna, and trains three "
+        "seeds and the head alone",
+        "Options",
+    )
+    trials: int | None = setting(
+        None,
+        "Short runs, at most. Default: by --effort, no more than --max-time and --max-cost pay",
+        "Search",
+        ge=1,
+    )
+    seeds: int | None = setting(
+        None, "Seeds of each full run. Default: 1, and 3 with --effort thorough", "Search", ge=1, le=10
+    )
+    refit: Literal["auto", "on", "off"] = setting(
+        "auto",
+        "Train the best plan once more on all rows, and return that adapter. auto: if more than 5 % of the "
+        "rows were held out",
+        "Options",
+    )
+    sizes: int = setting(
+        1,
+        "How small can it be: so many budgets to find the best plan for, each a fifth of the one before",
+        "Options",
+        ge=1,
+        le=4,
+    )
+    max_time_seconds: float | None = setting(
+        None,
+        "Time such as 90s, 8m or 2h that shortens the search, never the full runs",
+        "Search",
+        short="max_time",
+        demo=450.0,
+        gt=0,
+    )
+    max_cost: float | None = setting(
+        None,
+        "Cost in R that shortens the search, never the full runs; R is one full run of the baseline",
+        "Search",
+        gt=0,
+        le=1e9,
+    )
+
+
+class SearchSpec(Extent):
+    """How to search: space and end, methods, what to compare with, the seed."""
+
+    methods: tuple[str, ...] = setting((), "Only these methods, separated by commas", "Options")
+    serve_on: tuple[Literal["vllm", "tgi", "llama.cpp", "any"], ...] = setting(
+        (), "Only plans that these servers load, separated by commas", "Search"
+    )
+    baseline: str | None = setting(
+        None,
+        "Your own config to beat: plan.yaml, run, or adapter_config.json or its folder",
+        "Options",
+        min_length=1,
+    )
+    score: str = setting("gradient", "Sensitivity score that orders the target modules", "Search")
+    margin: float | None = setting(
+        None,
+        "Difference of the metric that does not matter; 0.01 is one point of accuracy. Default: 0.01; 1 % of "
+        "the baseline's loss or error",
+        "Search",
+        gt=0,
+    )
+    evaluate: str | None = setting(
+        None,
+        "Your own function, module:function, that gets each finished adapter and its tokenizer and gives a "
+        "number or one a row, the larger the better",
+        "Options",
+    )
+    seed: int = setting(0, "Seed of splits, proposals and training runs", "Search", ge=0, le=MAX_SEED)
+
+
+class ExecutionSpec(Topic):
+    """Where measurements run, and in which number format.
+
+    `dtype` is the format of the base model; quantized maps are only multiplied in it. What is trained is
+    float32. `auto` is bfloat16 if the processor or GPU has instructions for it, float16 on NVIDIA's Volta and
+    Turing.
+    """
+
+    executor: str = setting("serial", "Way to run measurements", "Machine")
+    workers: int | None = setting(
+        None,
+        "Measurements at the same time, a number or auto. Default: auto, which is 1, but for the executor "
+        "process one on each GPU, or on a CPU one for every two cores, 4 at most",
+        "Machine",
+        form="auto",
+        ge=1,
+    )
+    device: str | None = setting(
+        None,
+        "Torch device: cpu, cuda, cuda:1 or mps; several for several workers, such as cuda:0,1; balanced "
+        "spreads the layers over all GPUs. Default: a GPU, if there is one, balanced if the weights do not "
+        "fit it; for the executor process all GPUs like the first",
+        "Machine",
+        min_length=1,
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto", "Number format that the base model is held in and computes in", "Machine"
+    )
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] | None = setting(
+        None,
+        "Kernels of attention, by the names of transformers. Default: what transformers takes, mostly sdpa",
+        "Machine",
+        short="attn",
+    )
+    memory_bytes: int | None = setting(
+        None,
+        "Memory that the device may use, weights included, such as 16GiB; on a CPU the process counts too, "
+        "about 0.6 GB of it Python libraries. Default: what it has",
+        "Machine",
+        short="memory",
+        ge=1,
+    )
+    micro_batch_tokens: int | None = setting(
+        None,
+        "Tokens that training takes through the model at once. Default: what fits and brings speed",
+        "Machine",
+        ge=1,
+    )
+    checkpointing: Literal["auto", "on", "off"] = setting(
+        "auto", "Keep only the inputs of layers for the backward pass, which takes a third longer", "Machine"
+    )
+    gpu_price: float | None = setting(
+        None, "Price of the machine in an hour, in any currency, for the price of a run", "Machine", ge=0
+    )
+
+
+class OutputSpec(Topic):
+    """Where the run directory goes, and what logs the search; without `out` to a new folder in `reports/`."""
+
+    out: str | None = setting(
+        None, "Folder to write to; must be empty or absent", "Run", form="path", min_length=1
+    )
+    report_to: tuple[str, ...] = setting(
+        (),
+        "Experiment trackers that get a run for each plan, such as wandb, separated by commas",
+        "Run",
+    )
+
+
+class RunSpec(Topic):
+    """All settings of one run: only names and numbers."""
+
+    model: ModelSpec = ModelSpec()
+    data: DataSpec = DataSpec()
+    task: TaskSpec = TaskSpec()
+    budget: BudgetSpec = BudgetSpec()
+    search: SearchSpec = SearchSpec()
+    execution: ExecutionSpec = ExecutionSpec()
+    output: OutputSpec = OutputSpec()
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether the model or the data were objects in memory, which no command can name."""
+        return IN_MEMORY in (self.model.id, self.data.source)
+
+    @property
+    def has_own_trainer(self) -> bool:
+        """Whether `autopeft tune` made the run, with a trainer of the user."""
+        return self.data.source == OWN_TRAINER
+
+
+# All settings by dotted name, and the settings with a short name by that.
+SETTINGS: Mapping[str, SettingField] = settings_of(RunSpec)
+SHORT_NAMES: Mapping[str, SettingField] = {field.short: field for field in SETTINGS.values() if field.short}
+
+
+def with_setting(spec: RunSpec, name: str, value: object) -> RunSpec:
+    """Replace the value of one setting, by its dotted name."""
+    topic, _, field = name.partition(".")
+    return spec.model_copy(update={topic: getattr(spec, topic).model_copy(update={field: value})})

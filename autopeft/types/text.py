@@ -1,0 +1,106 @@
+"""Records to and from JSON, and numbers and texts in the form that people read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from pydantic import TypeAdapter
+
+Record = TypeVar("Record")
+
+
+def to_json(record: Any) -> Any:
+    """Turn a record into plain dictionaries, lists, strings and numbers."""
+    return _adapter(cast(Any, type(record))).dump_python(record, mode="json")
+
+
+def from_json(kind: type[Record], content: Any) -> Record:
+    """Restore the record that `to_json` was given; raises pydantic's ValidationError on other content."""
+    return cast(Record, _adapter(cast(Any, kind)).validate_python(content))
+
+
+def digest_of(content: Any) -> str:
+    """Digest JSON content to ten hexadecimal digits of its SHA-256, whatever the order of keys."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def rate(value: float) -> str:
+    """Write a learning rate with two digits, and with an exponent below 0.1 and from 1,000 on."""
+    rounded = f"{value:.1e}"
+    if value == 0 or 0.1 <= abs(float(rounded)) < 1000:
+        return f"{float(rounded):g}"
+    mantissa, exponent = rounded.split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def minus(text: str) -> str:
+    """Put a minus sign in place of a number's hyphen.
+
+    Example:
+        >>> minus("-0.4"), minus("0.4")
+        ('−0.4', '0.4')
+    """
+    return text.replace("-", "−", 1)
+
+
+def shortened(text: str, most: int) -> str:
+    """Cut a text to at most `most` characters; a cut text ends with an ellipsis.
+
+    Example:
+        >>> shortened("number", 6), shortened("numbers", 6)
+        ('number', 'numbe…')
+    """
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """Join names for a sentence, `a, b and c`: the first ones, and how many more there are.
+
+    Example:
+        >>> listed(["q"]), listed(["q", "v"]), listed(list("abcdef"), most=3)
+        ('q', 'q and v', 'a, b, c and 3 more')
+    """
+    n_more = len(names) - most
+    *start, end = names if n_more <= 1 else [*names[:most], f"{n_more} more"]
+    return f"{', '.join(start)} and {end}" if start else end
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a count with its noun, in the plural unless the count is one.
+
+    Example:
+        >>> counted(1, "train row"), counted(2000, "train row")
+        ('1 train row', '2,000 train rows')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def path_at_home(source: str | Path) -> Path:
+    """Replace `~` by the home folder; it stays if the system knows no such home, as in some cgroups."""
+    return Path(os.path.expanduser(source))  # noqa: PTH111 - Path.expanduser would raise RuntimeError
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def rate_position(learning_rate: float, bounds: tuple[float, float]) -> float | None:
+    """Locate a rate in a range on a logarithmic scale, 0 to 1; None for a rate of 0 or a range of one rate.
+
+    Example:
+        >>> rate_position(1e-3, (1e-4, 1e-2)), rate_position(1e-3, (1e-3, 1e-3))
+        (0.5, None)
+    """
+    low, high = bounds
+    if learning_rate <= 0 or not 0 < low < high:
+        return None
+    return math.log(learning_rate / low) / math.log(high / low)

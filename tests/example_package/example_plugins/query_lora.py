@@ -1,0 +1,23 @@
+"""A method: LoRA that is allowed at query maps alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from autopeft.methods.lora import PLUGIN as LORA
+from autopeft.types import Target
+
+
+def _refusal(target: Target) -> str | None:
+    return LORA.refusal(target) if target.role == "q" else "takes query maps"
+
+
+PLUGIN = replace(
+    LORA,
+    name="query_lora",
+    label="query LoRA",
+    short="LoRA-q",
+    summary="LoRA at query maps",
+    refusal=_refusal,
+    readable_type=None,
+)

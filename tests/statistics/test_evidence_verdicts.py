@@ -1,0 +1,141 @@
+"""The label of a difference, and its sentence."""
+
+from __future__ import annotations
+
+import pytest
+from toys.metrics import ACCURACY, ERROR_RATE, LOSS, PEARSON
+
+from autopeft.statistics import KEPT, Difference, verdict
+from autopeft.types import MetricFacts, Verdict
+
+NAMES = ("HiRA on all maps", "LoRA on q and v")
+
+
+def judged(
+    mean: float,
+    half: float,
+    *,
+    params: tuple[int, int] = (10, 10),
+    metric: MetricFacts = ACCURACY,
+    n_seeds: int = 1,
+) -> Verdict:
+    """The verdict on a mean and the half width of its interval."""
+    gain = Difference(
+        mean=mean, std_error=half / 2, low=mean - half, high=mean + half, n_examples=1500, n_seeds=n_seeds
+    )
+    return verdict(gain, names=NAMES, params=params, margin=0.01, metric=metric)
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "n_params", "label"),
+    [
+        (0.030, 0.020, 10, "better"),
+        (0.030, 0.020, 5, "better"),  # better goes before smaller
+        (0.020, 0.020, 10, "inconclusive"),  # an interval that touches 0
+        (0.010, 0.020, 10, "inconclusive"),  # one standard error ahead
+        (0.009, 0.020, 10, KEPT),
+        (0.009, 0.020, 5, KEPT),  # smaller, but it may lose more than the margin
+        (0.000, 0.009, 5, "as good and smaller"),
+        (-0.004, 0.005, 5, "as good and smaller"),
+        (0.000, 0.009, 6, KEPT),  # more than half of the parameters
+        (-0.004, 0.008, 5, KEPT),
+        (-0.030, 0.010, 5, KEPT),
+    ],
+)
+def test_label_follows_from_interval_and_parameters(
+    mean: float, half: float, n_params: int, label: str
+) -> None:
+    assert judged(mean, half, params=(n_params, 10)).label == label
+
+
+def test_verdict_keeps_the_numbers_that_it_judged() -> None:
+    given = judged(0.021, 0.018, n_seeds=3)
+    assert given.mean_difference == 0.021 and given.interval_95 == pytest.approx((0.003, 0.039))
+    assert (given.margin, given.n_examples, given.n_seeds) == (0.01, 1500, 3)
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "n_params", "sentence"),
+    [
+        (
+            0.021,
+            0.018,
+            10,
+            "HiRA on all maps scores 2.1 points more than LoRA on q and v on 1,500 confirm "
+            "rows; expect +0.3 to +3.9 on new "
+            "rows and if trained again (95 % interval).",
+        ),
+        (
+            -0.002,
+            0.006,
+            4,
+            "HiRA on all maps has 40 % of the parameters of LoRA on q and v and scores 0.2 points less "
+            "on 1,500 confirm rows; expect -0.8 to +0.4 on new "
+            "rows and if trained again (95 % interval).",
+        ),
+        (
+            0.02,
+            0.03,
+            10,
+            "HiRA on all maps scores 2.0 points more than LoRA on q and v on 1,500 confirm rows, which may "
+            "be chance; expect -1.0 to +5.0 on new "
+            "rows and if trained again (95 % interval).",
+        ),
+        (
+            -0.02,
+            0.03,
+            10,
+            "LoRA on q and v is kept, since HiRA on all maps is not clearly better: it scores 2.0 points "
+            "less on 1,500 confirm rows; expect -5.0 to +1.0 on new "
+            "rows and if trained again (95 % interval).",
+        ),
+        (
+            -0.04,
+            0.03,
+            10,
+            "LoRA on q and v is kept, since HiRA on all maps is worse: it scores 4.0 points "
+            "less on 1,500 confirm rows; expect -7.0 to -1.0 on new "
+            "rows and if trained again (95 % interval).",
+        ),
+    ],
+)
+def test_each_label_has_its_sentence(mean: float, half: float, n_params: int, sentence: str) -> None:
+    assert judged(mean, half, params=(n_params, 10)).sentence == sentence
+
+
+@pytest.mark.parametrize(
+    ("metric", "gain", "interval"),
+    [
+        (ACCURACY, "scores 5.0 points more", "+3.0 to +7.0"),
+        (PEARSON, "scores 0.050 more", "+0.030 to +0.070"),
+        (LOSS, "is 0.050 lower in loss", "-0.070 to -0.030 in loss"),
+        (ERROR_RATE, "is 5.0 points lower in error-rate", "-7.0 to -3.0 in error-rate"),
+    ],
+)
+def test_unit_and_direction_are_those_of_the_metric(metric: MetricFacts, gain: str, interval: str) -> None:
+    assert judged(0.05, 0.02, metric=metric).sentence == (
+        f"HiRA on all maps {gain} than LoRA on q and v on 1,500 confirm rows; expect {interval} on new rows "
+        "and if trained again (95 % interval)."
+    )
+
+
+def test_several_seeds_stand_in_the_sentence() -> None:
+    assert "on 1,500 confirm rows and 2 seeds; expect " in judged(0.05, 0.02, n_seeds=2).sentence
+
+
+def test_small_numbers_get_the_decimals_that_they_need() -> None:
+    assert "is 0.0004 lower in loss" in judged(4e-4, 2e-4, metric=LOSS).sentence
+
+
+def test_an_interval_of_a_share_ends_at_100_points() -> None:
+    assert "expect -100.0 to +100.0 on" in judged(0.0, 3.0).sentence
+
+
+def test_an_end_that_rounds_to_0_has_no_minus() -> None:
+    assert "expect +0.0 to +4.0 on" in judged(0.02, 0.02 + 1e-12).sentence
+
+
+def test_a_name_in_small_letters_starts_a_sentence_with_a_capital() -> None:
+    given = verdict(None, names=("", "the suggested plan"), params=(1, 1), margin=0.01, metric=ACCURACY)
+    assert given.sentence.startswith("The suggested plan is handed over without a comparison:")
+    assert (given.label, given.mean_difference, given.interval_95) == (KEPT, None, None)

@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pickle
+from dataclasses import FrozenInstanceError
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from autopeft import types
+from autopeft.types import (
+    SETTINGS,
+    SHORT_NAMES,
+    Adapter,
+    Decision,
+    Measurement,
+    Plan,
+    RunSpec,
+    digest_of,
+    from_json,
+    to_json,
+)
+from autopeft.types.fields import Group
+
+PLAN = Plan(
+    adapters=(Adapter(method="lora", target="h.0.q", rank=4, scale=2.0, options=(("dora", True),)),),
+    learning_rate=1e-3,
+    trainable_params=72,
+)
+KINDS = {name: kind for name, kind in vars(types).items() if dataclasses.is_dataclass(kind)}
+
+
+def records_of(kind: type[Any]) -> st.SearchStrategy[Any]:
+    """Records with every field drawn by its type."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    hints = get_type_hints(kind).items()
+    return st.builds(kind, **{name: drawn(hint) for name, hint in hints if name in names})
+
+
+def drawn(hint: Any) -> st.SearchStrategy[Any]:
+    """Values of a type: finite numbers, short tuples; settings keep their defaults."""
+    parts = get_args(hint)
+    if hint is float:
+        return st.floats(allow_nan=False, allow_infinity=False)
+    if get_origin(hint) is tuple:
+        of_any_length = st.lists(drawn(parts[0]), max_size=2).map(tuple)
+        return of_any_length if parts[1] is ... else st.tuples(*map(drawn, parts))
+    if get_origin(hint) in (Union, UnionType):
+        return st.one_of(*map(drawn, parts))
+    if dataclasses.is_dataclass(hint):
+        return records_of(hint)
+    # Python 3.10 takes dict[str, int] for a type, which issubclass refuses.
+    is_topic = not parts and isinstance(hint, type) and issubclass(hint, BaseModel)
+    return st.just(hint()) if is_topic else st.from_type(hint)
+
+
+def through_text(record: Any) -> Any:
+    """The record after a journey as JSON text."""
+    return from_json(type(record), json.loads(json.dumps(to_json(record))))
+
+
+# To and from JSON.
+
+
+def test_the_result_of_a_search_is_among_the_records() -> None:
+    assert {"SearchResult", "Plan", "Measurement", "PlanDocument"} <= KINDS.keys()
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+@given(st.data())
+def test_a_record_comes_back_from_json_text_as_it_was(kind: type[Any], data: st.DataObject) -> None:
+    record = data.draw(records_of(kind))
+    assert repr(through_text(record)) == repr(record)  # equal, and of equal types: True is no 1
+
+
+def test_a_run_as_asked_comes_back_from_json_text_as_it_was() -> None:
+    spec = RunSpec.model_validate({"search": {"methods": ["lora"], "trials": 3}, "model": {"id": "x"}})
+    assert through_text(spec) == spec
+
+
+def test_json_is_plain() -> None:
+    assert to_json(PLAN) == {
+        "adapters": [
+            {
+                "method": "lora",
+                "target": "h.0.q",
+                "rank": 4,
+                "scale": 2.0,
+                "options": [["dora", True]],
+                "rate_factor": 1.0,
+            }
+        ],
+        "learning_rate": 0.001,
+        "trainable_params": 72,
+        "choices": [],
+        "head_factor": 1.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"learning_rate": "fast"}, "learning_rate"),
+        ({"adapters": [{"method": "lora"}]}, "target"),
+        ({"trainable_params": 1.5}, "trainable_params"),
+        ({"adapters": None}, "adapters"),
+    ],
+)
+def test_other_content_is_refused(change: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        from_json(Plan, {**to_json(PLAN), **change})
+
+
+# Identity.
+
+
+@given(records_of(Plan), records_of(Plan))
+def test_digests_are_equal_exactly_where_plans_are(first: Plan, second: Plan) -> None:
+    assert (first.digest == second.digest) == (repr(first) == repr(second))
+    assert through_text(first).digest == first.digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"learning_rate": 2e-3},
+        {"trainable_params": 73},
+        {"adapters": ()},
+        {"adapters": PLAN.adapters * 2},
+        *(
+            {"adapters": (dataclasses.replace(PLAN.adapters[0], **{name: value}),)}
+            for name, value in {"method": "x", "target": "x", "rank": 5, "scale": 1.0, "options": ()}.items()
+        ),
+    ],
+)
+def test_every_part_of_a_plan_moves_its_digest(change: dict[str, Any]) -> None:
+    other = dataclasses.replace(PLAN, **change)
+    assert other.digest != PLAN.digest
+
+
+def test_hash_of_a_plan_looks_at_none_of_its_adapters() -> None:
+    of_lists = dataclasses.replace(PLAN, adapters=([],))  # a list has no hash
+    assert hash(of_lists) == hash(dataclasses.replace(of_lists))
+
+
+def test_a_plan_that_knows_its_digest_is_stored_and_sent_as_before() -> None:
+    fresh, used = (from_json(Plan, to_json(PLAN)) for _ in range(2))
+    assert used.digest is used.digest  # computed once
+    assert fresh == used == pickle.loads(pickle.dumps(used)) and hash(fresh) == hash(used)
+    assert to_json(fresh) == to_json(used) and dataclasses.asdict(fresh) == dataclasses.asdict(used)
+
+
+def test_a_digest_is_the_start_of_the_sha256_of_sorted_json() -> None:
+    text = '{"a":[1,"é"],"b":null}'.replace("é", "\\u00e9")
+    expected = hashlib.sha256(text.encode()).hexdigest()[:10]
+    assert digest_of({"b": None, "a": [1, "é"]}) == digest_of({"a": [1, "é"], "b": None}) == expected
+
+
+# Frozen.
+
+
+def test_records_cannot_change() -> None:
+    for kind in KINDS.values():
+        record, name = object.__new__(kind), dataclasses.fields(kind)[0].name
+        with pytest.raises(FrozenInstanceError, match=name):
+            setattr(record, name, None)
+
+
+@given(records_of(Measurement))
+def test_a_plan_and_a_measurement_are_dictionary_keys(measurement: Measurement) -> None:
+    counts = {(measurement.plan, measurement.fidelity): 1, measurement: 2}
+    again = through_text(measurement)
+    assert (counts[again.plan, again.fidelity], counts[again]) == (1, 2)
+
+
+def test_records_take_keywords_alone() -> None:
+    for kind in KINDS.values():
+        with pytest.raises(TypeError, match="takes 1 positional argument"):
+            kind(None)
+
+
+# The settings of a run.
+
+
+def test_unknown_fields_of_topics_are_refused() -> None:
+    for topic in RunSpec.model_fields:
+        with pytest.raises(ValidationError, match=rf"{topic}\.color\s+Extra inputs are not permitted"):
+            RunSpec.model_validate({topic: {"color": "red"}})
+
+
+@pytest.mark.parametrize(
+    ("topic", "field", "value"),
+    [
+        ("task", "epochs", 0),
+        ("task", "batch_size", 0),
+        ("search", "trials", 0),
+        ("search", "seed", -1),
+        ("search", "effort", "high"),
+        ("search", "max_cost", 0),
+        ("search", "baseline", ""),
+        ("search", "max_time_seconds", 0),
+        ("search", "seeds", 0),
+        ("search", "seeds", 11),
+        ("search", "sizes", 0),
+        ("search", "margin", 0),
+        ("execution", "workers", 0),
+    ],
+)
+def test_a_setting_out_of_range_is_refused(topic: str, field: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=rf"{topic}\.{field}"):
+        RunSpec.model_validate({topic: {field: value}})
+
+
+def test_a_topic_cannot_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        RunSpec().search.trials = 3
+
+
+# How settings are declared.
+
+
+def test_every_setting_has_a_help_a_group_and_a_name_of_its_own() -> None:
+    for field in SETTINGS.values():
+        assert field.help and field.help[-1] != ".", field.name
+        assert field.group in get_args(Group), field.name
+    assert len({field.short for field in SETTINGS.values() if field.short}) == len(SHORT_NAMES)
+    assert len({field.variable for field in SETTINGS.values()}) == len(SETTINGS)
+
+
+def test_help_names_the_default() -> None:
+    assert SHORT_NAMES["effort"].text.endswith(". Default normal.")
+    assert SHORT_NAMES["max_time"].text.endswith(", never the full runs. Default none (demo: 450 s).")
+    assert SHORT_NAMES["label_column"].text == "Column with the label; a,b,c for columns of 0 and 1."
+
+
+def test_decision_names_the_flag_or_else_the_setting():
+    with_flag = next(name for name, field in SETTINGS.items() if field.flag == "--batch-size")
+    without = next(name for name, field in SETTINGS.items() if field.flag is None)
+    assert str(Decision(setting=with_flag, value="8", rule="by hand")) == "--batch-size 8: by hand"
+    assert str(Decision(setting=without, value="8", rule="by hand")) == f"{without} 8: by hand"
