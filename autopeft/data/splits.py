@@ -183,8 +183,8 @@ def _check_labels(label_space: LabelSpace, splits: Parts) -> list[str]:
     if label_space.kind == "class" and len(present["train"]) < 2:
         raise DataError(
             f"Of {len(label_space.names)} labels, only {', '.join(present['train'])} is left in train after "
-            "repeated and surplus rows are removed; name all columns of the input with --text-column, or raise "
-            "--max-examples."
+            "repeated and surplus rows are removed; name all columns of the input with --text-column, or "
+            "raise --max-examples."
         )
     if label_space.kind == "class" and lost:
         listed = shortened(", ".join(lost), 60)

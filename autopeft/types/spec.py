@@ -145,8 +145,8 @@ class Extent(Topic):
     effort: Literal["quick", "normal", "thorough"] = setting(
         "normal",
         "How much to try. quick trains the default and one challenger in full; normal tries the space's "
-        "listed plans in short runs first; thorough tries 24, most of them proposed by Optuna, and trains three "
-        "seeds and the head alone",
+        "listed plans in short runs first; thorough tries 24, most of them proposed by Optuna, and trains "
+        "three seeds and the head alone",
         "Options",
     )
     trials: int | None = setting(
