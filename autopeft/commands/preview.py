@@ -133,7 +133,7 @@ def preview(
         methods=feasible.arms,
         matched_targets={name: sum(r is None for r in of_targets) for name, of_targets in refusals.items()},
         first_plans=tuple(str(arm) for arm, _ in first_plans),
-        trials=problem.n_trials(len(first_plans)),
+        trials=problem.n_trials,
         short_steps=lengths.short_steps,
         full_run_steps=lengths.full_steps,
         seeds=len(problem.seeds),

@@ -14,10 +14,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import optuna
 import torch
 
 from autopeft import engine, report, statistics
-from autopeft.engine import Limits, Runs, SearchProblem
+from autopeft.engine import Driver, Limits, SearchProblem
 from autopeft.errors import AutopeftError, SpecError, first_line_of
 from autopeft.executors import EXECUTORS
 from autopeft.plugins import own_function
@@ -112,7 +113,7 @@ def run_search(
         executor = EXECUTORS[spec.execution.executor]
         with live_page(run, so_far, progress) as page:
             try:
-                runs = Runs(
+                driver = Driver(
                     executor=executor,
                     measure_one=start_workers(executor, run, prepared),
                     progress=page,
@@ -123,8 +124,10 @@ def run_search(
                     clock=clock,
                     limits=Limits(seconds=seconds, cost=cost),
                 )
+                page.watch(driver)
                 with study_file(run.path / "study.sqlite") as storage, watched(page.step):
-                    outcome = engine.search(problem, runs, storage=storage, watch=page.watch)
+                    study = optuna.create_study(storage=storage(), study_name=engine.STUDY)
+                    outcome = driver.run(engine.search(problem, study, driver))
             finally:
                 executor.shutdown()
             result = _finished(run, prepared, outcome, so_far=so_far, state=state, load_seconds=load_seconds)

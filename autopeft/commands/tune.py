@@ -13,7 +13,8 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -21,21 +22,19 @@ from typing import Any
 
 import filelock
 import optuna
-from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.storages import BaseStorage
 from peft import PeftConfig
 from pydantic import TypeAdapter, ValidationError
 
 from autopeft import engine, model, report
 from autopeft.adapters import compile_plan
 from autopeft.client import Score, Trial
-from autopeft.engine import Key, Lengths, Runs, SearchProblem
+from autopeft.engine import Batch, Key, Lengths, Request, SearchProblem
 from autopeft.errors import NO_ROOM, RunDirError, SpecError, TrainingError, first_line_of
-from autopeft.executors import Executor
 from autopeft.model import is_out_of_memory
 from autopeft.plugins import discover
 from autopeft.run.best import document_without_head_rate, training_json
 from autopeft.run.prepare import methods_for
-from autopeft.run.progress import Lines
 from autopeft.run.reporting import part_words, write_card
 from autopeft.run.resources import budget_of
 from autopeft.run.search_problem import (
@@ -66,6 +65,7 @@ from autopeft.tasks._shared.token_metrics import TOKEN_METRICS
 from autopeft.types import (
     OWN_TRAINER,
     VERSION,
+    Fidelity,
     Measurement,
     MetricFacts,
     OptionValue,
@@ -103,25 +103,14 @@ def _metric_facts(name: str, *, lower_is_better: bool) -> MetricFacts:
     )
 
 
-class _MissingError(Exception):
-    """The search needs measurements that the log lacks; `args` are their keys."""
+class _Unlimited:
+    """Neither time nor cost limits the trials of a user's trainer, which go out all at once."""
 
+    n_at_once = _MOST_AT_ONCE
 
-class _Replayed(Runs):
-    """Runs that are read from the log and never made."""
-
-    def measure_all(self, keys: Iterable[Key]) -> list[Measurement]:
-        """Give the logged measurements in order; raises _MissingError if the log lacks one."""
-        requested = tuple(keys)
-        if missing := [key for key in requested if key not in self.earlier]:
-            raise _MissingError(*dict.fromkeys(missing))
-        return super().measure_all(requested)
-
-
-class _Elsewhere(Executor):
-    """Stands for the processes that train; the search submits nothing to it: _MissingError comes first."""
-
-    n_workers = _MOST_AT_ONCE
+    def covers(self, requests: Sequence[Request], needed: Sequence[Fidelity] = ()) -> bool:
+        """Return True."""
+        return True
 
 
 class Study:
@@ -249,28 +238,26 @@ class Study:
             head_rates=(1.0, 1.0),
         )
 
-    def _replay(
-        self, storage: Callable[[], BaseStorage] = InMemoryStorage
-    ) -> tuple[SearchProblem, Runs, Outcome | None, tuple[Key, ...]]:
-        """Run the search over the log: gives its outcome, or None and the measurements that it needs next."""
+    def _replay(self, storage: BaseStorage | None = None) -> tuple[SearchProblem, Outcome | Batch]:
+        """Run the search over the log; return its outcome, or the batch that it needs next."""
         measured = self._measured()
         problem = self._problem(measured)
-        runs = _Replayed(
-            executor=_Elsewhere(),
-            measure_one=lambda plan, fidelity: measured[plan, fidelity],
-            progress=Lines(lambda _line: None),
-            lengths=problem.lengths,
-            earlier=measured,
-        )
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        engine_log = logging.getLogger(engine.__name__)
-        engine_log.setLevel(logging.ERROR)  # every replay would log the same lines again
-        try:
-            return problem, runs, engine.search(problem, runs, storage=storage), ()
-        except _MissingError as missing:
-            return problem, runs, None, missing.args
-        finally:
-            engine_log.setLevel(logging.NOTSET)
+
+        def logged(batch: Batch) -> list[Measurement] | None:
+            runs = [measured[request.key] for request in batch.requests if request.key in measured]
+            return runs if len(runs) == len(batch.requests) else None
+
+        with _only_errors("optuna"):
+            study = optuna.create_study(storage=storage, study_name=engine.STUDY)
+            steps = engine.search(problem, study, _Unlimited())
+            return problem, engine.drive(steps, logged)
+
+    def _missing(self) -> list[Request]:
+        """List the runs that the search needs next and the log does not have; empty if it is finished."""
+        _, batch = self._replay()
+        measured = self._measured()
+        requests = batch.requests if isinstance(batch, Batch) else ()
+        return [request for request in requests if request.key not in measured]
 
     @property
     def is_finished(self) -> bool:
@@ -279,7 +266,7 @@ class Study:
         Raises:
             TrainingError: The search can have no answer, since no baseline could be trained.
         """
-        return self._replay()[2] is not None
+        return not self._missing()
 
     def ask(self, *, deadline_seconds: float = math.inf) -> Trial | None:
         """Take the next trial; None if the search is finished, or all trials that it needs now are given out.
@@ -290,14 +277,15 @@ class Study:
             TrainingError: No baseline could be trained.
         """
         with self._lock:
-            _, runs, _, missing = self._replay()
             claims = self._trials.claims()
-            for plan, fidelity in missing:
-                claim = claims.get((plan, fidelity))
+            for request in self._missing():
+                claim = claims.get(request.key)
                 if claim is None or not claim.holds(deadline_seconds):
-                    words = str(runs.arms[plan])
                     return self._trials.give(
-                        plan, fidelity, config=self._config(plan), words=words, full_steps=self._full_steps
+                        *request.key,
+                        config=self._config(request.plan),
+                        words=str(request.arm),
+                        full_steps=self._full_steps,
                     )
         return None
 
@@ -389,9 +377,10 @@ class Study:
         """
         with self._lock:
             with study_file(self._run.path / "study.sqlite") as storage:
-                problem, _, outcome, missing = self._replay(storage)
-            if outcome is None:
-                raise TrainingError(f"The study is not finished: {len(missing)} trials are missing.")
+                problem, outcome = self._replay(storage())
+            if isinstance(outcome, Batch):
+                n_missing = len(self._missing())
+                raise TrainingError(f"The study is not finished: {n_missing} trials are missing.")
             measured = tuple(  # the search did not know the number of evaluated rows
                 replace(m, fidelity=replace(m.fidelity, eval_examples=max(1, len(m.example_scores))))
                 for m in outcome.measurements
@@ -457,6 +446,18 @@ class Study:
         write_text(weights / TRAINING, training_json(full, {}))
         write_card(weights, result, seed=full.fidelity.seed)
         replace_folder(self._run.half_best, self._run.best)
+
+
+@contextmanager
+def _only_errors(name: str) -> Iterator[None]:
+    """Let a logger report errors alone: a replay would repeat its lines."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def tune(

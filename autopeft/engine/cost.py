@@ -14,19 +14,22 @@ _USUAL_ROWS = 16  # rows of a step in `usual_cost`; the cost hardly depends on i
 
 def planned_runs(problem: SearchProblem) -> list[Fidelity]:
     """List the runs of a search, as if no limit stops it: short, full, on the test split, smaller budgets."""
-    lengths = problem.lengths
-    n_short = problem.n_trials(len(problem.first_plans))
+    short = [problem.lengths.short(seed=problem.seeds[0])] * problem.n_trials
+    return [*short, *final_runs(problem), *smaller_runs(problem)]
+
+
+def final_runs(problem: SearchProblem) -> list[Fidelity]:
+    """List the runs of the finalists, as if no limit stops them."""
     # A thorough search trains one more challenger and the head alone.
     n_extra = 1 + problem.has_head if problem.effort == "thorough" else 0
-    main = [lengths.short(seed=problem.seeds[0])] * n_short
-    main += [lengths.full(seed=problem.seeds[0])] * (len(problem.head_factors) - 1)
-    return [*main, *problem.full_runs(n_plans=USUAL_FINALISTS + n_extra), *smaller_runs(problem)]
+    slower_heads = [problem.lengths.full(seed=problem.seeds[0])] * (len(problem.head_factors) - 1)
+    return [*slower_heads, *problem.full_runs(n_plans=USUAL_FINALISTS + n_extra)]
 
 
-def smaller_runs(problem: SearchProblem) -> list[Fidelity]:
-    """List the runs for smaller budgets, as if no limit stops them."""
+def smaller_runs(problem: SearchProblem, *, after: int = 0) -> list[Fidelity]:
+    """List the runs for smaller budgets after some of them, as if no limit stops them."""
     seed, lengths, planned = problem.seeds[0], problem.lengths, list[Fidelity]()
-    for power in range(1, problem.spec.search.sizes):
+    for power in range(1 + after, problem.spec.search.sizes):
         n_small = len(problem.smaller(power).small_plans)
         planned += [lengths.short(seed=seed)] * n_small + [lengths.full(seed=seed)] * min(1, n_small)
     return planned
@@ -34,8 +37,8 @@ def smaller_runs(problem: SearchProblem) -> list[Fidelity]:
 
 def repeated_steps(problem: SearchProblem) -> int:
     """Count the steps of planned full runs that need no training: short runs have the first seed alone."""
-    n_short = problem.n_trials(len(problem.first_plans))
-    n_begun = min(n_short, USUAL_FINALISTS + (problem.effort == "thorough"))  # the head alone begins anew
+    # The head alone starts from scratch.
+    n_begun = min(problem.n_trials, USUAL_FINALISTS + (problem.effort == "thorough"))
     n_small = smaller_runs(problem).count(problem.lengths.full(seed=problem.seeds[0]))
     return (n_begun + n_small) * problem.lengths.kept_steps
 

@@ -7,14 +7,14 @@ from collections.abc import Iterable
 
 from autopeft import statistics
 from autopeft.engine.problem import SearchProblem
-from autopeft.engine.study import Study
+from autopeft.engine.study import Trials
 from autopeft.errors import TrainingError
 from autopeft.types import Measurement, Plan
 
 _CLEAR = 2.0  # standard errors by which a metric overrules the loss; on the tables 0.25 to 3 give the same
 
 
-def choose_finalists(problem: SearchProblem, study: Study) -> tuple[list[Plan], list[Plan]]:
+def choose_finalists(problem: SearchProblem, trials: Trials) -> tuple[list[Plan], list[Plan]]:
     """List the baselines and the challengers to train in full, best first.
 
     1. The first baseline is trained; the further ones replace it if it diverges.
@@ -26,13 +26,15 @@ def choose_finalists(problem: SearchProblem, study: Study) -> tuple[list[Plan], 
     Raises:
         TrainingError: Every baseline had a short run, and none finished it.
     """
-    ranked = rank(problem, study.short.values())
-    is_baseline = {proposal.plan: problem.is_baseline(proposal.arm) for proposal in reversed(study.proposals)}
-    untried = {plan: arm for arm, plan in problem.first_plans if plan not in study.short}
+    ranked = rank(problem, trials.short.values())
+    is_baseline = {
+        proposal.plan: problem.is_baseline(proposal.arm) for proposal in reversed(trials.proposals)
+    }
+    untried = {plan: arm for arm, plan in problem.first_plans if plan not in trials.short}
     baselines = [m.plan for m in ranked if is_baseline[m.plan]]
     baselines += [plan for plan, arm in untried.items() if problem.is_baseline(arm)]
     if not baselines:
-        reason = next(m.reason for m in study.short.values() if is_baseline[m.plan])
+        reason = next(m.reason for m in trials.short.values() if is_baseline[m.plan])
         raise TrainingError(f"No learning rate of the baseline could be trained: {reason}.")
     challengers = [m for m in ranked if not is_baseline[m.plan] and problem.is_allowed(m.plan)]
     slow = [

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
 from autopeft import statistics
+from autopeft.engine.cost import smaller_runs
 from autopeft.engine.finalists import rank
-from autopeft.engine.problem import SearchProblem
-from autopeft.engine.runs import Runs, broken_off
+from autopeft.engine.problem import Allowance, Batch, Request, SearchProblem, Steps
+from autopeft.engine.study import Trials
 from autopeft.errors import TrainingError
-from autopeft.types import FullRun, Measurement, Plan, SizeStep, Status, Verdict
+from autopeft.types import Arm, FullRun, Measurement, Plan, SizeStep, Status, Verdict
 
-_ABOVE_BUDGET = "{0} is handed over, since {1} trains more parameters than the budget allows."
+_ABOVE_BUDGET = "{0} is returned, since {1} trains more parameters than the budget allows."
 _MARGIN = 0.01  # one point, or one percent of a loss
 
 Finished = Mapping[Plan, Sequence[Measurement]]
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """What is handed over, what it was compared with, and how each finished plan did on the confirm split."""
+    """What is returned, what it was compared with, and how each finished plan did on the confirm split."""
 
     best: Plan
     baseline: Plan
@@ -36,58 +33,65 @@ class Judgement:
 
 
 def train_in_full(
-    problem: SearchProblem, runs: Runs, baselines: Sequence[Plan], challengers: Sequence[Plan]
-) -> tuple[Plan, Finished]:
-    """Train the best baseline and the challengers that the limits allow, continuing their short runs.
+    problem: SearchProblem,
+    trials: Trials,
+    allowance: Allowance,
+    baselines: Sequence[Plan],
+    challengers: Sequence[Plan],
+) -> Steps[tuple[Plan, Finished]]:
+    """Train the best baseline and the challengers that the limits cover, continuing their short runs.
 
     Return the baseline, and the full runs of each plan that finished, one for each seed. The best factor of
     the head's learning rate is found with the baseline, and all plans are trained at it. If a baseline
     diverges, the next one is trained. Challengers that fail or are beyond the limits are left out, with a
-    warning. If the baseline exceeds the budget, it cannot be handed over, and one challenger is trained
-    beyond any limit.
+    warning. If the baseline exceeds the budget, it cannot be returned, and one challenger is trained beyond
+    any limit.
 
     Raises:
         TrainingError: The machine broke off a run of the baseline, or all baselines diverged.
     """
-    plans = [baselines[0], *challengers]
-    factors = problem.head_factors if baselines[0].adapters else problem.head_factors[:1]
-    slower_heads = [problem.lengths.full(seed=problem.seeds[0])] * (len(factors) - 1)
+    first, tests = baselines[0], problem.test_runs(n_plans=2)
+    factors = problem.head_factors if first.adapters else problem.head_factors[:1]
+    n_runs = len(problem.seeds) * (1 + len(challengers)) + len(factors) - 1
+    ahead = [*tests, *smaller_runs(problem)]
 
-    def fits(n_plans: int) -> bool:
-        tried = [_at_head_factor(runs, plan, factor) for plan in plans[:n_plans] for factor in factors]
-        return runs.has_room([*problem.full_runs(n_plans=n_plans), *slower_heads], tried)
+    def requests_for(plans: Sequence[Plan], seeds: Sequence[int]) -> list[Request]:
+        full = [problem.lengths.full(seed=seed) for seed in seeds]
+        return [Request(plan, fidelity, trials.arm(plan)) for plan in plans for fidelity in full]
 
-    n_affordable = max(
-        next(filter(fits, range(len(plans), 1, -1)), 1) - 1, 0 if problem.is_allowed(plans[0]) else 1
-    )
-    if n_affordable < len(challengers):
-        log.warning(
-            "The limits allow %d of %d challengers in full; raise --max-time or --max-cost for more.",
-            n_affordable,
-            len(challengers),
+    factor = factors[0]
+    if len(factors) > 1:
+        at_factors = [_at_head_factor(first, factor) for factor in factors]
+        others = problem.full_runs(n_plans=1 + len(challengers))[1:]
+        requests = requests_for(at_factors, problem.seeds[:1])
+        runs = yield Batch(
+            phase="full runs", n_runs=n_runs, requests=requests, ahead=[*others, *smaller_runs(problem)]
         )
-    challengers = challengers[:n_affordable]
-    for plan in [plan for plan in challengers if not plan.adapters]:
-        runs.arms.setdefault(plan, problem.head[0])
-    full = [problem.lengths.full(seed=seed) for seed in problem.seeds]
-    runs.begin("full runs", [*full * (1 + len(challengers)), *slower_heads])
-    factor = _head_factor(problem, runs, baselines[0], factors)
-    challengers = [_at_head_factor(runs, plan, factor) for plan in challengers]
+        yield from _warnings_of(run for run in runs if run.status.is_of_machine)
+        factor = factors[_lowest_loss(runs)]
+    plans = [_at_head_factor(plan, factor) for plan in (first, *challengers)]
+    least = 1 if problem.is_allowed(first) else 2
+    n_covered = len(plans)
+    while n_covered > least and not allowance.covers(requests_for(plans[:n_covered], problem.seeds), tests):
+        n_covered -= 1
+    if n_covered < len(plans):
+        text = "The limits allow {} of {} challengers to be trained in full; raise --max-time or --max-cost."
+        yield Batch.note(text.format(n_covered - 1, len(challengers)))
     finished: dict[Plan, list[Measurement]] = {}
     for index, usual in enumerate(baselines):
-        baseline = _at_head_factor(runs, usual, factor)
-        plans = [baseline, *challengers] if index == 0 else [baseline]
-        results = iter(runs.measure_all((plan, fidelity) for plan in plans for fidelity in full))
-        for plan in plans:
-            of_plan = [next(results) for _ in full]
-            failed = next((m for m in of_plan if m.status is not Status.COMPLETE), None)
+        baseline = _at_head_factor(usual, factor)
+        of_batch = plans[:n_covered] if index == 0 else [baseline]
+        requests = requests_for(of_batch, problem.seeds)
+        runs = yield Batch(phase="full runs", n_runs=n_runs, requests=requests, ahead=ahead)
+        for plan in of_batch:
+            of_plan = [run for run in runs if run.plan == plan]
+            failed = next((run for run in of_plan if run.status is not Status.COMPLETE), None)
             if failed is None:
                 finished[plan] = of_plan
             elif failed.status.is_of_machine and plan == baseline:
                 raise broken_off("The full run", failed)
             else:
-                again = "; --resume tries it again" if failed.status.is_of_machine else ""
-                log.warning("Plan %s is left out: %s%s.", plan.digest, failed.reason, again)
+                yield from _warnings_of([failed])
         if baseline in finished:
             return baseline, finished
     raise TrainingError(
@@ -96,30 +100,25 @@ def train_in_full(
     )
 
 
-def _head_factor(problem: SearchProblem, runs: Runs, baseline: Plan, factors: Sequence[float]) -> float:
-    """Train the baseline at each factor of the head's learning rate; return the one with the lowest loss."""
-    if len(factors) == 1:
-        return factors[0]
-    full = problem.lengths.full(seed=problem.seeds[0])
-    results = runs.measure_all((_at_head_factor(runs, baseline, factor), full) for factor in factors)
-    for run in results:
-        if run.status.is_of_machine:
-            log.warning("Plan %s is left out: %s.", run.plan.digest, run.reason)
-    losses = [math.inf if run.loss is None else run.loss for run in results]
-    return factors[losses.index(min(losses))]
+def _warnings_of(failed: Iterable[Measurement]) -> Steps[None]:
+    for run in failed:
+        again = "; --resume tries it again" if run.status.is_of_machine else ""
+        yield Batch.note(f"Plan {run.plan.digest} is left out: {run.reason}{again}.")
 
 
-def _at_head_factor(runs: Runs, plan: Plan, factor: float) -> Plan:
-    """Set the rate of a plan's task head, unless the plan has one of its own, and name the new plan."""
-    if factor == 1 or plan.head_factor != 1 or not plan.adapters:
-        return plan
-    changed, arm = replace(plan, head_factor=factor), runs.arms[plan]
-    runs.arms.setdefault(changed, replace(arm, label=f"{arm.label}, head rate / {1 / factor:g}"))
-    return changed
+def _lowest_loss(runs: Sequence[Measurement]) -> int:
+    losses = [math.inf if run.loss is None else run.loss for run in runs]
+    return losses.index(min(losses))
 
 
-def judge(problem: SearchProblem, runs: Runs, baseline: Plan, finished: Finished) -> Judgement:
-    """Compare the best challenger with the baseline on all confirm rows, and choose which is handed over.
+def _at_head_factor(plan: Plan, factor: float) -> Plan:
+    """Scale the learning rate of a plan's task head, unless the plan has a factor of its own."""
+    is_free = plan.head_factor == 1 and bool(plan.adapters)
+    return replace(plan, head_factor=factor) if is_free else plan
+
+
+def judge(problem: SearchProblem, trials: Trials, baseline: Plan, finished: Finished) -> Judgement:
+    """Compare the best challenger with the baseline on all confirm rows, and choose which is returned.
 
     If the baseline exceeds the budget, it is the challenger, as `inconclusive`; TrainingError without a
     challenger.
@@ -138,7 +137,7 @@ def judge(problem: SearchProblem, runs: Runs, baseline: Plan, finished: Finished
     if margin is None:  # 0.01, or 1 % of an unbounded loss or error
         is_unbounded_loss = problem.metric.score_span is None and not problem.metric.greater_is_better
         margin = _MARGIN * abs(_mean(problem, finished[baseline])) if is_unbounded_loss else _MARGIN
-    names = _name(runs, challenger or baseline), _name(runs, baseline)
+    names = _name(trials, challenger or baseline), _name(trials, baseline)
     verdict = statistics.verdict(
         difference,
         names=names,
@@ -160,9 +159,9 @@ def judge(problem: SearchProblem, runs: Runs, baseline: Plan, finished: Finished
     return Judgement(best=best, baseline=baseline, challenger=challenger, verdict=verdict, finished=finished)
 
 
-def _name(runs: Runs, plan: Plan) -> str:
-    arm = runs.arms[plan]
-    return {"head": "the head alone", "untrained": "the untrained model"}.get(arm.label, arm.label)
+def _name(trials: Trials, plan: Plan) -> str:
+    label = trials.arm(plan).label
+    return {"head": "the head alone", "untrained": "the untrained model"}.get(label, label)
 
 
 def scores_of(problem: SearchProblem, runs: Sequence[Measurement]) -> list[list[float]]:
@@ -174,26 +173,25 @@ def _mean(problem: SearchProblem, runs: Sequence[Measurement]) -> float:
     return fmean(score for scores in scores_of(problem, runs) for score in scores)
 
 
-def read_test(problem: SearchProblem, runs: Runs, judged: Judgement) -> Finished:
+def read_test(problem: SearchProblem, trials: Trials, judged: Judgement) -> Steps[Finished]:
     """Measure best and baseline, from their kept weights, on the test split; empty without a test split.
 
     Raises:
         TrainingError: A run did not complete.
     """
-    if not problem.lengths.n_test:
-        return {}
     plans = list(dict.fromkeys([judged.best, judged.baseline]))
-    fidelities = [problem.lengths.test(seed=seed) for seed in problem.seeds]
-    runs.begin("test", fidelities * len(plans))
-    tested = {plan: runs.measure_all((plan, fidelity) for fidelity in fidelities) for plan in plans}
-    for of_plan in tested.values():
-        if failed := next((m for m in of_plan if m.status is not Status.COMPLETE), None):
-            raise broken_off("A run on the test split", failed)
-    return tested
+    tests = problem.test_runs(n_plans=1)
+    requests = [Request(plan, test, trials.arm(plan)) for plan in plans for test in tests]
+    if not requests:
+        return {}
+    runs = yield Batch(phase="test", n_runs=len(requests), requests=requests, ahead=smaller_runs(problem))
+    if failed := next((run for run in runs if run.status is not Status.COMPLETE), None):
+        raise broken_off("A run on the test split", failed)
+    return {plan: [run for run in runs if run.plan == plan] for plan in plans}
 
 
 def full_runs(
-    problem: SearchProblem, runs: Runs, judged: Judgement, finished: Finished
+    problem: SearchProblem, trials: Trials, judged: Judgement, finished: Finished
 ) -> tuple[FullRun, ...]:
     """Average the runs of each plan in `finished`: best, baseline, challenger, then others by their arms."""
     names = {judged.baseline: "baseline", judged.best: "best"}
@@ -209,7 +207,7 @@ def full_runs(
         )
         records.append(
             FullRun(
-                name=names.get(plan, str(runs.arms[plan])),
+                name=names.get(plan, str(trials.arm(plan))),
                 plan=plan,
                 split=of_plan[0].fidelity.split,
                 metric_mean=mean,
@@ -223,45 +221,55 @@ def full_runs(
     return tuple(records)
 
 
-def smaller_budgets(problem: SearchProblem, runs: Runs, judged: Judgement) -> tuple[SizeStep, ...]:
+def smaller_budgets(
+    problem: SearchProblem, trials: Trials, allowance: Allowance, judged: Judgement
+) -> Steps[tuple[SizeStep, ...]]:
     """Find the best plan of a fifth of the budget, of a fifth of that, and so on.
 
     `--sizes` counts the full budget too, so that `--sizes 3` asks for two smaller ones. For each, small plans
-    make short runs, and the best is trained in full and compared with the plan that is handed over: same
-    seed, same confirm rows. The list ends early if no plan fits, time or cost runs out, or a run fails.
+    make short runs, and the best is trained in full and compared with the returned plan: same seed, same
+    confirm rows. The list ends early if no plan fits, time or cost runs out, or a run fails.
     """
-    steps: list[SizeStep] = []
+    found: list[SizeStep] = []
+    known = {*trials.short, *judged.finished}
     for power in range(1, problem.spec.search.sizes):
-        step = _best_of_size(problem, runs, judged, problem.smaller(power))
+        arms = {plan: arm for arm, plan in problem.smaller(power).small_plans}
+        if not arms:
+            break
+        step = yield from _best_of_size(problem, allowance, judged, arms, power=power, known=known)
         if step is None:
             break
-        steps.append(step)
-    return tuple(steps)
+        found.append(step)
+        known |= {*arms, step.plan}
+    return tuple(found)
 
 
 def _best_of_size(
-    problem: SearchProblem, runs: Runs, judged: Judgement, small: SearchProblem
-) -> SizeStep | None:
-    lengths, seed, max_params = problem.lengths, problem.seeds[0], small.context.max_params
-    plans = {plan: arm for arm, plan in small.small_plans}
-    if not plans:
+    problem: SearchProblem,
+    allowance: Allowance,
+    judged: Judgement,
+    arms: Mapping[Plan, Arm],
+    *,
+    power: int,
+    known: Collection[Plan],
+) -> Steps[SizeStep | None]:
+    """Find the best of some plans; `known` are those that were measured, which cost nothing again."""
+    seed, max_params = problem.seeds[0], problem.smaller(power).context.max_params
+    short, full = problem.lengths.short(seed=seed), problem.lengths.full(seed=seed)
+    words, later = f"{max_params:,} parameters", smaller_runs(problem, after=power)
+    requests = [Request(plan, short, arm) for plan, arm in arms.items()]
+    if not allowance.covers(requests, [full]):
+        yield Batch.note(f"The limits leave out the search among plans of {words}.")
         return None
-    short, full = [lengths.short(seed=seed)] * len(plans), [lengths.full(seed=seed)]
-    words = f"{max_params:,} parameters"
-    if not runs.has_room([*short, *full], list(plans)):
-        log.warning("The limits do not pay a search among plans of %s.", words)
-        return None
-    for plan, arm in plans.items():
-        runs.arms.setdefault(plan, arm)
-    earlier = set(runs.measured)
-    runs.later -= Counter([*short, *full])
-    runs.begin(f"short runs, {words}", short)
-    ranked = rank(problem, runs.measure_all(zip(plans, short, strict=True)))
+    runs = yield Batch(
+        phase=f"short runs, {words}", n_runs=len(requests), requests=requests, ahead=[full, *later]
+    )
+    ranked = rank(problem, runs)
     if not ranked:
         return None
-    plan = _at_head_factor(runs, ranked[0].plan, judged.baseline.head_factor)
-    runs.begin(f"full run, {words}", full)
-    (run,) = runs.measure_all([(plan, lengths.full(seed=seed))])
+    plan = _at_head_factor(ranked[0].plan, judged.baseline.head_factor)
+    request = Request(plan, full, arms[ranked[0].plan])
+    (run,) = yield Batch(phase=f"full run, {words}", n_runs=1, requests=[request], ahead=later)
     if run.metric is None:
         return None
     difference = statistics.paired_difference(
@@ -274,9 +282,17 @@ def _best_of_size(
         share=max_params / problem.context.max_params,
         max_trainable_params=max_params,
         plan=plan,
-        arm=runs.arms[plan],
+        arm=request.arm,
         metric_mean=run.metric,
         mean_difference=difference.mean,
         interval_95=(difference.low, difference.high),
-        seconds=sum(m.total_seconds for key, m in runs.measured.items() if key not in earlier),
+        seconds=sum(each.total_seconds for each in (*runs, run) if each.plan not in known),
+    )
+
+
+def broken_off(run: str, measurement: Measurement) -> TrainingError:
+    """Make the error for a failed run that the search cannot do without."""
+    return TrainingError(
+        f"{run} of plan {measurement.plan.digest} failed: {measurement.reason}. "
+        "What was measured is kept; fix the cause and run it again, a search with --resume."
     )

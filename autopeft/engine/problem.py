@@ -1,10 +1,11 @@
-"""The problem that a search solves, fixed before its first measurement, and the lengths of its runs."""
+"""The problem that a search solves, fixed before its first measurement, and the runs that it asks for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 from autopeft.plugins import slow_starters
 from autopeft.space import (
@@ -18,7 +19,7 @@ from autopeft.space import (
 )
 from autopeft.statistics import Examples
 from autopeft.train import branch_step, short_steps
-from autopeft.types import Arm, EvaluatedSplit, Fidelity, MetricFacts, Plan, RunSpec
+from autopeft.types import Arm, EvaluatedSplit, Fidelity, Measurement, MetricFacts, Plan, Proposal, RunSpec
 
 _SHORT_EXAMPLES = 384  # of the search split that rank short runs; chosen by hand
 _THOROUGH_TRIALS, _THOROUGH_SEEDS = 24, 3  # of `--effort thorough`; chosen by hand
@@ -135,13 +136,19 @@ class SearchProblem:
 
     def full_runs(self, *, n_plans: int) -> list[Fidelity]:
         """The runs of `n_plans` finalists: a full run for each seed, and the test split for two of them."""
-        n_tested = min(2, n_plans) if self.lengths.n_test else 0
         full = [self.lengths.full(seed=seed) for seed in self.seeds]
-        return full * n_plans + [self.lengths.test(seed=seed) for seed in self.seeds] * n_tested
+        return full * n_plans + self.test_runs(n_plans=min(2, n_plans))
 
-    def n_trials(self, n_first: int) -> int:
-        """The number of short runs that the settings ask for, if the list has `n_first` plans."""
-        usual = {"quick": 0, "normal": n_first, "thorough": max(n_first, _THOROUGH_TRIALS)}
+    def test_runs(self, *, n_plans: int) -> list[Fidelity]:
+        """The runs of `n_plans` on the test split, one for each seed; empty without a test split."""
+        tests = [self.lengths.test(seed=seed) for seed in self.seeds]
+        return tests * n_plans if self.lengths.n_test else []
+
+    @property
+    def n_trials(self) -> int:
+        """The number of short runs that the settings ask for."""
+        n_listed = len(self.listed)
+        usual = {"quick": 0, "normal": n_listed, "thorough": max(n_listed, _THOROUGH_TRIALS)}
         return usual[self.effort] if self.spec.search.trials is None else self.spec.search.trials
 
     @property
@@ -205,3 +212,58 @@ class SearchProblem:
     def starts_slowly(self, plan: Plan) -> bool:
         """Whether short runs judge a plan too low, since its main method starts slowly."""
         return plan.lead_method in slow_starters(self.context.methods)
+
+
+Key = tuple[Plan, Fidelity]
+
+
+class Request(NamedTuple):
+    """A run that a search asks for; `arm` names its plan in displays."""
+
+    plan: Plan
+    fidelity: Fidelity
+    arm: Arm
+
+    @property
+    def key(self) -> Key:
+        """What identifies the run."""
+        return self.plan, self.fidelity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Runs that a search asks for at once, in one of its phases.
+
+    `n_runs` counts the runs of the whole phase, and `ahead` lists what is planned after this batch: from it
+    the time left is estimated. `proposals` are the new trials of the study, and `warnings` are for the user.
+    """
+
+    phase: str = ""
+    n_runs: int = 0
+    requests: Sequence[Request] = ()
+    ahead: Sequence[Fidelity] = ()
+    proposals: Sequence[Proposal] = ()
+    warnings: Sequence[str] = ()
+
+    @classmethod
+    def note(cls, text: str) -> Batch:
+        """A warning alone."""
+        return cls(warnings=[text])
+
+
+Result = TypeVar("Result")
+Steps: TypeAlias = Generator[Batch, list[Measurement], Result]  # a measurement for each request, in order
+
+
+class Allowance(Protocol):
+    """What the limits of time and cost still allow."""
+
+    @property
+    def n_at_once(self) -> int:
+        """Runs that go side by side."""
+
+    def covers(self, requests: Sequence[Request], needed: Sequence[Fidelity] = ()) -> bool:
+        """Whether the limits cover some runs and what is `needed` after them.
+
+        Runs that an earlier process finished take no time again: they are always covered.
+        """

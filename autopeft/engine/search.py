@@ -1,56 +1,44 @@
-"""The search: race a list of plans in short runs, train the best to the end, judge what was finished."""
+"""The search: race plans in short runs, train the best to the end, judge what was finished."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import optuna
 
-from optuna.storages import BaseStorage, InMemoryStorage
-
-from autopeft.engine.cost import planned_runs, smaller_runs
 from autopeft.engine.finalists import choose_finalists, front
 from autopeft.engine.judge import full_runs, judge, read_test, smaller_budgets, train_in_full
-from autopeft.engine.problem import SearchProblem
-from autopeft.engine.runs import Runs
-from autopeft.engine.study import Study
+from autopeft.engine.problem import Allowance, SearchProblem, Steps
+from autopeft.engine.study import Trials, short_runs
 from autopeft.types import Outcome
 
 
-def search(
-    problem: SearchProblem,
-    runs: Runs,
-    *,
-    storage: Callable[[], BaseStorage] = InMemoryStorage,
-    watch: Callable[[Study], None] = lambda study: None,
-) -> Outcome:
-    """Find the plan to hand over, with its finished weights and the evidence for it.
+def search(problem: SearchProblem, study: optuna.Study, allowance: Allowance) -> Steps[Outcome]:
+    """Yield the runs to measure, receive their measurements, and return the plan found and its evidence.
 
-    `runs` holds every measurement afterwards. `storage` opens the storage to which Optuna's trials are
-    written; it has no study named `autopeft` yet. `watch` is called once, before the first run.
+    The search does no I/O: whoever sends it the measurements trains, stores and displays (see `Driver`).
+    `study` is new: what an earlier process measured is sent again. The caller adds the measurements to the
+    outcome.
 
     Raises:
         TrainingError: No baseline could be trained, or the machine broke off a run that is needed.
     """
-    runs.expected.update(planned_runs(problem))  # from which the time left is estimated
-    runs.later.update(smaller_runs(problem))
-    study = Study(problem=problem, runs=runs, storage=storage())
-    watch(study)
-    study.measure()  # short runs with one shared seed: the same rows in the same order
-    baselines, challengers = choose_finalists(problem, study)
+    trials = Trials(problem=problem, study=study)
+    yield from short_runs(problem, trials, allowance)  # one seed: the same rows in the same order
+    baselines, challengers = choose_finalists(problem, trials)
     # Each full run continues its short run if it has one, and its weights are kept.
-    baseline, finished = train_in_full(problem, runs, baselines, challengers)
-    study.record_full(finished)
-    judged = judge(problem, runs, baseline, finished)  # in pairs, on all confirm rows
-    tested = read_test(problem, runs, judged)
-    sizes = smaller_budgets(problem, runs, judged)
+    baseline, finished = yield from train_in_full(problem, trials, allowance, baselines, challengers)
+    trials.record_full(finished)
+    judged = judge(problem, trials, baseline, finished)  # in pairs, on all confirm rows
+    tested = yield from read_test(problem, trials, judged)
+    sizes = yield from smaller_budgets(problem, trials, allowance, judged)
     return Outcome(
-        proposals=tuple(study.proposals),
-        measurements=tuple(runs.measured.values()),
+        proposals=tuple(trials.proposals),
+        measurements=(),
         best=judged.best,
         baseline=judged.baseline,
         challenger=judged.challenger,
-        full_runs=full_runs(problem, runs, judged, finished),
-        test=full_runs(problem, runs, judged, tested),
+        full_runs=full_runs(problem, trials, judged, finished),
+        test=full_runs(problem, trials, judged, tested),
         verdict=judged.verdict,
-        front=tuple(front(m for m in study.short.values() if problem.is_allowed(m.plan))),
+        front=tuple(front(m for m in trials.short.values() if problem.is_allowed(m.plan))),
         sizes=sizes,
     )

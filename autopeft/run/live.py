@@ -13,7 +13,7 @@ import filelock
 from pydantic import ValidationError
 
 from autopeft import report
-from autopeft.engine import Study
+from autopeft.engine import Driver
 from autopeft.errors import RunDirError, TrainingError, WorkerLostError, reason_of
 from autopeft.report.formatting import duration
 from autopeft.run.progress import Lines
@@ -42,15 +42,15 @@ class LivePage:
         self._run, self._so_far, self._display, self._clock = run, so_far, display, clock
         self._words = part_words(so_far)
         display.begin(so_far.setting, run.path / "report.html")
-        self._study: Study | None = None
+        self._driver: Driver | None = None
         self._phase, self._n_runs, self._n_done = "", 0, 0
         self._seconds_left: float | None = None
         self._step = ""
         self._next, self._has_templates = clock(), False
 
-    def watch(self, study: Study) -> None:
-        """Show the proposals and measurements of a study."""
-        self._study = study
+    def watch(self, driver: Driver) -> None:
+        """Show the proposals and measurements of a search."""
+        self._driver = driver
 
     def phase(self, name: str, n_measurements: int, *, seconds_left: float | None = None) -> None:
         """Show that a phase begins."""
@@ -87,10 +87,10 @@ class LivePage:
 
     def write(self, status: str) -> None:
         """Write the page, the trials, and what renders them again; nothing before `watch` was called."""
-        if self._study is None:
+        if self._driver is None:
             return
-        measured = tuple(self._study.runs.measured.values())
-        search = replace(self._so_far, proposals=tuple(self._study.proposals), measurements=measured)
+        measured = tuple(self._driver.measured.values())
+        search = replace(self._so_far, proposals=tuple(self._driver.proposals), measurements=measured)
         report.write_so_far(search, self._run.path, words=self._words, status=status)
         write_checked(self._run.state / SO_FAR, to_json(replace(search, measurements=())))
 

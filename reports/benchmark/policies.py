@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import optuna
 import yaml
 from cells import POSITIONS
 from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -20,7 +21,7 @@ from surrogate import Surrogate, TableBench
 from table import TableError
 
 from autopeft import engine, space
-from autopeft.engine import Limits, Runs, SearchProblem
+from autopeft.engine import Driver, Limits, SearchProblem
 from autopeft.executors import EXECUTORS
 from autopeft.plugins import discover
 from autopeft.run.prepare import Prepared
@@ -69,7 +70,7 @@ def searched(settings: Mapping[str, Any]) -> Finder:
         search = {**topics.get("search", {}), "seed": seed}
         spec = RunSpec.model_validate({**topics, "budget": budget, "search": search})
         problem, bench = problem_of(surrogate, spec), TableBench(surrogate, seed=seed)
-        runs = Runs(
+        driver = Driver(
             executor=EXECUTORS["serial"],
             measure_one=bench.measure,
             progress=Lines(),
@@ -80,7 +81,8 @@ def searched(settings: Mapping[str, Any]) -> Finder:
             ),
         )
         with errors_alone("autopeft"), errors_alone("optuna"):
-            outcome = engine.search(problem, runs)
+            study = optuna.create_study(study_name=engine.STUDY)
+            outcome = driver.run(engine.search(problem, study, driver))
         return Found(plan=outcome.best, bench=bench, verdict=outcome.verdict.label)
 
     return find

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from toys.engine import STEP_SECONDS, TIGHT, Display, Run, World, kind_of, levels, problem, run
 
 from autopeft import space
-from autopeft.engine import planned_runs, repeated_steps, search_cost, usual_cost
-from autopeft.engine.runs import Runs
+from autopeft.engine import Batch, Driver, planned_runs, repeated_steps, search_cost, usual_cost
 from autopeft.executors import Serial
 from autopeft.plugins import discover
 from autopeft.train.rates import short_steps
@@ -103,7 +102,7 @@ def test_a_limit_without_a_short_run_is_told(caplog: pytest.LogCaptureFixture) -
     told = [record.getMessage() for record in caplog.records]
     assert [line.partition(";")[0] for line in told] == [
         "The limits allow 0 of 4 short runs",
-        "The limits allow 0 of 1 challengers in full",
+        "The limits allow 0 of 1 challengers to be trained in full",
     ]
 
 
@@ -169,25 +168,31 @@ def test_a_limit_that_pays_no_search_leaves_the_time_of_one_full_run() -> None:
 def test_the_time_left_on_many_workers_is_no_shorter_than_a_run() -> None:
     left = []
     for n_workers in (1, 2, 8):
-        runs = idle_runs(problem(effort="quick"))
-        runs.executor, runs.progress = SimpleNamespace(n_workers=n_workers), Display()
+        driver = idle_driver(problem(effort="quick"))
+        driver.executor, driver.progress = SimpleNamespace(n_workers=n_workers), Display()
         (_, plan), *_ = problem().first_plans
-        at = runs.lengths.full(seed=1)
-        runs.measured[plan, at] = timed().measure(plan, at)
-        runs.begin("full runs", [runs.lengths.full(seed=0)] * 2)
-        left.append(runs.progress.left_at["full runs"])
+        at = driver.lengths.full(seed=1)
+        driver.measured[plan, at] = timed().measure(plan, at)
+        driver.run(iter_of(Batch(phase="full runs", ahead=[driver.lengths.full(seed=0)] * 2)))
+        left.append(driver.progress.left_at["full runs"])
     assert left == pytest.approx([2 * FULL, FULL, FULL])
 
 
-def idle_runs(asked: Any) -> Runs:
-    """Runs of a problem that measure nothing: a test gives them the measurements."""
-    return Runs(executor=Serial(), measure_one=None, progress=None, lengths=asked.lengths)  # type: ignore[arg-type]
+def iter_of(batch: Batch) -> Any:
+    """A search that asks for one batch."""
+    yield batch
+    return run(levels()).outcome
+
+
+def idle_driver(asked: Any) -> Driver:
+    """A driver that measures nothing: a test gives it the measurements."""
+    return Driver(executor=Serial(), measure_one=None, progress=None, lengths=asked.lengths)  # type: ignore[arg-type]
 
 
 def test_a_run_takes_as_long_as_those_with_adapters_that_finished() -> None:
     asked = problem()
     (_, lora), (_, diverged), *_ = asked.first_plans
-    runs = idle_runs(asked)
+    driver = idle_driver(asked)
     ends = (
         (lora, Status.COMPLETE, 400.0),
         (diverged, Status.DIVERGED, 4.0),
@@ -195,19 +200,19 @@ def test_a_run_takes_as_long_as_those_with_adapters_that_finished() -> None:
     )
     at = asked.lengths.full(seed=0)
     for plan, status, seconds in ends:
-        runs.measured[plan, at] = Measurement(
+        driver.measured[plan, at] = Measurement(
             plan=plan, fidelity=at, status=status, train_seconds=seconds, trained_steps=200
         )
-    assert runs.seconds(at) == 400
+    assert driver.seconds(at) == 400
 
 
 def estimated(measured: list[tuple[Any, float, float]], asked: Any) -> float | None:
     """Estimate a run after some of 200 steps: fidelity, seconds per step, seconds of the evaluation."""
     made = problem()
-    runs = idle_runs(made)
+    driver = idle_driver(made)
     plan = made.first_plans[0][1]
     for at, pace, evaluation in measured:
-        runs.measured[plan, at] = Measurement(
+        driver.measured[plan, at] = Measurement(
             plan=plan,
             fidelity=at,
             status=Status.COMPLETE,
@@ -215,7 +220,7 @@ def estimated(measured: list[tuple[Any, float, float]], asked: Any) -> float | N
             trained_steps=200,
             eval_seconds=evaluation,
         )
-    return runs.seconds(asked)
+    return driver.seconds(asked)
 
 
 def test_an_evaluation_takes_as_long_as_those_on_its_own_split() -> None:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.storages import BaseStorage
 
 from autopeft import engine
-from autopeft.engine import Key, Lengths, Limits, Runs, SearchProblem
+from autopeft.engine import STUDY, Driver, Key, Lengths, Limits, SearchProblem
 from autopeft.executors import Serial
 from autopeft.plugins import discover
 from autopeft.space import AllocationContext, FirstPlan, MethodSpace, Space, feasible, load
@@ -245,7 +245,7 @@ def run(
     """Search in a world, or in one with that truth; `settings` are those of `problem`."""
     world = world if isinstance(world, World) else World(truth=world)
     display, records, asked = Display(), [] if records is None else records, problem(**settings)
-    runs = Runs(
+    driver = Driver(
         executor=executor or Serial(),
         measure_one=world.measure,
         progress=display,
@@ -256,5 +256,6 @@ def run(
         clock=lambda: world.seconds,
         limits=Limits(seconds=max_seconds, cost=max_cost),
     )
-    outcome = engine.search(asked, runs, storage=lambda: storage or InMemoryStorage())
+    study = optuna.create_study(storage=storage, study_name=STUDY)
+    outcome = driver.run(engine.search(asked, study, driver))
     return Run(asked, outcome, world, display, records)

@@ -1,25 +1,23 @@
-"""Runs: measures each plan at each fidelity once, keeps the measurements, and accounts for time and cost."""
+"""Drives a search: measures what it asks for on an executor, and accounts for time and cost."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from autopeft.engine.problem import Lengths
+from autopeft.engine.problem import Batch, Key, Lengths, Request, Steps
 from autopeft.errors import TrainingError
 from autopeft.executors import Executor
-from autopeft.types import Arm, Fidelity, Measurement, Plan, Status
+from autopeft.types import Fidelity, Measurement, Outcome, Plan, Proposal, Status
 
-_MOST_FAILED = 6  # measurements in a row that break off; chosen by hand
-_N_LATEST = 4  # runs whose speed is that of the machine now; chosen by hand
-_SLICE_SECONDS = 0.5  # of a wait, after which Ctrl-C is noticed; chosen by hand
-
-Key = tuple[Plan, Fidelity]
+_MOST_FAILED = 6  # measurements in a row that break off; heuristic
+_N_LATEST = 4  # runs whose speed is that of the machine now; heuristic
+_SLICE_SECONDS = 0.5  # of a wait, after which Ctrl-C is noticed; heuristic
 
 log = logging.getLogger(__name__)
 
@@ -46,21 +44,33 @@ class Limits:
     cost: float = math.inf
 
 
+def drive(steps: Steps[Outcome], measure: Callable[[Batch], list[Measurement] | None]) -> Outcome | Batch:
+    """Send a search what it asks for, and return its outcome, or the first batch that has no answer."""
+    measured: dict[Key, Measurement] = {}
+    try:
+        batch = next(steps)
+        while (runs := measure(batch)) is not None:
+            measured |= {(run.plan, run.fidelity): run for run in runs}
+            batch = steps.send(runs)
+    except StopIteration as end:
+        outcome: Outcome = end.value
+        return replace(outcome, measurements=tuple(measured.values()))
+    return batch
+
+
 @dataclass(kw_only=True)
-class Runs:
-    """Measures plans through an executor, each plan and fidelity once.
+class Driver:
+    """Measures plans through an executor, each plan and fidelity once, within limits.
 
     Attributes:
         measure_one: Trains and evaluates one plan; runs in a worker.
         lengths: Steps of a full run, and sizes of the splits.
         earlier: Measurements of an earlier, stopped run; they are not repeated.
-        record: Stores a new measurement; called before the search goes on.
+        record: Stores a new measurement; called before the search continues.
         interrupt: Called before each new measurement; what it raises stops the search.
         clock: Seconds since the run began.
         measured: Every measurement of this run, in the order of the requests, whoever finished first.
-        arms: Plan -> the arm under which it was first proposed.
-        expected: Fidelity -> how many measurements are still to come, from which the time left is estimated.
-        later: Those of them that are for smaller budgets, whose phases come last.
+        proposals: The trials of the study.
     """
 
     executor: Executor
@@ -73,24 +83,34 @@ class Runs:
     clock: Callable[[], float] = lambda: 0.0
     limits: Limits = Limits()
     measured: dict[Key, Measurement] = field(default_factory=dict)
-    arms: dict[Plan, Arm] = field(default_factory=dict)
-    expected: Counter[Fidelity] = field(default_factory=Counter)
-    later: Counter[Fidelity] = field(default_factory=Counter)
+    proposals: list[Proposal] = field(default_factory=list)
+    _phase: str = ""
 
-    def begin(self, phase: str, fidelities: Sequence[Fidelity]) -> None:
-        """Show a phase, and set how many runs of its fidelities are still to come."""
-        for fidelity, n_runs in Counter(fidelities).items():
-            self.expected[fidelity] = n_runs + self.later[fidelity]
-        self.progress.phase(phase, len(fidelities), seconds_left=self._seconds_left())
+    @property
+    def n_at_once(self) -> int:
+        """Runs that go side by side."""
+        return self.executor.n_workers
 
-    def measure_all(self, keys: Iterable[Key]) -> list[Measurement]:
-        """Measure plans on all workers, and return their measurements in the order of `keys`.
+    def run(self, steps: Steps[Outcome]) -> Outcome:
+        """Run a search to its end.
 
-        A plan and fidelity that this or the earlier run has measured is not run again. Raises TrainingError
-        after 6 failures in a row that are the machine's, not the plan's.
+        Raises:
+            TrainingError: The search can have no outcome, or 6 runs in a row failed through the machine.
         """
-        requested = list(keys)
-        waiting = deque(key for key in dict.fromkeys(requested) if key not in self.measured)
+        outcome = drive(steps, self._measure)
+        assert isinstance(outcome, Outcome), "every batch is measured"
+        return outcome
+
+    def _measure(self, batch: Batch) -> list[Measurement]:
+        """Measure a batch on all workers, and return the measurements in the order of the requests."""
+        for warning in batch.warnings:
+            log.warning("%s", warning)
+        self.proposals += batch.proposals
+        if batch.phase and batch.phase != self._phase:
+            self._phase = batch.phase
+            seconds = self._seconds_left([*(each.fidelity for each in batch.requests), *batch.ahead])
+            self.progress.phase(batch.phase, batch.n_runs, seconds_left=seconds)
+        waiting = deque({each.key: each for each in batch.requests if each.key not in self.measured}.values())
         pending: dict[Key, Future[Measurement]] = {}
         recorded: dict[Key, Measurement] = {}
 
@@ -98,47 +118,47 @@ class Runs:
             for key in [key for key, future in pending.items() if future.done()]:
                 recorded[key] = pending.pop(key).result()
                 self.record(recorded[key])
-            while waiting and (measurement := recorded.get(waiting[0]) or self.earlier.get(waiting[0])):
-                self._take(waiting.popleft(), measurement)
+            while waiting and (run := recorded.get(waiting[0].key) or self.earlier.get(waiting[0].key)):
+                request = waiting.popleft()
+                self._take(request, run, [*(each.fidelity for each in waiting), *batch.ahead])
 
-        for key in tuple(waiting):
-            if key not in self.earlier:
+        for request in tuple(waiting):
+            if request.key not in self.earlier:
                 self.interrupt()
-                pending[key] = self.executor.submit(self.measure_one, *key)
+                pending[request.key] = self.executor.submit(self.measure_one, *request.key)
             take_finished()  # an executor that runs at submit has finished: a signal may come before the next
         while waiting:  # in slices, since Windows notices Ctrl-C only between them
             wait(pending.values(), timeout=_SLICE_SECONDS, return_when=FIRST_COMPLETED)
             take_finished()
-        return [self.measured[key] for key in requested]
+        return [self.measured[request.key] for request in batch.requests]
 
-    def _take(self, key: Key, measurement: Measurement) -> None:
+    def _take(self, request: Request, measurement: Measurement, ahead: Sequence[Fidelity]) -> None:
         """Keep and show a measurement; raise TrainingError if it is the last of too many failures."""
-        self.measured[key] = measurement
+        self.measured[request.key] = measurement
         latest = list(self.measured.values())[-_MOST_FAILED:]
         if len(latest) == _MOST_FAILED and all(m.status.is_of_machine for m in latest):
             raise TrainingError(
                 f"The last {_MOST_FAILED} runs failed: {measurement.reason}. What was "
-                "measured before is kept; mend the cause and run it again, a search with --resume."
+                "measured before is kept; fix the cause and run it again, a search with --resume."
             )
-        plan, fidelity = key
-        self.expected[fidelity] = max(0, self.expected[fidelity] - 1)
-        seconds = self._seconds_left()
-        short_runs = (n_runs for fidelity, n_runs in self.expected.items() if fidelity.split == "search")
-        if seconds is not None and any(short_runs) and self.clock() + seconds > self.limits.seconds:
+        seconds = self._seconds_left(ahead)
+        is_shortened = any(fidelity.split == "search" for fidelity in ahead)
+        if seconds is not None and is_shortened and self.clock() + seconds > self.limits.seconds:
             seconds = None  # the deadline will shorten the rest
-        self.progress.measured(measurement, arm=str(self.arms.get(plan, "")), seconds_left=seconds)
+        self.progress.measured(measurement, arm=str(request.arm), seconds_left=seconds)
 
-    def _seconds_left(self) -> float | None:
+    def _seconds_left(self, ahead: Sequence[Fidelity]) -> float | None:
+        """Estimate the seconds of runs that are still to come; None before a run was timed."""
+        short = {*ahead, *(fidelity for _, fidelity in self.measured)}
         times: list[tuple[str, float]] = []
-        for at, n_runs in self.expected.items():
-            short = self.lengths.short(seed=at.seed)
-            is_begun = self.expected[short] > self.later[short] or bool(self.at(short))
-            n_done = self.lengths.kept_steps if is_begun and at.split == "confirm" else 0
+        for at in ahead:
+            continues = at.split == "confirm" and self.lengths.short(seed=at.seed) in short
+            n_done = self.lengths.kept_steps if continues else 0
             seconds = self.seconds(replace(at, train_steps=at.train_steps - n_done))
             if seconds is None:
                 return None
-            times += [(at.split, seconds)] * n_runs
-        return side_by_side(times, self.executor.n_workers)
+            times.append((at.split, seconds))
+        return side_by_side(times, self.n_at_once)
 
     def seconds(self, fidelity: Fidelity) -> float | None:
         """Estimate the seconds of a run from the trained runs so far; None if there is none."""
@@ -148,7 +168,7 @@ class Runs:
         ]
         if not trained:
             return None
-        # Short runs of a generating task make no texts, and tell nothing of the pace of those that do.
+        # Short runs of a generating task make no texts, and say nothing about the pace of those that do.
         of_split = [m for m in runs if m.fidelity.split == fidelity.split] or trained
         step = _pace([m.train_seconds / m.trained_steps for m in trained])
         example = _pace([m.eval_seconds / m.fidelity.eval_examples for m in of_split])
@@ -156,27 +176,24 @@ class Runs:
         overhead = _pace([m.overhead_seconds for m in trained])
         return steps * step + fidelity.eval_examples * example + overhead
 
-    def has_room(self, fidelities: Sequence[Fidelity], plans: Sequence[Plan] = ()) -> bool:
-        """Whether some runs fit into the time and cost left; before a timed run, the cost decides.
+    def covers(self, requests: Sequence[Request], needed: Sequence[Fidelity] = ()) -> bool:
+        """Whether the limits cover some runs and what is `needed` after them.
 
-        Runs of `plans` that an earlier process finished take no time again. Without a training among the
-        others, the deadline does not count.
+        Before a run was timed, the cost decides. Runs that an earlier process finished take no time again:
+        they are always covered. The deadline does not count where nothing is left to train.
         """
+        new = [each.fidelity for each in requests if each.key not in {**self.earlier, **self.measured}]
+        if requests and not new:
+            return True
+        fidelities = [each.fidelity for each in requests if each.key not in self.measured] + [*needed]
         full_run = self.seconds(self.lengths.full(seed=0))
         if full_run is None:
             return math.fsum(map(self.lengths.cost, fidelities)) <= self.limits.cost
-        finished = Counter(fidelity for plan, fidelity in self.earlier if plan in plans)
-        new = list((Counter(fidelities) - finished).elements())
-        seconds = math.fsum(self.seconds(fidelity) or 0.0 for fidelity in fidelities)
-        times = [(fidelity.split, self.seconds(fidelity) or 0.0) for fidelity in new]
-        has_time = self.clock() + side_by_side(times, self.executor.n_workers) <= self.limits.seconds
-        is_trained = all(fidelity.split == "test" for fidelity in new)
+        times = [(fidelity.split, self.seconds(fidelity) or 0.0) for fidelity in [*new, *needed]]
+        has_time = self.clock() + side_by_side(times, self.n_at_once) <= self.limits.seconds
         spent = math.fsum(m.total_seconds for m in self.measured.values())
-        return (has_time or is_trained) and spent + seconds <= self.limits.cost * full_run
-
-    def at(self, fidelity: Fidelity) -> dict[Plan, Measurement]:
-        """The measurements at one fidelity."""
-        return {plan: m for (plan, measured_at), m in self.measured.items() if measured_at == fidelity}
+        spent += math.fsum(self.seconds(fidelity) or 0.0 for fidelity in fidelities)
+        return has_time and spent <= self.limits.cost * full_run
 
 
 def side_by_side(times: Iterable[tuple[str, float]], n_workers: int) -> float:
@@ -190,11 +207,3 @@ def side_by_side(times: Iterable[tuple[str, float]], n_workers: int) -> float:
 def _pace(values: Sequence[float]) -> float:
     """The larger of two means, of all values and of the latest four: a shared machine may slow down."""
     return max(math.fsum(part) / len(part) for part in (values, values[-_N_LATEST:]))
-
-
-def broken_off(run: str, measurement: Measurement) -> TrainingError:
-    """Make the error for a failed run that the search cannot do without."""
-    return TrainingError(
-        f"{run} of plan {measurement.plan.digest} failed: {measurement.reason}. "
-        "What was measured is kept; mend the cause and run it again, a search with --resume."
-    )
