@@ -20,8 +20,9 @@ def planned_runs(problem: SearchProblem) -> list[Fidelity]:
 
 def final_runs(problem: SearchProblem) -> list[Fidelity]:
     """List the runs of the finalists, as if no limit stops them."""
-    # A thorough search trains one more challenger and the head alone.
-    n_extra = 1 + problem.has_head if problem.effort == "thorough" else 0
+    # The best plan of the sampler may be one more; a thorough search adds a listed plan and the head alone.
+    n_extra = int(problem.n_trials > len(problem.listed))
+    n_extra += 1 + problem.has_head if problem.effort == "thorough" else 0
     slower_heads = [problem.lengths.full(seed=problem.seeds[0])] * (len(problem.head_factors) - 1)
     return [*slower_heads, *problem.full_runs(n_plans=USUAL_FINALISTS + n_extra)]
 
@@ -37,13 +38,15 @@ def smaller_runs(problem: SearchProblem, *, after: int = 0) -> list[Fidelity]:
 
 def repeated_steps(problem: SearchProblem) -> int:
     """Count the steps of planned full runs that need no training: short runs have the first seed alone."""
-    # The head alone starts from scratch.
-    n_begun = min(problem.n_trials, USUAL_FINALISTS + (problem.effort == "thorough"))
+    n_finalists = final_runs(problem).count(problem.lengths.full(seed=problem.seeds[0]))
+    has_head_alone = problem.effort == "thorough" and problem.has_head
+    n_from_scratch = len(problem.head_factors) - 1 + has_head_alone
+    n_begun = min(problem.n_trials, n_finalists - n_from_scratch)
     n_small = smaller_runs(problem).count(problem.lengths.full(seed=problem.seeds[0]))
     return (n_begun + n_small) * problem.lengths.kept_steps
 
 
-def usual_cost(full_steps: int, *, n_first: int = 5) -> float:
+def usual_cost(full_steps: int, *, n_listed: int = 5) -> float:
     """Estimate the cost of a default search in R, if evaluating a split costs a twentieth of the training."""
     n_examples = int(0.05 * full_steps * _USUAL_ROWS / EVAL_COST)
     lengths = Lengths(
@@ -53,7 +56,8 @@ def usual_cost(full_steps: int, *, n_first: int = 5) -> float:
         n_confirm=n_examples,
         n_test=n_examples,
     )
-    runs = [lengths.short(seed=0)] * n_first + [lengths.full(seed=0)] * USUAL_FINALISTS
+    runs = [lengths.short(seed=0)] * (n_listed + lengths.n_proposed)
+    runs += [lengths.full(seed=0)] * USUAL_FINALISTS
     cost = math.fsum(map(lengths.cost, [*runs, lengths.test(seed=0), lengths.test(seed=0)]))
     return cost - USUAL_FINALISTS * lengths.kept_steps * lengths.step_cost
 

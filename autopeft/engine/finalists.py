@@ -18,40 +18,46 @@ def choose_finalists(problem: SearchProblem, trials: Trials) -> tuple[list[Plan]
     """List the baselines and the challengers to train in full, best first.
 
     1. The first baseline is trained; the further ones replace it if it diverges.
-    2. Short runs judge methods that start slowly too low. So the best plan of such a method is the
-       challenger, unless the best of all challengers is two standard errors ahead of it; then that one is.
-    3. With `--effort thorough` there are up to three challengers: both of these, and the head alone.
-    4. First plans without a short run (`--effort quick`, or time or cost ran out) rank last.
+    2. A challenger comes from the list. Short runs judge methods that start slowly too low, so it is the best
+       plan of such a method, unless the best of all is two standard errors ahead of it; then it is that one.
+    3. The best plan of the sampler is a challenger too if no listed plan has a lower loss. Of many short runs
+       the lowest loss is low by chance, so it does not take the place of the listed one.
+    4. With `--effort thorough` the best listed plan and the head alone are challengers as well.
+    5. Listed plans without a short run (`--effort quick`, or time or cost ran out) rank last.
 
     Raises:
         TrainingError: Every baseline had a short run, and none finished it.
     """
     ranked = rank(problem, trials.short.values())
-    is_baseline = {
-        proposal.plan: problem.is_baseline(proposal.arm) for proposal in reversed(trials.proposals)
-    }
-    untried = {plan: arm for arm, plan in problem.first_plans if plan not in trials.short}
-    baselines = [m.plan for m in ranked if is_baseline[m.plan]]
-    baselines += [plan for plan, arm in untried.items() if problem.is_baseline(arm)]
+    listed = {plan: arm for arm, _, plan in problem.listed}
+    untried = [plan for plan in listed if plan not in trials.short]
+    baselines = [m.plan for m in ranked if m.plan in listed and problem.is_baseline(listed[m.plan])]
+    baselines += [plan for plan in untried if problem.is_baseline(listed[plan])]
     if not baselines:
-        reason = next(m.reason for m in trials.short.values() if is_baseline[m.plan])
-        raise TrainingError(f"No learning rate of the baseline could be trained: {reason}.")
-    challengers = [m for m in ranked if not is_baseline[m.plan] and problem.is_allowed(m.plan)]
-    slow = [
-        m
-        for m in challengers
-        if problem.starts_slowly(m.plan) and _ahead(problem, challengers[0], m) <= _CLEAR
-    ]
-    untried_challengers = [plan for plan in untried if plan not in baselines]
-    # If the space has LoRA alone, the best of the other baselines is the challenger.
-    untried_challengers += [plan for plan in baselines[1:] if plan.adapters != baselines[0].adapters]
-    finalists = [m.plan for m in (*slow[:1], *challengers[:1])] or untried_challengers[:1]
+        failed = (
+            m for m in trials.short.values() if m.plan in listed and problem.is_baseline(listed[m.plan])
+        )
+        raise TrainingError(f"No learning rate of the baseline could be trained: {next(failed).reason}.")
+    challengers = [m for m in ranked if m.plan not in baselines and problem.is_allowed(m.plan)]
+    of_list = [m for m in challengers if m.plan in listed]
+    slow = [m for m in of_list if problem.starts_slowly(m.plan) and _ahead(problem, of_list[0], m) <= _CLEAR]
+    finalists = [m.plan for m in (*slow[:1], *of_list[:1])]
+    if not finalists:
+        finalists = [plan for plan in untried if plan not in baselines][:1]
+    if not finalists and not challengers:  # the space has LoRA alone
+        finalists = [plan for plan in baselines[1:] if plan.adapters != baselines[0].adapters][:1]
     if problem.effort != "thorough":
         finalists = finalists[:1]
-    elif problem.has_head and problem.head[1] not in baselines:
+    sampled = [m for m in challengers if m.plan not in listed]
+    if sampled and (not finalists or all(_loss(sampled[0]) < _loss(m) for m in ranked if m.plan in listed)):
+        finalists.append(sampled[0].plan)
+    if problem.effort == "thorough" and problem.has_head and problem.head[1] not in baselines:
         finalists.append(problem.head[1])
-    finalists = list(dict.fromkeys(finalists))
-    return baselines, finalists
+    return baselines, list(dict.fromkeys(finalists))
+
+
+def _loss(measurement: Measurement) -> float:
+    return math.inf if measurement.loss is None else measurement.loss
 
 
 def rank(problem: SearchProblem, measurements: Iterable[Measurement]) -> list[Measurement]:
@@ -61,7 +67,7 @@ def rank(problem: SearchProblem, measurements: Iterable[Measurement]) -> list[Me
     every example, does so less. Plans without a loss are left out.
     """
     finished = [m for m in measurements if m.loss is not None]
-    by_loss = sorted(finished, key=lambda m: (m.loss, m.plan.trainable_params, m.plan.digest))
+    by_loss = sorted(finished, key=lambda m: (_loss(m), m.plan.trainable_params, m.plan.digest))
     ranked: list[Measurement] = []
     while by_loss:
         best = max(by_loss, key=lambda m: -math.inf if m.metric is None else problem.sign * m.metric)
@@ -90,7 +96,7 @@ def front(measured: Iterable[Measurement]) -> list[Measurement]:
     """Return the Pareto front over parameters and loss, fewest parameters first; drop runs without a loss."""
     kept: list[Measurement] = []
     finished = [m for m in measured if m.loss is not None]
-    for measurement in sorted(finished, key=lambda m: (m.plan.trainable_params, m.loss, m.plan.digest)):
-        if not kept or (measurement.loss or 0.0) < (kept[-1].loss or 0.0):
+    for measurement in sorted(finished, key=lambda m: (m.plan.trainable_params, _loss(m), m.plan.digest)):
+        if not kept or _loss(measurement) < _loss(kept[-1]):
             kept.append(measurement)
     return kept

@@ -22,7 +22,8 @@ from autopeft.train import branch_step, short_steps
 from autopeft.types import Arm, EvaluatedSplit, Fidelity, Measurement, MetricFacts, Plan, Proposal, RunSpec
 
 _SHORT_EXAMPLES = 384  # of the search split that rank short runs; chosen by hand
-_THOROUGH_TRIALS, _THOROUGH_SEEDS = 24, 3  # of `--effort thorough`; chosen by hand
+_THOROUGH_TRIALS, _THOROUGH_SEEDS = 48, 3  # of `--effort thorough`; heuristic
+_FEWEST_PROPOSED, _MOST_PROPOSED = 4, 12  # trials of the sampler; research/2026-12-02-proposals.md
 # Cost of evaluating an example, relative to training on it: training adds a backward pass, which costs about
 # as much as the forward pass, since most weights are frozen. It stands for the price before runs are timed.
 EVAL_COST = 0.5
@@ -65,6 +66,12 @@ class Lengths:
     def kept_steps(self) -> int:
         """Steps of a short run that its full run does not repeat; 0 unless it `goes_on`."""
         return branch_step(self.short_steps) if self.goes_on else 0
+
+    @property
+    def n_proposed(self) -> int:
+        """Trials that the sampler proposes in a search of normal effort: as many as cost one full run."""
+        n_short_runs = round(1 / self.cost(self.short(seed=0)))
+        return min(max(n_short_runs, _FEWEST_PROPOSED), _MOST_PROPOSED)
 
     @property
     def step_cost(self) -> float:
@@ -147,9 +154,9 @@ class SearchProblem:
     @property
     def n_trials(self) -> int:
         """The number of short runs that the settings ask for."""
-        n_listed = len(self.listed)
-        usual = {"quick": 0, "normal": n_listed, "thorough": max(n_listed, _THOROUGH_TRIALS)}
-        return usual[self.effort] if self.spec.search.trials is None else self.spec.search.trials
+        usual = len(self.listed) + self.lengths.n_proposed
+        of_effort = {"quick": 0, "normal": usual, "thorough": max(usual, _THOROUGH_TRIALS)}
+        return of_effort[self.effort] if self.spec.search.trials is None else self.spec.search.trials
 
     @property
     def has_head(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 from toys.engine import LIST, ROOMY, SPACE, kind_of, levels, problem, run
 from toys.metrics import ACCURACY, ERROR_RATE
 
+from autopeft.engine import planned_runs
 from autopeft.engine.finalists import front, rank
-from autopeft.types import Measurement, Plan, Status
+from autopeft.types import Fidelity, Measurement, Plan, Status
 
 N_ROWS = 12
 
@@ -86,6 +88,23 @@ def test_a_slow_starter_is_the_challenger_unless_another_is_clearly_ahead(
     search, gap = run(levels({"hira": 0.95}, hira=short)), 0.7 - short
     assert (gap <= 2 * math.sqrt(max(0.0, gap) * (1 - gap) / 99) + 1e-9) == is_challenger
     assert search.kinds("confirm") == {"q+v": 1, "hira" if is_challenger else "ia3": 1}
+
+
+@pytest.mark.parametrize("gain", [-0.05, 0.0, 0.05])
+def test_the_best_plan_of_the_sampler_joins_the_challenger_of_the_list_if_its_loss_is_lower(gain) -> None:
+    listed = {plan for _, _, plan in problem().listed}
+
+    def truth(plan: Plan, fidelity: Fidelity) -> float:
+        usual = levels()(plan, fidelity)
+        return usual if plan in listed or kind_of(plan) != "ia3" else usual + gain
+
+    search = run(truth)
+    assert {p.plan for p in search.outcome.proposals if p.source == "list"} == listed
+    in_full = [m.plan for m in search.at("confirm")]
+    assert [kind_of(plan) for plan in in_full[:2]] == ["q+v", "ia3"] and set(in_full[:2]) < listed
+    assert len(in_full) == (3 if gain > 0 else 2) and listed.isdisjoint(in_full[2:])
+    assert Counter(m.fidelity for m in search.records) <= Counter(planned_runs(search.problem))
+    assert (search.outcome.best in listed) == (gain <= 0)
 
 
 def test_in_a_thorough_search_a_slow_starter_takes_no_other_challengers_place() -> None:

@@ -58,7 +58,7 @@ def test_both_heads_have_one_seed_and_the_better_one_all():
 
 def test_the_further_run_is_planned_shown_and_counted():
     world = World(truth=truth(0.7))
-    found = run(world, head_factors=(USUAL, SLOW))
+    found = run(world, head_factors=(USUAL, SLOW), trials=4)
     assert Counter(planned_runs(found.problem)) == Counter(m.fidelity for m in found.outcome.measurements)
     assert ("full runs", 3) in found.display.phases
     cost = search_cost(found.outcome, paid=found.records)

@@ -38,7 +38,8 @@ FULL, SHORT, TEST = 200 * STEP_SECONDS + 100 * SECONDS, 75 * STEP_SECONDS + 100 
     ("settings", "n_short", "in_full", "n_seeds"),
     [
         ({"effort": "quick"}, 0, {"q+v", "ia3"}, 1),
-        ({}, 4, {"q+v", "ia3"}, 1),
+        ({"trials": 4}, 4, {"q+v", "ia3"}, 1),
+        ({}, 8, {"q+v", "ia3"}, 1),
         ({"effort": "thorough", "trials": 6}, 6, {"q+v", "ia3", "head"}, 3),
         ({"effort": "thorough", "trials": 6, "seeds": 2}, 6, {"q+v", "ia3", "head"}, 2),
         ({"effort": "quick", "trials": 4}, 4, {"q+v", "ia3"}, 1),
@@ -101,7 +102,7 @@ def test_a_limit_without_a_short_run_is_told(caplog: pytest.LogCaptureFixture) -
     run(levels(), max_cost=1.0)
     told = [record.getMessage() for record in caplog.records]
     assert [line.partition(";")[0] for line in told] == [
-        "The limits allow 0 of 4 short runs",
+        "The limits allow 0 of 8 short runs",
         "The limits allow 0 of 1 challengers to be trained in full",
     ]
 
@@ -129,7 +130,9 @@ def test_the_planned_runs_bound_what_a_search_does(settings: dict[str, Any]) -> 
     assert done <= counted(planned_runs(search.problem))
 
 
-@pytest.mark.parametrize("settings", [*SETTINGS[:3], SETTINGS[5], {"seeds": 3, "sizes": 3}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [SETTINGS[1], SETTINGS[2], {"trials": 4}, {"trials": 4, "seeds": 3, "sizes": 3}], ids=str
+)
 def test_full_runs_do_not_repeat_the_steps_of_their_own_short_runs(settings: dict[str, Any]) -> None:
     search = run(World(truth=levels(), goes_on=True), **settings)
     asked = sum(m.fidelity.train_steps for m in search.records if m.fidelity.split != "test")
@@ -146,9 +149,11 @@ def test_nothing_is_left_after_the_last_run(settings: dict[str, Any]) -> None:
     assert run(timed(), **settings).display.left[-1] == pytest.approx(0.0)
 
 
-@pytest.mark.parametrize("settings", [{}, {"seeds": 3}, {"sizes": 2}, {"effort": "quick"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"seeds": 3}, {"sizes": 2}, {"effort": "quick", "trials": None}], ids=str
+)
 def test_the_time_that_is_left_is_that_of_the_planned_runs(settings: dict[str, Any]) -> None:
-    search = run(replace(timed(), goes_on=True), **settings)
+    search = run(replace(timed(), goes_on=True), **{"trials": 4, **settings})
     taken = [m.total_seconds for m in search.display.shown]
     assert search.display.left[1:] == pytest.approx(
         [sum(taken[place:]) for place in range(2, len(taken) + 1)], abs=1e-6
@@ -278,13 +283,13 @@ def test_the_cost_of_a_usual_search_is_told_before(full_steps: int) -> None:
     search = run(world, full_steps=full_steps, n_examples=(n, n, n), batch_size=16)
     paid = search.outcome.measurements
     cost = search_cost(search.outcome, paid=paid, scoring_seconds=0.0, load_seconds=0.0)
-    assert cost.total_full_runs == pytest.approx(usual_cost(full_steps, n_first=4))
+    assert cost.total_full_runs == pytest.approx(usual_cost(full_steps, n_listed=4))
 
 
 def test_a_usual_search_has_as_many_short_runs_as_the_longest_list_of_first_plans() -> None:
     lists = space.load("default", known_methods=discover("autopeft.methods")).first
     n_first = max(len(plans) for family, plans in lists.items() if family != "small")
-    assert usual_cost(300) == usual_cost(300, n_first=n_first)
+    assert usual_cost(300) == usual_cost(300, n_listed=n_first)
 
 
 def test_r_is_a_finished_run_of_the_challenger_if_the_baseline_is_not_trained() -> None:

@@ -18,7 +18,7 @@ YOURS = Arm(kind="given", label="your baseline")
 
 
 def test_every_plan_of_the_list_has_a_short_run_and_the_finalists_are_trained_from_the_start() -> None:
-    search = run(levels())
+    search = run(levels(), trials=4)
     assert search.kinds("search") == dict.fromkeys(("q+v", "lora", "ia3", "hira"), 1)
     assert search.kinds("confirm") == search.kinds("test") == {"q+v": 1, "ia3": 1}
     assert [(name, n) for name, n in search.display.phases if n] == [
@@ -134,7 +134,7 @@ def test_a_thorough_search_tells_what_the_head_alone_brings(has_head: bool, n_he
 def test_the_plan_of_the_user_is_the_default_and_lora_a_challenger() -> None:
     yours = replace(problem().first_plans[2][1], learning_rate=1e-4)
     truth = levels({"ia3": 0.5}, hira=0.1)
-    search = run(truth, user_plan=(YOURS, yours))
+    search = run(truth, user_plan=(YOURS, yours), trials=5)
     assert search.outcome.baseline == yours
     assert kind_of(search.outcome.challenger) == "ia3"  # at the rate of the list
     assert search.kinds("search")["lora"] == 1

@@ -23,9 +23,9 @@ def search_with_trials(truth, **settings) -> tuple[Run, list[FrozenTrial]]:
 def test_a_thorough_search_holds_the_list_and_what_optuna_proposes() -> None:
     search, trials = search_with_trials(levels(), effort="thorough")
     proposals = search.outcome.proposals
-    assert [p.source for p in proposals] == ["list"] * 4 + ["sampler"] * 20
+    assert [p.source for p in proposals] == ["list"] * 4 + ["sampler"] * 44
     assert len({p.plan for p in proposals}) > 15
-    assert [trial.number for trial in trials] == [p.trial for p in proposals] == list(range(24))
+    assert [trial.number for trial in trials] == [p.trial for p in proposals] == list(range(48))
     for proposal, trial in zip(proposals, trials, strict=True):
         assert trial.user_attrs == {
             "arm": str(proposal.arm),
@@ -37,8 +37,14 @@ def test_a_thorough_search_holds_the_list_and_what_optuna_proposes() -> None:
         assert trial.distributions.keys() == trial.params.keys() == drawn.keys()
 
 
+@pytest.mark.parametrize(("full_steps", "n_proposed"), [(100, 4), (200, 4), (400, 5), (1000, 12), (9000, 12)])
+def test_the_sampler_proposes_what_one_full_run_costs_within_bounds(full_steps: int, n_proposed: int) -> None:
+    search = run(levels(), full_steps=full_steps)
+    assert sum(p.source == "sampler" for p in search.outcome.proposals) == n_proposed
+
+
 def test_a_listed_plan_has_the_parameters_that_make_it_again() -> None:
-    search, trials = search_with_trials(levels())
+    search, trials = search_with_trials(levels(), trials=4)
     space, methods = search.problem.space, search.problem.context.methods
     assert len(trials) == 4
     for proposal, trial in zip(search.outcome.proposals, trials, strict=True):
@@ -98,7 +104,7 @@ def test_the_study_grows_while_the_search_goes_on() -> None:
         states.append("".join(trial.state.name[0] for trial in study.trials))
         return 0.5
 
-    run(truth, storage=storage, n_examples=(100, 100, 0))
+    run(truth, storage=storage, n_examples=(100, 100, 0), trials=4)
     assert states == ["RWWW", "CRWW", "CCRW", "CCCR", "CCCC", "CCCC"]  # running, waiting, complete
 
 
