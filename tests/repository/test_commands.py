@@ -9,15 +9,24 @@ from pathlib import Path
 
 import typer.main
 from test_docs import PAGES, ROOT, blocks
-from test_gate import FOLDERS, SCRIPTS
 
 from autopeft.cli.app import app
 from autopeft.cli.info import SKILL
 
+FOLDERS = (
+    "scripts",
+    "tools",
+    "benchmarks",
+    "examples",
+    "reports/benchmark",
+    "reports/speed",
+    "reports/studies",
+)
+SCRIPTS = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("[!_]*.py"))]
 REPORTS = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.md"))]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 PROSE = dict.fromkeys([*PAGES, ROOT / "CONTRIBUTING.md", SKILL, *REPORTS])
-TEXTS = [*PROSE, *WORKFLOWS, *map(ROOT.joinpath, SCRIPTS)]
+TEXTS = [*PROSE, *WORKFLOWS, *SCRIPTS]
 _SCRIPT = (
     r"python ((?:benchmarks|examples|reports|scripts|tests|tools)/[\w/]+\.py)((?:[^`\n]|\n +(?=\[|--))*)"
 )

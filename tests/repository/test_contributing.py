@@ -1,4 +1,4 @@
-"""CONTRIBUTING and docs/code.md give the tested order of rooms, and the worked method keeps its contract."""
+"""docs/code.md names every package, and the worked method of CONTRIBUTING keeps its contract."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from test_layering import PACKAGE, ROOMS
+from test_layering import PACKAGES
 from toys.bases import PEFT_TASKS, adapters_of
 
 from autopeft.adapters import compile_plan
@@ -19,20 +19,10 @@ ROOT = Path(__file__).parents[2]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
-def rooms_that_exist() -> list[str]:
-    paths = [(PACKAGE / f"{room}.py", PACKAGE / room / "__init__.py") for room in ROOMS if room != "__main__"]
-    return [file.stem for file, package in paths if file.is_file() or package.is_file()]
-
-
-def test_contributing_gives_the_order_of_rooms_that_is_tested() -> None:
-    (order,) = re.findall(r"^(errors → .*?)\n\n", CONTRIBUTING, re.MULTILINE | re.DOTALL)
-    assert re.findall(r"\w+", order) == rooms_that_exist()
-
-
-def test_tree_of_the_code_has_the_rooms_in_the_same_order() -> None:
+def test_tree_of_the_code_names_the_packages() -> None:
     page = (ROOT / "docs" / "code.md").read_text(encoding="utf-8")
     (tree,) = re.findall(r"```\nautopeft/\n(.*?)search_spaces/", page, re.DOTALL)
-    assert re.findall(r"^[├└]── (\w+)(?:/|\.py)", tree, re.MULTILINE) == rooms_that_exist()
+    assert re.findall(r"^[├└]── (\w+)(?:/|\.py)", tree, re.MULTILINE) == PACKAGES[:-1]
 
 
 def test_files_that_contributing_names_exist() -> None:
