@@ -13,23 +13,13 @@ from test_docs import PAGES, ROOT, blocks
 from autopeft.cli.app import app
 from autopeft.cli.info import SKILL
 
-FOLDERS = (
-    "scripts",
-    "tools",
-    "benchmarks",
-    "examples",
-    "reports/benchmark",
-    "reports/speed",
-    "reports/studies",
-)
-SCRIPTS = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("[!_]*.py"))]
-REPORTS = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.md"))]
+FOLDERS = ("benchmarks", "examples", "tools")
+SCRIPTS = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("[!_]*.py"))]
+REPORTS = [path for folder in (*FOLDERS, "research") for path in sorted((ROOT / folder).rglob("*.md"))]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 PROSE = dict.fromkeys([*PAGES, ROOT / "CONTRIBUTING.md", SKILL, *REPORTS])
 TEXTS = [*PROSE, *WORKFLOWS, *SCRIPTS]
-_SCRIPT = (
-    r"python ((?:benchmarks|examples|reports|scripts|tests|tools)/[\w/]+\.py)((?:[^`\n]|\n +(?=\[|--))*)"
-)
+_SCRIPT = r"python ((?:benchmarks|examples|tests|tools)/[\w/]+\.py)((?:[^`\n]|\n +(?=\[|--))*)"
 
 
 def text_of(path: Path) -> str:
@@ -101,8 +91,8 @@ def test_planted_flags_and_commands_are_found() -> None:
         ["autopeft", "list"],
         ["autopeft", "count", "a.yaml"],
     ]
-    command = "python reports/benchmark/replay.py [--cells NAME …]\n          [--seads 3] and `--sweep`"
+    command = "python benchmarks/tabular/replay.py [--cells NAME …]\n          [--seads 3] and `--sweep`"
     assert unknown_to_scripts(command) == ["--seads"]
-    assert unknown_to_scripts("PYTHONPATH=. python reports/studies/absent.py --out X") == [
-        "reports/studies/absent.py"
+    assert unknown_to_scripts("PYTHONPATH=. python benchmarks/studies/absent.py --out X") == [
+        "benchmarks/studies/absent.py"
     ]

@@ -11,10 +11,10 @@ from statistics import fmean, stdev
 
 import pytest
 from peft import PeftModel
-from readme_tables import PAGE, filled
 from transformers import AutoModelForSequenceClassification
 
 from autopeft.store import read_plan
+from tools.docs.method_tables import PAGE, filled
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -31,7 +31,7 @@ def run(code: str, names: dict[str, object], *, origin: Path) -> None:
 
 def test_tables_are_those_of_the_parts() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert text == filled(text), "run: python tests/repository/readme_tables.py"
+    assert text == filled(text), "run: python tools/docs/method_tables.py"
 
 
 def table_after(text: str, title: str) -> list[list[str]]:
@@ -42,7 +42,7 @@ def table_after(text: str, title: str) -> list[list[str]]:
 
 
 def read_runs(name: str, steps: str = "300") -> list[dict[str, str]]:
-    with (ROOT / "reports/studies" / name).open(encoding="utf-8", newline="") as stream:
+    with (ROOT / "benchmarks/studies" / name).open(encoding="utf-8", newline="") as stream:
         return [row for row in csv.DictReader(stream) if row["steps"] == steps]
 
 
@@ -119,7 +119,7 @@ def test_losses_of_smaller_budgets_are_those_of_the_measured_table() -> None:
 
 
 def test_policies_in_the_concepts_are_those_of_the_replays() -> None:
-    results = (ROOT / "reports/benchmark/results.md").read_text(encoding="utf-8")
+    results = (ROOT / "benchmarks/tabular/results.md").read_text(encoding="utf-8")
     regret = {row[0]: (row[5], row[1]) for row in table_after(results, "## The race")}
     names = {
         "LoRA on q and v": "plain default",

@@ -62,7 +62,7 @@ print(json.dumps([(result.exit_code, result.stdout, result.stderr) for result in
 
 KNOWN = """
 from autopeft.plugins import discover
-from repository.readme_tables import method_table
+from tools.docs.method_tables import method_table
 folders = ("methods", "sensitivity", "metrics", "tasks")
 names = {folder: list(discover(f"autopeft.{folder}")) for folder in folders}
 print(json.dumps({"names": names, "table": method_table()}))
