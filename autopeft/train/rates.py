@@ -17,7 +17,8 @@ from autopeft.plugins import Batch, Method
 from autopeft.types import Plan
 
 # Losses after 30 steps rank good plans at Spearman 0.12, after 75 at 0.36; on published curves of 5,000 steps
-# two of four plans at 5 % lose 0.3 points (research/2026-11-29-listed-plans.md). The largest share is a heuristic.
+# two of four plans at 5 % lose 0.3 points (research/2026-11-29-listed-plans.md). The largest share is a
+# heuristic.
 _SHORT_STEPS, _SHORT_SHARE, _LONGEST_SHARE = 75, 0.05, 0.4
 _BEFORE_DECAY = 0.8  # share of a short run before its decay, which a full run need not repeat; by hand
 _MOST_WARMUP = 50  # steps, so that short runs of long ones train at the peak rate; chosen by hand
@@ -25,7 +26,8 @@ WARMUP_SHARE = 0.06  # as in RoBERTa, Liu et al. 2019, arXiv:1907.11692
 
 # One rate for adapters and head confounds methods with rates: on clinc_domain10, 53 steps, LoRA at 4e-3 gets
 # 74 % with the head at the same rate and 85 % with the head at 3e-2, which is what IA3's rate gives the head
-# anyway (research/2026-11-25-head-and-adapters.md). AdamW moves an output by about rate × inputs × their root mean square.
+# anyway (research/2026-11-25-head-and-adapters.md). AdamW moves an output by about rate × inputs × their root
+# mean square.
 # That RMS is 0.06 before MiniLM's classifier, 0.4 before its tags and 1.9 before SmolLM2's classes: one rate
 # for all is far too high for some. The numbers here are such moves: of the outputs of the last layer, and of
 # layers below it, which learn worse at larger ones (two seeds, MiniLM with a new pooler: 0.885 at 2.6e-2, a

@@ -2,10 +2,10 @@
 
     python benchmarks/studies/plain_loop.py OUT.csv --data FOLDER [--seeds 0 1 2] [--rates two one]
 
-Each plan that `race_gains.csv` has as the result of a search is trained in full with another seed by the loop
-of `outside_loop.py`: once with the head's learning rate of `plan.yaml`, and once with one rate for everything.
-Scores are of the confirm split, next to the score in autopeft's own trainer. Rows that OUT.csv has are not
-measured again.
+Each plan that `race_gains.csv` has as the result of a search is trained in full with another seed by the
+loop of `outside_loop.py`: once with the head's learning rate of `plan.yaml`, once with one rate for
+everything. Scores are of the confirm split, next to the score in autopeft's own trainer. Rows that OUT.csv
+has are not measured again.
 """
 
 from __future__ import annotations

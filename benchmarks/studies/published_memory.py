@@ -188,7 +188,8 @@ def table(configs: Sequence[Replayed]) -> str:
         "# Peak memory: published, and replayed without weights",
         "",
         "Made by `python benchmarks/studies/published_memory.py HISTORY.jsonl` with "
-        f"peft {peft.__version__}, torch {torch.__version__}, transformers {transformers.__version__}, on a CPU; see the script.",
+        f"peft {peft.__version__}, torch {torch.__version__}, transformers {transformers.__version__}, on a "
+        "CPU; see the script.",
         "",
         f"- Fitted on every second config, beginning with the first: rows of {tokens} tokens, a reserve of "
         f"{reserve:.1%}.",

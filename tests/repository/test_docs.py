@@ -18,7 +18,10 @@ from tools.docs.method_tables import PAGE, filled
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples" / "README.md"]
+PAGES = [
+    README,
+    *(path for name in ("docs", "research", "examples") for path in sorted((ROOT / name).glob("*.md"))),
+]
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -77,8 +80,8 @@ def test_scores_in_the_readme_are_those_of_the_measured_tables() -> None:
 def test_gains_over_a_sweep_are_those_of_the_measured_table() -> None:
     rows = read_runs("race_gains.csv")
     gains, costs = [], []
-    log = (ROOT / "reports/LOG.md").read_text(encoding="utf-8")
-    for data, *scores in table_after(log, "**All 54 searches**"):
+    page = (ROOT / "research/2026-11-30-54-searches.md").read_text(encoding="utf-8")
+    for data, *scores in table_after(page, "**Measured.**"):
         for budget, shown in zip(("0.1%", "0.2%", "0.5%"), scores, strict=True):
             points = []
             for seed in ("0", "1", "2"):

@@ -122,7 +122,8 @@ def only_linear(target: Target) -> str | None:
 def only_plain_linear(target: Target) -> str | None:
     """Refuse all but plain `nn.Linear`, for tuners that compute with the weights as they are stored.
 
-    On bitsandbytes' maps they fail in peft 0.21.2, or count packed weights (research/2026-11-25-quantized-methods.md).
+    On layers of bitsandbytes they fail in peft 0.21.2, or count packed weights
+    (research/2026-11-25-quantized-methods.md).
     """
     if target.quantized:
         return "computes with the weights themselves, and these are quantized"
