@@ -76,7 +76,7 @@ class Scores(NamedTuple):
 
 
 def encode(rows: Rows, problem: Problem, tokenizer: Any) -> list[tuple[dict[str, list[int]], Any]]:
-    """Turn rows into inputs and labels; a word's tag stands at its first token, -100 elsewhere."""
+    """Turn rows into inputs and labels; a word's tag is at its first token, -100 elsewhere."""
     encoded = []
     for row in rows:
         if problem.has_tags:
@@ -247,7 +247,7 @@ def measure(folder: Path, name: str, *, base: str, n_rows: int, seed: int) -> It
 
 
 def main() -> None:
-    """Measure the draws that the table lacks."""
+    """Measure the draws that the table does not have yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, required=True)

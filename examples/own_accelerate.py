@@ -1,4 +1,4 @@
-"""Tune a script of two processes; its command stands in docs/your-own-trainer.md."""
+"""Tune a script of two processes; its command is in docs/your-own-trainer.md."""
 
 import sys
 from importlib.resources import files

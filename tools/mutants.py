@@ -1,14 +1,14 @@
 """Change one thing in the code at a time, and list the changes that the tests do not notice.
 
-    python tools/mutants.py OUT.csv [--rooms engine evidence budget adapters] [--n 100] [--seed 0]
+    python tools/mutants.py OUT.csv [--packages engine statistics budget adapters] [--n 100] [--seed 0]
 
 A mutant swaps an operator, a comparison, a constant, `min` and `max` or `any` and `all`, negates a condition,
 or leaves a statement out; messages and logs stay as they are. `coverage` finds the tests
 that run each line, once, and OUT.json keeps them. Then all tests are collected once. Each mutant is a fork in
-which a module is changed, and which runs the tests of its line until one fails: those of its room first,
+which a module is changed, and which runs the tests of its line until one fails: those of its package first,
 quick ones before slow ones, as many as --seconds allows. Processes that tests start are not changed. A row
 has file, line, both texts, the outcome (killed, survived, or hangs), seconds, how many of how many tests were
-to run, and the test that failed. The same command goes on where it was stopped.
+to run, and the test that failed. The same command continues where it was stopped.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from typing import Any
 import coverage
 import pytest
 
-ROOMS = ("engine", "statistics", "budget", "adapters")
+PACKAGES = ("engine", "statistics", "budget", "adapters")
 SWAPPED: dict[type, Any] = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,
@@ -72,7 +72,7 @@ def places(tree: ast.AST) -> Iterator[Any]:
 
 
 def mutants(node: Any) -> Iterator[str]:
-    """The texts that may stand in a node's place."""
+    """The texts that may replace a node."""
     if isinstance(node, ast.Compare) and len(node.ops) == 1:
         swapped = ast.Compare(node.left, [SWAPPED[type(node.ops[0])]()], node.comparators)
         yield f"({ast.unparse(swapped)})"
@@ -102,14 +102,14 @@ def mutants(node: Any) -> Iterator[str]:
         yield from () if is_docstring else ("pass",)
 
 
-def drawn(rooms: list[str], n: int, seed: int) -> list[tuple[str, str, str, Any, str]]:
-    """Some mutants at random: room, file, its source, node and its new text."""
+def drawn(packages: list[str], n: int, seed: int) -> list[tuple[str, str, str, Any, str]]:
+    """Some mutants at random: package, file, its source, node and its new text."""
     every = []
-    for room in rooms:
-        for path in sorted(Path("autopeft", room).glob("*.py")) or [Path("autopeft", f"{room}.py")]:
+    for package in packages:
+        for path in sorted(Path("autopeft", package).glob("*.py")) or [Path("autopeft", f"{package}.py")]:
             source = path.read_text(encoding="utf-8")
             nodes = places(ast.parse(source))
-            every += [(room, str(path), source, node, text) for node in nodes for text in mutants(node)]
+            every += [(package, str(path), source, node, text) for node in nodes for text in mutants(node)]
     return random.Random(seed).sample(every, min(n, len(every)))
 
 
@@ -157,13 +157,13 @@ def replace_in(old: object, new: object, name: str) -> None:
 
 
 class Lines:
-    """A plugin of pytest: notes which tests run each line of the rooms, and how long each test takes."""
+    """A plugin of pytest: notes which tests run each line of the packages, and how long each test takes."""
 
     def __init__(self, path: Path) -> None:
         """Begin to watch."""
         self.path, self.contexts, self.tests = path, [""], {}
-        rooms = [f"autopeft/{room}{ending}" for room in ROOMS for ending in (".py", "/*")]
-        self.coverage = coverage.Coverage(data_file=None, config_file=False, include=rooms)
+        packages = [f"autopeft/{package}{ending}" for package in PACKAGES for ending in (".py", "/*")]
+        self.coverage = coverage.Coverage(data_file=None, config_file=False, include=packages)
         self.coverage.start()
 
     @contextlib.contextmanager
@@ -198,14 +198,14 @@ class Lines:
         self.path.write_text(json.dumps({"tests": self.tests, "lines": lines}), encoding="utf-8")
 
 
-def tests_of(room: str, path: str, node: Any, notes: dict[str, Any]) -> list[str]:
+def tests_of(package: str, path: str, node: Any, notes: dict[str, Any]) -> list[str]:
     """The tests that run a node's lines, or any line of its file if it runs at import; best ones first."""
     by_line, tests = notes["lines"].get(path, {}), notes["tests"]
     contexts = {c for n in range(node.lineno, node.end_lineno + 1) for c in by_line.get(str(n), ())}
     if contexts <= {""}:
         contexts = {context for each in by_line.values() for context in each} if contexts else set()
     chosen = [test for test, (_, fixtures) in tests.items() if test in contexts or contexts & set(fixtures)]
-    return sorted(chosen, key=lambda test: (room not in test.split("::")[0], tests[test][0]))
+    return sorted(chosen, key=lambda test: (package not in test.split("::")[0], tests[test][0]))
 
 
 class Server:
@@ -226,9 +226,9 @@ class Server:
         done = len(arguments.out.read_text(encoding="utf-8").splitlines()) if arguments.out.exists() else 0
         with arguments.out.open("a", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
-            every = drawn(arguments.rooms, arguments.n, arguments.seed)
-            for room, path, source, node, text in every[done:]:
-                tests = [test for test in tests_of(room, path, node, self.notes) if test in items]
+            every = drawn(arguments.packages, arguments.n, arguments.seed)
+            for package, path, source, node, text in every[done:]:
+                tests = [test for test in tests_of(package, path, node, self.notes) if test in items]
                 n_tests, started = len(tests), time.monotonic()
                 while sum(self.notes["tests"][test][0] for test in tests) > arguments.seconds:
                     tests.pop()
@@ -273,7 +273,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", type=Path)
-    parser.add_argument("--rooms", nargs="*", default=ROOMS, choices=ROOMS)
+    parser.add_argument("--packages", nargs="*", default=PACKAGES, choices=PACKAGES)
     parser.add_argument("--n", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=60)

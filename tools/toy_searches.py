@@ -1,4 +1,4 @@
-"""Shows that a change to the code leaves results as they were: tiny searches, run by two checkouts.
+"""Compare the results of tiny searches between two checkouts, to show that a change to the code kept them.
 
 Usage:
     python tools/toy_searches.py run CHECKOUT OUT     # with the code of CHECKOUT

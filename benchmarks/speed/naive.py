@@ -3,7 +3,7 @@
     python benchmarks/speed/naive.py --model FOLDER --data FOLDER [--trials N] [--steps S]
 
 The defaults of the `Trainer`: float32, random batches padded to their longest row, one evaluation an epoch.
-Every trial loads the model anew and is judged on the whole validation split. FOLDER of --data holds train.csv
+Every trial loads the model again and is judged on the whole validation split. FOLDER of --data has train.csv
 and validation.csv with the columns text and label. Prints one JSON object.
 """
 

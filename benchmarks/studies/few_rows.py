@@ -72,7 +72,7 @@ def measured(source: Path, n_rows: int, seed: int) -> Iterator[list[object]]:
 
 
 def main() -> None:
-    """Measure what the table lacks."""
+    """Measure what the table does not have yet."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, required=True)

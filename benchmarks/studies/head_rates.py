@@ -3,8 +3,8 @@
     python benchmarks/studies/head_rates.py OUT.csv --data FOLDER [--steps 300] [--seeds 101 102]
 
 MiniLM-L6, a budget of 0.1 %, batches of 16 rows, in autopeft's own trainer: LoRA on q and v at 0.38 of its
-range of rates, and RoAd on all maps at 0.5. The score is that of the confirm split; test is not read. Rows
-that OUT.csv has are not measured again.
+range of rates, and RoAd on all linear layers at 0.5. Scores are of the confirm split; test is not read.
+Rows that OUT.csv has are not measured again.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def measure(
 
 
 def main() -> None:
-    """Measure what the table lacks."""
+    """Measure what the table does not have yet."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, required=True)

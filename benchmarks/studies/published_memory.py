@@ -56,7 +56,7 @@ RENAMED = {"BONE": "MISS"}  # types that this peft has under another name
 # How a type is replayed whose code in peft reads values of tensors.
 CURES = {
     "ADAMSS": "random numbers for k-means",
-    "BOFT": "fake tensors; a matrix per map stays on the CPU",
+    "BOFT": "fake tensors; a matrix per layer stays on the CPU",
     "FROD": "fake tensors; dense stand-in for the sparse matrix",
     "LOHA": "fake tensors",
     "LOKR": "fake tensors",
@@ -67,7 +67,7 @@ CURES = {
 }
 # Why the replay differs, from the code of peft and from runs of the same shapes.
 REASONS = {
-    "osf-rank128": "peft 0.21.2 keeps the first values of its three factors beside the trained ones; the "
+    "osf-rank128": "peft 0.21.2 keeps the first values of its three factors next to the trained ones; the "
     "runs under 0.17 to 0.19 took less, as if they did not (not verified: those versions were not run)",
     "prefixtuning-lr_0.005_zero_init": "ran under peft 0.19 alone; prefixtuning-lr_0.001, of the same "
     "shapes, took 20.9 GB in most of its runs and 22.0 GB under 0.19",
@@ -196,7 +196,7 @@ def table(configs: Sequence[Replayed]) -> str:
         f"- On those configs: {summary(halves[0], constants)}.",
         f"- **On the others, which the fit has not seen: {summary(halves[1], constants)}.**",
         f"- On all: {summary(configs, constants)}.",
-        "- Row length and reserve can hardly be told apart, since both make the activations larger.",
+        "- Row length and reserve can hardly be distinguished, since both make the activations larger.",
         f"- Fitted on the others, the constants are {other[0]} tokens and {other[1]:.1%}; on the first "
         f"half they then give {summary(halves[0], other)}.",
         "",

@@ -32,13 +32,13 @@ from published_memory import N_ROWS, Script, model_of, run_study
 from autopeft.estimate import CARDS, Rates, Replay, TrainingStep, rates_of
 
 STEPS = 250  # between two points of a curve
-PADDING = 1.03  # chosen by hand
+PADDING = 1.03  # heuristic
 NEAR = 0.25
 CARD = CARDS["l40s"]
 # Why the replay differs, from the code of peft; none of it was run on a GPU.
 REASONS = {
-    "adamss-rank32": "k-means and many small products per map; the replay has stand-in values there",
-    "boft-default": "a permutation matrix per map stays on the CPU and is copied in each step; its kernels "
+    "adamss-rank32": "k-means and many small products per layer; the replay has stand-in values there",
+    "boft-default": "a permutation matrix per layer stays on the CPU and is copied in each step; its kernels "
     "for blocks of four are far from a card's rates",
     "frod-default": "products with a sparse matrix, which the replay has as a dense one",
     "frod-sparse0.02-lr_0.001": "as frod-default",

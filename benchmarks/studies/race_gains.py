@@ -59,10 +59,10 @@ def spec_of(
 
 
 def searched(spec: RunSpec) -> list[list[object]]:
-    """What the search hands over: plan, parameters, scores, cost and verdict; then each smaller plan."""
+    """Return a row for the result of the search, and one for each smaller plan."""
     result, path = commands.run_search(spec, progress=Lines())
     full = {run.plan: run for run in result.full_runs}[result.best]
-    # The search reads as many test rows as a tenth of a full run pays, a sweep reads all.
+    # The search reads as many test rows as fit into a tenth of a full run, a sweep reads all.
     bench = replace(prepare(spec).bench, keep_weights=lambda plan, seed: path / "best" / "weights")
     n_rows = len(bench.splits["test"].labels)
     fidelity = Fidelity(
@@ -119,11 +119,11 @@ def swept(spec: RunSpec, folder: Path, rates: Sequence[float]) -> Iterator[list[
 
 
 def main() -> None:
-    """Measure what the table lacks."""
+    """Measure what the table does not have yet."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--model", help="A folder or hub id in place of MiniLM-L6.")
+    parser.add_argument("--model", help="A folder or hub id instead of MiniLM-L6.")
     parser.add_argument("--sets", nargs="+", default=SETS)
     parser.add_argument("--budgets", nargs="+", default=["0.1%", "0.5%"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])

@@ -30,11 +30,11 @@ FIELDS = "data steps seed rate params confirm test".split()
 
 
 def main() -> None:
-    """Measure what the table lacks."""
+    """Measure what the table does not have yet."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--model", help="A folder or hub id in place of MiniLM-L6.")
+    parser.add_argument("--model", help="A folder or hub id instead of MiniLM-L6.")
     parser.add_argument("--sets", nargs="+", default=SETS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)

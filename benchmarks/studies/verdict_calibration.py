@@ -182,7 +182,7 @@ def tables() -> None:
 
 
 def gains() -> None:
-    """What is handed over less the sweep's winner, by seed, on sets whose rows' variance is roughly known."""
+    """Print what seeds change in the gain over the sweep, on sets whose variance of rows is roughly known."""
     by_seed: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
     with (HERE / "sweep_gains.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):

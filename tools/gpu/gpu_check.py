@@ -1,20 +1,20 @@
-"""What a GPU must do for autopeft, checked in half an hour: PASS or FAIL a line, and JSON at the end.
+"""Check a GPU for autopeft in half an hour: PASS or FAIL on each line, and JSON at the end.
 
     python tools/gpu/gpu_check.py [--model MODEL] [--data FILE] [--dry] [--only NAME ...]
 
 The same LoRA is trained by autopeft and by TRL's SFTTrainer for 200 steps, in bfloat16 and in 4 bits, and
-losses, speed and peak memory stand side by side (`gpu_check_parity.py`). MODEL and FILE are for this alone,
-such as Qwen/Qwen2.5-0.5B and its rows; without them both are made up. `gpu_check_speed.py` tells which
-kernels of attention run, what rank 15 costs against 16, and how fast the model loads and writes.
+losses, speed and peak memory are compared (`gpu_check_parity.py`). MODEL and FILE are used for this alone,
+such as Qwen/Qwen2.5-0.5B and its rows; without them both are made up. `gpu_check_speed.py` shows which
+attention kernels run, what rank 15 costs against 16, and how fast the model loads and writes.
 
 Methods attach, train and count as planned, adapters that start from data (EVA) too; a 1 B and an 8 B model
 of random weights take the memory that a replay without weights says (32 rows of 512 tokens a step), in 4
 and 8 bits too; a row that fits only with checkpointing is trained with it; a run out of memory leaves the
-base model usable; a full run that goes on from its short run equals an unbroken one; a step waits for the
+base model usable; a full run that continues its short run equals an unbroken one; a step waits for the
 GPU nowhere; a second GPU is used alone; a model that is spread over two GPUs learns as on one; a whole
 search with its scores, its texts of unequal length and its generated answers ends with a verdict, and its
-adapter loads; a probe tells what several adapters in one batch gain. Without a GPU it exits with code 2;
-`--dry` makes the same checks in tiny sizes on the CPU. A check that is not possible here is SKIPped.
+adapter loads; a probe shows what several adapters in one batch gain. Without a GPU it exits with code 2;
+`--dry` runs the same checks in tiny sizes on the CPU. A check that is not possible here is SKIPped.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def check_methods(place: Place) -> Finding:
 
 
 def check_eva(place: Place) -> Finding:
-    """LoRA that starts from data trains two steps; its first values come from the inputs of the maps."""
+    """LoRA that starts from data trains two steps; its first values come from the inputs of the layers."""
     base = base_of(TINY, place)
     before, plan = base.sha256(), planned(base, init="eva")
     measurement = bench_of(base, place, batch_size=8).measure(plan, short_run(2, 8))
@@ -182,7 +182,7 @@ def check_eight_b(place: Place) -> Finding:
 
 
 def check_dora(place: Place) -> Finding:
-    """DoRA at the widths of an 8 B model, which makes each map's weights anew at every call."""
+    """DoRA at the widths of an 8 B model, which computes each layer's weights again at every call."""
     shape = TINY if place.tiny else EIGHT_B | {"num_hidden_layers": 4}
     base = base_of(shape, place)
     plan = planned(base, dora=True)
@@ -190,7 +190,7 @@ def check_dora(place: Place) -> Finding:
 
 
 def check_hira(place: Place) -> Finding:
-    """HiRA at the same widths, which makes each map's update anew in the backward pass."""
+    """HiRA at the same widths, which computes each layer's update again in the backward pass."""
     shape = TINY if place.tiny else EIGHT_B | {"num_hidden_layers": 4}
     base = base_of(shape, place)
     plan = plan_of(base, METHODS["hira"], rank=2)
@@ -222,7 +222,7 @@ def check_search(place: Place) -> Finding:
 
 
 def check_bits(place: Place, *, bits: str) -> Finding:
-    """A model in few bits: trained, unchanged, and on a GPU of the size that a replay says."""
+    """A quantized model: trained, unchanged, and on a GPU of the size that a replay predicts."""
     name = bits.replace("bit", " bits")
     if importlib.util.find_spec("bitsandbytes") is None:
         return Finding(name=name, status="SKIP", numbers={"reason": "bitsandbytes is not installed"})
@@ -265,7 +265,7 @@ class _FullDevice:
         """The task's loss, if there are few rows."""
         n_rows = len(batch["input_ids"])
         if n_rows > 2:
-            raise torch.OutOfMemoryError("a pretended lack of memory")
+            raise torch.OutOfMemoryError("simulated")
         self.largest = max(self.largest, n_rows)
         return TASK.loss(model, batch)
 
@@ -323,7 +323,7 @@ def check_long_row(place: Place) -> Finding:
 
 
 def check_resumed(place: Place) -> Finding:
-    """A full run that goes on from its short run ends where one from the start ends."""
+    """A full run that continues its short run ends where one from the start ends."""
     base, runs = base_of(TINY, place), []
     plan, full = planned(base), dataclasses.replace(short_run(6, 8), split="confirm")
     for first in (True, False):
@@ -404,7 +404,7 @@ def run(place: Place, names: Sequence[str]) -> list[Finding]:
         started = time.perf_counter()
         try:
             found = CHECKS[name](place)
-        except Exception as error:  # the other checks go on
+        except Exception as error:  # the other checks still run
             found = Finding(name=name, status="FAIL", numbers={"error": f"{type(error).__name__}: {error}"})
         findings.append(found)
         words = ", ".join(f"{key} {value}" for key, value in found.numbers.items())

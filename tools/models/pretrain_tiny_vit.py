@@ -1,4 +1,4 @@
-"""Pre-trains a tiny vision transformer on half of the classes of an image set; writes the others beside it.
+"""Pretrain a tiny vision transformer on half of the classes of an image set, and write the others next to it.
 
 Usage: python tools/models/pretrain_tiny_vit.py OUT [--data FOLDER] [--steps N] [--seed S]
 
@@ -65,7 +65,7 @@ def of_folder(folder: str, seed: int) -> dict[str, Pictures]:
 
 
 def pretrain(pictures: Pictures, processor: Any, *, steps: int, seed: int) -> Any:
-    """A vision transformer that was trained from scratch to tell the classes of some pictures apart."""
+    """Train a vision transformer from scratch to classify some pictures."""
     names = sorted({label for _, label in pictures})
     pixels = processor(images=[image for image, _ in pictures], return_tensors="pt")["pixel_values"].float()
     labels = torch.tensor([names.index(label) for _, label in pictures])
