@@ -172,7 +172,7 @@ def test_navigation_names_pages_that_exist() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_no_list_becomes_a_paragraph_on_the_target(page: Path) -> None:
+def test_no_list_becomes_a_paragraph(page: Path) -> None:
     markdown = pytest.importorskip("markdown")
     pytest.importorskip("pymdownx")
     text = page.read_text(encoding="utf-8")
@@ -182,10 +182,10 @@ def test_no_list_becomes_a_paragraph_on_the_target(page: Path) -> None:
 
 
 def test_pages_ask_no_other_server_and_wrap_commands() -> None:
-    target = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     # The theme asks GitHub for the stars of a repo_url, and wraps blocks with the class of a language.
-    assert not re.search(r"^repo_url", target, re.MULTILINE) and "font: false" in target
-    assert "pygments_lang_class: true" in target and "extra_css: [extra.css]" in target
+    assert not re.search(r"^repo_url", config, re.MULTILINE) and "font: false" in config
+    assert "pygments_lang_class: true" in config and "extra_css: [extra.css]" in config
     assert ".language-bash" in (ROOT / "docs" / "extra.css").read_text(encoding="utf-8")
 
 
