@@ -1,4 +1,4 @@
-"""Commands that pages and docstrings give are there, with their flags: those of `autopeft` and of scripts."""
+"""Commands in pages and docstrings exist, with their flags: those of `autopeft` and of scripts."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ def commands_of(text: str) -> list[list[str]]:
 
 
 def unknown_flags(words: list[str]) -> list[str]:
-    """What a command line names and the command does not know."""
+    """Return the flags of a command line that the command does not have."""
     command, rest = typer.main.get_command(app), words[1:]
     while hasattr(command, "commands"):  # a group, such as `info`
         if rest[0] not in command.commands:
             return rest[:1]
         command, rest = command.commands[rest[0]], rest[1:]
     known = {flag for parameter in command.params for flag in parameter.opts} | {"--help", "-h"}
-    end = rest.index("--") if "--" in rest else len(rest)  # behind it stands the command of a user
+    end = rest.index("--") if "--" in rest else len(rest)  # the command of a user follows
     given = [word.partition("=")[0] for word in rest[:end] if re.match(r"--?[a-z]", word)]
     return [flag for flag in given if flag not in known]
 
 
 def unknown_to_scripts(text: str) -> list[str]:
-    """What commands of Python name and the repository lacks: scripts, or flags in them or their imports."""
+    """Return scripts that do not exist, and flags that a script and its imports do not have."""
     unknown = []
     for name, given in re.findall(_SCRIPT, text):
         script = ROOT / name
