@@ -63,7 +63,7 @@ class Run(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """`main` chooses: the F1 of entities of tags, the rank correlation of numbers, else the accuracy."""
+    """Scores of a run; `main` is the F1 of entities, the rank correlation of numbers, or the accuracy."""
 
     main: float
     macro_f1: float
@@ -71,7 +71,7 @@ class Scores(NamedTuple):
 
     @property
     def order(self) -> tuple[float, float]:
-        """Larger is better."""
+        """Return the sort key; larger is better."""
         return self.main, -self.loss
 
 

@@ -60,7 +60,7 @@ SKIPPED = (ast.JoinedStr, ast.Import, ast.ImportFrom, ast.Raise)  # messages, an
 
 
 def places(tree: ast.AST) -> Iterator[Any]:
-    """The nodes that may be changed: no annotations, messages, decorators or logs."""
+    """Yield the nodes that may be changed: no annotations, messages, decorators or logs."""
     for name, value in ast.iter_fields(tree):
         if name in ("annotation", "returns", "decorator_list", "type_comment"):
             continue
@@ -72,7 +72,7 @@ def places(tree: ast.AST) -> Iterator[Any]:
 
 
 def mutants(node: Any) -> Iterator[str]:
-    """The texts that may replace a node."""
+    """Yield the texts that may replace a node."""
     if isinstance(node, ast.Compare) and len(node.ops) == 1:
         swapped = ast.Compare(node.left, [SWAPPED[type(node.ops[0])]()], node.comparators)
         yield f"({ast.unparse(swapped)})"
@@ -103,7 +103,7 @@ def mutants(node: Any) -> Iterator[str]:
 
 
 def drawn(packages: list[str], n: int, seed: int) -> list[tuple[str, str, str, Any, str]]:
-    """Some mutants at random: package, file, its source, node and its new text."""
+    """Draw mutants: package, file, its source, node and its new text."""
     every = []
     for package in packages:
         for path in sorted(Path("autopeft", package).glob("*.py")) or [Path("autopeft", f"{package}.py")]:
@@ -114,7 +114,7 @@ def drawn(packages: list[str], n: int, seed: int) -> list[tuple[str, str, str, A
 
 
 def replaced(source: str, node: Any, text: str) -> str:
-    """The source with a text in a node's place."""
+    """Return the source with a text instead of a node."""
     lines = source.encode().splitlines(keepends=True)
     start = sum(map(len, lines[: node.lineno - 1])) + node.col_offset
     end = sum(map(len, lines[: node.end_lineno - 1])) + node.end_col_offset
@@ -123,7 +123,7 @@ def replaced(source: str, node: Any, text: str) -> str:
 
 
 def put_in_place(name: str, source: str) -> None:
-    """Give the functions and constants of a module that is imported those of a changed source."""
+    """Replace the functions and constants of an imported module by those of a changed source."""
     module = importlib.import_module(name)
     changed = types.ModuleType(name)
     sys.modules[name] = changed  # dataclasses look their module up
@@ -160,7 +160,7 @@ class Lines:
     """A plugin of pytest: notes which tests run each line of the packages, and how long each test takes."""
 
     def __init__(self, path: Path) -> None:
-        """Begin to watch."""
+        """Start coverage."""
         self.path, self.contexts, self.tests = path, [""], {}
         packages = [f"autopeft/{package}{ending}" for package in PACKAGES for ending in (".py", "/*")]
         self.coverage = coverage.Coverage(data_file=None, config_file=False, include=packages)
@@ -199,7 +199,7 @@ class Lines:
 
 
 def tests_of(package: str, path: str, node: Any, notes: dict[str, Any]) -> list[str]:
-    """The tests that run a node's lines, or any line of its file if it runs at import; best ones first."""
+    """Return the tests that run a node's lines, or any of its file if it runs at import; best first."""
     by_line, tests = notes["lines"].get(path, {}), notes["tests"]
     contexts = {c for n in range(node.lineno, node.end_lineno + 1) for c in by_line.get(str(n), ())}
     if contexts <= {""}:

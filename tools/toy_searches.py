@@ -86,7 +86,7 @@ def make_model(architecture: str, folder: Path) -> None:
 
 
 def row_of(text: str, label: int, task: str) -> dict[str, Any]:
-    """One row of a task: a label, a tag for each word, the right one of two texts, or the words reversed."""
+    """Make a row of a task: a label, a tag per word, the right one of two texts, or reversed words."""
     words = text.split()
     if task == "token-classification":
         return {"tokens": words, "tags": ["B-X" if word in BAD + GOOD else "O" for word in words]}
@@ -150,7 +150,7 @@ def run(checkout: Path, out: Path) -> None:
 
 
 def stable(content: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of a JSON document by its path, but for those that two runs do not share."""
+    """Return the values of a JSON document by path, without those that differ between equal runs."""
     if any(word in path.rpartition(".")[2] for word in UNSTABLE):
         return
     if isinstance(content, dict):
@@ -164,7 +164,7 @@ def stable(content: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The stable values of a run's `trials.csv` and `result.json`."""
+    """Read the stable values of a run's `trials.csv` and `result.json`."""
     root = str(folder.resolve().parent)
     with (folder / "trials.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -173,7 +173,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def compare(left: Path, right: Path) -> int:
-    """Print what differs between two folders of runs; how many values differ, without reworded sentences."""
+    """Print what differs between two folders of runs, and count values, without reworded sentences."""
     n_different = 0
     for name in SEARCHES:
         a, b = read(left / name), read(right / name)

@@ -51,14 +51,14 @@ def timed(command: list[str]) -> Timed:
 
 
 def trained_examples(run: Path) -> int:
-    """Training examples of plans with adapters, baselines included; the head alone trains at a fraction."""
+    """Count the training examples of plans with adapters, baselines included."""
     with (run / "trials.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if int(row["trainable_params"])]
         return sum(_BATCH_SIZE * int(row["trained_steps"]) for row in rows)
 
 
 def ours(data: Path, *, trials: int, steps: int) -> tuple[Timed, int, dict[str, float]]:
-    """A search of autopeft, its training examples, and its seconds by kind of work."""
+    """Search with autopeft; return its training examples and its seconds by kind of work."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         command = [sys.executable, "-m", "autopeft", "search", "--data", str(data), "--space", "lora_only"]

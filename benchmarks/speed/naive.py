@@ -29,7 +29,7 @@ BATCH_SIZE = 32
 
 
 def load_data(folder: Path, tokenizer: Any) -> tuple[datasets.DatasetDict, list[str]]:
-    """Tokenized splits with integer labels, and the names of the labels."""
+    """Load tokenized splits with integer labels, and the names of the labels."""
     files = {split: str(folder / f"{split}.csv") for split in ("train", "validation")}
     data = datasets.load_dataset("csv", data_files=files)
     names = sorted(map(str, set(data["train"]["label"])))
@@ -42,12 +42,12 @@ def load_data(folder: Path, tokenizer: Any) -> tuple[datasets.DatasetDict, list[
 
 
 def accuracy(prediction: transformers.EvalPrediction) -> dict[str, float]:
-    """The share of right labels."""
+    """Compute the share of right labels."""
     return {"accuracy": float(np.mean(prediction.predictions.argmax(-1) == prediction.label_ids))}
 
 
 def lora(trial: optuna.Trial) -> LoraConfig:
-    """The LoRA of a trial."""
+    """Build the LoRA of a trial."""
     rank = trial.suggest_categorical("r", [4, 8, 16, 32])
     return LoraConfig(
         r=rank,

@@ -49,7 +49,7 @@ def cut(source: Path, n_rows: int, seed: int, folder: Path) -> None:
 
 
 def measured(source: Path, n_rows: int, seed: int) -> Iterator[list[object]]:
-    """A row for each length."""
+    """Yield a row for each length."""
     with tempfile.TemporaryDirectory() as folder:
         cut(source, n_rows, seed, Path(folder))
         spec = RunSpec(

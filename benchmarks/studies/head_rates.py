@@ -38,7 +38,7 @@ FIELDS = (
 
 
 def plans_of(spec: RunSpec) -> tuple[Bench, str, Mapping[str, Plan]]:
-    """The bench of a set, the name of its task, and the plans to train."""
+    """Return the bench of a dataset, the name of its task, and the plans to train."""
     prepared = prepare(spec)
     context = fit_to_budget(prepared.spec, prepared.base, requested_space(spec))[1]
     plans = {}
@@ -52,7 +52,7 @@ def plans_of(spec: RunSpec) -> tuple[Bench, str, Mapping[str, Plan]]:
 def measure(
     bench: Bench, plan: Plan, *, factor: float, n_steps: int, seed: int
 ) -> tuple[float, object, object]:
-    """The rate of the head's last layer, and loss and metric on confirm after a full run."""
+    """Measure loss and metric on confirm after a full run; also return the head's rate."""
     usual = bench.head_rates
     scaled = {name: rate * factor for name, rate in usual.by_name.items()}
     vars(bench)["head_rates"] = HeadRates(by_name=scaled, output=usual.output * factor)

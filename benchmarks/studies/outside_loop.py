@@ -41,7 +41,7 @@ class Run:
 def predictions(
     plan: Plan, base: BaseModel, data: LabelledData, splits: Sequence[Split], run: Run
 ) -> list[list[Any]]:
-    """Predictions for each split after training on the train split: a class, a number, or a tag a word."""
+    """Train on the train split and predict each split: a class, a number, or a tag per word."""
     stack = compile_plan(plan, discover("autopeft.methods"))
     task_type = _TASK_TYPES[data.label_space.kind]
     with base.attached(stack.configs, plan=plan, task_type=task_type, seed=run.seed) as model:
@@ -50,7 +50,7 @@ def predictions(
 
 
 def score(metric: str, data: LabelledData, split: Split, predicted: Sequence[Any]) -> float:
-    """The metric of a search: accuracy, macro-F1, Pearson's r or F1 of entities."""
+    """Compute the metric of a search: accuracy, macro-F1, Pearson's r or F1 of entities."""
     if metric == "pearson":
         return float(stats.pearsonr(split.labels, predicted).statistic)
     if metric == "entity-f1":
@@ -100,7 +100,7 @@ def _train(model: nn.Module, plan: Plan, stack: Any, base: BaseModel, data: Labe
 
 
 def _groups(model: nn.Module, plan: Plan, stack: Any, head_rate: float) -> list[dict[str, Any]]:
-    """Parameters with their rates: a method's own, and the head's."""
+    """Group parameters by learning rate: a method's own, and the head's."""
     factors = {adapter.method: adapter.rate_factor for adapter in plan.adapters}
     head, groups = [], defaultdict(list)
     for name, parameter in model.named_parameters():
@@ -144,7 +144,7 @@ def _predicted(model: nn.Module, base: BaseModel, data: LabelledData, split: Spl
 
 
 def _scale(data: LabelledData) -> tuple[float, float]:
-    """Mean and spread of number labels; (0, 1) for others."""
+    """Compute mean and spread of number labels; (0, 1) for others."""
     if data.label_space.kind != "number":
         return 0.0, 1.0
     return float(np.mean(data.train.labels)), float(np.std(data.train.labels))
@@ -155,7 +155,7 @@ def _length(split: Split, row: int) -> int:
 
 
 def _epoch(split: Split, *, batch_size: int, rng: np.random.Generator) -> list[list[int]]:
-    """Whole batches of every row once, in random order; rows of eight batches are sorted by length first."""
+    """Yield whole batches of every row once, in random order; eight batches are sorted by length."""
     rows = rng.permutation(len(split.labels)).tolist()
     batches = []
     for start in range(0, len(rows), 8 * batch_size):
@@ -168,7 +168,7 @@ def _epoch(split: Split, *, batch_size: int, rng: np.random.Generator) -> list[l
 def _tokens(
     base: BaseModel, data: LabelledData, inputs: Sequence[Any]
 ) -> tuple[dict[str, torch.Tensor], list[dict[int, int]]]:
-    """One padded batch, and for rows of words the place of each word's first piece."""
+    """Tokenize a padded batch, and find each word's first piece in rows of words."""
     if data.label_space.kind == "tags":
         words = [row for (row,) in inputs]
         encoded = base.tokenizer(

@@ -78,7 +78,7 @@ class Script:
     """The loss as the benchmark's script takes it: logits, keys and values live as long as the loss."""
 
     def __call__(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """The model's own loss."""
+        """Compute the model's own loss."""
         self.outputs = model(**batch)
         loss: torch.Tensor = self.outputs.loss
         return loss
@@ -97,17 +97,17 @@ class Replayed:
     seconds: float
 
     def predicted(self, tokens: float, reserve: float) -> float:
-        """The peak at a row length, with the reserve."""
+        """Return the peak at a row length, with the reserve."""
         (low, high), (first, last) = self.peaks, REPLAYED
         return (1 + reserve) * (low + (high - low) * (tokens - first) / (last - first))
 
     def error(self, tokens: float, reserve: float) -> float:
-        """Relative to the published peak."""
+        """Return the error relative to the published peak."""
         return self.predicted(tokens, reserve) / self.published - 1
 
 
 def configs_of(path: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Experiment and its runs, the newest peft last."""
+    """Read each experiment and its runs, the newest peft last."""
     runs = defaultdict(list)
     for line in path.read_text(encoding="utf-8").splitlines():
         run = json.loads(line)
@@ -118,7 +118,7 @@ def configs_of(path: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 
 def config_of(saved: dict[str, Any]) -> PeftConfig:
-    """A config as far as this peft knows it, without initial values, which take no memory."""
+    """Build a config as far as this peft knows it, without initial values, which take no memory."""
     kind: Any = PEFT_TYPE_TO_CONFIG_MAPPING[RENAMED.get(saved["peft_type"], saved["peft_type"])]
     known = inspect.signature(kind).parameters
     config: PeftConfig = kind(**{k: v for k, v in saved.items() if k in known and k != "peft_type"})
@@ -128,7 +128,7 @@ def config_of(saved: dict[str, Any]) -> PeftConfig:
 
 
 def model_of(run: dict[str, Any]) -> torch.nn.Module:
-    """Llama-3.2-3B without weights, with the adapters of a run."""
+    """Build Llama-3.2-3B without weights, with the adapters of a run."""
     with torch.device("meta"), StandInArrays(), StandInValues(attaching=True):
         shape = transformers.LlamaConfig(**LLAMA_3B)
         model: torch.nn.Module = transformers.AutoModelForCausalLM.from_config(shape, dtype=torch.bfloat16)
@@ -142,7 +142,7 @@ def model_of(run: dict[str, Any]) -> torch.nn.Module:
 
 
 def peak_of(run: dict[str, Any], n_tokens: int) -> int:
-    """The peak of one replayed step of a run."""
+    """Compute the peak of one replayed step of a run."""
     ids = torch.zeros(N_ROWS, n_tokens, dtype=torch.long)
     batch = {"input_ids": ids, "attention_mask": ids, "labels": ids}
     step = TrainingStep(micro_batches=[batch], loss=Script(), foreach=True, on_gpu=True)
@@ -150,7 +150,7 @@ def peak_of(run: dict[str, Any], n_tokens: int) -> int:
 
 
 def replayed(experiment: str, runs: Sequence[dict[str, Any]]) -> Replayed:
-    """A config at both row lengths."""
+    """Replay a config at both row lengths."""
     started, newest = time.process_time(), runs[-1]
     peaks = tuple(peak_of(newest, n_tokens) for n_tokens in REPLAYED)
     return Replayed(
@@ -165,13 +165,13 @@ def replayed(experiment: str, runs: Sequence[dict[str, Any]]) -> Replayed:
 
 
 def fit(configs: Sequence[Replayed]) -> tuple[int, float]:
-    """The row length and the reserve with the smallest mean absolute error."""
+    """Fit the row length and the reserve with the smallest mean absolute error."""
     grid = itertools.product(range(500, MAX_TOKENS + 1, 4), (i / 200 for i in range(21)))
     return min(grid, key=lambda point: fmean(abs(config.error(*point)) for config in configs))
 
 
 def summary(configs: Sequence[Replayed], constants: tuple[float, float]) -> str:
-    """How many are near, and the median of the absolute errors."""
+    """Format how many are near, and the median of the absolute errors."""
     errors = [abs(config.error(*constants)) for config in configs]
     n_near = sum(error <= NEAR for error in errors)
     share = n_near / len(errors)
@@ -179,7 +179,7 @@ def summary(configs: Sequence[Replayed], constants: tuple[float, float]) -> str:
 
 
 def table(configs: Sequence[Replayed]) -> str:
-    """The Markdown page."""
+    """Format the Markdown page."""
     halves = (configs[::2], configs[1::2])
     constants = fit(halves[0])
     other = fit(halves[1])

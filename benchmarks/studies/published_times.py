@@ -60,7 +60,7 @@ class Noted(Rates):
     kernels: list[tuple[int, int]] = field(default_factory=list, compare=False)
 
     def of_kernel(self, flops: int, n_bytes: int) -> float:
-        """Nothing."""
+        """Take no time."""
         self.kernels.append((flops, n_bytes))
         return 0.0
 
@@ -75,19 +75,19 @@ class Timed:
     work: np.ndarray
 
     def predicted(self, flops_share: float, bytes_share: float, call_seconds: float) -> float:
-        """Seconds of a step."""
+        """Predict the seconds of a step."""
         flops, n_bytes = self.work
         products = flops / (flops_share * CARD.tflops * 1e12)
         traffic = n_bytes / (bytes_share * CARD.gb_per_second * 1e9)
         return max(float(np.maximum(products, traffic).sum()), len(flops) * call_seconds)
 
     def error(self, constants: tuple[float, float, float]) -> float:
-        """Relative to the published time."""
+        """Return the error relative to the published time."""
         return self.predicted(*constants) / self.published - 1
 
 
 def configs_of(path: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Experiment and its runs under a new torch."""
+    """Read each experiment and its runs under a new torch."""
     runs = defaultdict(list)
     for line in path.read_text(encoding="utf-8").splitlines():
         run = json.loads(line)
@@ -98,12 +98,12 @@ def configs_of(path: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 
 def seconds_of(run: dict[str, Any]) -> float:
-    """The median of a run's curve."""
+    """Return the median of a run's curve."""
     return median(point["train_time"] for point in run["curve"]) / STEPS
 
 
 def timed(experiment: str, runs: Sequence[dict[str, Any]]) -> Timed:
-    """A config, replayed once."""
+    """Replay a config once."""
     final = runs[-1]["final"]
     n_tokens = round(PADDING * final["train total tokens"] / final["train samples"])
     ids = torch.zeros(N_ROWS, n_tokens, dtype=torch.long)
@@ -120,26 +120,26 @@ def timed(experiment: str, runs: Sequence[dict[str, Any]]) -> Timed:
 
 
 def fit(configs: Sequence[Timed]) -> tuple[float, float, float]:
-    """The constants with the smallest mean absolute error."""
+    """Fit the constants with the smallest mean absolute error."""
     grid = itertools.product(np.arange(0.2, 0.96, 0.05), np.arange(0.3, 1.51, 0.05), np.arange(1, 16) * 1e-6)
     return min(grid, key=lambda point: fmean(abs(config.error(point)) for config in configs))
 
 
 def summary(configs: Sequence[Timed], constants: tuple[float, float, float]) -> str:
-    """How many are near, and the median of the absolute errors."""
+    """Format how many are near, and the median of the absolute errors."""
     errors = [abs(config.error(constants)) for config in configs]
     n_near = sum(error <= NEAR for error in errors)
     return f"{n_near} of {len(errors)} within {NEAR:.0%}, median {median(errors):.1%}"
 
 
 def words(constants: tuple[float, float, float]) -> str:
-    """The constants in words."""
+    """Format the constants."""
     flops, n_bytes, call = constants
     return f"{flops:.0%} of the operations, {n_bytes:.0%} of the traffic, {1e6 * call:.0f} µs a kernel"
 
 
 def table(configs: Sequence[Timed]) -> str:
-    """The Markdown page."""
+    """Format the Markdown page."""
     halves = (configs[::2], configs[1::2])
     constants, other = fit(halves[0]), fit(halves[1])
     lines = [

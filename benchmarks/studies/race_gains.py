@@ -46,7 +46,7 @@ FIELDS = "data budget steps seed what plan params confirm test r seconds verdict
 def spec_of(
     source: Path, budget: str, *, n_steps: int, seed: int, out: Path, sizes: int = 1, model: str | None = None
 ) -> RunSpec:
-    """The settings of a cell; the demo's MiniLM-L6 where no model is given."""
+    """Return the settings of a cell; the demo's MiniLM-L6 without a model."""
     name = "token-classification" if source.name in TAGS else "text-classification"
     return RunSpec(
         model=ModelSpec(id=model),
@@ -88,7 +88,7 @@ def searched(spec: RunSpec) -> list[list[object]]:
 
 
 def swept(spec: RunSpec, folder: Path, rates: Sequence[float]) -> Iterator[list[object]]:
-    """A row for each run of a sweep over placements and rates."""
+    """Yield a row for each run of a sweep over placements and rates."""
     prepared = prepare(spec)
     feasible, context = fit_to_budget(prepared.spec, prepared.base, requested_space(spec))
     lengths = search_problem(prepared, feasible, context).lengths

@@ -1,4 +1,4 @@
-"""How often the verdict on one seed is right: recorded runs with a second seed, and simulated ones.
+"""Measure how often the verdict on one seed is right, on recorded and on simulated runs.
 
     python benchmarks/studies/verdict_calibration.py [tables] [gains] [simulated] [--runs 4000]
 
@@ -39,7 +39,7 @@ RESIDUAL = 0.8
 
 
 def scores_of(cell: str, split: str, plan: tuple[str, float], results: Results) -> Floats:
-    """Scores (2, N) of a plan in full, one row for each seed.
+    """Read the scores (2, N) of a plan in full, one row for each seed.
 
     poem-0.05: a plan that guesses the class `mixed`, which no row has, gets the mean F1 of four classes
     instead of three, at most 0.75. These runs are scored on the three classes; they are known by their mean
@@ -54,7 +54,7 @@ def scores_of(cell: str, split: str, plan: tuple[str, float], results: Results) 
 
 
 def best_plans(cell: str) -> list[tuple[Floats, Floats]]:
-    """Scores on confirm and on test, each (2, N), of the 20 plans with two seeds that are best on confirm."""
+    """Read the scores on confirm and test, each (2, N), of the 20 plans that are best on confirm."""
     results = Results.read(HERE.parent / "tabular" / "tables" / cell)
     twice = sorted({(row.arm, row.position) for row in results.rows.values() if row.seed == 102})
     plans = [tuple(scores_of(cell, split, plan, results) for split in ("confirm", "test")) for plan in twice]
@@ -72,36 +72,36 @@ class Pair:
 
     @staticmethod
     def _of(rows: Floats) -> tuple[float, float]:
-        """Mean and standard error over rows alone, pseudo-rows included."""
+        """Compute mean and standard error over rows alone, pseudo-rows included."""
         zero = np.zeros((1, len(rows)))
         said = paired_difference(rows[None], zero, span=None, examples=STEP)
         return said.mean, said.std_error / math.sqrt(1 + len(rows) / SEED_ROWS)
 
     def claim(self, seed_rows: float) -> int:
-        """1 where the first seed says better, -1 for worse, 0 where the interval reaches over 0."""
+        """Return 1 if the first seed says better, -1 for worse, 0 if the interval includes 0."""
         half = stats.t.isf(0.025, self.n - 1) * self.error * math.sqrt(1 + self.n / seed_rows)
         return int(np.sign(self.mean)) if abs(self.mean) > half else 0
 
     def is_contradicted(self, seed_rows: float) -> bool:
-        """Whether the other seed has the other plan ahead on its rows."""
+        """Check whether the other seed has the other plan ahead on its rows."""
         return self.claim(seed_rows) * self.other_mean < 0
 
     def deviation(self, seed_rows: float) -> float:
-        """How far the two seeds are apart, in standard errors of both."""
+        """Compute how far the two seeds are apart, in standard errors of both."""
         first = self.error * math.sqrt(1 + self.n / seed_rows)
         second = self.other_error * math.sqrt(1 + self.n_other / seed_rows)
         return (self.mean - self.other_mean) / math.hypot(first, second)
 
 
 def pairs_of(plans: Sequence[tuple[Floats, Floats]]) -> Iterator[Pair]:
-    """All pairs of plans, with either seed on confirm."""
+    """Yield all pairs of plans, with either seed on confirm."""
     for (a, a_test), (b, b_test) in itertools.combinations(plans, 2):
         for seed in (0, 1):
             yield Pair((a - b)[seed], (a_test - b_test)[1 - seed])
 
 
 def seed_share(plans: Sequence[tuple[Floats, Floats]]) -> float:
-    """Variance of the difference of two plans between seeds, in multiples of that between rows; may be < 0.
+    """Estimate the variance between seeds in multiples of that between rows; may be < 0.
 
     A seed moves a difference alike on confirm and on test, whose rows are independent. So the product of both
     moves has the variance between seeds as its mean.
@@ -115,12 +115,12 @@ def seed_share(plans: Sequence[tuple[Floats, Floats]]) -> float:
 
 
 def in_rows(share: float) -> str:
-    """A share of `seed_share` as a number of rows; "none" where rows alone explain what was seen."""
+    """Format a share of `seed_share` as a number of rows; "none" where rows alone explain what was seen."""
     return f"{1 / share:,.0f}" if share > 0 else "none"
 
 
 def rows_needed(shares: Sequence[float], n: int = 500) -> float:
-    """SEED_ROWS with which equal plans are called better in 2.5 % of cases, on average over sets."""
+    """Find SEED_ROWS with which equal plans are called better in 2.5 % of cases on average."""
     spread = np.sqrt(1 + n * np.maximum(shares, 0.0))
 
     def error(factor: float) -> float:
@@ -130,19 +130,19 @@ def rows_needed(shares: Sequence[float], n: int = 500) -> float:
 
 
 def contradicted(pairs: Sequence[Pair], seed_rows: float) -> tuple[int, int]:
-    """Contradicted claims, and all claims."""
+    """Count the contradicted claims, and all claims."""
     claims = [pair for pair in pairs if pair.claim(seed_rows)]
     return sum(pair.is_contradicted(seed_rows) for pair in claims), len(claims)
 
 
 def largest_choice(pairs: Sequence[Pair]) -> int:
-    """The largest SEED_ROWS of a list with at most 5 % of claims contradicted; 0 if there is none."""
+    """Find the largest SEED_ROWS with at most 5 % of claims contradicted; 0 if there is none."""
     rates = {rows: contradicted(pairs, rows) for rows in CHOICES}
     return max((rows for rows, (wrong, n) in rates.items() if wrong <= 0.05 * n), default=0)
 
 
 def tables() -> None:
-    """Recorded runs: what is needed, and what the chosen number gives."""
+    """Print what recorded runs need, and the results of the chosen number."""
     print(
         "| cell | rows, confirm and test | factor needed | seeds, points | SEED_ROWS | contradicted "
         "| 95 % holds | same plan better | half width |\n" + "|---" * 9 + "|"
@@ -203,7 +203,7 @@ def gains() -> None:
 
 
 def drawn(rng: np.random.Generator, *, n_plans: int, shape: tuple[int, int], share: float) -> Floats:
-    """0/1 scores (n_plans, S, N) of plans of accuracy 0.85; `share` as `seed_share` has it."""
+    """Draw 0/1 scores (n_plans, S, N) of plans of accuracy 0.85; `share` as in `seed_share`."""
     n_seeds, n = shape
     disagreement = 0.131  # of two plans with the effects below, counted in a simulation
     spread = math.sqrt(share * disagreement / 2) / stats.norm.pdf(stats.norm.ppf(0.85))
@@ -215,7 +215,7 @@ def drawn(rng: np.random.Generator, *, n_plans: int, shape: tuple[int, int], sha
 
 
 def simulated(n_runs: int) -> None:
-    """Equal plans: how often the best challenger is called better and the interval holds 0, in percent.
+    """Print how often equal plans are called better and the interval holds 0, in percent.
 
     A column is how much seeds move the plans: as much as a draw of so many rows.
     """

@@ -32,7 +32,7 @@ PAGES = {
 
 
 def schema_text(page: Path) -> str:
-    """The content of a file."""
+    """Return the content of a file."""
     return json.dumps(PAGES[page](), indent=2, ensure_ascii=False) + "\n"
 
 

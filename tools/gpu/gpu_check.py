@@ -70,7 +70,7 @@ from autopeft.types import ModelSpec, Status
 
 
 def check_methods(place: Place) -> Finding:
-    """Every method attaches what its plan says, trains two steps, and leaves the base model as it was."""
+    """Check that every method attaches what its plan says, trains, and leaves the base model as it was."""
     base = base_of(TINY, place, attention_bias=True)
     before, faults = base.sha256(), {}
     bench = bench_of(base, place, batch_size=8)
@@ -90,7 +90,7 @@ def check_methods(place: Place) -> Finding:
 
 
 def check_eva(place: Place) -> Finding:
-    """LoRA that starts from data trains two steps; its first values come from the inputs of the layers."""
+    """Check that LoRA that starts from data trains; its first values come from the inputs of the layers."""
     base = base_of(TINY, place)
     before, plan = base.sha256(), planned(base, init="eva")
     measurement = bench_of(base, place, batch_size=8).measure(plan, short_run(2, 8))
@@ -100,7 +100,7 @@ def check_eva(place: Place) -> Finding:
 
 
 def check_waits(place: Place) -> Finding:
-    """A step in the middle of a run waits for the GPU nowhere, its batch and its optimizer included."""
+    """Check that no step in the middle of a run waits for the GPU, batch and optimizer included."""
     base, n_begun = base_of(TINY, place), 0
 
     def begin() -> None:
@@ -121,7 +121,7 @@ def check_waits(place: Place) -> Finding:
 
 
 def check_second_gpu(place: Place) -> Finding:
-    """A model on the second of two GPUs takes no memory of the first."""
+    """Check that a model on the second of two GPUs takes no memory of the first."""
     if place.tiny or torch.cuda.device_count() < 2:
         return Finding(name="second GPU", status="SKIP", numbers={"reason": "there is none"})
     first, second = torch.device("cuda:0"), dataclasses.replace(place, device=torch.device("cuda:1"))
@@ -136,7 +136,7 @@ def check_second_gpu(place: Place) -> Finding:
 
 
 def check_spread(place: Place) -> Finding:
-    """A 1 B model that is spread over all GPUs learns as on one of them, and each GPU holds a part of it."""
+    """Check that a 1 B model over all GPUs learns as on one, and that each GPU holds some layers."""
     if place.tiny or torch.cuda.device_count() < 2:
         return Finding(name="spread", status="SKIP", numbers={"reason": "it needs two GPUs"})
     losses, numbers = [], {}
@@ -168,13 +168,13 @@ def check_spread(place: Place) -> Finding:
 
 
 def check_one_b(place: Place) -> Finding:
-    """A 1 B model in bfloat16."""
+    """Check the memory of a 1 B model in bfloat16."""
     shape = TINY if place.tiny else ONE_B
     return memory_finding("memory of 1 B", base_of(shape, place), skeleton_of(shape), place)
 
 
 def check_eight_b(place: Place) -> Finding:
-    """An 8 B model in bfloat16."""
+    """Check the memory of an 8 B model in bfloat16."""
     if not place.tiny and torch.cuda.get_device_properties(place.device).total_memory < 24e9:
         return Finding(name="memory of 8 B", status="SKIP", numbers={"reason": "less than 24 GB"})
     shape = TINY | {"num_hidden_layers": 3} if place.tiny else EIGHT_B
@@ -182,7 +182,7 @@ def check_eight_b(place: Place) -> Finding:
 
 
 def check_dora(place: Place) -> Finding:
-    """DoRA at the widths of an 8 B model, which computes each layer's weights again at every call."""
+    """Check DoRA at the widths of an 8 B model, which computes each layer's weights again at every call."""
     shape = TINY if place.tiny else EIGHT_B | {"num_hidden_layers": 4}
     base = base_of(shape, place)
     plan = planned(base, dora=True)
@@ -190,7 +190,7 @@ def check_dora(place: Place) -> Finding:
 
 
 def check_hira(place: Place) -> Finding:
-    """HiRA at the same widths, which computes each layer's update again in the backward pass."""
+    """Check HiRA at the same widths, which computes each layer's update again in the backward pass."""
     shape = TINY if place.tiny else EIGHT_B | {"num_hidden_layers": 4}
     base = base_of(shape, place)
     plan = plan_of(base, METHODS["hira"], rank=2)
@@ -198,7 +198,7 @@ def check_hira(place: Place) -> Finding:
 
 
 def check_search(place: Place) -> Finding:
-    """A whole search on prompts of 1 to 40 words, and what it trained, loaded by plain `peft`."""
+    """Check a whole search on prompts of 1 to 40 words; plain `peft` loads what it trained."""
     shape = TINY if place.tiny else ONE_B | {"vocab_size": 200}
     generator = random.Random(0)
     texts = [
@@ -222,7 +222,7 @@ def check_search(place: Place) -> Finding:
 
 
 def check_bits(place: Place, *, bits: str) -> Finding:
-    """A quantized model: trained, unchanged, and on a GPU of the size that a replay predicts."""
+    """Check a quantized model: it trains, stays unchanged, and has the size that a replay predicts."""
     name = bits.replace("bit", " bits")
     if importlib.util.find_spec("bitsandbytes") is None:
         return Finding(name=name, status="SKIP", numbers={"reason": "bitsandbytes is not installed"})
@@ -262,7 +262,7 @@ class _FullDevice:
         return getattr(TASK, name)
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """The task's loss, if there are few rows."""
+        """Compute the task's loss if there are few rows."""
         n_rows = len(batch["input_ids"])
         if n_rows > 2:
             raise torch.OutOfMemoryError("simulated")
@@ -271,7 +271,7 @@ class _FullDevice:
 
 
 def check_out_of_memory(place: Place) -> Finding:
-    """A trial without enough memory is a value, or passes in smaller pieces; the base model stays usable."""
+    """Check that a trial without enough memory is a value, or fits in smaller pieces."""
     base = base_of(TINY if place.tiny else ONE_B, place)
     before, plan = base.sha256(), planned(base)
     n_tokens = 32 if place.tiny else 512
@@ -296,7 +296,7 @@ def check_out_of_memory(place: Place) -> Finding:
 
 
 def check_long_row(place: Place) -> Finding:
-    """One row that fits only with checkpointing; on a CPU, that it keeps less with it."""
+    """Check a row that fits only with checkpointing; on a CPU, that checkpointing keeps less."""
     n_tokens = 64 if place.tiny else 2048
     # A small vocabulary, since checkpointing makes no logits smaller.
     base = base_of(TINY if place.tiny else ONE_B | {"vocab_size": 1000}, place)
@@ -323,7 +323,7 @@ def check_long_row(place: Place) -> Finding:
 
 
 def check_resumed(place: Place) -> Finding:
-    """A full run that continues its short run ends where one from the start ends."""
+    """Check that a full run that continues its short run ends where one from the start ends."""
     base, runs = base_of(TINY, place), []
     plan, full = planned(base), dataclasses.replace(short_run(6, 8), split="confirm")
     for first in (True, False):
@@ -343,7 +343,7 @@ def check_resumed(place: Place) -> Finding:
 
 
 def check_packing(place: Place) -> Finding:
-    """What four LoRA adapters in one batch gain over four batches, one each; a probe, which always passes."""
+    """Measure what four LoRA adapters in one batch gain over four batches; it always passes."""
     n_adapters, n_rows, n_tokens = 4, 2 if place.tiny else 8, 16 if place.tiny else 128
     base = base_of(TINY if place.tiny else ONE_B, place)
     model = get_peft_model(base.module, lora_config(), adapter_name="a0")
@@ -398,7 +398,7 @@ CHECKS: dict[str, Callable[[Place], Finding]] = {
 
 
 def run(place: Place, names: Sequence[str]) -> list[Finding]:
-    """The findings of some checks; one that raises fails."""
+    """Run some checks; one that raises fails."""
     findings = []
     for name in names:
         started = time.perf_counter()
@@ -414,7 +414,7 @@ def run(place: Place, names: Sequence[str]) -> list[Finding]:
 
 
 def main() -> int:
-    """Run the checks; returns the exit code: 0 all passed, 1 some failed, 2 no GPU."""
+    """Run the checks, and return the exit code: 0 all passed, 1 some failed, 2 no GPU."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", help="hub id or folder, for the comparison with TRL")
     parser.add_argument("--data", type=Path, help="its rows: JSON with prompt and completion a line")

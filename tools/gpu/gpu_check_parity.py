@@ -47,7 +47,7 @@ NEAR = {"float32": 1e-3, "bfloat16": 0.02}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Curve:
-    """What one trainer did: the loss and the clock at the end of each step, and the peak."""
+    """The losses and times of one trainer at the end of each step, and its peak memory."""
 
     losses: Sequence[float]
     clock: Sequence[float]
@@ -55,7 +55,7 @@ class Curve:
 
     @property
     def seconds(self) -> float:
-        """Seconds of a step, without the first one; of the processor's time on a CPU."""
+        """Return the seconds of a step without the first one; processor time on a CPU."""
         return (self.clock[-1] - self.clock[0]) / (len(self.clock) - 1)
 
 
@@ -67,7 +67,7 @@ def check_trl(
     batch_size: int = 16,
     most_tokens: int = 128,
 ) -> Finding:
-    """The losses of both trainers are those of rounding apart, a step at a time."""
+    """Check that the losses of both trainers differ by rounding only, step by step."""
     name = "TRL" if bits == "none" else f"TRL, {bits}"
     for package in ("trl", *(["bitsandbytes"] if bits != "none" else [])):
         if importlib.util.find_spec(package) is None:
@@ -110,7 +110,7 @@ def check_trl(
 
 
 def rows_of(base: BaseModel, data: Path | None, most_tokens: int) -> EncodedSplit:
-    """Rows of at most so many tokens of a file, or 256 counting sequences."""
+    """Read rows of at most so many tokens from a file, or make 256 counting sequences."""
     if data is None:
         n_words = len(base.module.get_input_embeddings().weight) - 4
         rows = [
@@ -130,7 +130,7 @@ def rows_of(base: BaseModel, data: Path | None, most_tokens: int) -> EncodedSpli
 
 
 def by_autopeft(bench: Bench, plan: Plan, n_steps: int, place: Place) -> Curve:
-    """Train by the product's own way from a plan to a measurement."""
+    """Train with autopeft, from a plan to a measurement."""
     losses: list[float] = []
     clock: list[float] = []
 
@@ -147,7 +147,7 @@ def by_autopeft(bench: Bench, plan: Plan, n_steps: int, place: Place) -> Curve:
 
 
 def by_trl(bench: Bench, plan: Plan, n_steps: int, place: Place, *, folder: str) -> Curve:
-    """Train by the SFTTrainer, on the same base model in memory, from the same first weights."""
+    """Train with TRL's SFTTrainer, on the same base model in memory, from the same first weights."""
     import datasets
     import trl
 
@@ -206,14 +206,14 @@ def by_trl(bench: Bench, plan: Plan, n_steps: int, place: Place, *, folder: str)
 
 
 def now(place: Place) -> float:
-    """Seconds once the device is done; of this process on a CPU, which others may use as well."""
+    """Return the seconds once the device is done; on a CPU, those of this process alone."""
     wait(place)
     return time.process_time() if place.device.type == "cpu" else time.perf_counter()
 
 
 @contextmanager
 def peak_of(place: Place) -> Iterator[list[int]]:
-    """Puts the peak of what runs inside into the list: of torch on a GPU, of the whole process on a CPU."""
+    """Record the peak memory of a block: of torch on a GPU, of the whole process on a CPU."""
     answer: list[int] = []
     models.release_memory(place.device)
     if place.device.type == "cuda":

@@ -50,7 +50,7 @@ class Place:
 
     @property
     def precision(self) -> Precision:
-        """bfloat16 on a GPU."""
+        """Return bfloat16 on a GPU."""
         return Precision(dtype="float32" if self.tiny else "bfloat16")
 
 
@@ -64,7 +64,7 @@ class Finding:
 
 
 def base_of(shape: dict[str, Any], place: Place, **settings: Any) -> BaseModel:
-    """A Llama of a shape with random weights on the device."""
+    """Build a Llama of a shape with random weights on the device."""
     torch.manual_seed(0)
     config = transformers.LlamaConfig(**shape, **settings)
     with torch.device(place.device):
@@ -73,14 +73,14 @@ def base_of(shape: dict[str, Any], place: Place, **settings: Any) -> BaseModel:
 
 
 def skeleton_of(shape: dict[str, Any]) -> BaseModel:
-    """The same without weights."""
+    """Build the same without weights."""
     with torch.device("meta"):
         module = transformers.AutoModelForCausalLM.from_config(transformers.LlamaConfig(**shape))
     return BaseModel(module, None, name="skeleton", untrained=frozenset())
 
 
 def plan_of(base: BaseModel, method: Method, *, rank: int = 4, rate: float = 1e-3) -> Plan | None:
-    """A method at every target module that it fits, near a rank; None where it fits none."""
+    """Plan a method at every target module that it fits, near a rank; None where it fits none."""
     adapters = []
     for target in base.targets:
         if method.refusal(target) is None:
@@ -109,7 +109,7 @@ def _cost(base: BaseModel, adapters: Sequence[Adapter]) -> int:
 def bench_of(
     base: BaseModel, place: Place, *, n_tokens: int = 32, is_ragged: bool = False, **settings: Any
 ) -> Bench:
-    """A bench on rows of random tokens, of eight lengths if they are ragged."""
+    """Build a bench on rows of random tokens, of eight lengths if they are ragged."""
     generator = torch.Generator().manual_seed(0)
     n_words = len(base.module.get_input_embeddings().weight)
     rows = torch.randint(1, n_words, (64, n_tokens), generator=generator).tolist()
@@ -127,19 +127,19 @@ def bench_of(
 
 
 def short_run(n_steps: int, batch_size: int) -> Fidelity:
-    """A short run of some steps, evaluated on 8 rows."""
+    """Return the fidelity of a short run of some steps, evaluated on 8 rows."""
     return Fidelity(
         split="search", train_steps=n_steps, train_examples=n_steps * batch_size, eval_examples=8, seed=0
     )
 
 
 def lora_config() -> LoraConfig:
-    """LoRA on all linear layers, about 0.5 % of a model of billions of weights."""
+    """Return LoRA on all linear layers, about 0.5 % of a model of billions of weights."""
     return LoraConfig(r=16, lora_alpha=16, target_modules="all-linear")
 
 
 def step_of(place: Place, vocabulary: int) -> TrainingStep:
-    """32 rows of 512 tokens in micro-batches of 4, a quarter of their tokens labelled, checkpointed."""
+    """Return a step of 32 rows of 512 tokens in micro-batches of 4, a quarter of the tokens labelled."""
     n_rows, n_micro, n_tokens = (4, 2, 16) if place.tiny else (32, 4, 512)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(1, vocabulary, (n_rows, n_tokens), generator=generator)
@@ -157,7 +157,7 @@ def step_of(place: Place, vocabulary: int) -> TrainingStep:
 
 
 def peak_bytes_of(model: nn.Module, step: TrainingStep, place: Place) -> int:
-    """Peak bytes of a step on the device, as torch counts them there; on the CPU as `measure` does."""
+    """Measure the peak bytes of a step, as torch counts them on a GPU and `measure` on a CPU."""
     if place.tiny:
         return measure(model, step).peak_bytes
     measure(model, step)  # the first step warms up
@@ -169,7 +169,7 @@ def peak_bytes_of(model: nn.Module, step: TrainingStep, place: Place) -> int:
 
 
 def seconds_of(model: nn.Module, step: TrainingStep, place: Place) -> float:
-    """Seconds of a step without what counts its memory, which takes Python's time at every kernel."""
+    """Measure the seconds of a step, without counting memory, which costs time at every kernel."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer, seconds = torch.optim.AdamW(trained, fused=True), 0.0
     model.train()
@@ -192,7 +192,7 @@ def seconds_of(model: nn.Module, step: TrainingStep, place: Place) -> float:
 def memory_finding(
     name: str, base: BaseModel, skeleton: BaseModel, place: Place, *, plan: Plan | None = None
 ) -> Finding:
-    """The peak of a step against its replay, and the tokens per second; of LoRA without another plan."""
+    """Compare the peak of a step with its replay, and measure tokens per second; LoRA without a plan."""
     plan = plan or planned(base)
     configs = compile_plan(plan, METHODS).configs
     step = step_of(place, len(base.module.get_input_embeddings().weight))
@@ -214,7 +214,7 @@ def memory_finding(
 
 
 def planned(base: BaseModel, **options: Any) -> Plan:
-    """The plan that `lora_config` makes, with other options of LoRA."""
+    """Return the plan of `lora_config` with other options of LoRA."""
     plan = plan_of(base, METHODS["lora"], rank=16)
     assert plan is not None, "a Llama has linear layers"
     adapters = [
@@ -225,7 +225,7 @@ def planned(base: BaseModel, **options: Any) -> Plan:
 
 
 def saved_base(shape: dict[str, Any], place: Place, folder: str) -> None:
-    """A Llama of a shape with random weights in a folder, with a tokenizer of one token a word."""
+    """Save a Llama of a shape with random weights, with a tokenizer of one token per word."""
     words = {f"w{index}": index for index in range(4, shape["vocab_size"])}
     words |= {"[PAD]": 0, "[UNK]": 1, "[BOS]": 2, "[EOS]": 3}
     tokenizer = Tokenizer(WordLevel(words, unk_token="[UNK]"))
@@ -236,6 +236,6 @@ def saved_base(shape: dict[str, Any], place: Place, folder: str) -> None:
 
 
 def wait(place: Place) -> None:
-    """Let the device finish what it was given."""
+    """Wait until the device has finished."""
     if place.device.type == "cuda":
         torch.cuda.synchronize(place.device)

@@ -50,7 +50,7 @@ class _Kernels(TorchDispatchMode):
 
 
 def check_attention(place: Place) -> Finding:
-    """Which kernels of attention a forward pass of training takes, with and without padding; math is slow."""
+    """Check which attention kernels a training pass uses, with and without padding; math is slow."""
     numbers: dict[str, Any] = {}
     for name, rows in {"equal_rows": [0, 8, 16, 24], "padded_rows": [0, 1, 2, 3]}.items():
         base = base_of(TINY if place.tiny else ONE_B | {"num_hidden_layers": 2}, place)
@@ -63,7 +63,7 @@ def check_attention(place: Place) -> Finding:
 
 
 def check_ranks(place: Place) -> Finding:
-    """Seconds of a step of LoRA at rank 16, and at rank 15, whose rows are not aligned to 16 bytes."""
+    """Measure a step of LoRA at rank 16, and at rank 15, where rows are not aligned to 16 bytes."""
     base, seconds = base_of(TINY if place.tiny else ONE_B, place), {}
     step = step_of(place, len(base.module.get_input_embeddings().weight))
     for rank in (16, 15):
@@ -80,7 +80,7 @@ def check_ranks(place: Place) -> Finding:
 
 @contextlib.contextmanager
 def _host_memory() -> Iterator[list[int]]:
-    """Puts into the list by how many bytes the process grew at most, files that it has mapped aside."""
+    """Record by how many bytes the process grows at most, apart from mapped files."""
     answer, is_done, start = [0], threading.Event(), _anonymous_bytes()
 
     def watch() -> None:
@@ -102,7 +102,7 @@ def _anonymous_bytes() -> int:
 
 
 def check_load(place: Place) -> Finding:
-    """Host memory while a model is loaded: on a GPU its weights stream there, at most half at a time."""
+    """Check host memory while a model loads: weights stream to a GPU, at most half at a time."""
     if not Path("/proc/self/status").exists():
         return Finding(name="load", status="SKIP", numbers={"reason": "this system has no /proc"})
     with tempfile.TemporaryDirectory() as folder:
@@ -125,7 +125,7 @@ def check_load(place: Place) -> Finding:
 
 
 def check_generation(place: Place) -> Finding:
-    """Tokens a second that a model with LoRA writes, as `exact-match` has them written."""
+    """Measure the tokens per second that a model with LoRA generates for `exact-match`."""
     n_rows, n_new = (2, 4) if place.tiny else (32, 64)
     with tempfile.TemporaryDirectory() as folder:
         saved_base(TINY if place.tiny else ONE_B | {"vocab_size": 200}, place, folder)

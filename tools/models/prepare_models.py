@@ -40,13 +40,13 @@ SOURCES = {
 
 
 def cache_folder(given: str | None = None) -> Path:
-    """Where the models lie."""
+    """Return the folder of the models."""
     usual = os.environ.get("TEST_MODELS_FOLDER") or "~/.cache/autopeft/models"
     return Path(given or usual).expanduser()
 
 
 def sha256_of(path: Path) -> str:
-    """Digest of a file."""
+    """Compute the SHA-256 of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         for chunk in iter(lambda: file.read(2**20), b""):
@@ -55,7 +55,7 @@ def sha256_of(path: Path) -> str:
 
 
 def prepare(name: str, cache: Path) -> Path:
-    """The file of a model, fetched if need be; raises SystemExit where its hash is another."""
+    """Return the file of a model, downloaded if it is missing; exits if its hash differs."""
     source = SOURCES[name]
     target = cache / Path(source.member).name
     if target.is_file() and sha256_of(target) == source.sha256:

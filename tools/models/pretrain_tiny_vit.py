@@ -33,7 +33,7 @@ Pictures = list[tuple[Any, str]]  # an image in RGB and its class
 
 
 def digits(seed: int) -> dict[str, Pictures]:
-    """Scikit-learn's digits, 60/10/30 by class."""
+    """Load scikit-learn's digits, 60/10/30 by class."""
     images, labels = load_digits(return_X_y=True)
     pictures = [
         (Image.fromarray((image.reshape(8, 8) * 15.9).astype(np.uint8)).convert("RGB"), str(label))
@@ -47,7 +47,7 @@ def digits(seed: int) -> dict[str, Pictures]:
 
 
 def of_folder(folder: str, seed: int) -> dict[str, Pictures]:
-    """A set of the user's; what is cut out of train goes back to it."""
+    """Read a dataset of the user; rows that were cut out of train go back to it."""
     dataset = load(DataSpec(source=folder), seed=seed, read_rows=read_images)
     splits = {
         "train": (dataset.train, dataset.search),
@@ -88,7 +88,7 @@ def pretrain(pictures: Pictures, processor: Any, *, steps: int, seed: int) -> An
 
 
 def write(pictures: Pictures, folder: Path) -> None:
-    """One folder per class."""
+    """Write one folder per class."""
     for index, (image, label) in enumerate(pictures):
         (folder / label).mkdir(parents=True, exist_ok=True)
         image.save(folder / label / f"{index:05d}.png")
