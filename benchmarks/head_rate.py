@@ -80,7 +80,7 @@ def runs_of(
 
 
 def main() -> None:
-    """Measure what the table lacks."""
+    """Measure what the table does not have yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, required=True)

@@ -54,7 +54,7 @@ def measure(folder: Path, name: str, *, n_rows: int, seed: int, effort: str) -> 
 
 
 def main() -> None:
-    """Measure what the table lacks."""
+    """Measure what the table does not have yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, required=True)

@@ -63,7 +63,7 @@ class Run(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """`main` chooses: the F1 of entities of tags, the rank correlation of numbers, else the accuracy."""
+    """Scores of a run; `main` is the F1 of entities, the rank correlation of numbers, or the accuracy."""
 
     main: float
     macro_f1: float
@@ -71,12 +71,12 @@ class Scores(NamedTuple):
 
     @property
     def order(self) -> tuple[float, float]:
-        """Larger is better."""
+        """Return the sort key; larger is better."""
         return self.main, -self.loss
 
 
 def encode(rows: Rows, problem: Problem, tokenizer: Any) -> list[tuple[dict[str, list[int]], Any]]:
-    """Turn rows into inputs and labels; a word's tag stands at its first token, -100 elsewhere."""
+    """Turn rows into inputs and labels; a word's tag is at its first token, -100 elsewhere."""
     encoded = []
     for row in rows:
         if problem.has_tags:
@@ -247,7 +247,7 @@ def measure(folder: Path, name: str, *, base: str, n_rows: int, seed: int) -> It
 
 
 def main() -> None:
-    """Measure the draws that the table lacks."""
+    """Measure the draws that the table does not have yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, required=True)

@@ -1,6 +1,6 @@
 """Adapt a language model to chats, and let it answer.
 
-    python scripts/prepare_models.py smollm2      # in a checkout; prints where the model is
+    python tools/models/prepare_models.py smollm2      # in a clone; prints where the model is
     python examples/chat.py --model PATH --data chats.jsonl
 
 Each line of the file is a chat: `{"messages": [{"role": "user", "content": "…"}, …]}`.

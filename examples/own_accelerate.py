@@ -1,4 +1,4 @@
-"""Tune a script of two processes; its command stands in docs/your-own-trainer.md."""
+"""Tune a script of two processes; its command is in docs/your-own-trainer.md."""
 
 import sys
 from importlib.resources import files
@@ -17,7 +17,7 @@ splits = {"train": lines[200:], "search": lines[:100], "confirm": lines[100:200]
 
 
 def loss_of(model, texts):
-    """Padding counts for nothing."""
+    """Compute the loss, in which padding does not count."""
     batch = tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=64)
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
     return model(**batch.to(accelerator.device), labels=labels.to(accelerator.device)).loss

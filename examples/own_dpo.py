@@ -17,7 +17,7 @@ rows = rows.map(lambda row: {"chosen": f" {row['label']}", "rejected": other[row
 
 
 def train(trial):
-    """The score of a row is whether its chosen text gained more than the other."""
+    """Train, and score each row by whether its chosen text gained more than the other."""
     set_seed(trial.seed)
     trainer = DPOTrainer(
         AutoModelForCausalLM.from_pretrained(name),

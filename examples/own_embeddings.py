@@ -22,7 +22,7 @@ splits = {"search": cut["test"], "confirm": rows["validation"]}
 
 
 def train(trial):
-    """The score is how cosines and labels are ordered alike."""
+    """Train, and score by the rank correlation of cosines and labels."""
     set_seed(trial.seed)
     model = st.SentenceTransformer(name)
     model[0].model = trial.attach(model[0].model)

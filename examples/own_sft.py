@@ -17,7 +17,7 @@ splits = {"search": rows.select(range(100)), "confirm": rows.select(range(100, 2
 
 
 def train(trial):
-    """The score of a row is its loss."""
+    """Train, and score each row by its loss."""
     set_seed(trial.seed)
     trainer = SFTTrainer(
         AutoModelForCausalLM.from_pretrained(name),

@@ -22,7 +22,7 @@ kind, n_labels = "AutoModelForSequenceClassification", len(set(cut["train"]["lab
 
 
 def train(trial):
-    """What a script of yours has to say to the search is numbered."""
+    """Train one trial; the numbered lines are what the search needs from your script."""
     hf.set_seed(trial.seed)
     model = trial.attach(getattr(hf, kind).from_pretrained(name, num_labels=n_labels))  # 1. the adapter
     groups = trial.optimizer_groups(model, collate(cut["train"].select(range(16)).to_list()))  # 2. its rate

@@ -15,7 +15,7 @@ VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes
 
 
 def main() -> None:
-    """Export, verify, and say how to start a server."""
+    """Export, verify, and print the command that starts a server."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", help="folder of a finished run")
     parser.add_argument("out", help="folder for the export; must be empty or absent")

@@ -36,7 +36,7 @@ LIMIT_SECONDS = 600  # heuristic: ten times the slowest tool, axolotl
 
 @dataclass(frozen=True)
 class Row:
-    """Whether one tool and autopeft resolve: the versions that pip takes, or why it takes none."""
+    """The answer for one tool: the versions that pip takes, or why it takes none."""
 
     tool: str
     version: str
@@ -45,7 +45,7 @@ class Row:
     reason: str = ""
 
     def cells(self) -> tuple[str, ...]:
-        """The row of the table on the page."""
+        """Return the cells of a row."""
         chosen = ", ".join(f"{name} {self.versions[name]}" for name in SHOWN if name in self.versions)
         if self.resolves:
             return f"`{self.tool}`", self.version, "yes", chosen
@@ -177,7 +177,7 @@ def reason_of_pip(output: str) -> str:
 
 
 def markdown(rows: Iterable[Row], *, python: str, day: date) -> str:
-    """The table of the page, and the day and the Python that it holds for."""
+    """Return the table of the page, with its date and Python version."""
     header = ("tool", "newest release", "one environment", "versions that pip takes, or the reason")
     lines = [header, ("---",) * len(header), *(row.cells() for row in rows)]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -22,7 +22,8 @@ _NO_COMPILER = "TORCHDYNAMO_DISABLE"
 # is deprecated.
 _ALLOCATOR_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 # How often a thread of libgomp looks for work before it sleeps; 300,000 by default. Measured on two cores: as
-# fast as the default on idle ones, five times as fast if another program takes one (LOG of 2026-11-30).
+# fast as the default on idle ones, five times as fast if another program takes one
+# (research/2026-11-30-threads.md).
 _SPINS = "3000"
 # Parts of kernel names on which segments are missing or fail: Linux inside Windows, and Jetson boards.
 _KERNELS_WITHOUT_SEGMENTS = ("microsoft", "tegra")

@@ -43,7 +43,7 @@ _DATA: Mapping[str, str | None] = {
     "label_column": None,
 }
 
-# What the parts say about themselves; importing them would take seconds. `scripts/plugin_facts.py` writes it.
+# Facts of plug-ins, whose import would take seconds; `tools/docs/plugin_facts.py` writes the file.
 # If another package publishes parts, all parts are imported instead.
 TABLE = Path(__file__).with_name("plugins.json")
 

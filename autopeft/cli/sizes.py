@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _ROLE = ("role", "targets", "rank", "parameters", "share")
 _LAYER = ("layer", "each", "parameters", "share")
 _ENDS = ("low", "expected", "high")
-TIME_SPAN = (0.75, 1.0, 1.35)  # low to high, of the predicted time (reports/studies/published_times.md)
+TIME_SPAN = (0.75, 1.0, 1.35)  # low to high, of the predicted time (benchmarks/studies/published_times.md)
 _LOOPS = {"autopeft": "autopeft's trainer", "trainer": "the Trainer of transformers"}
 
 

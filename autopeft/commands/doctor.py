@@ -26,7 +26,7 @@ from autopeft.types import VERSION, ModelSpec
 
 CheckStatus = Literal["ok", "note", "fail"]
 
-_LEAST_FREE_BYTES = 2**30  # the demo takes 0.9 GiB (reports/LOG.md)
+_LEAST_FREE_BYTES = 2**30  # the demo takes 0.9 GiB
 _HUB_SECONDS = 3.0  # to wait for the hub; chosen by hand
 
 

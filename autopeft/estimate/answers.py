@@ -18,7 +18,7 @@ _LEAST_TOKENS = 16  # of the smallest step that anybody would train; chosen by h
 _FEW_BITS = "4bit"
 # What the allocator keeps beside what lives, as a share of activations, logits and loss. Fitted on two halves
 # of 66 published configs the reserve is 7.5 % and 2.5 % of the peak, as the length of their rows is not known
-# (reports/studies/published_memory.md); 7 % of these parts is 5 % of those peaks.
+# (benchmarks/studies/published_memory.md); 7 % of these parts is 5 % of those peaks.
 RESERVE = 0.07
 # The margin from expected to high, as a share of the same parts and the reserve: 64 of the 66 configs lie
 # within 5 % of the expected peak.
@@ -26,7 +26,7 @@ _MARGIN = 0.1
 # What a CUDA context and the libraries' workspaces take of a GPU, apart from the allocator; chosen by hand.
 _CONTEXT_BYTES = 2**29
 # What Python, torch, transformers, peft, the tokenizer and the rows take of a process on a CPU. Fitted on
-# three points of MiniLM-L6, tested on one more and SmolLM2-135M (reports/studies/resident_memory.md).
+# three points of MiniLM-L6, tested on one more and SmolLM2-135M (benchmarks/studies/resident_memory.md).
 PROCESS_BYTES = 715 * 10**6
 MOST_ROWS = 2**12  # more rows are not tried; chosen by hand
 _CLOSE = 8  # a number that fits and one that does not are close within an eighth; chosen by hand

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 # What training reaches of a card's data sheet, and the time between two kernels of torch without compilation:
 # the middle of what was fitted on two halves of 66 published configs, on NVIDIA's L40S
-# (reports/studies/published_times.md).
+# (benchmarks/studies/published_times.md).
 _FLOPS_SHARE, _BYTES_SHARE, _CALL_SECONDS = 0.85, 0.68, 8e-6
 
 

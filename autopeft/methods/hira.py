@@ -19,9 +19,9 @@ PLUGIN = PeftMethod(
     learning_rate_range=(8e-3, 0.24),
     learning_rate_source="best measured on MiniLM-L6 (384) 2.9e-2, chance at 0.18; on SmolLM2 (576) 5e-2 "
     "is better than 2e-2; best published 4.5e-3 (peft's method comparison, 3072)",
-    rank_exponent=0.5,  # LoRA's at a constant scale, since HiRA has none (reports/studies/learning_rates.md)
+    rank_exponent=0.5,  # as LoRA's at a constant scale (research/2026-11-29-hira.md)
     step_time=1.37,
-    starts_slowly=True,  # 48th of 84 after 30 steps, first after 200 (reports/benchmark, clinc-0.1)
+    starts_slowly=True,  # 48th of 84 after 30 steps, first after 200 (research/2026-11-29-hira.md)
     refusal=only_maps,
     ranks=lambda target, options: range(1, min(target.in_features, target.out_features) + 1),
     cost=lambda target, rank, options: rank * (target.in_features + target.out_features),

@@ -30,7 +30,7 @@ Floats = npt.NDArray[np.float64]
 
 # Another seed moves the difference of two plans as much as a fresh draw of so many rows does. Recorded runs
 # give 630 to 790 on average over sets, and 190 to over 2,000 on single ones. With 400 another seed
-# contradicts less than 5 % of claims (this project, reports/LOG.md 2026-11-29).
+# contradicts less than 5 % of claims (research/2026-11-29-verdict.md).
 SEED_ROWS = 400
 _TAIL = 0.025  # chance that a 95 % interval lies above the truth
 _FLOAT32_ROUNDING = float(np.finfo(np.float32).eps)  # scores are measured in float32

@@ -17,7 +17,8 @@ from autopeft.plugins import Batch, Method
 from autopeft.types import Plan
 
 # Losses after 30 steps rank good plans at Spearman 0.12, after 75 at 0.36; on published curves of 5,000 steps
-# two of four plans at 5 % lose 0.3 points (reports/LOG.md, 2026-11-29). The largest share is a heuristic.
+# two of four plans at 5 % lose 0.3 points (research/2026-11-29-listed-plans.md). The largest share is a
+# heuristic.
 _SHORT_STEPS, _SHORT_SHARE, _LONGEST_SHARE = 75, 0.05, 0.4
 _BEFORE_DECAY = 0.8  # share of a short run before its decay, which a full run need not repeat; by hand
 _MOST_WARMUP = 50  # steps, so that short runs of long ones train at the peak rate; chosen by hand
@@ -25,13 +26,14 @@ WARMUP_SHARE = 0.06  # as in RoBERTa, Liu et al. 2019, arXiv:1907.11692
 
 # One rate for adapters and head confounds methods with rates: on clinc_domain10, 53 steps, LoRA at 4e-3 gets
 # 74 % with the head at the same rate and 85 % with the head at 3e-2, which is what IA3's rate gives the head
-# anyway (reports/LOG.md, 2026-11-25). AdamW moves an output by about rate × inputs × their root mean square.
+# anyway (research/2026-11-25-head-and-adapters.md). AdamW moves an output by about rate × inputs × their root
+# mean square.
 # That RMS is 0.06 before MiniLM's classifier, 0.4 before its tags and 1.9 before SmolLM2's classes: one rate
 # for all is far too high for some. The numbers here are such moves: of the outputs of the last layer, and of
 # layers below it, which learn worse at larger ones (two seeds, MiniLM with a new pooler: 0.885 at 2.6e-2, a
 # move of 3.6, and 0.904 to 0.930 at 2.7e-3, a move of 0.37).
 # In full runs of 300 steps on six sets, LoRA has 0 to 4 points more at a move of 2 than at 0.66, and no more
-# at 4 (reports/LOG.md, 2026-11-29, by `reports/studies/head_rates.py`).
+# at 4 (research/2026-11-29-head-move.md).
 MOVE = 2.0
 # Where rows repeat, a fast head learns them by heart: at 16 epochs of 400 rows a move of 0.5 is 0 to 4.5
 # points better than 2 on eight sets of nine; at 4 epochs of 2,500 rows it is 3.5 worse on 77 classes
@@ -102,7 +104,7 @@ def short_schedule(n_steps: int, *, n_full: int) -> RateSchedule:
     """The schedule of a short run: the beginning of the full run, and a fifth that decays.
 
     Plans rank far better after a decay than at a constant rate or in the middle of a long decay
-    (reports/LOG.md, 2026-11-25).
+    (research/2026-11-25-short-run-decay.md).
     """
     assert n_steps <= n_full, f"a short run of {n_steps} steps, a full one of {n_full}"
     return RateSchedule(n_steps=n_steps, n_full=n_full, branch=branch_step(n_steps))

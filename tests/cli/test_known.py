@@ -12,11 +12,11 @@ import pytest
 from autopeft.cli.facts import TABLE, plugin_facts
 from autopeft.plugins import discover
 from autopeft.space import load, names
-from scripts.plugin_facts import table
+from tools.docs.plugin_facts import table
 
 
 def test_the_table_says_what_the_parts_say():
-    assert TABLE.read_text(encoding="utf-8") == table(), "run: python scripts/plugin_facts.py"
+    assert TABLE.read_text(encoding="utf-8") == table(), "run: python tools/docs/plugin_facts.py"
     methods = discover("autopeft.methods")
     assert list(plugin_facts("method")) == list(methods)
     for name, method in methods.items():

@@ -1,6 +1,6 @@
 """A real language model, SmolLM2-135M-Instruct as GGUF: loaded, counted, learned from.
 
-`python scripts/prepare_models.py smollm2` fetches it; without it these tests are skipped.
+`python tools/models/prepare_models.py smollm2` fetches it; without it these tests are skipped.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from autopeft.plugins import LabelSpace, discover
 from autopeft.types import ModelSpec, TaskSpec
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(ROOT / "tools" / "models"))
 from prepare_models import SOURCES, cache_folder, sha256_of  # noqa: E402
 
 FILE = cache_folder() / Path(SOURCES["smollm2"].member).name
 pytestmark = [
     pytest.mark.nightly,
     pytest.mark.skipif(
-        not FILE.is_file(), reason=f"{FILE} is absent; run: python scripts/prepare_models.py smollm2"
+        not FILE.is_file(), reason=f"{FILE} is absent; run: python tools/models/prepare_models.py smollm2"
     ),
 ]
 

@@ -287,7 +287,7 @@ def test_quantized_model_has_the_targets_and_count_of_the_original(packed):
 
 
 def test_methods_that_compute_with_stored_weights_refuse_quantized_ones():
-    """The two lists were measured with bitsandbytes: see reports/LOG.md."""
+    """The two lists were measured with bitsandbytes: see research/2026-11-25-quantized-methods.md."""
     targets = list_targets(nn.ModuleDict({"plain": nn.Linear(16, 24), "packed": Linear8bit(16, 24)}))
     assert [target.quantized for target in targets] == [False, True]
     methods = discover("autopeft.methods")

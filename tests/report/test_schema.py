@@ -14,7 +14,7 @@ from toys.results import BASELINE, BEST, SLOW, kept_default, of_language_model, 
 
 from autopeft.report import ResultFile, TrialRow, result_json, trials_csv
 from autopeft.types import Measurement, Status
-from scripts.result_schema import PAGES, schema_text
+from tools.docs.result_schema import PAGES, schema_text
 
 SCHEMA, ROW_SCHEMA = (json.loads(page.read_text(encoding="utf-8")) for page in list(PAGES)[:2])
 
@@ -22,7 +22,7 @@ SCHEMA, ROW_SCHEMA = (json.loads(page.read_text(encoding="utf-8")) for page in l
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_published_schema_is_that_of_the_models(page):
     text = page.read_text(encoding="utf-8")
-    assert text == schema_text(page), "run: python scripts/result_schema.py"
+    assert text == schema_text(page), "run: python tools/docs/result_schema.py"
     jsonschema.Draft202012Validator.check_schema(json.loads(text))
 
 

@@ -1,4 +1,4 @@
-"""Commands that pages and docstrings give are there, with their flags: those of `autopeft` and of scripts."""
+"""Commands in pages and docstrings exist, with their flags: those of `autopeft` and of scripts."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from pathlib import Path
 
 import typer.main
 from test_docs import PAGES, ROOT, blocks
-from test_gate import FOLDERS, SCRIPTS
 
 from autopeft.cli.app import app
 from autopeft.cli.info import SKILL
 
-REPORTS = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.md"))]
+FOLDERS = ("benchmarks", "examples", "tools")
+SCRIPTS = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("[!_]*.py"))]
+REPORTS = [path for folder in (*FOLDERS, "research") for path in sorted((ROOT / folder).rglob("*.md"))]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 PROSE = dict.fromkeys([*PAGES, ROOT / "CONTRIBUTING.md", SKILL, *REPORTS])
-TEXTS = [*PROSE, *WORKFLOWS, *map(ROOT.joinpath, SCRIPTS)]
-_SCRIPT = (
-    r"python ((?:benchmarks|examples|reports|scripts|tests|tools)/[\w/]+\.py)((?:[^`\n]|\n +(?=\[|--))*)"
-)
+TEXTS = [*PROSE, *WORKFLOWS, *SCRIPTS]
+_SCRIPT = r"python ((?:benchmarks|examples|tests|tools)/[\w/]+\.py)((?:[^`\n]|\n +(?=\[|--))*)"
 
 
 def text_of(path: Path) -> str:
@@ -39,20 +38,20 @@ def commands_of(text: str) -> list[list[str]]:
 
 
 def unknown_flags(words: list[str]) -> list[str]:
-    """What a command line names and the command does not know."""
+    """Return the flags of a command line that the command does not have."""
     command, rest = typer.main.get_command(app), words[1:]
     while hasattr(command, "commands"):  # a group, such as `info`
         if rest[0] not in command.commands:
             return rest[:1]
         command, rest = command.commands[rest[0]], rest[1:]
     known = {flag for parameter in command.params for flag in parameter.opts} | {"--help", "-h"}
-    end = rest.index("--") if "--" in rest else len(rest)  # behind it stands the command of a user
+    end = rest.index("--") if "--" in rest else len(rest)  # the command of a user follows
     given = [word.partition("=")[0] for word in rest[:end] if re.match(r"--?[a-z]", word)]
     return [flag for flag in given if flag not in known]
 
 
 def unknown_to_scripts(text: str) -> list[str]:
-    """What commands of Python name and the repository lacks: scripts, or flags in them or their imports."""
+    """Return scripts that do not exist, and flags that a script and its imports do not have."""
     unknown = []
     for name, given in re.findall(_SCRIPT, text):
         script = ROOT / name
@@ -92,8 +91,8 @@ def test_planted_flags_and_commands_are_found() -> None:
         ["autopeft", "list"],
         ["autopeft", "count", "a.yaml"],
     ]
-    command = "python reports/benchmark/replay.py [--cells NAME …]\n          [--seads 3] and `--sweep`"
+    command = "python benchmarks/tabular/replay.py [--cells NAME …]\n          [--seads 3] and `--sweep`"
     assert unknown_to_scripts(command) == ["--seads"]
-    assert unknown_to_scripts("PYTHONPATH=. python reports/studies/absent.py --out X") == [
-        "reports/studies/absent.py"
+    assert unknown_to_scripts("PYTHONPATH=. python benchmarks/studies/absent.py --out X") == [
+        "benchmarks/studies/absent.py"
     ]

@@ -1,4 +1,4 @@
-"""CONTRIBUTING and docs/code.md give the tested order of rooms, and the worked method keeps its contract."""
+"""docs/code.md names every package, and the worked examples of CONTRIBUTING do what they say."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
-from test_layering import PACKAGE, ROOMS
+from test_layering import PACKAGES
 from toys.bases import PEFT_TASKS, adapters_of
 
+from autopeft import metrics
 from autopeft.adapters import compile_plan
 from autopeft.plugins import Method
 from autopeft.types import Plan
@@ -19,24 +21,14 @@ ROOT = Path(__file__).parents[2]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
-def rooms_that_exist() -> list[str]:
-    paths = [(PACKAGE / f"{room}.py", PACKAGE / room / "__init__.py") for room in ROOMS if room != "__main__"]
-    return [file.stem for file, package in paths if file.is_file() or package.is_file()]
-
-
-def test_contributing_gives_the_order_of_rooms_that_is_tested() -> None:
-    (order,) = re.findall(r"^(errors → .*?)\n\n", CONTRIBUTING, re.MULTILINE | re.DOTALL)
-    assert re.findall(r"\w+", order) == rooms_that_exist()
-
-
-def test_tree_of_the_code_has_the_rooms_in_the_same_order() -> None:
+def test_tree_of_the_code_names_the_packages() -> None:
     page = (ROOT / "docs" / "code.md").read_text(encoding="utf-8")
     (tree,) = re.findall(r"```\nautopeft/\n(.*?)search_spaces/", page, re.DOTALL)
-    assert re.findall(r"^[├└]── (\w+)(?:/|\.py)", tree, re.MULTILINE) == rooms_that_exist()
+    assert re.findall(r"^[├└]── (\w+)(?:/|\.py)", tree, re.MULTILINE) == PACKAGES[:-1]
 
 
 def test_files_that_contributing_names_exist() -> None:
-    names = re.findall(r"`((?:autopeft|tests|reports|search_spaces)/[\w./]+)`", CONTRIBUTING)
+    names = re.findall(r"`((?:autopeft|tests|tools|docs|search_spaces)/[\w./]+)`", CONTRIBUTING)
     missing = {name for name in names if "NAME" not in name and not (ROOT / name).exists()}
     assert missing == {"autopeft/methods/hra.py"}  # the worked method, which a reader is to write
 
@@ -71,3 +63,10 @@ def test_worked_method_costs_what_peft_attaches_and_starts_as_the_identity(
 def test_worked_method_refuses_what_its_text_says(worked_method, make_base):
     refusals = {worked_method.refusal(target) for target in make_base("gpt2").targets}
     assert None not in refusals and any("Conv1D" in refusal for refusal in refusals)
+
+
+def test_worked_metric_is_the_median_error() -> None:
+    (entry,) = re.findall(r"## Add a metric\n.*?```python\n(.*?)```", CONTRIBUTING, re.DOTALL)
+    metric = eval(entry.rstrip().rstrip(","), vars(metrics))
+    score, scores = metric.score(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.5, 2.0, 5.0, 3.0]))
+    assert score == pytest.approx(np.median([0.5, 0.0, 2.0, 1.0])) == pytest.approx(np.mean(scores))

@@ -11,14 +11,17 @@ from statistics import fmean, stdev
 
 import pytest
 from peft import PeftModel
-from readme_tables import PAGE, filled
 from transformers import AutoModelForSequenceClassification
 
 from autopeft.store import read_plan
+from tools.docs.method_tables import PAGE, filled
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples" / "README.md"]
+PAGES = [
+    README,
+    *(path for name in ("docs", "research", "examples") for path in sorted((ROOT / name).glob("*.md"))),
+]
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -31,7 +34,7 @@ def run(code: str, names: dict[str, object], *, origin: Path) -> None:
 
 def test_tables_are_those_of_the_parts() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert text == filled(text), "run: python tests/repository/readme_tables.py"
+    assert text == filled(text), "run: python tools/docs/method_tables.py"
 
 
 def table_after(text: str, title: str) -> list[list[str]]:
@@ -42,7 +45,7 @@ def table_after(text: str, title: str) -> list[list[str]]:
 
 
 def read_runs(name: str, steps: str = "300") -> list[dict[str, str]]:
-    with (ROOT / "reports/studies" / name).open(encoding="utf-8", newline="") as stream:
+    with (ROOT / "benchmarks/studies" / name).open(encoding="utf-8", newline="") as stream:
         return [row for row in csv.DictReader(stream) if row["steps"] == steps]
 
 
@@ -77,8 +80,8 @@ def test_scores_in_the_readme_are_those_of_the_measured_tables() -> None:
 def test_gains_over_a_sweep_are_those_of_the_measured_table() -> None:
     rows = read_runs("race_gains.csv")
     gains, costs = [], []
-    log = (ROOT / "reports/LOG.md").read_text(encoding="utf-8")
-    for data, *scores in table_after(log, "**All 54 searches**"):
+    page = (ROOT / "research/2026-11-30-54-searches.md").read_text(encoding="utf-8")
+    for data, *scores in table_after(page, "**Measured.**"):
         for budget, shown in zip(("0.1%", "0.2%", "0.5%"), scores, strict=True):
             points = []
             for seed in ("0", "1", "2"):
@@ -119,7 +122,7 @@ def test_losses_of_smaller_budgets_are_those_of_the_measured_table() -> None:
 
 
 def test_policies_in_the_concepts_are_those_of_the_replays() -> None:
-    results = (ROOT / "reports/benchmark/results.md").read_text(encoding="utf-8")
+    results = (ROOT / "benchmarks/tabular/results.md").read_text(encoding="utf-8")
     regret = {row[0]: (row[5], row[1]) for row in table_after(results, "## The race")}
     names = {
         "LoRA on q and v": "plain default",
@@ -169,7 +172,7 @@ def test_navigation_names_pages_that_exist() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_no_list_becomes_a_paragraph_on_the_target(page: Path) -> None:
+def test_no_list_becomes_a_paragraph(page: Path) -> None:
     markdown = pytest.importorskip("markdown")
     pytest.importorskip("pymdownx")
     text = page.read_text(encoding="utf-8")
@@ -179,10 +182,10 @@ def test_no_list_becomes_a_paragraph_on_the_target(page: Path) -> None:
 
 
 def test_pages_ask_no_other_server_and_wrap_commands() -> None:
-    target = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     # The theme asks GitHub for the stars of a repo_url, and wraps blocks with the class of a language.
-    assert not re.search(r"^repo_url", target, re.MULTILINE) and "font: false" in target
-    assert "pygments_lang_class: true" in target and "extra_css: [extra.css]" in target
+    assert not re.search(r"^repo_url", config, re.MULTILINE) and "font: false" in config
+    assert "pygments_lang_class: true" in config and "extra_css: [extra.css]" in config
     assert ".language-bash" in (ROOT / "docs" / "extra.css").read_text(encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""A package that is installed beside autopeft brings a part of each kind, and nothing else is changed."""
+"""A package that is installed next to autopeft adds a plug-in of each kind, and changes nothing else."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from autopeft.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "tests" / "example_package"
-EXAMPLE_PARTS = {"query_lora", "weight_norm", "kappa", "confident-classification"}
+EXAMPLE_PLUGINS = {"query_lora", "weight_norm", "kappa", "confident-classification"}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ print(json.dumps([(result.exit_code, result.stdout, result.stderr) for result in
 
 KNOWN = """
 from autopeft.plugins import discover
-from repository.readme_tables import method_table
+from tools.docs.method_tables import method_table
 folders = ("methods", "sensitivity", "metrics", "tasks")
 names = {folder: list(discover(f"autopeft.{folder}")) for folder in folders}
 print(json.dumps({"names": names, "table": method_table()}))
@@ -80,7 +80,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def outputs(target: Path, model_dir: Path, data_dir: Path, folder: Path) -> dict[str, str]:
-    """Stdout of command lines that use parts of the example, and the names of all known parts as `known`."""
+    """Stdout of command lines that use plug-ins of the example, and as `known` the names of all."""
     data = ("--model", model_dir, "--data", data_dir)
     parts = ("--task", "confident-classification", "--score", "weight_norm")
     small = ("--batch-size", 8)
@@ -121,9 +121,9 @@ def run(outputs: dict[str, str], folder: Path) -> Path:
     return folder / "search"
 
 
-def test_part_of_each_kind_is_known_by_its_name_and_listed_with_its_label(outputs: dict[str, str]) -> None:
+def test_plugin_of_each_kind_is_known_by_its_name_and_listed_with_its_label(outputs: dict[str, str]) -> None:
     known = json.loads(outputs["known"])
-    assert {folder: set(names) & EXAMPLE_PARTS for folder, names in known["names"].items()} == {
+    assert {folder: set(names) & EXAMPLE_PLUGINS for folder, names in known["names"].items()} == {
         "methods": {"query_lora"},
         "sensitivity": {"weight_norm"},
         "metrics": {"kappa"},
@@ -156,7 +156,7 @@ def test_search_uses_method_score_and_metric_from_outside(run: Path) -> None:
     assert any(arm.startswith("query_lora/") for arm in arms)
 
 
-def test_report_has_the_labels_and_the_model_class_that_parts_from_outside_give(run: Path) -> None:
+def test_report_has_the_labels_and_the_model_class_that_plugins_from_outside_give(run: Path) -> None:
     text = (run / "report.md").read_text(encoding="utf-8")
     assert re.search(r"query LoRA (of rank [\d to]+ )?on q", text)
     assert "base_model = AutoModelForSequenceClassification.from_pretrained(" in text

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+SCRIPTS = Path(__file__).parents[2] / "tools" / "gpu"
 sys.path.insert(0, str(SCRIPTS))
 import gpu_check  # noqa: E402
 

@@ -24,11 +24,3 @@ def test_oldest_releases_are_the_lower_bounds_of_dependencies_and_extras() -> No
     lines = (ROOT / ".github" / "oldest.txt").read_text(encoding="utf-8").splitlines()
     pinned = sorted(line for line in lines if not line.startswith("#"))
     assert pinned == sorted(f"{bound[1]}=={bound[2]}" for bound in bounds if bound)
-
-
-def test_tests_that_the_job_leaves_out_exist() -> None:
-    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
-    left_out = re.findall(r"--deselect (\S+)::(\w+)", workflow)
-    assert left_out
-    for path, name in left_out:
-        assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from autopeft.types import SETTINGS
-from scripts.settings_page import PAGE, settings_page
+from tools.docs.settings_page import PAGE, settings_page
 
 
 def test_page_of_settings_is_that_of_the_declarations():
-    assert PAGE.read_text(encoding="utf-8") == settings_page(), "run: python scripts/settings_page.py"
+    assert PAGE.read_text(encoding="utf-8") == settings_page(), "run: python tools/docs/settings_page.py"
 
 
 def test_page_has_one_row_per_setting():

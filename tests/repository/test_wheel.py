@@ -50,7 +50,7 @@ def test_sdist_carries_all_that_the_tests_read(tmp_path: Path) -> None:
         packed = {name.split("/")[1] for name in archive.getnames()}
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
     read = set(re.findall(r'(?:ROOT|parents\[\d\]) / "([\w.]+)', sources))
-    assert {"docs", "scripts", "CONTRIBUTING.md", ".github"} <= read
+    assert {"docs", "tools", "CONTRIBUTING.md", ".github"} <= read
     assert {name for name in read if (ROOT / name).exists()} - packed == set()
 
 

@@ -235,7 +235,7 @@ def test_a_model_of_patches_gets_their_mask_and_shapes_too(by_table):
 
 
 def test_script_pretrains_on_half_of_the_classes_and_writes_the_other(tmp_path, monkeypatch):
-    script = str(ROOT / "scripts/pretrain_tiny_vit.py")
+    script = str(ROOT / "tools/models/pretrain_tiny_vit.py")
     monkeypatch.setattr(sys, "argv", [script, str(tmp_path), "--steps", "3"])
     with torch.random.fork_rng(devices=[]):
         runpy.run_path(script, run_name="__main__")

@@ -27,7 +27,7 @@ from autopeft.types import Adapter, OptionValue, Target
 # How fast the best learning rate of LoRA falls with the hidden size: 5e-4 * (2000 / hidden size)**0.775 on
 # Llama-like models (Thinking Machines 2025, LoRA Without Regret, and its cookbook). It also takes the best
 # rates that we measured at 384 to those published at 3072, for LoRA and for most other methods
-# (reports/studies/learning_rates.md).
+# (benchmarks/studies/learning_rates.md).
 WIDTH_EXPONENT = 0.775
 COMPARISON = "peft's method comparison on Llama-3.2-3B: seconds of training, plain LoRA's 942 being 1"
 
@@ -122,7 +122,8 @@ def only_linear(target: Target) -> str | None:
 def only_plain_linear(target: Target) -> str | None:
     """Refuse all but plain `nn.Linear`, for tuners that compute with the weights as they are stored.
 
-    On bitsandbytes' maps they fail in peft 0.21.2, or count packed weights (reports/LOG.md, 2026-11-25).
+    On layers of bitsandbytes they fail in peft 0.21.2, or count packed weights
+    (research/2026-11-25-quantized-methods.md).
     """
     if target.quantized:
         return "computes with the weights themselves, and these are quantized"
