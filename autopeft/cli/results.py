@@ -277,8 +277,8 @@ def _task(task: TaskFacts) -> str:
 
 def _work(preview: Preview) -> Iterator[tuple[str, str]]:
     """Write the rows on short runs, full runs, and the differences that the verdict can see."""
-    yield "first plans", ", ".join(dict.fromkeys(preview.first_plans))
-    n_sampled = max(0, preview.trials - len(preview.first_plans))
+    yield "listed plans", ", ".join(dict.fromkeys(preview.listed_plans))
+    n_sampled = max(0, preview.trials - len(preview.listed_plans))
     short = f"{counted(preview.trials, 'short run')} of {counted(preview.short_steps, 'step')}"
     sampled = f", {n_sampled} proposed by Optuna" if n_sampled else ""
     yield "search", f"{short}{sampled}" if preview.trials else "no short runs"

@@ -37,7 +37,7 @@ class Preview:
     - `inputs`, `label`: columns of the data. `split_sizes`: rows by split. `out`: None for a new folder.
     - `n_targets`, `matched_targets`: target modules that a search may use, and at how many of them each
       method fits.
-    - `trials`: short runs; `first_plans` are tried first, then sampled ones.
+    - `trials`: short runs, of the `listed_plans` and then of what the sampler proposes.
     - `search_cost`: the most that the search costs, in R, finished weights included.
     - `n_confirm_groups`: groups that the verdict counts in place of confirm examples; 0 if examples count.
     - `least_differences`: low and high guess of the smallest difference, in [0, 1], that a verdict sees;
@@ -61,7 +61,7 @@ class Preview:
     n_targets: int
     methods: tuple[str, ...]
     matched_targets: Mapping[str, int]
-    first_plans: tuple[str, ...]
+    listed_plans: tuple[str, ...]
     trials: int
     short_steps: int
     full_run_steps: int
@@ -103,7 +103,6 @@ def preview(
         )
         forecast = None if pace is None else forecast_of(prepared, problem, pace, so_far=loaded_seconds)
     spec, base, lengths = prepared.spec, prepared.base, problem.lengths
-    first_plans = problem.first_plans
     planned = engine.planned_runs(problem)
     all_runs = math.fsum(map(lengths.cost, planned))
     all_runs -= engine.repeated_steps(problem) * lengths.step_cost
@@ -132,7 +131,7 @@ def preview(
         n_targets=len(context.targets),
         methods=feasible.arms,
         matched_targets={name: sum(r is None for r in of_targets) for name, of_targets in refusals.items()},
-        first_plans=tuple(str(arm) for arm, _ in first_plans),
+        listed_plans=tuple(str(arm) for arm, _, _ in problem.listed),
         trials=problem.n_trials,
         short_steps=lengths.short_steps,
         full_run_steps=lengths.full_steps,

@@ -188,9 +188,9 @@ def _largest_lora(spec: RunSpec, base: BaseModel) -> tuple[int, Plan, PeftConfig
         max_params=rank * per_rank.max_trainable_params,
     )
     default = space.load("default", known_methods=methods)
-    baseline = next(each for each in default.first["language"] if each.baseline)
-    baseline_only = default.model_copy(update={"first": {"language": (baseline,)}})
-    (_, policy), *_ = space.first_policies(baseline_only, "language", context)
+    baseline = next(each for each in default.listed["language"] if each.baseline)
+    baseline_only = default.model_copy(update={"listed": {"language": (baseline,)}})
+    (_, policy), *_ = space.listed_policies(baseline_only, "language", context)
     plan = space.plan_of(policy, context)
     (config,) = model.for_task(
         compile_plan(plan, methods).configs,

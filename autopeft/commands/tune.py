@@ -82,7 +82,7 @@ from autopeft.types import (
 )
 
 _SEEDS_WITHOUT_ROWS = 3  # full runs of each finalist if the trainer gives one number a run
-_MOST_AT_ONCE = 64  # trials that may be given out at the same time; the list of first plans is shorter
+_MOST_AT_ONCE = 64  # trials that may be given out at the same time; the list of plans is shorter
 _PAUSE_SECONDS = 2.0  # between two calls of `ask` while other processes have all trials; chosen by hand
 
 log = logging.getLogger(__name__)

@@ -233,7 +233,7 @@ def smaller_budgets(
     found: list[SizeStep] = []
     known = {*trials.short, *judged.finished}
     for power in range(1, problem.spec.search.sizes):
-        arms = {plan: arm for arm, plan in problem.smaller(power).small_plans}
+        arms = problem.smaller(power).small_plans
         if not arms:
             break
         step = yield from _best_of_size(problem, allowance, judged, arms, power=power, known=known)

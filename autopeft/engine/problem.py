@@ -13,8 +13,8 @@ from autopeft.space import (
     AllocationContext,
     Policy,
     Space,
-    first_policies,
     head_alone,
+    listed_policies,
     plan_of,
 )
 from autopeft.statistics import Examples
@@ -100,7 +100,7 @@ class SearchProblem:
     Attributes:
         space: The policies that fit model and budget.
         context: Target modules, methods, budget and scores, from which a policy becomes a plan.
-        family: Name of the list of first plans, such as `classification` or `small`.
+        family: Name of the list of plans, such as `classification` or `small`.
         lengths: Steps of a full run, and sizes of the splits.
         head_rates: Range of learning rates of the head alone; its ends are equal in a model without a head.
         head_factors: Factors of the head's learning rate at which the baseline is trained in full, the usual
@@ -176,7 +176,7 @@ class SearchProblem:
 
         The policy is None for a plan that is not a point of the space.
         """
-        policies = first_policies(self.space, self.family, self.context)
+        policies = listed_policies(self.space, self.family, self.context)
         listed = tuple((arm, policy, plan_of(policy, self.context)) for arm, policy in policies)
         default = self.user_plan or (None if self.has_lora else self.head)
         if default is None:
@@ -184,20 +184,15 @@ class SearchProblem:
         arm, plan = default
         return ((arm, None, plan), *(entry for entry in listed if entry[2] != plan))
 
-    @property
-    def first_plans(self) -> tuple[tuple[Arm, Plan], ...]:
-        """The listed plans with their arms."""
-        return tuple((arm, plan) for arm, _, plan in self.listed)
-
     def smaller(self, power: int) -> SearchProblem:
         """The same problem with the budget over 5 ** power, the list of small plans and no user's plan."""
         context = replace(self.context, max_params=self.context.max_params // _FACTOR**power)
         return replace(self, family="small", context=context, user_plan=None)
 
     @property
-    def small_plans(self) -> tuple[tuple[Arm, Plan], ...]:
-        """The first plans that have adapters and are no baseline."""
-        return tuple((arm, plan) for arm, plan in self.first_plans if arm.kind == "usual" and plan.adapters)
+    def small_plans(self) -> dict[Plan, Arm]:
+        """The listed plans that have adapters and are not a baseline, with their arms."""
+        return {plan: arm for arm, _, plan in self.listed if arm.kind == "usual" and plan.adapters}
 
     @property
     def has_lora(self) -> bool:

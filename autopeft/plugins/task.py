@@ -69,7 +69,7 @@ class TaskDefaults:
     - `eval_examples`: examples of a split that are enough to compare plans if time is short; None takes all.
     - `max_new_tokens`: tokens to generate per answer; None if the metric needs no generated texts. The task
       must be a dataclass with a field of this name, which gets the number.
-    - `family`: which list of first plans a search tries: classification, tagging, language or images.
+    - `family`: which list of plans a search tries: classification, tagging, language or images.
     """
 
     max_length: tuple[int, int] | None

@@ -171,7 +171,7 @@ def _finite(content: Any) -> Any:
 
 
 def leaderboard(result: SearchResult, labels: Mapping[str, str]) -> list[dict[str, Any]]:
-    """List one row per plan: first plans with a full run, best metric first, then other plans by lowest loss.
+    """List one row per plan: plans with a full run, best metric first, then other plans by lowest loss.
 
     `metric` and `loss` are of the split in `split`: confirm for full runs, search for short runs, whose
     numbers are no results. The untrained model has no `learning_rate` (None).

@@ -341,14 +341,14 @@ def without_scores(requested: space.Space) -> space.Space:
     """Drop from a space the mixes of methods, and every choice that needs scores of target modules."""
 
     def narrow(_: str, part: space.MethodSpace) -> space.MethodSpace:
-        return part.model_copy(update={"layers_by": ("last",), "ranks_by": ("uniform",)})
+        return part.model_copy(update={"select": ("last_layers",)})
 
     methods = requested.only(requested.methods).narrowed(narrow)
     lists = {
-        family: tuple(entry for entry in entries if entry.layers_by == "last")
-        for family, entries in methods.first.items()
+        family: tuple(entry for entry in entries if entry.select == "last_layers")
+        for family, entries in methods.listed.items()
     }
-    return methods.model_copy(update={"first": lists})
+    return methods.model_copy(update={"listed": lists})
 
 
 def of_one_config(feasible: space.Space, context: space.AllocationContext) -> space.Space:

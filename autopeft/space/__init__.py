@@ -6,7 +6,6 @@ spaces → sampling → layout → first.
 
 from __future__ import annotations
 
-from autopeft.space.first import default_lora, first_policies, head_alone
 from autopeft.space.layout import (
     AllocationContext,
     cheapest,
@@ -15,6 +14,7 @@ from autopeft.space.layout import (
     plan_of,
     select_targets,
 )
+from autopeft.space.listed import default_lora, head_alone, listed_policies
 from autopeft.space.sampling import (
     is_point_of,
     learning_rates,
@@ -26,7 +26,7 @@ from autopeft.space.spaces import (
     BASELINE_METHOD,
     SERVERS,
     Choices,
-    FirstPlan,
+    ListedPlan,
     MethodSpace,
     Policy,
     Space,

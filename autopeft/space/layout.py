@@ -89,7 +89,7 @@ def plan_of(policy: Policy, context: AllocationContext) -> Plan:
     3. A policy whose target modules are all too dear is widened, first to all layers and roles, then to plain
        options, so that no proposal is rejected for its size.
     """
-    wider = _changed_parts(policy, placement="all", layer_share=1.0, layers_by="last")
+    wider = _changed_parts(policy, placement="all", layer_share=1.0, select="last_layers")
     attempts = (policy, wider, _changed_parts(wider, options=()))
     adapters = next(filter(None, (_allocate(attempt, context) for attempt in attempts)), ())
     choices = {name: values[0] for name, values in context.choices.items()} | dict(policy.choices)
@@ -159,17 +159,13 @@ def _allocate(policy: Policy, context: AllocationContext) -> tuple[Adapter, ...]
             place = place_at(target, method, dict(part.options), part.max_rank)
             if place is not None:
                 places.setdefault(target.name, (place, part))
-    claims = []
-    for name, (place, part) in places.items():
-        # The weight is the score per parameter to the power of the exponent; for even ranks all weigh 1.
-        exponent = 0.0 if part.ranks_by == "uniform" else part.exponent
-        weight = float((context.scores[name] / place.cost(place.ranks[0])) ** exponent)
-        claims.append(Claim(target=name, weight=weight, ranks=place.ranks, cost=place.cost))
+    claims = [
+        Claim(target=name, weight=1.0, ranks=place.ranks, cost=place.cost)
+        for name, (place, _) in places.items()
+    ]
     ranks = allocate(claims, max_params=context.max_params)
     for part in (policy, *policy.other_parts):
         may_differ = getattr(context.methods[part.method], "takes_rank_pattern", False)
-        if may_differ and part.ranks_by == "score" and part.exponent:
-            continue
         of_part = [claim for claim in claims if places[claim.target][1] is part]
         of_rest = [claim for claim in claims if places[claim.target][1] is not part]
         room = context.max_params - sum(c.cost(ranks[c.target]) for c in of_rest if c.target in ranks)
@@ -201,11 +197,11 @@ def select_targets(policy: Policy, context: AllocationContext, method: Method) -
     fitting = [
         target for target in _targets_at(policy.placement, context.targets) if method.refusal(target) is None
     ]
-    if policy.layers_by == "modules":
+    if policy.select == "best_modules":
         return sorted(_best_modules(policy, fitting, context, method), key=lambda s: natural_key(s.name))
     layers = sorted({target.layer for target in fitting if target.layer is not None})
     n_kept = max(1, round(policy.layer_share * len(layers)))
-    if policy.layers_by == "score":
+    if policy.select == "best_layers":
         total = {layer: sum(context.scores[s.name] for s in fitting if s.layer == layer) for layer in layers}
         layers.sort(key=lambda layer: (total[layer], layer))
     kept = {None, *layers[-n_kept:]}

@@ -17,11 +17,11 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from autopeft.plugins import Method
-from autopeft.space.spaces import FirstPlan, MethodSpace, Policy, Space
+from autopeft.space.spaces import ListedPlan, MethodSpace, Policy, Space
 
 ARM, RATE, HEAD = "method", "rate_position", "head_factor"
-_CHOICES = ("placement", "layers_by", "ranks_by")  # fields of `MethodSpace` that list values
-_RANGES = ("layer_share", "exponent")  # fields with a lower and an upper end
+_CHOICES = ("placement", "select")  # fields of `MethodSpace` that list values
+_RANGES = ("layer_share",)  # fields with a lower and an upper end
 
 Parameters = dict[str, Any]
 
@@ -66,14 +66,14 @@ def _union(values: Iterable[Iterable[Any]]) -> list[Any]:
     return list(dict.fromkeys(chain.from_iterable(values)))
 
 
-def is_point_of(space: Space, policy: Policy | FirstPlan) -> bool:
+def is_point_of(space: Space, policy: Policy | ListedPlan) -> bool:
     """Whether a space has a policy's method, with its placement, choice of layers and options."""
     part = space.methods.get(policy.method)
-    is_whole = policy.layer_share == 1 and policy.layers_by != "modules"
+    is_whole = policy.layer_share == 1 and policy.select != "best_modules"
     return (
         part is not None
         and policy.placement in part.placement
-        and (is_whole or policy.layers_by in part.layers_by)
+        and (is_whole or policy.select in part.select)
         and all(value in part.options.get(option, ()) for option, value in dict(policy.options).items())
     )
 
@@ -141,9 +141,7 @@ def _policy_of_part(
         method=method.name,
         placement=choice("placement", part.placement),
         layer_share=number("layer_share", part.layer_share),
-        layers_by=choice("layers_by", part.layers_by),
-        exponent=number("exponent", part.exponent),
-        ranks_by=choice("ranks_by", part.ranks_by),
+        select=choice("select", part.select),
         options=tuple((o, value) for o, value in options.items() if value != method.choices[o][0]),
         max_rank=part.max_rank,
         learning_rate=rate,

@@ -20,7 +20,6 @@ from autopeft.types import ROLE_GROUPS, Arm, OptionPairs, OptionValue, path_at_h
 
 BASELINE_METHOD = "lora"  # what people write without a search
 SERVERS = ("vllm", "tgi", "llama.cpp")
-_MOST_EXPONENT = 16  # beyond it weights of target modules overflow; chosen by hand
 _MOST_RANK = 2**20  # far above the width of any model; chosen by hand
 
 log = logging.getLogger(__name__)
@@ -61,35 +60,29 @@ def _require_role_sets(values: tuple[str, ...]) -> tuple[str, ...]:
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Position = Annotated[float, Field(ge=0, le=1)]
-Exponent = Annotated[float, Field(ge=0, le=_MOST_EXPONENT)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Rank = Annotated[int, Field(ge=1, le=_MOST_RANK)]
 HeadFactor = Annotated[float, Field(gt=0), AfterValidator(_require_power_of_two)]
+Selection = Literal["last_layers", "best_layers", "best_modules"]
 Choices = dict[str, Annotated[tuple[OptionValue, ...], Field(min_length=1), AfterValidator(_refuse_repeats)]]
 
 
 class MethodSpace(BaseModel):
     """The choices within one method; a field that is left out has one choice, of which None is the method's.
 
-    `placement` is `all`, a role group (`attention`, `mlp`), or roles joined by + (`q+v`). A `layer_share`
-    keeps the last or the best-scored layers, as `layers_by` says; with `modules` it keeps that share of the
-    modules, those of the highest score per parameter in whatever layer. Ranks are even (`uniform`) or follow
-    the score to the power of the exponent (`score`; 0 gives even ranks); a method whose config holds one rank
-    has even ones. `learning_rate` is the same range on every base model; without it, the method's range moves
-    with the width of the model.
+    `placement` is `all`, a role group (`attention`, `mlp`), or roles joined by + (`q+v`). `select` says what
+    a `layer_share` keeps of it: the last layers, those of the highest score, or single target modules of the
+    highest score per parameter in whatever layer. `learning_rate` is the same range on every base model;
+    without it, the method's range moves with the width of the model.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     placement: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_require_role_sets)] = ("all",)
     layer_share: Annotated[tuple[Share, Share], AfterValidator(_refuse_descending)] = (1.0, 1.0)
-    layers_by: Annotated[
-        tuple[Literal["last", "score", "modules"], ...], Field(min_length=1), AfterValidator(_refuse_repeats)
-    ] = ("last",)
-    exponent: Annotated[tuple[Exponent, Exponent], AfterValidator(_refuse_descending)] = (0.0, 0.0)
-    ranks_by: Annotated[
-        tuple[Literal["uniform", "score"], ...], Field(min_length=1), AfterValidator(_refuse_repeats)
-    ] = ("score",)
+    select: Annotated[tuple[Selection, ...], Field(min_length=1), AfterValidator(_refuse_repeats)] = (
+        "last_layers",
+    )
     options: Choices = {}
     max_rank: Rank | None = None
     learning_rate: Annotated[tuple[Rate, Rate], AfterValidator(_refuse_descending)] | None = None
@@ -99,11 +92,11 @@ class MethodSpace(BaseModel):
 Family = Literal["classification", "tagging", "language", "images", "small"]
 
 
-class FirstPlan(BaseModel):
-    """A plan that every search of a family of tasks tries first; `evidence` says why it is in the list.
+class ListedPlan(BaseModel):
+    """A plan that every search of a family of tasks enqueues first; `evidence` says why it is in the list.
 
     `rate` is the position of its learning rate in the method's range: 0 the lowest, 1 the highest. If the
-    plan adapts only some layers, as the budget pays no more, `rate_in_some_layers` takes the place of `rate`.
+    budget covers only some layers, `rate_in_some_layers` is used instead.
     A `baseline` is what people write without a search.
     """
 
@@ -112,7 +105,7 @@ class FirstPlan(BaseModel):
     method: str
     placement: str = "all"
     layer_share: Share = 1.0
-    layers_by: Literal["last", "score", "modules"] = "last"
+    select: Selection = "last_layers"
     options: dict[str, OptionValue] = {}
     rate: Position
     rate_in_some_layers: Position | None = None
@@ -127,7 +120,7 @@ class MixPart(MethodSpace):
 
 
 class Space(BaseModel):
-    """A search space as its file says it; `first` lists the plans that a search of each family tries first.
+    """A search space as its file says it; `listed` has the plans that searches of each family enqueue first.
 
     `head_factor` has the factors of the task head's learning rate that the sampler tries.
 
@@ -144,7 +137,7 @@ class Space(BaseModel):
     head_factor: Annotated[tuple[HeadFactor, ...], Field(min_length=1), AfterValidator(_refuse_repeats)] = (
         1.0,
     )
-    first: dict[Family, tuple[FirstPlan, ...]] = {}
+    listed: dict[Family, tuple[ListedPlan, ...]] = {}
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -181,19 +174,16 @@ class Space(BaseModel):
 class Policy:
     """One point of a search space, from which an allocation makes a plan.
 
-    Its choices are those of `MethodSpace`. `exponent` counts only if `ranks_by` is score. `options` leaves
-    defaults out. `learning_rate` is the peak rate of the first part of a mix; its `other_parts` train at a
-    multiple of it. Each of these takes the target modules that no earlier part has; all share one budget.
-    `head_factor` scales the learning rate of the task head. `choices` are values of the user's own trainer,
-    which takes its first value of a choice that is left out.
+    Its choices are those of `MethodSpace`. `options` leaves defaults out. `learning_rate` is the peak rate of
+    the first part of a mix; its `other_parts` train at a multiple of it. Each of these takes the target
+    modules that no earlier part has; all share one budget. `head_factor` scales the learning rate of the task
+    head. `choices` are values of the user's own trainer; one that is left out has its first value.
     """
 
     method: str
     placement: str = "all"
     layer_share: float = 1.0
-    layers_by: str = "last"
-    exponent: float = 0.0
-    ranks_by: str = "score"
+    select: str = "last_layers"
     options: OptionPairs = ()
     max_rank: int | None = None
     learning_rate: float
@@ -255,8 +245,8 @@ def load(name: str, *, known_methods: Mapping[str, Method], only: Sequence[str] 
         # A method with nothing below it has the defaults.
         filled = {method: {} if part is None else part for method, part in methods.items()}
         content = {**content, "methods": filled}
-    if "first" not in content:  # a space without a list takes what its methods allow of the default one
-        content = {**content, "first": read_yaml(_folder() / "default.yaml")["first"]}
+    if "listed" not in content:  # a space without a list takes what its methods allow of the default one
+        content = {**content, "listed": read_yaml(_folder() / "default.yaml")["listed"]}
     space = _without_missing(validate(Space, dict(content), source=source), known_methods)
     _check(space, known_methods, source=source)
 
@@ -300,10 +290,10 @@ def _without_missing(space: Space, methods: Mapping[str, Method]) -> Space:
     kept = space.narrowed(lambda method, part: None if method in missing else part)
     lists = {
         family: tuple(entry for entry in entries if entry.method not in missing)
-        for family, entries in space.first.items()
+        for family, entries in space.listed.items()
     }
-    kept = kept.model_copy(update={"first": lists, "mixes": {} if no_mixes else kept.mixes})
-    listed = {entry.method for entries in space.first.values() for entry in entries}
+    kept = kept.model_copy(update={"listed": lists, "mixes": {} if no_mixes else kept.mixes})
+    listed = {entry.method for entries in space.listed.values() for entry in entries}
     sentences = [missing[method] for method in sorted({*space.methods, *listed} & missing.keys())]
     sentences += [no_mixes] if no_mixes else []
     if sentences:
@@ -325,8 +315,8 @@ def _check(space: Space, methods: Mapping[str, Method], *, source: str) -> None:
             )
         if arm in methods:
             raise SpecError(f"The {source} calls a mix {arm!r}, which is the name of a method; rename it.")
-    if missing := {*get_args(Family)} - {*space.first}:
-        raise SpecError(f"The {source} has no list for {', '.join(sorted(missing))} under first; add it.")
+    if missing := {*get_args(Family)} - {*space.listed}:
+        raise SpecError(f"The {source} has no list for {', '.join(sorted(missing))} under listed; add it.")
     roles = {"all", "dense", "norm", *ROLE_GROUPS, *chain.from_iterable(ROLE_GROUPS.values())}
 
     def check_choices(
@@ -343,7 +333,7 @@ def _check(space: Space, methods: Mapping[str, Method], *, source: str) -> None:
                 if value not in choices[option]:
                     raise UnknownNameError(f"{option} {of_method}", str(value), map(str, choices[option]))
 
-    for entry in chain.from_iterable(space.first.values()):
+    for entry in chain.from_iterable(space.listed.values()):
         check_choices(entry.method, [entry.placement], {name: [v] for name, v in entry.options.items()})
         if entry.baseline and entry.method != BASELINE_METHOD:
             raise SpecError(f"The {source} calls {entry.method} a baseline; only {BASELINE_METHOD} is one.")

@@ -17,7 +17,7 @@ ArmKind = Literal["baseline", "head", "usual", "sampled", "given"]
 class Arm:
     """Where a plan comes from. Arms with the same label are equal.
 
-    `kind` is baseline (LoRA as people write it), head (no adapters), usual (a challenger of the first list),
+    `kind` is baseline (LoRA as people write it), head (no adapters), usual (a listed challenger),
     sampled (any policy of the space) or given (by the user). `methods` names the method of each part of a
     policy of the space, in order; it is empty for the other kinds.
     """
@@ -33,7 +33,7 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """One trial of the study: its arm, its plan, and whether the first list or the sampler proposed it."""
+    """One trial of the study: its arm, its plan, and whether the list or the sampler proposed it."""
 
     trial: int
     arm: Arm

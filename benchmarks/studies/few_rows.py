@@ -22,7 +22,7 @@ from race_gains import TAGS
 
 from autopeft.run.prepare import prepare
 from autopeft.run.search_problem import fit_to_budget, requested_space, search_problem
-from autopeft.space import first_policies, plan_of
+from autopeft.space import listed_policies, plan_of
 from autopeft.types import BudgetSpec, DataSpec, RunSpec, SearchSpec, TaskSpec
 
 SETS = ("snips_slots", "stsb", "snips_intent", "wnut17", "med")
@@ -61,7 +61,7 @@ def measured(source: Path, n_rows: int, seed: int) -> Iterator[list[object]]:
         prepared = prepare(spec)
         feasible, context = fit_to_budget(prepared.spec, prepared.base, requested_space(spec))
         full = search_problem(prepared, feasible, context).lengths.full(seed=seed)
-        first = first_policies(feasible, prepared.task.defaults.family, context)
+        first = listed_policies(feasible, prepared.task.defaults.family, context)
         plan = next(plan_of(policy, context) for arm, policy in first if arm.kind == "baseline")
         n_train, batch_size = len(prepared.bench.splits["train"].labels), prepared.bench.batch_size
         for steps in (3 * (n_train // batch_size), *STEPS):

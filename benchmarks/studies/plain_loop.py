@@ -20,7 +20,7 @@ from race_gains import BATCH_SIZE, SETS, spec_of
 
 from autopeft.run.prepare import prepare
 from autopeft.run.search_problem import fit_to_budget, requested_space
-from autopeft.space import first_policies, plan_of
+from autopeft.space import listed_policies, plan_of
 from autopeft.types import with_setting
 
 STEPS = 300
@@ -60,7 +60,7 @@ def main() -> None:
             spec = with_setting(spec, "execution.dtype", "float32")
             prepared = prepare(spec)
             feasible, context = fit_to_budget(prepared.spec, prepared.base, requested_space(spec))
-            found = first_policies(feasible, prepared.task.defaults.family, context)
+            found = listed_policies(feasible, prepared.task.defaults.family, context)
             plan = next(plan_of(policy, context) for arm, policy in found if str(arm) == row["plan"])
             head_rate = prepared.bench.head_rates.output if rates == "two" else None
             run = Run(n_steps=STEPS, batch_size=BATCH_SIZE, seed=100 + seed, head_rate=head_rate)

@@ -24,7 +24,7 @@ from autopeft import commands
 from autopeft.run.prepare import prepare
 from autopeft.run.progress import Lines
 from autopeft.run.search_problem import fit_to_budget, requested_space, search_problem
-from autopeft.space import FirstPlan, first_policies, plan_of
+from autopeft.space import ListedPlan, listed_policies, plan_of
 from autopeft.types import (
     BudgetSpec,
     DataSpec,
@@ -94,13 +94,13 @@ def swept(spec: RunSpec, folder: Path, rates: Sequence[float]) -> Iterator[list[
     lengths = search_problem(prepared, feasible, context).lengths
     bench = replace(prepared.bench, keep_weights=lambda plan, seed: folder / plan.digest)
     entries = [
-        FirstPlan(method="lora", placement=placement, rate=rate, baseline=True)
+        ListedPlan(method="lora", placement=placement, rate=rate, baseline=True)
         for placement in ("q+v", "all")
         for rate in rates
     ]
     family = prepared.task.defaults.family
-    space = feasible.model_copy(update={"first": {family: tuple(entries)}})
-    baselines = [each for each in first_policies(space, family, context) if each[0].kind == "baseline"]
+    space = feasible.model_copy(update={"listed": {family: tuple(entries)}})
+    baselines = [each for each in listed_policies(space, family, context) if each[0].kind == "baseline"]
     for (arm, policy), entry in zip(baselines, entries, strict=True):
         plan = plan_of(policy, context)
         seed = spec.search.seed

@@ -21,7 +21,7 @@ from race_gains import BATCH_SIZE, SETS, spec_of
 
 from autopeft.run.prepare import prepare
 from autopeft.run.search_problem import fit_to_budget, requested_space
-from autopeft.space import first_policies, plan_of
+from autopeft.space import listed_policies, plan_of
 from autopeft.types import with_setting
 
 RANK, ALPHA = 8, 16
@@ -57,7 +57,7 @@ def main() -> None:
         )
         prepared = prepare(with_setting(spec, "execution.dtype", "float32"))
         feasible, context = fit_to_budget(prepared.spec, prepared.base, requested_space(spec))
-        policies = first_policies(feasible, prepared.task.defaults.family, context)
+        policies = listed_policies(feasible, prepared.task.defaults.family, context)
         policy = next(policy for arm, policy in policies if str(arm) == "baseline: LoRA on q and v")
         plan = plan_of(policy, context)
         targets = {target.name: target for target in prepared.base.targets}

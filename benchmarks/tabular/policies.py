@@ -154,14 +154,14 @@ def within_tables(space_of_search: Space) -> Space:
     """Leave out what no measured plan has: a slower head, and single modules."""
 
     def narrow(_: str, part: MethodSpace) -> MethodSpace:
-        layers_by = tuple(value for value in part.layers_by if value != "modules")
-        return part.model_copy(update={"layers_by": layers_by})
+        select = tuple(value for value in part.select if value != "best_modules")
+        return part.model_copy(update={"select": select})
 
     lists = {
-        family: tuple(entry for entry in entries if entry.layers_by != "modules")
-        for family, entries in space_of_search.first.items()
+        family: tuple(entry for entry in entries if entry.select != "best_modules")
+        for family, entries in space_of_search.listed.items()
     }
-    return space_of_search.narrowed(narrow).model_copy(update={"head_factor": (1.0,), "first": lists})
+    return space_of_search.narrowed(narrow).model_copy(update={"head_factor": (1.0,), "listed": lists})
 
 
 def _stand_in(surrogate: Surrogate, spec: RunSpec) -> Prepared:

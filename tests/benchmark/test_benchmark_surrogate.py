@@ -212,7 +212,7 @@ def test_distance_of_plans_is_that_of_their_targets_ranks_options_and_parameters
     ("policy", "arm"),
     [
         (Policy(method="lora", placement="q+v", learning_rate=1e-2), "lora/q+v"),
-        (Policy(method="lora", exponent=0.5, learning_rate=1e-2), "lora/all"),
+        (Policy(method="lora", layer_share=0.75, learning_rate=1e-2), "lora/all"),
         (Policy(method="lora", placement="q", learning_rate=1e-2, max_rank=8), "lora/q+v"),
         (Policy(method="ia3", layer_share=0.5, learning_rate=1e-2), "ia3/all"),
     ],

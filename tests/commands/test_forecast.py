@@ -65,7 +65,7 @@ def test_text_names_data_columns_folder_and_runs(model_dir, data_dir):
         "columns text, label",
         "first",
         "tiny-bert",
-        "first plans",
+        "listed plans",
         "time",
         "memory",
         "20 steps",

@@ -284,7 +284,7 @@ def test_preview_trains_and_writes_nothing_and_bounds_what_the_search_measures(
     assert not (tmp_path / "none").exists()
     result = RunDir.open(run).load_result()
     assert (preview.trials, preview.short_steps, preview.full_run_steps) == (8, 12, 30)
-    assert list(preview.first_plans) == [str(p.arm) for p in result.proposals if p.source == "list"]
+    assert list(preview.listed_plans) == [str(p.arm) for p in result.proposals if p.source == "list"]
     # A step is a unit, an evaluated example half a trained one; R is a full run of 8 rows a step.
     steps = sum(m.trained_steps for m in result.measurements)
     examples = sum(m.fidelity.eval_examples for m in result.measurements)

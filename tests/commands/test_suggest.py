@@ -67,7 +67,7 @@ def test_a_base_that_does_not_fit_is_held_in_4_bits_unless_the_user_says_how(mod
 
 def test_its_rate_is_that_of_the_first_plan_of_a_search(model):
     methods = discover("autopeft.methods")
-    first = space.load("default", known_methods=methods).first["language"][0]
+    first = space.load("default", known_methods=methods).listed["language"][0]
     low, high = methods["lora"].at_width(1024).learning_rate_range
     suggestion = suggest(SuggestRequest(model_id=model, budget="r16", device="l4"))
     rate = low * (high / low) ** first.rate * (4 / 16**0.5) / (suggestion.config.lora_alpha / 16)
@@ -126,7 +126,7 @@ def test_a_model_that_hears_is_refused_in_words(tmp_path):
 
 def test_first_plans_of_language_models_merge_exactly_or_are_served():
     methods = discover("autopeft.methods")
-    for plan in space.load("default", known_methods=methods).first["language"]:
+    for plan in space.load("default", known_methods=methods).listed["language"]:
         assert methods[plan.method].merges or methods[plan.method].servers({})
 
 

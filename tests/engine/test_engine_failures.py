@@ -71,7 +71,7 @@ def test_six_runs_in_a_row_that_the_machine_broke_off_end_the_search(
     n_broken: int, ends: bool, status: Status
 ) -> None:
     seen: list[Plan] = []
-    baselines = [plan for arm, plan in problem().first_plans if arm.kind == "baseline"]
+    baselines = [plan for arm, _, plan in problem().listed if arm.kind == "baseline"]
 
     def truth(plan: Plan, fidelity: Fidelity) -> float | Status:
         if plan not in baselines and plan not in seen:

@@ -130,7 +130,7 @@ def test_in_a_space_of_the_baselines_alone_another_of_them_is_the_challenger() -
         "lora": SPACE.methods["lora"].model_copy(update={"placement": ("all",), "layer_share": (1.0, 1.0)})
     }
     first = {"classification": tuple(entry for entry in LIST if entry.baseline)}
-    space = SPACE.model_copy(update={"methods": lora, "first": first})
+    space = SPACE.model_copy(update={"methods": lora, "listed": first})
     search = run(levels(lora=0.8, ia3=0.1), space=space, trials=2)
     assert (kind_of(search.outcome.baseline), kind_of(search.outcome.challenger)) == ("lora", "q+v")
     other = run(levels({"lora": Status.DIVERGED}, lora=0.8), space=space, trials=2).outcome

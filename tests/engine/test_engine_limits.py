@@ -175,7 +175,7 @@ def test_the_time_left_on_many_workers_is_no_shorter_than_a_run() -> None:
     for n_workers in (1, 2, 8):
         driver = idle_driver(problem(effort="quick"))
         driver.executor, driver.progress = SimpleNamespace(n_workers=n_workers), Display()
-        (_, plan), *_ = problem().first_plans
+        (_, _, plan), *_ = problem().listed
         at = driver.lengths.full(seed=1)
         driver.measured[plan, at] = timed().measure(plan, at)
         driver.run(iter_of(Batch(phase="full runs", ahead=[driver.lengths.full(seed=0)] * 2)))
@@ -196,7 +196,7 @@ def idle_driver(asked: Any) -> Driver:
 
 def test_a_run_takes_as_long_as_those_with_adapters_that_finished() -> None:
     asked = problem()
-    (_, lora), (_, diverged), *_ = asked.first_plans
+    (_, _, lora), (_, _, diverged), *_ = asked.listed
     driver = idle_driver(asked)
     ends = (
         (lora, Status.COMPLETE, 400.0),
@@ -215,7 +215,7 @@ def estimated(measured: list[tuple[Any, float, float]], asked: Any) -> float | N
     """Estimate a run after some of 200 steps: fidelity, seconds per step, seconds of the evaluation."""
     made = problem()
     driver = idle_driver(made)
-    plan = made.first_plans[0][1]
+    plan = made.listed[0][2]
     for at, pace, evaluation in measured:
         driver.measured[plan, at] = Measurement(
             plan=plan,
@@ -286,8 +286,8 @@ def test_the_cost_of_a_usual_search_is_told_before(full_steps: int) -> None:
     assert cost.total_full_runs == pytest.approx(usual_cost(full_steps, n_listed=4))
 
 
-def test_a_usual_search_has_as_many_short_runs_as_the_longest_list_of_first_plans() -> None:
-    lists = space.load("default", known_methods=discover("autopeft.methods")).first
+def test_a_usual_search_has_as_many_short_runs_as_the_longest_list() -> None:
+    lists = space.load("default", known_methods=discover("autopeft.methods")).listed
     n_first = max(len(plans) for family, plans in lists.items() if family != "small")
     assert usual_cost(300) == usual_cost(300, n_listed=n_first)
 

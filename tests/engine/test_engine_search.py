@@ -132,7 +132,7 @@ def test_a_thorough_search_tells_what_the_head_alone_brings(has_head: bool, n_he
 
 
 def test_the_plan_of_the_user_is_the_default_and_lora_a_challenger() -> None:
-    yours = replace(problem().first_plans[2][1], learning_rate=1e-4)
+    yours = replace(problem().listed[2][2], learning_rate=1e-4)
     truth = levels({"ia3": 0.5}, hira=0.1)
     search = run(truth, user_plan=(YOURS, yours), trials=5)
     assert search.outcome.baseline == yours
@@ -146,7 +146,7 @@ def test_the_plan_of_the_user_is_the_default_and_lora_a_challenger() -> None:
 def test_the_plan_of_the_user_is_not_handed_over_beyond_the_budget(
     challenger: float, max_cost: float, effort: str
 ) -> None:
-    big = problem().first_plans[0][1]
+    big = problem().listed[0][2]
     truth = levels(**{"q+v": challenger, "lora": challenger, "ia3": challenger, "hira": challenger})
 
     def seen(plan, fidelity):
@@ -160,7 +160,7 @@ def test_the_plan_of_the_user_is_not_handed_over_beyond_the_budget(
 
 @pytest.mark.parametrize("effort", ["quick", "normal"])
 def test_without_a_plan_within_the_budget_the_plan_of_the_user_ends_the_search(effort: str) -> None:
-    big = problem().first_plans[0][1]
+    big = problem().listed[0][2]
 
     def truth(plan: Plan, fidelity: Fidelity) -> float | Status:
         return 0.5 if plan == big else Status.DIVERGED

@@ -48,7 +48,7 @@ def test_missing_methods_are_not_listed_and_raise_by_name(older_peft):
 
 def test_spaces_leave_missing_methods_out_of_methods_mixes_and_lists(older_peft):
     loaded = space.load("default", known_methods=discover("autopeft.methods"))
-    entries = {entry.method for entries in loaded.first.values() for entry in entries}
+    entries = {entry.method for entries in loaded.listed.values() for entry in entries}
     assert not {"hira", "bitfit"} & {*loaded.methods, *entries} and loaded.mixes == {}
 
 

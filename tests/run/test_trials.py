@@ -151,13 +151,13 @@ def space_with(name: str, placement: str) -> str:
     """A space whose first plans are LoRA and one other, which is DoRA or a method."""
     options = {"dora": True} if name == "dora" else {}
     method = "lora" if options else name
-    part = {"placement": sorted({"all", placement}), "ranks_by": ["uniform"]}
+    part = {"placement": sorted({"all", placement})}
     entry = {"method": method, "placement": placement, "rate": 0.5, "options": options}
     plans = [{"method": "lora", "rate": 0.4, "baseline": True}, entry]
-    methods = {method: part, "lora": {"ranks_by": ["uniform"], "options": {"dora": [False, True]}}}
+    methods = {method: part, "lora": {"options": {"dora": [False, True]}}}
     families = "classification", "images", "language", "small", "tagging"
     content = {"schema_version": 1, "about": "two", "methods": methods}
-    return json.dumps(content | {"first": dict.fromkeys(families, plans)})
+    return json.dumps(content | {"listed": dict.fromkeys(families, plans)})
 
 
 PLACEMENTS = {"lora": "all", "dora": "all", "ia3": "all", "road": "q", "hira": "all", "bitfit": "attention"}

@@ -51,10 +51,7 @@ def test_a_method_without_its_own_range_takes_that_of_the_method() -> None:
         ("  lara: {}\n", "no method named 'lara'; known: bitfit, .*Did you mean 'lora'"),
         ("  lora: {placement: [q+w]}\n", "role or role group .*named 'w'"),
         ("  lora: {placement: [atention]}\n", "Did you mean 'attention'"),
-        ("  lora: {exponent: [2.0, 0.0]}\n", r"exponent is \[2\.0, 0\.0\].*low <= high"),
-        ("  lora: {exponent: [-1.0, 0.0]}\n", "exponent.0 is -1.0; it should be greater than or equal to 0"),
-        ("  lora: {exponent: [0.0, .inf]}\n", "exponent.1 is inf; it should be less than"),
-        ("  lora: {exponent: [0.0, 400]}\n", "exponent.1 is 400; .*16"),
+        ("  lora: {layer_share: [1.0, 0.5]}\n", r"layer_share is \[1\.0, 0\.5\].*low <= high"),
         ("  lora: {learning_rate: [0.0, 1e-3]}\n", r"learning_rate.0 is 0\.0; .*greater than 0"),
         ("  lora: {learning_rate: [1e-3, .inf]}\n", "learning_rate.1 is inf; it should be a finite number"),
         ("  lora: {learning_rate: 1e-3}\n", r"learning_rate is 0\.001; it should be a list, such as"),
@@ -69,8 +66,10 @@ def test_a_method_without_its_own_range_takes_that_of_the_method() -> None:
         ("  lora: {options: {dorra: [true]}}\n", "no option of lora .*named 'dorra'.*Did you mean 'dora'"),
         ("  lora: {options: {init: [orthogonl]}}\n", "no init of lora .*Did you mean 'orthogonal'"),
         ("  lora: {options: {init: []}}\n", "options.init is .*at least 1 item"),
-        ("  lora: {layers_by: [top]}\n", "layers_by.* is 'top'; it should be 'last', 'score' or 'modules'"),
-        ("  lora: {layers_by: [any]}\n", "layers_by.* is 'any'; it should be 'last', 'score' or 'modules'"),
+        (
+            "  lora: {select: [top]}\n",
+            "select.* is 'top'; it should be 'last_layers', 'best_layers' or 'best_modules'",
+        ),
         ("  ia3: {max_rank: 4}\n", "gives max_rank to ia3, which has no ranks"),
         ("  lora: {placement: [q+q]}\n", "placement is .*name each role once, unlike 'q.q'"),
         ("  lora: {placement: [all+q]}\n", "placement is .*no role beside all"),
@@ -91,10 +90,7 @@ def test_a_faulty_space_is_refused_with_the_fault(tmp_path: Path, methods: str, 
             "  ia3:\n  - {method: lora}\n  - {method: ia3}\n",
             "calls a mix 'ia3', which is the name",
         ),
-        (
-            "  both:\n  - {method: lora, ranks_by: [spectrum]}\n  - {method: ia3}\n",
-            "ranks_by.0 is 'spectrum'; it should be 'uniform' or 'score'",
-        ),
+        ("  both:\n  - {method: lora, select: [top]}\n  - {method: ia3}\n", "select.0 is 'top'"),
         (
             "  both:\n  - {method: lora}\n  - {method: ia3, learning_rate: [1e-3, 1e-2]}\n",
             "a learning_rate in a later part of 'both'",
@@ -118,12 +114,12 @@ LISTS = "  tagging: []\n  language: []\n  images: []\n  small: []\n"
     ("entry", "complaint"),
     [
         ("{method: lara, rate: 0.5}", "no method named 'lara'; .*Did you mean 'lora'"),
-        ("{method: lora}", "first.classification.0.rate"),
+        ("{method: lora}", "listed.classification.0.rate"),
         ("{method: lora, rate: 1.5}", r"rate is 1\.5; it should be less than or equal to 1"),
-        ("{method: lora, rates: 0.5}", "first.classification.0.rates.*Did you mean"),
+        ("{method: lora, rates: 0.5}", "listed.classification.0.rates.*Did you mean"),
         (
-            "{method: lora, rate: 0.5, layers_by: top}",
-            "layers_by is 'top'; it should be 'last', 'score' or 'modules'",
+            "{method: lora, rate: 0.5, select: top}",
+            "select is 'top'; it should be 'last_layers'",
         ),
         ("{method: lora, rate: 0.5, layer_share: 0}", "layer_share is 0"),
         ("{method: lora, rate: 0.5, placement: q+w}", "role or role group .*named 'w'"),
@@ -132,29 +128,29 @@ LISTS = "  tagging: []\n  language: []\n  images: []\n  small: []\n"
         ("{method: ia3, rate: 0.5, baseline: true}", "calls ia3 a baseline; only lora is one"),
     ],
 )
-def test_a_faulty_first_plan_is_refused_with_the_fault(tmp_path: Path, entry: str, complaint: str) -> None:
+def test_a_faulty_listed_plan_is_refused_with_the_fault(tmp_path: Path, entry: str, complaint: str) -> None:
     with pytest.raises(SpecError, match=complaint):
-        read(tmp_path, "  lora: {}\n", more=f"first:\n  classification:\n  - {entry}\n{LISTS}")
+        read(tmp_path, "  lora: {}\n", more=f"listed:\n  classification:\n  - {entry}\n{LISTS}")
 
 
 @pytest.mark.parametrize(
-    ("first", "complaint"),
+    ("listed", "complaint"),
     [
-        ("  classification: []\n", "no list for images, language, small, tagging under first; add it"),
-        (f"  classification: []\n{LISTS}  texts: []\n", "first.texts"),
+        ("  classification: []\n", "no list for images, language, small, tagging under listed; add it"),
+        (f"  classification: []\n{LISTS}  texts: []\n", "listed.texts"),
     ],
 )
-def test_first_has_one_list_for_each_family(tmp_path: Path, first: str, complaint: str) -> None:
+def test_a_space_has_one_list_for_each_family(tmp_path: Path, listed: str, complaint: str) -> None:
     with pytest.raises(SpecError, match=complaint):
-        read(tmp_path, "  lora: {}\n", more=f"first:\n{first}")
+        read(tmp_path, "  lora: {}\n", more=f"listed:\n{listed}")
 
 
-def test_a_space_without_first_plans_takes_the_list_of_the_default_space(tmp_path: Path) -> None:
-    assert read(tmp_path, "  ia3: {}\n").first == load("default", known_methods=METHODS).first
+def test_a_space_without_listed_plans_takes_the_list_of_the_default_space(tmp_path: Path) -> None:
+    assert read(tmp_path, "  ia3: {}\n").listed == load("default", known_methods=METHODS).listed
 
 
-def test_every_first_plan_of_the_default_space_has_evidence() -> None:
-    lists = load("default", known_methods=METHODS).first
+def test_every_listed_plan_of_the_default_space_has_evidence() -> None:
+    lists = load("default", known_methods=METHODS).listed
     assert all(entry.evidence for entries in lists.values() for entry in entries)
     with_baseline = {family for family, entries in lists.items() if any(e.baseline for e in entries)}
     assert with_baseline == {*lists} - {"small"}

@@ -15,7 +15,7 @@ from autopeft.space import (
     Space,
     cheapest,
     feasible,
-    first_policies,
+    listed_policies,
     plan_of,
     select_targets,
 )
@@ -36,7 +36,7 @@ from autopeft.types import Target
 def test_a_share_keeps_the_layers_that_are_asked_for(share: float, by: str, layers: set[int]) -> None:
     by_layer = {0: 3.0, 1: 1.0, 2: 9.0, 3: 2.0, None: 0.0}
     allocation = context(scores={target.name: by_layer[target.layer] for target in targets()})
-    policy = Policy(method="lora", placement="q+v", layer_share=share, layers_by=by, learning_rate=1e-3)
+    policy = Policy(method="lora", placement="q+v", layer_share=share, select=by, learning_rate=1e-3)
     selected = select_targets(policy, allocation, METHODS["lora"])
     assert [target.name for target in selected] == [f"h.{i}.{role}" for i in sorted(layers) for role in "qv"]
 
@@ -96,7 +96,7 @@ def baselines_at(
     allocation = AllocationContext(
         targets=tuple(found), scores=scores, methods=METHODS, max_params=max_params
     )
-    listed = first_policies(DEFAULT, "classification", allocation)
+    listed = listed_policies(DEFAULT, "classification", allocation)
     return allocation, {arm.label: policy for arm, policy in listed if arm.kind == "baseline"}
 
 

@@ -17,7 +17,7 @@ from autopeft import engine
 from autopeft.engine import STUDY, Driver, Key, Lengths, Limits, SearchProblem
 from autopeft.executors import Serial
 from autopeft.plugins import discover
-from autopeft.space import AllocationContext, FirstPlan, MethodSpace, Space, feasible, load
+from autopeft.space import AllocationContext, ListedPlan, MethodSpace, Space, feasible, load
 from autopeft.train import branch_step
 from autopeft.types import (
     Arm,
@@ -54,10 +54,10 @@ ROOMY, TIGHT, NO_LORA = 300, 100, 15
 STEP_SECONDS = 2.0
 SCORES = {target.name: 1.0 + index for index, target in enumerate(TARGETS)}
 LIST = (
-    FirstPlan(method="lora", placement="q+v", rate=0.4, baseline=True),
-    FirstPlan(method="lora", rate=0.4, baseline=True),
-    FirstPlan(method="ia3", rate=0.5),
-    FirstPlan(method="hira", rate=0.5),  # a slow starter
+    ListedPlan(method="lora", placement="q+v", rate=0.4, baseline=True),
+    ListedPlan(method="lora", rate=0.4, baseline=True),
+    ListedPlan(method="ia3", rate=0.5),
+    ListedPlan(method="hira", rate=0.5),  # a slow starter
 )
 SPACE = Space(
     about="toy",
@@ -66,7 +66,7 @@ SPACE = Space(
         "ia3": MethodSpace(placement=("all", "q+v"), layer_share=(0.5, 1.0)),
         "hira": MethodSpace(),
     },
-    first={"classification": LIST, "small": load("default", known_methods=METHODS).first["small"]},
+    listed={"classification": LIST, "small": load("default", known_methods=METHODS).listed["small"]},
 )
 # A truth: the share of examples that a plan gets right, or how its run ends.
 Truth = Callable[[Plan, Fidelity], float | Status]

@@ -77,7 +77,7 @@ def recount(plan: Plan) -> int:
 
 @st.composite
 def policies(draw: st.DrawFn, names: tuple[str, ...] = CLOSED_FORMS) -> Policy:
-    """Any policy of the default space and some outside it; half of them with parts beside the first."""
+    """Any policy of the default space and some outside it; half of them with parts after the first."""
 
     def part(name: str) -> Policy:
         chosen = {option: draw(st.sampled_from(values)) for option, values in METHODS[name].choices.items()}
@@ -85,8 +85,7 @@ def policies(draw: st.DrawFn, names: tuple[str, ...] = CLOSED_FORMS) -> Policy:
             method=name,
             placement=draw(st.sampled_from(["all", "attention", "mlp", "q+v", "o"])),
             layer_share=draw(st.floats(0.01, 1)),
-            layers_by=draw(st.sampled_from(["last", "score"])),
-            exponent=draw(st.floats(0, 4)),
+            select=draw(st.sampled_from(["last_layers", "best_layers"])),
             options=tuple(sorted(chosen.items())),
             max_rank=draw(st.one_of(st.none(), st.integers(2, 64))),  # 2 is the smallest of OFT and MiSS
             learning_rate=1e-3,

@@ -10,26 +10,28 @@ from typing import Any
 import pytest
 from toys.space import DEFAULT, METHODS, N_LAYERS, RANK_ONE, context, targets
 
-from autopeft.space import FirstPlan, MethodSpace, Policy, Space, first_policies, plan_of, select_targets
+from autopeft.space import ListedPlan, MethodSpace, Policy, Space, listed_policies, plan_of, select_targets
 from autopeft.types import Arm
 
-LORA = FirstPlan(method="lora", rate=0.4, baseline=True)
+LORA = ListedPlan(method="lora", rate=0.4, baseline=True)
 AT_Q_AND_V = LORA.model_copy(update={"placement": "q+v"})
-BY_SCORE = FirstPlan(method="lora", layers_by="score", rate=0.4)
-IA3 = FirstPlan(method="ia3", rate=0.5)
+BY_SCORE = ListedPlan(method="lora", select="best_layers", rate=0.4)
+IA3 = ListedPlan(method="ia3", rate=0.5)
 SPACE = Space(
     about="toy",
     methods={
-        "lora": MethodSpace(placement=("all", "q+v"), layer_share=(0.25, 1.0), layers_by=("last", "score")),
+        "lora": MethodSpace(
+            placement=("all", "q+v"), layer_share=(0.25, 1.0), select=("last_layers", "best_layers")
+        ),
         "ia3": MethodSpace(),
     },
 )
 Listed = list[tuple[Arm, Policy]]
 
 
-def listed(*entries: FirstPlan, space: Space = SPACE, budget: int = RANK_ONE, **more: Any) -> Listed:
-    with_list = space.model_copy(update={"first": {"classification": entries}})
-    return list(first_policies(with_list, "classification", context(budget, **more)))
+def listed(*entries: ListedPlan, space: Space = SPACE, budget: int = RANK_ONE, **more: Any) -> Listed:
+    with_list = space.model_copy(update={"listed": {"classification": entries}})
+    return list(listed_policies(with_list, "classification", context(budget, **more)))
 
 
 def scores(by_layer: Mapping[int, float]) -> dict[str, float]:
@@ -66,7 +68,7 @@ def test_baselines_have_as_many_of_the_last_layers_as_the_budget_pays(
 def test_a_plan_may_have_another_rate_where_the_budget_pays_only_some_layers(
     budget: int, position: float
 ) -> None:
-    entry = FirstPlan(method="lora", rate=0.2, rate_in_some_layers=0.6, baseline=True)
+    entry = ListedPlan(method="lora", rate=0.2, rate_in_some_layers=0.6, baseline=True)
     (_, policy), *_ = listed(entry, budget=budget)
     low, high = METHODS["lora"].learning_rate_range
     assert math.log(policy.learning_rate / low) == pytest.approx(position * math.log(high / low))
@@ -95,7 +97,7 @@ def test_lora_in_the_layers_of_the_highest_score_is_tried_where_these_are_not_th
     budget: int, by_layer: dict[int, float], layers: set[int] | None
 ) -> None:
     found = listed(LORA, BY_SCORE, IA3, budget=budget, scores=scores(by_layer))
-    scored = [policy for arm, policy in found if policy.layers_by == "score"]
+    scored = [policy for arm, policy in found if policy.select == "best_layers"]
     assert len(scored) == (layers is not None)
     for policy in scored:
         selected = select_targets(policy, context(budget, scores=scores(by_layer)), METHODS["lora"])
@@ -111,7 +113,7 @@ def test_equal_plans_are_listed_once_and_baselines_first() -> None:
 
 def test_a_plan_is_named_after_the_maps_that_it_adapts() -> None:
     entries = [("ia3", "all"), ("bitfit", "mlp"), ("ia3", "attention"), ("ln_tuning", "all")]
-    challengers = [FirstPlan(method=method, placement=where, rate=0.5) for method, where in entries]
+    challengers = [ListedPlan(method=method, placement=where, rate=0.5) for method, where in entries]
     names = [arm.label for arm, _ in listed(LORA, *challengers, space=DEFAULT, budget=5000)]
     assert names[1:] == ["IA³ on all linear layers", "BitFit on mlp", "IA³ on attention", "norm tuning"]
 
@@ -119,21 +121,21 @@ def test_a_plan_is_named_after_the_maps_that_it_adapts() -> None:
 @pytest.mark.parametrize(
     "entry",
     [
-        FirstPlan(method="hira", rate=0.5),
-        FirstPlan(method="ia3", placement="q+v", rate=0.5),
-        FirstPlan(method="ia3", layers_by="score", layer_share=0.5, rate=0.5),
-        FirstPlan(method="lora", options={"dora": True}, rate=0.5),
+        ListedPlan(method="hira", rate=0.5),
+        ListedPlan(method="ia3", placement="q+v", rate=0.5),
+        ListedPlan(method="ia3", select="best_layers", layer_share=0.5, rate=0.5),
+        ListedPlan(method="lora", options={"dora": True}, rate=0.5),
     ],
     ids=["method", "placement", "layers", "option"],
 )
-def test_a_challenger_that_the_space_does_not_have_is_left_out(entry: FirstPlan) -> None:
+def test_a_challenger_that_the_space_does_not_have_is_left_out(entry: ListedPlan) -> None:
     found = listed(LORA, IA3, entry)
     assert [(policy.method, policy.options) for _, policy in found] == [("lora", ()), ("ia3", ())]
 
 
 def test_without_a_challenger_the_methods_of_the_space_stand_in() -> None:
     space = SPACE.only(["ia3"])
-    found = listed(LORA, BY_SCORE, FirstPlan(method="hira", rate=0.5), space=space)
+    found = listed(LORA, BY_SCORE, ListedPlan(method="hira", rate=0.5), space=space)
     assert [(arm.kind, policy.method) for arm, policy in found] == [("baseline", "lora"), ("usual", "ia3")]
 
 
@@ -141,7 +143,7 @@ def test_without_a_challenger_the_methods_of_the_space_stand_in() -> None:
 @pytest.mark.parametrize("budget", [16, 100, 600, 5000])
 def test_no_plan_of_the_default_list_exceeds_the_budget_and_none_is_empty(family: str, budget: int) -> None:
     allocation = context(budget)
-    plans = [plan_of(policy, allocation) for _, policy in first_policies(DEFAULT, family, allocation)]
+    plans = [plan_of(policy, allocation) for _, policy in listed_policies(DEFAULT, family, allocation)]
     assert len(set(plans)) == len(plans) > 1
     assert all(0 < plan.trainable_params <= budget for plan in plans)
 
@@ -158,7 +160,7 @@ def test_a_rate_is_a_position_in_the_range_of_the_method_or_of_the_space() -> No
 def test_the_rate_of_hira_falls_with_the_root_of_its_rank() -> None:
     """LoRA's scale makes up for the rank; HiRA has none."""
     space = SPACE.model_copy(update={"methods": {**SPACE.methods, "hira": MethodSpace()}})
-    entry = FirstPlan(method="hira", rate=0.9)
+    entry = ListedPlan(method="hira", rate=0.9)
     rates = {}
     for rank in (1, 4):
         policy = next(p for a, p in listed(LORA, entry, space=space, budget=rank * RANK_ONE) if a.methods)
@@ -182,6 +184,6 @@ def replace_methods(space: Space, methods: Mapping[str, MethodSpace]) -> Space:
 def test_the_order_of_targets_does_not_matter() -> None:
     allocation = context(RANK_ONE)
     turned = replace(allocation, targets=allocation.targets[::-1])
-    assert first_policies(DEFAULT, "classification", allocation) == first_policies(
+    assert listed_policies(DEFAULT, "classification", allocation) == listed_policies(
         DEFAULT, "classification", turned
     )

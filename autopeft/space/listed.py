@@ -1,4 +1,4 @@
-"""The first plans of a search: the list in the space's file becomes policies that fit model and budget."""
+"""Listed plans: the list in a space's file becomes policies that fit model and budget."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import cast
 
 from autopeft.space.layout import AllocationContext, place_at, plan_of, select_targets
 from autopeft.space.sampling import is_point_of, learning_rates, policy_of_parameters
-from autopeft.space.spaces import BASELINE_METHOD, Family, FirstPlan, Policy, Space
+from autopeft.space.spaces import BASELINE_METHOD, Family, ListedPlan, Policy, Space
 from autopeft.types import ROLE_GROUPS, Arm, Plan
 
 _MIDDLE = 0.5  # position of the rate of a method that is not in the list
 
 
-def first_policies(space: Space, family: str, context: AllocationContext) -> tuple[tuple[Arm, Policy], ...]:
+def listed_policies(space: Space, family: str, context: AllocationContext) -> tuple[tuple[Arm, Policy], ...]:
     """Turn the list of a family of tasks into arms and policies, baselines first, equal ones once.
 
     Each plan takes as many of its layers as the budget pays at rank 1. Entries that are no baselines need a
@@ -26,7 +26,7 @@ def first_policies(space: Space, family: str, context: AllocationContext) -> tup
        place, or those of its mixes if it has nothing else.
     3. The first baseline is also tried with each further value of a choice of the user's trainer.
     """
-    entries = space.first[cast(Family, family)]
+    entries = space.listed[cast(Family, family)]
     baselines = _arms_and_policies(space, [entry for entry in entries if entry.baseline], context)
     anywhere = default_lora(space, context)
     if not baselines and plan_of(anywhere, context).adapters:
@@ -54,7 +54,7 @@ def first_policies(space: Space, family: str, context: AllocationContext) -> tup
 
 
 def _arms_and_policies(
-    space: Space, entries: Sequence[FirstPlan], context: AllocationContext
+    space: Space, entries: Sequence[ListedPlan], context: AllocationContext
 ) -> list[tuple[Arm, Policy]]:
     """Make arms and policies of the entries of the list that the budget pays."""
     arms = []
@@ -69,19 +69,19 @@ def _arms_and_policies(
 
 def default_lora(space: Space, context: AllocationContext) -> Policy:
     """Make the policy of LoRA on all linear layers, in as many layers as the budget covers."""
-    entry = FirstPlan(method=BASELINE_METHOD, baseline=True, rate=_MIDDLE)
+    entry = ListedPlan(method=BASELINE_METHOD, baseline=True, rate=_MIDDLE)
     policy = _policy(space, entry)
     return _at_rate(_fitted(policy, context) or policy, space, entry.rate, context)
 
 
-def _policy(space: Space, entry: FirstPlan) -> Policy:
+def _policy(space: Space, entry: ListedPlan) -> Policy:
     """Make the policy of an entry of the list; `_at_rate` sets its learning rate."""
     part = space.methods.get(entry.method)
     return Policy(
         method=entry.method,
         placement=entry.placement,
         layer_share=entry.layer_share,
-        layers_by=entry.layers_by,
+        select=entry.select,
         options=tuple(entry.options.items()),
         max_rank=None if part is None else part.max_rank,
         learning_rate=1.0,
@@ -101,9 +101,9 @@ def _fitted(policy: Policy, context: AllocationContext) -> Policy | None:
         targets = select_targets(candidate, context, method)
         places = (place_at(target, method, dict(policy.options), policy.max_rank) for target in targets)
         if 0 < sum(place.cost(place.ranks[0]) for place in places if place) <= context.max_params:
-            last_layers = replace(candidate, layers_by="last")
+            last_layers = replace(candidate, select="last_layers")
             is_same = targets == select_targets(last_layers, context, method)
-            return None if policy.layers_by == "score" and is_same else candidate
+            return None if policy.select == "best_layers" and is_same else candidate
     return None
 
 
@@ -111,11 +111,11 @@ def _arm(policy: Policy, context: AllocationContext, *, is_baseline: bool) -> Ar
     """Name a plan of the list by its method and the maps that it adapts: `LoRA on q and v`."""
     n_layers = len({target.layer for target in context.targets if target.layer is not None}) or 1
     is_part = policy.layer_share * n_layers < n_layers - 0.5
-    where = (" by score" if policy.layers_by == "score" else " of the last layers") if is_part else ""
+    where = (" by score" if policy.select == "best_layers" else " of the last layers") if is_part else ""
     method = context.methods[policy.method]
     adapted = {target.role for target in select_targets(policy, context, method)} - {"norm"}
     in_attention = [role for role in ROLE_GROUPS["attention"] if role in adapted]
-    if policy.layers_by == "modules":
+    if policy.select == "best_modules":
         return Arm(kind="usual", label=f"{method.label} on the best-scored modules", methods=(policy.method,))
     maps = " and ".join(in_attention) if is_baseline or len(in_attention) < 3 else "attention"
     if policy.placement == "all" and (is_baseline or not adapted <= {*ROLE_GROUPS["attention"]}):
