@@ -28,7 +28,7 @@ from autopeft.plugins.method import (
     rate_factor,
     slow_starters,
 )
-from autopeft.plugins.score import Reducer, Score
+from autopeft.plugins.score import Score
 from autopeft.plugins.task import (
     IGNORED,
     PACKED_KINDS,
