@@ -68,11 +68,9 @@ class ExportSource:
     # change them.
     base: nn.Module | None = None
     tokenizer: Any = None
-    training: TrainingFacts = field(default_factory=lambda: TrainingFacts())
-    checkpoint: Checkpoint = field(default_factory=lambda: Checkpoint())
-    dtype: str | None = (
-        None  # number format of a whole model that is written, such as bfloat16; None is the base's
-    )
+    training: TrainingFacts = field(default_factory=TrainingFacts)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    dtype: str | None = None  # of a whole model that is written, such as bfloat16; None is the base's
 
 
 @runtime_checkable

@@ -58,7 +58,7 @@ class LabelSpace:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskDefaults:
-    """Limits for settings of a full run that autopeft derives from the data; pairs are the least and the most.
+    """Limits for settings of a full run that are derived from the data; pairs are the least and the most.
 
     - `max_length`: tokens per example; None if the task reads no tokens.
     - `is_packed`: whether examples are blocks of a longer text, all with `max_length` tokens.
@@ -109,8 +109,8 @@ class Evaluation:
     metric: float | None  # in the unit of the task's metric; None if it was left out
     loss: float  # mean over the examples or tokens, as the task weighs them
     # One score per example, in the order of the batches, with the metric as their mean; () without a metric.
-    # If the metric is not a mean (a correlation, an F1), they are its jackknife pseudo-values, shifted so that
-    # their mean is the metric: their spread gives its variance.
+    # If the metric is not a mean (a correlation, an F1), they are its jackknife pseudo-values, shifted so
+    # that their mean is the metric: their spread gives its variance.
     example_scores: tuple[float, ...]
     texts: tuple[WrittenText, ...] = ()  # in the same order, if the model generated some
 
