@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import peft
 
-from autopeft.methods._shared import PeftMethod, only_linear, pattern_of
+from autopeft.methods._shared import only_linear, pattern_of
+from autopeft.plugins import Method
 from autopeft.types import Target
 
 _KEYS = ("k", "pos_k")
@@ -27,7 +28,7 @@ def _refusal(target: Target) -> str | None:
     return "softmax takes the bias of keys off again" if target.role in _KEYS else None
 
 
-PLUGIN = PeftMethod(
+PLUGIN = Method(
     name="bitfit",
     label="BitFit",
     short="bias",

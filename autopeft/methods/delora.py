@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from peft import DeloraConfig, PeftConfig
 
-from autopeft.methods._shared import PeftMethod, by_pattern, only_plain_linear, pattern_of
+from autopeft.methods._shared import by_pattern, only_plain_linear, pattern_of
+from autopeft.plugins import Method
 from autopeft.types import Adapter
 
 # Per rank: 15 at rank 32, as in peft's method comparison. At one strength for all ranks a rank of 2
@@ -31,7 +32,7 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
     return (config,)
 
 
-PLUGIN = PeftMethod(
+PLUGIN = Method(
     name="delora",
     label="DeLoRA",
     summary="low-rank update of normalised directions and one trained strength",

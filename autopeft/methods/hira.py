@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import peft
 
-from autopeft.methods._shared import PeftMethod, one_config_per_rank, only_maps
+from autopeft.methods._shared import one_config_per_rank, only_linear_layers
+from autopeft.plugins import Method
 
-PLUGIN = PeftMethod(
+PLUGIN = Method(
     name="hira",
     label="HiRA",
     summary="elementwise product of the frozen weight and a low-rank matrix",
@@ -22,7 +23,7 @@ PLUGIN = PeftMethod(
     rank_exponent=0.5,  # LoRA's at a constant scale, since HiRA has none (reports/studies/learning_rates.md)
     step_time=1.37,
     starts_slowly=True,  # 48th of 84 after 30 steps, first after 200 (reports/benchmark, clinc-0.1)
-    refusal=only_maps,
+    refusal=only_linear_layers,
     ranks=lambda target, options: range(1, min(target.in_features, target.out_features) + 1),
     cost=lambda target, rank, options: rank * (target.in_features + target.out_features),
     configs=one_config_per_rank(lambda rank, targets: peft.HiraConfig(r=rank, target_modules=targets)),

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from peft import IA3Config, PeftConfig
 
-from autopeft.methods._shared import PeftMethod, only_maps, pattern_of, targets_pattern
-from autopeft.plugins import Options
+from autopeft.methods._shared import only_linear_layers, pattern_of, targets_pattern
+from autopeft.plugins import Method, Options
 from autopeft.types import Adapter, OptionValue, Target
 
 
@@ -34,7 +34,7 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
     return (config,)
 
 
-PLUGIN = PeftMethod(
+PLUGIN = Method(
     name="ia3",
     label="IA³",
     summary="one trained factor per output of a linear layer (per input at `down`)",
@@ -43,7 +43,7 @@ PLUGIN = PeftMethod(
     learning_rate_source="best measured on MiniLM-L6 (384) 2.5e-2 to 5e-2, chance at 0.3; best published "
     "5e-3 (peft's method comparison, 3072), the largest of three",
     step_time=1.05,
-    refusal=only_maps,
+    refusal=only_linear_layers,
     options=_options,
     cost=lambda target, rank, options: (
         target.in_features if options.get("feedforward") else target.out_features

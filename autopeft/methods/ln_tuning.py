@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from peft import LNTuningConfig
 
-from autopeft.methods._shared import PeftMethod, pattern_of
+from autopeft.methods._shared import pattern_of
+from autopeft.plugins import Method
 
-PLUGIN = PeftMethod(
+PLUGIN = Method(
     name="ln_tuning",
     label="norm tuning",
     short="norm",

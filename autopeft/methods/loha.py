@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from peft import LoHaConfig
 
-from autopeft.methods._shared import PeftMethod, lycoris_config, only_plain_linear
+from autopeft.methods._shared import lycoris_config, only_plain_linear
+from autopeft.plugins import Method
 
-PLUGIN = PeftMethod(
+PLUGIN = Method(
     name="loha",
     label="LoHa",
     summary="elementwise product of two low-rank updates: rank up to r squared",

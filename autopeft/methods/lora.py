@@ -14,15 +14,15 @@ from typing import Any
 from peft import LoraConfig, PeftConfig
 
 from autopeft.errors import SpecError
-from autopeft.methods._shared import PeftMethod, alphas_of, by_pattern, only_maps, targets_pattern
-from autopeft.plugins import Options
+from autopeft.methods._shared import alphas_of, by_pattern, only_linear_layers, targets_pattern
+from autopeft.plugins import Method, Options
 from autopeft.types import Adapter, OptionValue, Target
 
 
 def _refusal(target: Target) -> str | None:
     if "LORA" in target.unfit_for:
         return "peft takes this map for an expert, by its name, and rewrites the config of a LoRA there"
-    return None if target.kind == "parameter" else only_maps(target)
+    return None if target.kind == "parameter" else only_linear_layers(target)
 
 
 def _options(target: Target, **choices: OptionValue) -> Options:
@@ -111,7 +111,7 @@ def _read_choices(config: Any) -> Options:
     return {"init": "default" if init is True else init}
 
 
-PLUGIN = PeftMethod(
+PLUGIN = Method(
     name="lora",
     label="LoRA",
     summary="low-rank update beside a linear layer; options: DoRA, rsLoRA scale, orthogonal start",

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from peft import OFTConfig
 
-from autopeft.methods._shared import PeftMethod, one_config_per_rank, only_linear
-from autopeft.plugins import Options
+from autopeft.methods._shared import one_config_per_rank, only_linear
+from autopeft.plugins import Method, Options
 from autopeft.types import Target
 
 _LARGEST_BLOCK = 128  # inputs; chosen by hand
@@ -31,7 +31,7 @@ def _ranks(target: Target, options: Options) -> Sequence[int]:
     return [size for size in sizes if size & (size - 1) == 0] or sizes
 
 
-PLUGIN = PeftMethod(
+PLUGIN = Method(
     name="oft",
     label="OFT",
     summary="rotation of the inputs in blocks of r",

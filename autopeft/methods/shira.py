@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from peft import ShiraConfig
 
-from autopeft.methods._shared import PeftMethod, one_config_per_rank, only_plain_linear
+from autopeft.methods._shared import one_config_per_rank, only_plain_linear
+from autopeft.plugins import Method
 from autopeft.types import Target
 
 
@@ -23,7 +24,7 @@ def _refusal(target: Target) -> str | None:
     return only_plain_linear(target)
 
 
-PLUGIN = PeftMethod(
+PLUGIN = Method(
     name="shira",
     label="SHiRA",
     summary="r (n + m) weights of the map itself, at random places",

@@ -127,7 +127,7 @@ def test_planted_name_in_a_template_is_found():
 @pytest.mark.parametrize(
     ("source", "folder"),
     [
-        ('PLUGIN = PeftMethod(name="lora")', "methods"),
+        ('PLUGIN = Method(name="lora")', "methods"),
         ('"""lora"""', "report"),
         ('def f():\n    "lora"', "report"),
         ('hint = "LoRA is what lora and loha have in common"', "report"),
