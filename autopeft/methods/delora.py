@@ -1,8 +1,8 @@
-"""DeLoRA: a low-rank update whose strength is parted from its direction.
+"""DeLoRA: a low-rank update whose strength is separate from its direction.
 
-Bini et al. 2025, arXiv:2503.18225: normalised directions and one trained strength. The strength starts in
+Bini et al. 2025, arXiv:2503.18225: normalized directions and one trained strength. The strength starts in
 proportion to the rank. The first step already has the full strength, whatever the learning rate, since
-directions are normalised.
+directions are normalized.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
 PLUGIN = Method(
     name="delora",
     label="DeLoRA",
-    summary="low-rank update of normalised directions and one trained strength",
+    summary="low-rank update of normalized directions and one trained strength",
     formula="r (n + m) + 1",
     learning_rate_range=(8e-4, 2.4e-2),
     learning_rate_source="best measured on MiniLM-L6 (384) 5.7e-3, good from 1e-4 to 3e-2; best published "

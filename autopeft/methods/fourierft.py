@@ -17,7 +17,7 @@ from autopeft.types import Adapter, Target
 
 
 def _ranks(target: Target, options: Options) -> Sequence[int]:
-    """Up to 64 steps of 50 frequencies (fewer in a small map); the paper takes 1,000."""
+    """Up to 64 steps of 50 frequencies (fewer in a small layer); the paper uses 1,000."""
     step = max(1, min(50, target.in_features * target.out_features // 64))
     return range(step, 64 * step + 1, step)
 

@@ -1,6 +1,6 @@
-"""IA3: a trained factor on each output (or, in the feed-forward's last map, each input) of a linear layer.
+"""IA3: a trained factor on each output (or, in the feed-forward's last layer, each input) of a linear layer.
 
-Liu et al. 2022, arXiv:2205.05638. Where we differ: every linear layer may take it, not k, v and down alone.
+Liu et al. 2022, arXiv:2205.05638. Where we differ: every linear layer may have it, not only k, v and down.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from autopeft.types import Adapter, OptionValue, Target
 
 
 def _options(target: Target, **choices: OptionValue) -> Options:
-    """Set `feedforward` if the factors sit on the inputs: at `down`, or where a user's plan puts them.
+    """Set `feedforward` if the factors are on the inputs: at `down`, or by a user's plan.
 
-    False stands for a `down` whose factors a user's plan puts on the outputs.
+    False means that a user's plan has the factors of `down` on the outputs.
     """
     is_down = target.role == "down"  # the paper puts its factors on the inputs
     on_inputs = bool(choices.get("feedforward", is_down))
@@ -25,7 +25,7 @@ def _options(target: Target, **choices: OptionValue) -> Options:
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
-    """Write one config; its empty list of feed-forward modules means that no target module is one."""
+    """Build one config; an empty list of feed-forward modules means that all factors are on outputs."""
     on_inputs = [adapter.target for adapter in adapters if dict(adapter.options).get("feedforward")]
     config = IA3Config(
         target_modules=pattern_of(adapters),

@@ -1,4 +1,4 @@
-"""LoHa: the elementwise product of two low-rank updates beside a frozen linear layer.
+"""LoHa: the elementwise product of two low-rank updates next to a frozen linear layer.
 
 Hyeon-Woo et al. 2021 (FedPara), arXiv:2108.06098; LyCORIS, arXiv:2309.14859.
 """

@@ -1,4 +1,4 @@
-"""LoKr: the Kronecker product of a small matrix and a low-rank one beside a frozen linear layer.
+"""LoKr: the Kronecker product of a small matrix and a low-rank one next to a frozen linear layer.
 
 Yeh et al. 2023, LyCORIS, arXiv:2309.14859; the first factor is whole, the second of rank r.
 """

@@ -1,4 +1,4 @@
-"""MiSS: one trained matrix whose rows are shared among shards of the inputs.
+"""MiSS: one trained matrix with rows shared among shards of the inputs.
 
 Kang and Yin 2024, arXiv:2409.15371; once called Bone.
 """

@@ -1,4 +1,4 @@
-"""RoAd: the outputs of a frozen map are rotated and stretched in pairs.
+"""RoAd: the outputs of a frozen linear layer are rotated and stretched in pairs.
 
 Liao et al. 2024, arXiv:2409.00119; option `variant` is road_1, road_2 or road_4.
 """

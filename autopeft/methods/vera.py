@@ -16,7 +16,7 @@ from autopeft.types import Adapter
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
-    """Write one config: for one adapter name `peft` keeps one pair of matrices, which all targets share."""
+    """Build one config: for one adapter name `peft` keeps one pair of matrices, which all targets share."""
     ranks = {int(dict(adapter.options)["r"]) for adapter in adapters}
     if len(ranks) > 1:
         raise SpecError(
@@ -28,7 +28,7 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
 PLUGIN = Method(
     name="vera",
     label="VeRA",
-    summary="two vectors per map around shared random matrices of rank r",
+    summary="two vectors per layer around shared random matrices of rank r",
     formula="r + m",
     shared=True,
     learning_rate_range=(4e-3, 0.15),
