@@ -90,11 +90,11 @@ def count_configs(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) -
     attached = attach_fitting(files, base, path=path)
     methods = tuple(dict.fromkeys(type_name(file.config).lower() for file in files))
     notes = []
-    for file, name in zip(files, adapter_names([file.config for file in files]), strict=True):
-        targeted = [target for target, layer in attached.targets() if name in held_names(layer)]
-        lost = unmatched(file, targeted, modules=modules, model=base.module)
-        notes += [*unknown_keys(file), *lost, *remarks(file.config)]
     with fitting_errors(path, base.name):
+        for file, name in zip(files, adapter_names([file.config for file in files]), strict=True):
+            targeted = [target for target, layer in attached.targets() if name in held_names(layer)]
+            lost = unmatched(file, targeted, modules=modules, model=base.module)
+            notes += [*unknown_keys(file), *lost, *remarks(file.config)]
         return _tally(attached, base, methods=methods, notes=notes)
 
 
