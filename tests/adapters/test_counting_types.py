@@ -15,7 +15,7 @@ from toys.counting import SHORT, n_trained, tensor_bytes, tiny_config, write_con
 from autopeft.commands import count
 from autopeft.errors import SpecError
 
-# Every type that peft has, in the forms whose parameters or files differ.
+# Every type that peft has, in forms of different parameters or files.
 FORMS = {
     "LORA": [
         {**SHORT},

@@ -1,4 +1,4 @@
-"""Bad input to a pass, and what the pass leaves of the model."""
+"""Losses and weights that are not finite, and the state of the model after a pass."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ READING = [name for name in SCORES if SCORES[name].reads_examples]
 
 
 class FaultyLoss:
-    """A task whose second loss raises an error or is multiplied by a factor."""
+    """A task with a second loss that raises an error or is multiplied by a factor."""
 
     peft_task_type = "SEQ_CLS"
 

@@ -62,7 +62,7 @@ def assert_same_values(scores, others):
         assert first.values == pytest.approx(second.values, rel=1e-4)
 
 
-def test_batch_that_does_not_fit_is_seen_in_parts(bert, task, make_batch):
+def test_batch_that_does_not_fit_is_split(bert, task, make_batch):
     batches = [make_batch(seed=i) for i in range(2)]
     seen = run_scores(NAMES, bert, batches, task=LimitedLoss(task, max_examples=2))
     assert seen.n_examples == 12
@@ -70,7 +70,7 @@ def test_batch_that_does_not_fit_is_seen_in_parts(bert, task, make_batch):
     assert_same_values(seen.scores, run_scores(NAMES, bert, batches, task=task).scores)
 
 
-def test_batch_of_more_tokens_than_a_micro_batch_is_seen_in_parts(bert, task, make_batch):
+def test_batch_of_more_tokens_than_a_micro_batch_is_split(bert, task, make_batch):
     batches = [make_batch(seed=i) for i in range(2)]
     n_tokens = batches[0]["input_ids"].shape[1]
     limit = 2 * n_tokens  # of six rows; the other batch is as long or shorter

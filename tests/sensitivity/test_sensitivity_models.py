@@ -34,7 +34,7 @@ def loss_of(base):
 
 
 def per_example_weights(base):
-    """The weights whose gradient is known for each example: all but those of experts in one parameter."""
+    """The weights with a gradient for each example: all but those of experts in one parameter."""
     experts = {target.name for target in base.targets if target.kind == "parameter"}
     return {name: weights for name, weights in weights_of(base).items() if name not in experts}
 

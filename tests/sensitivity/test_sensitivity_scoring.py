@@ -62,7 +62,7 @@ def test_scores_come_in_the_requested_order_and_survive_json(prepared):
     assert from_json(Record, to_json(seen)) == seen
 
 
-def test_a_pass_which_checkpoints_no_layer_takes_as_many_tokens_as_fit_without(prepared):
+def test_pass_has_as_many_tokens_as_fit_without_checkpointing(prepared):
     compute = Compute(micro_batch_tokens=4096, checkpointing=True, plain_tokens=40)
     tokens, task = [], prepared.task
 
@@ -114,7 +114,7 @@ def test_no_such_score_is_refused(prepared):
         sensitivity(prepared, ["fischer"])
 
 
-def test_a_search_whose_memory_holds_no_example_orders_targets_by_their_size(prepared, caplog):
+def test_search_without_memory_for_one_example_orders_targets_by_size(prepared, caplog):
     class TinyMemory(FirstLayerLoss):
         collate = staticmethod(prepared.task.collate)
 
