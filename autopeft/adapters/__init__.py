@@ -1,4 +1,4 @@
-"""Everything that `peft` configs mean: read, checked against a base model, counted, made of and into plans.
+"""Reads `peft` configs, checks and counts them on a base model, and converts them from and to plans.
 
 Inside the folder each file imports only from those before it:
 configs, compiling → matching → skeleton → counting, planning.

@@ -1,4 +1,4 @@
-"""A plan against a base model: checked, and written as a stack of `peft` configs."""
+"""Checks a plan against a base model, and writes it as a stack of `peft` configs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from autopeft.types import Adapter, Plan, PlanDocument, Target
 class Stack:
     """`peft` configs in the order in which they are attached; none for the task head alone.
 
-    A method whose target modules share a state comes first. The adapters of a config train at the plan's
-    learning rate times the config's entry in `rate_factors`.
+    A method with a state shared by its target modules comes first. The adapters of a config train at the
+    plan's learning rate times the config's entry in `rate_factors`.
     """
 
     configs: tuple[PeftConfig, ...]
@@ -28,7 +28,7 @@ class Stack:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the configs inside a model; without configs `default`, for the task head alone."""
+        """The adapter names in a model; without configs `default`, for the task head alone."""
         return adapter_names(self.configs)
 
 
@@ -50,7 +50,7 @@ def compile_plan(plan: Plan, methods: Mapping[str, Method]) -> Stack:
 
 
 def common_learning_rate(plan: Plan) -> float | None:
-    """Return the learning rate that all adapters of a plan share; None if theirs differ."""
+    """Return the learning rate of all adapters of a plan; None if they differ."""
     factors = {adapter.rate_factor for adapter in plan.adapters} or {1.0}
     return plan.learning_rate * factors.pop() if len(factors) == 1 else None
 
@@ -60,9 +60,8 @@ def check_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> No
 
     Raises:
         UnknownNameError: A method, or a value of an option, that does not exist.
-        TargetError: A target module that the base model lacks, that two adapters share, or that the method
-            does not fit.
-        SpecError: Options that do not go with the target module, a rank out of range, or a wrong count of
+        TargetError: A target module that does not exist, has two adapters, or does not fit the method.
+        SpecError: Options that do not fit the target module, a rank out of range, or a wrong number of
             parameters.
     """
     check_targets(plan.adapters, base)
@@ -91,13 +90,13 @@ def check_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> No
         cost += method.cost(target, adapter.rank, options)
     if cost != plan.trainable_params:
         raise SpecError(
-            f"The plan says {plan.trainable_params:,} trainable parameters, its adapters have {cost:,} "
-            f"on {base.name}; correct trainable_params, or use the base model that it was made for."
+            f"The plan has {plan.trainable_params:,} trainable_params, but its adapters have {cost:,} on "
+            f"{base.name}; correct the number, or use the base model that the plan was made for."
         )
 
 
 def other_base_note(document: PlanDocument, base: BaseModel) -> str | None:
-    """Note that a plan was made for a base model of another size, and layers without adapters; else None."""
+    """Note if a plan was made for a base model of another size, and layers without adapters; else None."""
     if document.base_params == base.base_params:
         return None
     used = {
@@ -116,14 +115,8 @@ def _require_rank(adapter: Adapter, method: Method, target: Target) -> None:
     ranks = method.ranks(target, dict(adapter.options)) if method.ranked else (0,)
     if method.ranked and method.readable_type is not None and method.low_rank:
         # A user's config may have ranks that no search proposes: `peft` attaches low-rank matrices of any
-        # rank. Above both sides of a map it can only be a slip.
+        # rank. Above both sides of a layer it can only be a mistake.
         ranks = range(ranks[0], max(target.in_features, target.out_features) + 1, ranks[0])
-    if adapter.rank in ranks:
-        return
-    if not method.ranked:
-        allowed = "0, as the method has none"
-    elif len(ranks) == 1 or (isinstance(ranks, range) and ranks.step == 1):
-        allowed = f"from {ranks[0]} to {ranks[-1]}"
-    else:
-        allowed = f"{', '.join(str(rank) for rank in ranks[:4])} … {ranks[-1]}"
-    raise SpecError(f"The rank of {method.name} at {target.name} is {adapter.rank}; allowed is {allowed}.")
+    if adapter.rank not in ranks:
+        allowed = ", ".join(map(str, ranks)) if len(ranks) < 6 else f"{ranks[0]}, {ranks[1]} … {ranks[-1]}"
+        raise SpecError(f"The rank of {method.name} at {target.name} is {adapter.rank}, not {allowed}.")

@@ -15,8 +15,8 @@ from autopeft.adapters.skeleton import (
     Attached,
     attach_fitting,
     attach_without_weights,
+    fitting_errors,
     held_names,
-    in_a_sentence,
     remarks,
 )
 from autopeft.errors import SpecError, TargetError
@@ -26,8 +26,8 @@ from autopeft.plugins import Method
 from autopeft.types import Plan, Target
 from autopeft.types.plans import LAYER
 
-_OUTSIDE, _SHARED = "outside", "shared"  # in place of a layer's number or a role
-# Names under which peft keeps what it trains inside a module that is no linear layer or norm.
+_OUTSIDE, _SHARED = "outside", "shared"  # instead of a layer's number or a role
+# Names under which peft keeps what it trains inside a module that is not a linear layer or norm.
 _WRAPPED = tuple(
     "modules_to_save token_adapter trainable_tokens lora_ adaption_ base_layer original_module".split()
 )
@@ -62,8 +62,8 @@ class Count:
 def count_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method], *, task_type: str | None) -> Count:
     """Count what a plan that passed `check_plan` trains on a skeleton, which is changed in place.
 
-    `task_type` is `peft`'s word for the task, None if it has none. Raises TargetError if `peft` attaches
-    another number of parameters than the plan says.
+    `task_type` is that of `peft` configs. Raises TargetError if `peft` attaches another number of parameters
+    than the plan has.
     """
     stack = compile_plan(plan, methods)
     configs = for_task(stack.configs, base.module, task_type=task_type, head_names=base.head_names)
@@ -72,7 +72,7 @@ def count_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method], *, ta
     count = _tally(attached, base, methods=names, notes=[n for config in configs for n in remarks(config)])
     if count.trainable_params != plan.trainable_params:
         raise TargetError(
-            f"The plan says {plan.trainable_params:,} trainable parameters, but peft attaches "
+            f"The plan has {plan.trainable_params:,} trainable parameters, but peft attaches "
             f"{count.trainable_params:,} to {base.name}; the plan was made for another version of peft."
         )
     return count
@@ -81,8 +81,8 @@ def count_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method], *, ta
 def count_configs(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) -> Count:
     """Count what adapter configs, read from `path`, train on a skeleton, which is changed in place.
 
-    Notes name keys and patterns that have no effect, and what depends on weights or data. Raises what
-    `attach_fitting` raises, and SpecError for a type that reads the base model's weights.
+    Notes list keys and patterns without effect, and what depends on data. Raises what `attach_fitting`
+    raises, and SpecError for a type that reads the base model's weights.
     """
     if odd := [type_name(file.config) for file in files if reads_weights(file.config)]:
         raise SpecError(f"{path} is {odd[0]}, which cannot be counted without weights; attach it with peft.")
@@ -90,16 +90,16 @@ def count_configs(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) -
     attached = attach_fitting(files, base, path=path)
     methods = tuple(dict.fromkeys(type_name(file.config).lower() for file in files))
     notes = []
-    for file, name in zip(files, adapter_names([file.config for file in files]), strict=True):
-        targeted = [target for target, layer in attached.targets() if name in held_names(layer)]
-        lost = unmatched(file, targeted, modules=modules, model=base.module)
-        notes += [*unknown_keys(file), *lost, *remarks(file.config)]
-    with in_a_sentence(path, base.name):
+    with fitting_errors(path, base.name):
+        for file, name in zip(files, adapter_names([file.config for file in files]), strict=True):
+            targeted = [target for target, layer in attached.targets() if name in held_names(layer)]
+            lost = unmatched(file, targeted, modules=modules, model=base.module)
+            notes += [*unknown_keys(file), *lost, *remarks(file.config)]
         return _tally(attached, base, methods=methods, notes=notes)
 
 
 def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes: Sequence[str]) -> Count:
-    """Count what requires a gradient in a skeleton with adapters, whose targets and head `base` lists."""
+    """Count what requires a gradient in a skeleton with adapters, by the targets and head of `base`."""
     by_role: Counter[str] = Counter()
     by_layer: Counter[str] = Counter()
     targets_of_role: dict[str, set[str]] = defaultdict(set)
@@ -115,7 +115,7 @@ def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes
         if places and all(is_in_head for *_, is_in_head in places):
             head_params += parameter.numel()
             continue
-        # Numbers outside the base model have no place; all target modules share them.
+        # Parameters outside the base model have no place; all target modules share them.
         roles = {role for _, role, _, _ in places}
         layers = {layer for _, _, layer, _ in places} or {_OUTSIDE}
         role = roles.pop() if len(roles) == 1 else _SHARED
@@ -150,7 +150,7 @@ def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes
 
 
 def _locate(name: str, targets: Mapping[str, Target], base: BaseModel) -> tuple[str, str, str, bool]:
-    """Return a parameter's target, else its module; the role, the layer, and whether it lies in the head."""
+    """Return a parameter's target, else its module; the role, the layer, and whether it is in the head."""
     parts = name.split(".")
     prefixes = [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
     target = next((targets[prefix] for prefix in prefixes if prefix in targets), None)
@@ -159,7 +159,7 @@ def _locate(name: str, targets: Mapping[str, Target], base: BaseModel) -> tuple[
         depth = LAYER.search(f".{holder}.")
         role = role_by_name(holder) or holder.rpartition(".")[2]
         return (holder, role, depth[1] if depth else _OUTSIDE, in_head(holder, base))
-    # A linear layer outside the layers that is trained whole beside a task head is a pooler, part of the
+    # A linear layer outside the layers that is trained whole next to a task head is a pooler, part of the
     # head.
     is_pooler = "modules_to_save" in parts and target.layer is None and target.kind == "linear"
     layer = _OUTSIDE if target.layer is None else str(target.layer)

@@ -1,25 +1,22 @@
 """Reads a user's file, a plan or adapter configs of `peft`, as a plan on a base model.
 
-`peft` itself says which modules a config means, at which ranks and scales: it is attached to a copy of the
-model without weights. The configs made of the plan must attach the same.
+`peft` itself decides which modules a config adapts, at which ranks and scales: it is attached to a copy of
+the model without weights.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from peft import PeftConfig
-from peft.tuners.lora.layer import ParamWrapper
 from peft.utils.constants import SEQ_CLS_HEAD_NAMES
-from torch import nn
 
 from autopeft.adapters.compiling import check_plan, other_base_note
 from autopeft.adapters.configs import (
@@ -31,8 +28,8 @@ from autopeft.adapters.configs import (
     type_name,
     unknown_keys,
 )
-from autopeft.adapters.matching import in_head, require_match, unmatched
-from autopeft.adapters.skeleton import Attached, attach_one_each
+from autopeft.adapters.matching import in_head, unmatched
+from autopeft.adapters.skeleton import attach_one_each
 from autopeft.errors import SpecError, TargetError
 from autopeft.model import DEMO_NAME, BaseModel
 from autopeft.model.linear_layers import role_by_name
@@ -41,7 +38,7 @@ from autopeft.plugins import Method, rate_factor
 from autopeft.store import read_plan
 from autopeft.types import Adapter, Plan
 
-# Fields that a plan need not repeat: the attached layers show them (the first two lines), or the method reads
+# Fields that a plan need not repeat: the attached layers have them (the first two lines), or the method reads
 # them itself.
 _READ_ELSEWHERE = frozenset(
     "r lora_alpha alpha target_modules exclude_modules feedforward_modules target_parameters rank_pattern "
@@ -52,7 +49,7 @@ _READ_ELSEWHERE = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class UserPlan:
-    """A user's plan on a base model; `notes` say which parts of the user's file have no effect."""
+    """A user's plan on a base model; `notes` list the settings of the user's file that have no effect."""
 
     plan: Plan
     notes: tuple[str, ...] = ()
@@ -62,10 +59,10 @@ def read_user_plan(path: Path, base: BaseModel, methods: Mapping[str, Method]) -
     """Read a user's file as a plan on a base model; its learning rate is 0 if the file has none.
 
     The path is a plan.yaml, a run directory, an adapter_config.json, or a folder of one or of several with
-    their order.json. A folder that holds a plan too is read as the plan.
+    their order.json. A folder with a plan and a config is read as the plan.
 
     Raises:
-        SpecError: The file cannot be read, or says what a plan cannot.
+        SpecError: The file cannot be read, or has settings that a plan cannot have.
         TargetError: The file was made for another base model, or adapts one target module twice.
     """
     if is_adapter(path) and not holds_plan(path):
@@ -76,7 +73,7 @@ def read_user_plan(path: Path, base: BaseModel, methods: Mapping[str, Method]) -
     except TargetError as error:
         made_for = document.model.id or DEMO_NAME
         raise TargetError(
-            f"{path} was made for {made_for} and does not fit as it is ({str(error).rstrip('.')}); "
+            f"{path} was made for {made_for} and does not fit ({str(error).rstrip('.')}); "
             "use a plan of this base model."
         ) from error
     note = other_base_note(document, base)
@@ -92,119 +89,22 @@ def check_user_file(path: Path) -> None:
 
 
 def _plan_of_configs(path: Path, base: BaseModel, methods: Mapping[str, Method]) -> UserPlan:
-    """Read configs as one plan; SpecError unless `peft` attaches the same for configs and plan."""
-    meanings: list[_Meaning] = []
+    by_type = {method.readable_type: method for method in methods.values() if method.readable_type}
+    adapters: list[Adapter] = []
     notes: list[str] = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the notes say what `peft` warns of while it attaches
-        files = read_configs(path)
-        by_type = {method.readable_type: method for method in methods.values() if method.readable_type}
-        for file in files:
+        warnings.simplefilter("ignore")  # the notes repeat what `peft` warns of while it attaches
+        for file in read_configs(path):
             if type_name(file.config) not in by_type:
                 raise SpecError(
                     f"{path} is of the type {type_name(file.config)}, which a plan cannot hold exactly; "
                     f"it can hold {', '.join(sorted(by_type))}."
                 )
             _require_representable(file, base, path=path)
-        modules = [name for name, _ in base.module.named_modules() if name]
-        for file in files:
             method = by_type[type_name(file.config)]
-            meanings.append(meaning := _read_meaning(file, base, method, path=path))
-            notes += unknown_keys(file)
-            notes += [
-                f"{name} {value} is left out: every plan is trained without dropout in its adapters."
-                for name, value in changed_fields(file.config).items()
-                if name.endswith("dropout")
-            ]
-            notes += meaning.notes
-            inside = [name for name in meaning.targeted if in_head(name, base)]
-            if _is_all_linear(file):  # peft itself leaves the last map out then
-                inside = [name for name in inside if name not in SEQ_CLS_HEAD_NAMES]
-            if inside:
-                notes.append(f"{', '.join(inside)} lies in the task head, which every plan trains whole.")
-            lost = unmatched(file, meaning.targeted, modules=modules, model=base.module)
-            notes += [note for note in lost if not note.startswith("modules_to_save")]  # peft adds names
-        plan = _plan([a for meaning in meanings for a in meaning.adapters], base, methods, path=path)
-        for meaning in meanings:
-            if not meaning.layers:
-                continue  # the config adapts only modules of the head
-            planned = _attached_layers(meaning.method.configs(meaning.adapters), base, path=path)
-            for name, layer in meaning.layers.items():
-                if not layer.is_same(planned[name]):
-                    raise SpecError(
-                        f"{path} means {_described(layer)} at {name}, "
-                        f"a plan {_described(planned[name])}; it cannot be measured as it is."
-                    )
-    return UserPlan(plan=plan, notes=tuple(dict.fromkeys(notes)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Meaning:
-    """What `peft` attaches for one config, by module, and the adapters of a plan that say the same.
-
-    `targeted` names all modules that the config adapts, also in the task head, which `layers` leaves out;
-    `notes` say what the plan leaves out.
-    """
-
-    method: Method
-    adapters: tuple[Adapter, ...]
-    layers: Mapping[str, _AttachedLayer]
-    targeted: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-
-
-def _read_meaning(file: ConfigFile, base: BaseModel, method: Method, *, path: Path) -> _Meaning:
-    require_match(file, base, path=path)
-    config: Any = file.config
-    try:
-        choices = method.read_choices(config)
-    except SpecError as error:
-        raise SpecError(f"{path} cannot become a plan: {error}") from error
-    targeted = _attached_layers([config], base, path=path)
-    layers = {name: layer for name, layer in targeted.items() if not in_head(name, base)}
-    notes: tuple[str, ...] = ()
-    if _is_all_linear(file):
-        # A router is no target module, nor is its weight.
-        routers = {n for n in layers if role_by_name(n.removesuffix(".weight")) == "router"}
-        if routers:
-            fewer = sum(layers.pop(name).params for name in routers)
-            notes = (
-                f"Routers, which all-linear adapts too, are left out: {len(routers):,} modules, "
-                f"{fewer:,} parameters fewer.",
-            )
-    known_targets = {target.name for target in base.targets}
-    for name, layer in layers.items():
-        if name not in known_targets:
-            raise SpecError(
-                f"{path} adapts {name} ({layer.kind}), which is not a target of {base.name}; a plan adapts "
-                "linear layers, norms and experts, but no router; leave it out of target_modules."
-            )
-    adapters = []
-    for target in base.targets:
-        if target.name in layers:
-            layer = layers[target.name]
-            options = {**choices, "feedforward": layer.on_inputs, **({"dora": True} if layer.dora else {})}
-            adapters.append(
-                Adapter(
-                    method=method.name,
-                    target=target.name,
-                    rank=layer.rank if method.ranked else 0,
-                    scale=method.scale(layer.rank, **options) if layer.scale is None else layer.scale,
-                    options=tuple(sorted(method.options(target, **options).items())),
-                )
-            )
-    return _Meaning(
-        method=method, adapters=tuple(adapters), layers=layers, targeted=tuple(targeted), notes=notes
-    )
-
-
-def _is_all_linear(file: ConfigFile) -> bool:
-    targets = file.config.target_modules
-    return isinstance(targets, str) and targets.lower() == "all-linear"  # peft compares in lower case
-
-
-def _plan(adapters: Sequence[Adapter], base: BaseModel, methods: Mapping[str, Method], *, path: Path) -> Plan:
-    """Make one plan of the adapters of all configs, each method at the same place in its range of rates."""
+            more_adapters, more_notes = _read_config(file, base, method, path=path)
+            adapters += more_adapters
+            notes += more_notes
     if not adapters:
         raise SpecError(f"{path} adapts nothing of {base.name} but its task head, which every plan trains.")
     lead = methods[adapters[0].method]
@@ -217,7 +117,64 @@ def _plan(adapters: Sequence[Adapter], base: BaseModel, methods: Mapping[str, Me
         trainable_params=sum(costs),
     )
     check_plan(plan, base, methods)
-    return plan
+    return UserPlan(plan=plan, notes=tuple(dict.fromkeys(notes)))
+
+
+def _read_config(
+    file: ConfigFile, base: BaseModel, method: Method, *, path: Path
+) -> tuple[list[Adapter], list[str]]:
+    """Return the adapters that `peft` attaches for one config outside of the task head, and notes."""
+    config: Any = file.config
+    try:
+        choices = method.read_choices(config)
+    except SpecError as error:
+        raise SpecError(f"{path} cannot become a plan: {error}") from error
+    attached = _attached_layers(config, base, path=path)
+    is_all_linear = isinstance(config.target_modules, str) and config.target_modules.lower() == "all-linear"
+    notes = unknown_keys(file)
+    notes += [
+        f"{name} {value} is left out: every plan is trained without dropout in its adapters."
+        for name, value in changed_fields(config).items()
+        if name.endswith("dropout")
+    ]
+    inside = [name for name in attached if in_head(name, base)]
+    if is_all_linear:  # peft itself leaves out the output layer then
+        inside = [name for name in inside if name not in SEQ_CLS_HEAD_NAMES]
+    if inside:
+        notes.append(f"{', '.join(inside)} is in the task head, which every plan trains whole.")
+    modules = [name for name, _ in base.module.named_modules() if name]
+    lost = unmatched(file, attached, modules=modules, model=base.module)
+    notes += [note for note in lost if not note.startswith("modules_to_save")]  # peft adds names there
+    layers = {name: layer for name, layer in attached.items() if not in_head(name, base)}
+    # A router is not a target module, nor is its weight.
+    routers = [name for name in layers if role_by_name(name.removesuffix(".weight")) == "router"]
+    if is_all_linear and routers:
+        layers = {name: layer for name, layer in layers.items() if name not in routers}
+        notes.append(f"Routers, which all-linear adapts too, are left out: {len(routers):,} modules.")
+    if unknown := layers.keys() - {target.name for target in base.targets}:
+        raise SpecError(
+            f"{path} adapts {min(unknown)}, which is not a target module of {base.name}; a plan adapts "
+            "linear layers, norms and experts, but no routers; remove it from target_modules."
+        )
+    adapters = []
+    for target in base.targets:
+        if layer := layers.get(target.name):
+            rank = next(iter(layer.r.values()), 0) if isinstance(getattr(layer, "r", None), Mapping) else 0
+            scales: Mapping[str, float] = getattr(layer, "scaling", {})
+            has_dora = any(getattr(layer, "use_dora", {}).values())
+            on_inputs = bool(getattr(layer, "is_feedforward", False))  # of IA3
+            options = {**choices, "feedforward": on_inputs, **({"dora": True} if has_dora else {})}
+            scale = next(iter(scales.values())) if scales else method.scale(rank, **options)
+            adapters.append(
+                Adapter(
+                    method=method.name,
+                    target=target.name,
+                    rank=int(rank) if method.ranked else 0,
+                    scale=float(scale),
+                    options=tuple(sorted(method.options(target, **options).items())),
+                )
+            )
+    return adapters, notes
 
 
 def _require_representable(file: ConfigFile, base: BaseModel, *, path: Path) -> None:
@@ -227,74 +184,27 @@ def _require_representable(file: ConfigFile, base: BaseModel, *, path: Path) -> 
         named = [name for name in modules if name == ending or name.endswith(f".{ending}")]
         outside = [name for name in named if not in_head(name, base)]
         if outside or (not named and ending not in SEQ_CLS_HEAD_NAMES):
-            where = outside[0] if outside else f"{ending!r}, which {base.name} lacks"
             raise SpecError(
-                f"{path} trains {where} whole (modules_to_save), and a plan trains only the task head so; "
-                "take it out, or adapt it by a method."
+                f"{path} trains {outside[0] if outside else ending} whole (modules_to_save), and a plan "
+                "trains only the task head so; remove it there, or adapt it by a method."
             )
     for name, value in changed_fields(file.config).items():
         if name not in _READ_ELSEWHERE and not name.endswith("dropout"):
             default = getattr(type(file.config)(), name)
-            raise SpecError(
-                f"{path} has {name} {value!r}, which a plan cannot say; every plan has {default!r}."
-            )
+            raise SpecError(f"{path} has {name} {value!r}; a plan can only have {default!r}.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _AttachedLayer:
-    """What `peft` made at one module: `params` trainable numbers, `scale` None for a type without one.
+def _attached_layers(config: PeftConfig, base: BaseModel, *, path: Path) -> dict[str, Any]:
+    """Attach a config, without `modules_to_save`, to a copy of the base model without weights.
 
-    `on_inputs` says that the factors of IA3 multiply the inputs rather than the outputs.
+    Returns module or parameter name -> layer of `peft`.
     """
-
-    kind: str
-    rank: int
-    scale: float | None = field(compare=False)
-    dora: bool
-    on_inputs: bool
-    params: int
-
-    def is_same(self, other: _AttachedLayer) -> bool:
-        """Whether another layer trains the same numbers in the same way; scales up to rounding."""
-        return other == self and math.isclose(self.scale or 0.0, other.scale or 0.0, rel_tol=1e-9)
-
-
-def _described(layer: _AttachedLayer) -> str:
-    scale = "" if layer.scale is None else f" with scale {layer.scale:g}"
-    return f"{layer.params:,} parameters{scale}{' on the inputs' if layer.on_inputs else ''}"
-
-
-def _attached_layers(
-    configs: Sequence[PeftConfig], base: BaseModel, *, path: Path
-) -> dict[str, _AttachedLayer]:
-    return {target: _attached_layer(layer) for target, layer in _attach(configs, base, path=path).targets()}
-
-
-def _attach(configs: Sequence[PeftConfig], base: BaseModel, *, path: Path) -> Attached:
-    """Attach configs, without their `modules_to_save`, to a copy of the base model without weights."""
     with torch.device("meta"):
         module = type(base.module)(copy.deepcopy(cast(Any, base.module.config)))
     if any(target.quantized for target in base.targets):
         conv1d_to_linear(module)
-    copies = [copy.deepcopy(config) for config in configs]
-    for config in copies:
-        config.task_type = None
-        if hasattr(config, "modules_to_save"):
-            config.modules_to_save = None
-    return attach_one_each(module, copies, base_name=base.name, path=path)
-
-
-def _attached_layer(layer: Any) -> _AttachedLayer:
-    ranks = list(layer.r.values()) if isinstance(getattr(layer, "r", None), Mapping) else []
-    scales = getattr(layer, "scaling", None)
-    dora = getattr(layer, "use_dora", {})
-    base_layer = layer.get_base_layer()
-    inner = {id(p) for p in layer.base_layer.parameters()} if isinstance(layer, ParamWrapper) else set()
-    return _AttachedLayer(
-        kind=type(base_layer).__name__ if isinstance(base_layer, nn.Module) else "parameter",
-        rank=int(ranks[0]) if ranks else 0,
-        scale=float(next(iter(scales.values()))) if isinstance(scales, Mapping) and scales else None,
-        dora=isinstance(dora, Mapping) and any(dora.values()),
-        on_inputs=bool(getattr(layer, "is_feedforward", False)),
-        params=sum(p.numel() for p in layer.parameters() if p.requires_grad and id(p) not in inner),
-    )
+    config = copy.deepcopy(config)
+    config.task_type = None
+    if hasattr(config, "modules_to_save"):
+        config.modules_to_save = None
+    return dict(attach_one_each(module, [config], base_name=base.name, path=path).targets())

@@ -1,7 +1,7 @@
-"""What `peft` attaches for adapter configs to a model without weights, and whether the configs fit it.
+"""What `peft` attaches for adapter configs to a model without weights.
 
-On the meta device shapes cost nothing, and `peft` itself decides what it makes. Types that read numbers of
-the base model while they attach fail; UniLoRA reads its own indices alone, which are real.
+On the meta device shapes cost nothing. Types that read weights of the base model while they attach fail;
+UniLoRA reads only its own indices, which are real.
 """
 
 from __future__ import annotations
@@ -21,14 +21,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from autopeft.adapters.configs import ConfigFile
-from autopeft.adapters.matching import require_match
 from autopeft.errors import TargetError, foreign_file, reason_of
 from autopeft.model import BaseModel, adapter_names
 from autopeft.model.attaching import attach_configs, require_shapes
-
-# The types whose rank is that of a matrix; peft silently attaches more than the layer can use. Names, since
-# not every supported peft has all of them.
-_LOW_RANK = ("LORA", "ADALORA", "DELORA", "DEFT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +33,7 @@ class Attached:
     model: PeftModel
 
     def layers(self) -> Iterator[tuple[str, BaseTunerLayer]]:
-        """Yield the layers that hold adapters, by their names in the base model."""
+        """Yield the layers with adapters, by their names in the base model."""
         modules = self.model.get_base_model().named_modules()
         return ((name, layer) for name, layer in modules if isinstance(layer, BaseTunerLayer))
 
@@ -51,7 +46,7 @@ class Attached:
                 yield name, layer
 
     def ranks(self) -> dict[str, dict[str, int]]:
-        """The rank of each adapter at each layer with ranks, by the layer's name."""
+        """Return the rank of each adapter at each layer with ranks, by the layer's name."""
         return {
             name: {adapter: rank for adapter, rank in layer.r.items() if isinstance(rank, int)}
             for name, layer in self.layers()
@@ -59,7 +54,7 @@ class Attached:
         }
 
     def saved_bytes(self) -> int:
-        """Bytes of the tensors that `save_pretrained` would write."""
+        """Count the bytes of the tensors that `save_pretrained` would write."""
         total = 0
         for name, config in self.model.peft_config.items():
             config.base_model_name_or_path = None  # else peft asks the hub for the model's vocabulary
@@ -73,7 +68,7 @@ class Attached:
 def attach_without_weights(module: nn.Module, configs: Sequence[PeftConfig]) -> Attached:
     """Attach configs, in order, to a model on the meta device, which is changed in place.
 
-    Raises what `peft` raises for a config that does not fit; see `in_a_sentence`.
+    Raises what `peft` raises for a config that does not fit; see `fitting_errors`.
     """
     names, copies = adapter_names(configs), [copy.deepcopy(config) for config in configs]
     for config in copies:
@@ -100,7 +95,7 @@ def attach_without_weights(module: nn.Module, configs: Sequence[PeftConfig]) -> 
 
 
 def held_names(layer: BaseTunerLayer) -> set[str]:
-    """List the names of the adapters that a layer holds."""
+    """List the names of a layer's adapters."""
     return {name for kind in layer.adapter_layer_names for name in getattr(layer, kind, {})}
 
 
@@ -120,7 +115,7 @@ def forgo_initial_values(config: Any) -> None:
 
 
 def add_shira_indices(adapted: nn.Module) -> None:
-    """Give SHiRA's layers the indices of their weights, two int32 each, which its mask would have."""
+    """Add to SHiRA's layers the indices of their weights, two int32 each, which its mask would have."""
     for layer in adapted.modules():
         if isinstance(layer, BaseTunerLayer) and hasattr(layer, "shira_indices"):
             for name, weight in cast(Any, layer).shira_weight.items():
@@ -132,43 +127,30 @@ def attach_fitting(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) 
     """Attach adapter configs, read from `path`, to a skeleton, which is changed in place.
 
     Raises:
-        TargetError: Target modules that the model lacks, two adapters at one target module, a rank above a
-            map's size, or what `peft` says of a config that it cannot attach.
+        TargetError: Two adapters at one target module, or a config that `peft` cannot attach.
     """
-    for file in files:
-        require_match(file, base, path=path)
-    attached = attach_one_each(base.module, [file.config for file in files], base_name=base.name, path=path)
-    # A rank above both sides of a map can only be a slip.
-    high = [(name, rank, sides) for name, rank, sides in _ranks(attached) if rank > max(sides)]
-    if high:
-        name, rank, sides = high[0]
-        more = f" and {len(high) - 1:,} other target modules" if len(high) > 1 else ""
-        raise TargetError(
-            f"{path} has rank {rank:,} at {name}{more}, whose size is {sides[0]:,} × {sides[1]:,}; "
-            f"a rank of at most {min(sides):,} is of use there: lower it, or use the model that it is for."
-        )
-    return attached
+    return attach_one_each(base.module, [file.config for file in files], base_name=base.name, path=path)
 
 
 def attach_one_each(
     module: nn.Module, configs: Sequence[PeftConfig], *, base_name: str, path: Path
 ) -> Attached:
     """Attach configs to a model without weights; TargetError if they do not fit or two adapt one target."""
-    with in_a_sentence(path, base_name):
+    with fitting_errors(path, base_name):
         attached = attach_without_weights(module, configs)
     for name, layer in attached.layers():
         below = layer.base_layer
         names = held_names(layer) | (held_names(below) if isinstance(below, BaseTunerLayer) else set())
         if len(names) > 1:
             raise TargetError(
-                f"{path} puts {' and '.join(sorted(names))} on the target module {name!r}; "
-                "one target module takes one method: narrow the target_modules of one of them."
+                f"{path} has {' and '.join(sorted(names))} at the target module {name!r}; "
+                "a target module can have one adapter: narrow the target_modules of one of them."
             )
     return attached
 
 
-def in_a_sentence(path: Path, base_name: str) -> AbstractContextManager[None]:
-    """Turn what `peft` says of a config that does not fit into a TargetError of one sentence."""
+def fitting_errors(path: Path, base_name: str) -> AbstractContextManager[None]:
+    """Raise a TargetError of one sentence for whatever `peft` raises for a config that does not fit."""
 
     def sentence(error: Exception) -> TargetError:
         reason = reason_of(error).split(". ")[0]
@@ -194,15 +176,3 @@ def refuse_weights(attached: Attached, weights: Sequence[Mapping[str, torch.Tens
             {key: t for key, t in each.items() if ".lora_" in key} for each in (tensors, state)
         )
         require_shapes(stored, expected, path=path)
-
-
-def _ranks(attached: Attached) -> Iterator[tuple[str, int, tuple[int, int]]]:
-    """Yield the name, the highest rank, and inputs and outputs of every map that holds low-rank matrices."""
-    configs = attached.model.peft_config
-    low_rank = {name for name, config in configs.items() if config.peft_type in _LOW_RANK}
-    ranks = attached.ranks()
-    for name, layer in attached.layers():
-        matrices = [rank for adapter, rank in ranks.get(name, {}).items() if adapter in low_rank and rank]
-        n_in, n_out = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
-        if matrices and isinstance(n_in, int) and isinstance(n_out, int):
-            yield name, max(matrices), (n_in, n_out)

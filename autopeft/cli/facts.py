@@ -320,10 +320,16 @@ def _yes_or_no(fact: bool) -> str:
     return "yes" if fact else "no"
 
 
+_METHOD_FACTS = (
+    "name label short_label summary formula ranked low_rank shared identity_at_start merges "
+    "learning_rate_range learning_rate_source step_time step_time_source choices readable_type"
+).split()
+
+
 def method_facts(method: Method) -> dict[str, Any]:
     """Collect what a method says of itself, as values that JSON can hold."""
-    facts = {name: getattr(method, name) for name in Method.__annotations__}
-    return {**facts, "servers": list(method.servers({})), "since_peft": getattr(method, "since_peft", "")}
+    facts = {name: getattr(method, name) for name in _METHOD_FACTS}
+    return {**facts, "servers": list(method.servers({})), "since_peft": method.since_peft}
 
 
 FACTS: Mapping[str, Callable[[Any], Mapping[str, Any]]] = {

@@ -204,10 +204,10 @@ def analysis_text(analysis: Analysis) -> str:
 
 def _cost_and_notes(analysis: Analysis) -> Iterator[str]:
     sensitivity = analysis.sensitivity
-    yield (
-        f"{sensitivity.n_examples:,} of {sensitivity.n_asked:,} examples, {duration(sensitivity.seconds)}, "
-        f"{memory(sensitivity.peak_bytes)} at the peak"
-    )
+    cost = [duration(sensitivity.seconds)]
+    if sensitivity.peak_bytes:
+        cost.append(f"{memory(sensitivity.peak_bytes)} at the peak")
+    yield f"{sensitivity.n_examples:,} of {sensitivity.n_asked:,} examples, {', '.join(cost)}"
     if sensitivity.unreachable:
         n_targets, names = len(sensitivity.unreachable), listed(sensitivity.unreachable, _MAX_NAMES)
         yield f"no gradient reaches {n_targets} target modules, which have the score 0: {names}"

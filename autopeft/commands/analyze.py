@@ -17,10 +17,7 @@ from autopeft.types import RunSpec, Sensitivity, Target, TargetScores, search_co
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Analysis:
-    """Scores of a base model's target modules on a dataset with `n_train` examples in its train split.
-
-    `files` are the paths that were written; empty without `out`.
-    """
+    """Scores of a base model's target modules on a dataset with `n_train` examples in its train split."""
 
     spec: RunSpec
     base_model: str
@@ -28,7 +25,7 @@ class Analysis:
     n_train: int
     targets: tuple[Target, ...]
     sensitivity: Sensitivity
-    files: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()  # that were written
 
     @property
     def scores(self) -> tuple[TargetScores, ...]:
@@ -37,7 +34,7 @@ class Analysis:
 
     @property
     def search_command(self) -> str:
-        """A command (or Python code, for objects in memory) that starts a search with the same settings."""
+        """A command, or Python code for objects in memory, that starts a search with the same settings."""
         return search_command(self.spec)
 
     def __repr__(self) -> str:
@@ -56,21 +53,19 @@ def analyze(
 ) -> Analysis:
     """Score every target module on a seeded sample of the train split.
 
-    `max_examples` None allows 5 % of the cost of a full run. The folder `out`, empty or absent, gets
-    sensitivity.csv. The other arguments are those of a search.
+    By default, the pass costs at most 5 % of a full run. `sensitivity.csv` is written into the folder `out`,
+    which must be empty or absent. The other arguments and errors are those of a search.
 
     Raises:
-        SpecError: No score is named, or `max_examples` is no whole number or below 1.
         UnknownNameError: A score does not exist.
         RunDirError: `out` holds files already.
-        AutopeftError: Data or model cannot be used, as for a search.
     """
     installed = discover("autopeft.sensitivity")
-    names = [installed[name].name for name in dict.fromkeys(scores)]
-    if not names:
-        raise SpecError(f"No score is named; pass one or more of {', '.join(sorted(installed))}.")
-    if max_examples is not None and (not hasattr(max_examples, "__index__") or max_examples < 1):
-        raise SpecError(f"--max-examples is {max_examples!r}; it should be a whole number, at least 1.")
+    if not scores:
+        raise SpecError(f"There is no score; pass one or more of {', '.join(installed)}.")
+    names = [installed[name].name for name in scores]
+    if max_examples is not None and max_examples < 1:
+        raise SpecError(f"--max-examples is {max_examples}; it should be at least 1.")
     if out is not None:
         refuse_files(out)
     spec = with_demo_settings(spec, explicit)

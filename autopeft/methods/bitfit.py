@@ -1,7 +1,7 @@
 """BitFit: the biases of linear layers are trained, as an added vector that starts at zero.
 
 Ben Zaken et al. 2022, arXiv:2106.10199. An added bias moves exactly as the bias itself would, leaves the base
-model alone, and merges. `peft`'s BEFT tuner adds it at `nn.Linear`; the biases of norms are those of
+model unchanged, and merges. `peft`'s BEFT tuner adds it at `nn.Linear`; the biases of norms are those of
 `ln_tuning`.
 Where we differ: a search leaves the biases of keys out. They add the same number to all scores of a query,
 which softmax cancels. A user's own plan may have them.
@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import peft
 
-from autopeft.methods._shared import PeftMethod, only_linear, pattern_of
+from autopeft.methods._shared import only_linear, pattern_of
+from autopeft.plugins import Method
 from autopeft.types import Target
 
 _KEYS = ("k", "pos_k")
@@ -23,11 +24,11 @@ def _refusal(target: Target) -> str | None:
         return reason
     if not target.has_bias:
         return "there is no bias to train"
-    # Rotary positions make a key's bias count a little; a target module does not say which positions it has.
-    return "softmax takes the bias of keys off again" if target.role in _KEYS else None
+    # With rotary positions a key's bias has a small effect; a target module has no fact about positions.
+    return "softmax cancels the bias of keys" if target.role in _KEYS else None
 
 
-PLUGIN = PeftMethod(
+PLUGIN = Method(
     name="bitfit",
     label="BitFit",
     short="bias",
@@ -39,7 +40,7 @@ PLUGIN = PeftMethod(
     "tried in peft's method comparison (3072), trains little; 1e-4 to 1e-2 in the paper",
     step_time=0.94,
     refusal=_refusal,
-    # Biases of keys, which people's own configs train along with all other biases.
+    # Biases of keys, which users' configs train along with all other biases.
     only_if_asked=lambda target: target.role in _KEYS and target.has_bias and target.kind == "linear",
     cost=lambda target, rank, options: target.out_features,
     configs=lambda adapters: (peft.BeftConfig(target_modules=pattern_of(adapters)),),

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from peft import C3AConfig, PeftConfig
 
-from autopeft.methods._shared import PeftMethod, by_inner_pattern, only_plain_linear, targets_pattern
+from autopeft.methods._shared import by_inner_pattern, only_plain_linear, targets_pattern
+from autopeft.plugins import Method
 from autopeft.types import Adapter, Target
 
 
@@ -26,7 +27,7 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
     return (C3AConfig(block_size=size, block_size_pattern=sizes, target_modules=targets, init_weights=True),)
 
 
-PLUGIN = PeftMethod(
+PLUGIN = Method(
     name="c3a",
     label="C³A",
     summary="an update of circulant blocks of size b = gcd(n, m) / r",

@@ -1,8 +1,8 @@
-"""DeLoRA: a low-rank update whose strength is parted from its direction.
+"""DeLoRA: a low-rank update whose strength is separate from its direction.
 
-Bini et al. 2025, arXiv:2503.18225: normalised directions and one trained strength. The strength starts in
+Bini et al. 2025, arXiv:2503.18225: normalized directions and one trained strength. The strength starts in
 proportion to the rank. The first step already has the full strength, whatever the learning rate, since
-directions are normalised.
+directions are normalized.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from peft import DeloraConfig, PeftConfig
 
-from autopeft.methods._shared import PeftMethod, by_pattern, only_plain_linear, pattern_of
+from autopeft.methods._shared import by_pattern, only_plain_linear, pattern_of
+from autopeft.plugins import Method
 from autopeft.types import Adapter
 
 # Per rank: 15 at rank 32, as in peft's method comparison. At one strength for all ranks a rank of 2
@@ -31,10 +32,10 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
     return (config,)
 
 
-PLUGIN = PeftMethod(
+PLUGIN = Method(
     name="delora",
     label="DeLoRA",
-    summary="low-rank update of normalised directions and one trained strength",
+    summary="low-rank update of normalized directions and one trained strength",
     formula="r (n + m) + 1",
     learning_rate_range=(8e-4, 2.4e-2),
     learning_rate_source="best measured on MiniLM-L6 (384) 5.7e-3, good from 1e-4 to 3e-2; best published "

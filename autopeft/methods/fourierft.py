@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 from peft import FourierFTConfig, PeftConfig
 
-from autopeft.methods._shared import PeftMethod, by_inner_pattern, only_maps, targets_pattern
-from autopeft.plugins import Options
+from autopeft.methods._shared import by_inner_pattern, only_linear_layers, targets_pattern
+from autopeft.plugins import Method, Options
 from autopeft.types import Adapter, Target
 
 
 def _ranks(target: Target, options: Options) -> Sequence[int]:
-    """Up to 64 steps of 50 frequencies (fewer in a small map); the paper takes 1,000."""
+    """Up to 64 steps of 50 frequencies (fewer in a small layer); the paper uses 1,000."""
     step = max(1, min(50, target.in_features * target.out_features // 64))
     return range(step, 64 * step + 1, step)
 
@@ -35,7 +35,7 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
     return (config,)
 
 
-PLUGIN = PeftMethod(
+PLUGIN = Method(
     name="fourierft",
     label="FourierFT",
     summary="r frequencies of the update's spectrum, at random places",
@@ -45,7 +45,7 @@ PLUGIN = PeftMethod(
     "1e-1 on RoBERTa; 2e-4 in this scale trains nothing in peft's method comparison (3072)",
     width_exponent=0.0,
     step_time=1.80,
-    refusal=only_maps,
+    refusal=only_linear_layers,
     low_rank=False,
     ranks=_ranks,
     cost=lambda target, rank, options: rank,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import peft
 
-from autopeft.methods._shared import PeftMethod, one_config_per_rank, only_maps
+from autopeft.methods._shared import one_config_per_rank, only_linear_layers
+from autopeft.plugins import Method
 
-PLUGIN = PeftMethod(
+PLUGIN = Method(
     name="hira",
     label="HiRA",
     summary="elementwise product of the frozen weight and a low-rank matrix",
@@ -21,8 +22,8 @@ PLUGIN = PeftMethod(
     "is better than 2e-2; best published 4.5e-3 (peft's method comparison, 3072)",
     rank_exponent=0.5,  # as LoRA's at a constant scale (research/2026-11-29-hira.md)
     step_time=1.37,
-    starts_slowly=True,  # 48th of 84 after 30 steps, first after 200 (research/2026-11-29-hira.md)
-    refusal=only_maps,
+    starts_slowly=True,  # 48th of 84 after 30 steps, first after 200 (benchmarks/tabular, clinc-0.1)
+    refusal=only_linear_layers,
     ranks=lambda target, options: range(1, min(target.in_features, target.out_features) + 1),
     cost=lambda target, rank, options: rank * (target.in_features + target.out_features),
     configs=one_config_per_rank(lambda rank, targets: peft.HiraConfig(r=rank, target_modules=targets)),

@@ -1,6 +1,6 @@
-"""IA3: a trained factor on each output (or, in the feed-forward's last map, each input) of a linear layer.
+"""IA3: a trained factor on each output (or, in the feed-forward's last layer, each input) of a linear layer.
 
-Liu et al. 2022, arXiv:2205.05638. Where we differ: every linear layer may take it, not k, v and down alone.
+Liu et al. 2022, arXiv:2205.05638. Where we differ: every linear layer may have it, not only k, v and down.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from collections.abc import Sequence
 
 from peft import IA3Config, PeftConfig
 
-from autopeft.methods._shared import PeftMethod, only_maps, pattern_of, targets_pattern
-from autopeft.plugins import Options
+from autopeft.methods._shared import only_linear_layers, pattern_of, targets_pattern
+from autopeft.plugins import Method, Options
 from autopeft.types import Adapter, OptionValue, Target
 
 
 def _options(target: Target, **choices: OptionValue) -> Options:
-    """Set `feedforward` if the factors sit on the inputs: at `down`, or where a user's plan puts them.
+    """Set `feedforward` if the factors are on the inputs: at `down`, or by a user's plan.
 
-    False stands for a `down` whose factors a user's plan puts on the outputs.
+    False means that a user's plan has the factors of `down` on the outputs.
     """
     is_down = target.role == "down"  # the paper puts its factors on the inputs
     on_inputs = bool(choices.get("feedforward", is_down))
@@ -25,7 +25,7 @@ def _options(target: Target, **choices: OptionValue) -> Options:
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
-    """Write one config; its empty list of feed-forward modules means that no target module is one."""
+    """Build one config; an empty list of feed-forward modules means that all factors are on outputs."""
     on_inputs = [adapter.target for adapter in adapters if dict(adapter.options).get("feedforward")]
     config = IA3Config(
         target_modules=pattern_of(adapters),
@@ -34,7 +34,7 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
     return (config,)
 
 
-PLUGIN = PeftMethod(
+PLUGIN = Method(
     name="ia3",
     label="IA³",
     summary="one trained factor per output of a linear layer (per input at `down`)",
@@ -43,7 +43,7 @@ PLUGIN = PeftMethod(
     learning_rate_source="best measured on MiniLM-L6 (384) 2.5e-2 to 5e-2, chance at 0.3; best published "
     "5e-3 (peft's method comparison, 3072), the largest of three",
     step_time=1.05,
-    refusal=only_maps,
+    refusal=only_linear_layers,
     options=_options,
     cost=lambda target, rank, options: (
         target.in_features if options.get("feedforward") else target.out_features

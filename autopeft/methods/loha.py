@@ -1,4 +1,4 @@
-"""LoHa: the elementwise product of two low-rank updates beside a frozen linear layer.
+"""LoHa: the elementwise product of two low-rank updates next to a frozen linear layer.
 
 Hyeon-Woo et al. 2021 (FedPara), arXiv:2108.06098; LyCORIS, arXiv:2309.14859.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from peft import LoHaConfig
 
-from autopeft.methods._shared import PeftMethod, lycoris_config, only_plain_linear
+from autopeft.methods._shared import lycoris_config, only_plain_linear
+from autopeft.plugins import Method
 
-PLUGIN = PeftMethod(
+PLUGIN = Method(
     name="loha",
     label="LoHa",
     summary="elementwise product of two low-rank updates: rank up to r squared",

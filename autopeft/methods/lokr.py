@@ -1,4 +1,4 @@
-"""LoKr: the Kronecker product of a small matrix and a low-rank one beside a frozen linear layer.
+"""LoKr: the Kronecker product of a small matrix and a low-rank one next to a frozen linear layer.
 
 Yeh et al. 2023, LyCORIS, arXiv:2309.14859; the first factor is whole, the second of rank r.
 """
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from peft import LoKrConfig
 from peft.tuners.lokr.layer import factorization
 
-from autopeft.methods._shared import PeftMethod, lycoris_config, only_plain_linear
-from autopeft.plugins import Options
+from autopeft.methods._shared import lycoris_config, only_plain_linear
+from autopeft.plugins import Method, Options
 from autopeft.types import Target
 
 
@@ -31,7 +31,7 @@ def _ranks(target: Target, options: Options) -> Sequence[int]:
     return useful or (1,)
 
 
-PLUGIN = PeftMethod(
+PLUGIN = Method(
     name="lokr",
     label="LoKr",
     summary="Kronecker product of a small matrix (a × c) and a low-rank one (b × d); n = c d, m = a b",

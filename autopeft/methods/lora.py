@@ -1,4 +1,4 @@
-"""LoRA: a trained low-rank update beside a frozen linear layer; with DoRA and rsLoRA as options.
+"""LoRA: a trained low-rank update next to a frozen linear layer; with DoRA and rsLoRA as options.
 
 Hu et al. 2021, arXiv:2106.09685. Options: `dora` (Liu et al. 2024, arXiv:2402.09353), `scale_rule` (rslora,
 Kalajdzievski 2023, arXiv:2312.03732, or constant), `init` orthogonal.
@@ -14,22 +14,22 @@ from typing import Any
 from peft import LoraConfig, PeftConfig
 
 from autopeft.errors import SpecError
-from autopeft.methods._shared import PeftMethod, alphas_of, by_pattern, only_maps, targets_pattern
-from autopeft.plugins import Options
+from autopeft.methods._shared import alphas_of, by_pattern, only_linear_layers, targets_pattern
+from autopeft.plugins import Method, Options
 from autopeft.types import Adapter, OptionValue, Target
 
 
 def _refusal(target: Target) -> str | None:
     if "LORA" in target.unfit_for:
-        return "peft takes this map for an expert, by its name, and rewrites the config of a LoRA there"
-    return None if target.kind == "parameter" else only_maps(target)
+        return "peft takes this layer for an expert, by its name, and rewrites the config of a LoRA there"
+    return None if target.kind == "parameter" else only_linear_layers(target)
 
 
 def _options(target: Target, **choices: OptionValue) -> Options:
-    """Set `dora` and `init` if chosen, or for experts their number alone.
+    """Set `dora` and `init` if chosen, or for experts only their number.
 
-    The scale rule is no option of an adapter, which holds the scale itself. A quantized map has no orthogonal
-    start: `peft` 0.21.2 makes it of the type of the stored weights.
+    The scale rule is not an option of an adapter, which has the scale itself. A quantized layer has no
+    orthogonal start: `peft` 0.21.2 makes it of the type of the stored weights.
     """
     if target.kind == "parameter":
         return {"experts": target.copies}
@@ -45,9 +45,9 @@ def _scale(rank: int, **choices: OptionValue) -> float:
 
     Alpha is the nearest whole number, since axolotl and LLaMA-Factory read only whole ones.
 
-    The best learning rate of ranks 1, 4 and 16 on all layers was 4e-3, 4e-3 and 2e-3 by the first rule and
-    8e-3, 4e-3 and 1e-3 to 2e-3 by the second (research/2026-11-25-lora-scale.md): only the first lets target
-    modules of one plan have different ranks at one rate. The 4 is chosen by hand: they agree at rank 4. Over
+    The best learning rate of ranks 1, 4 and 16 on all linear layers was 4e-3, 4e-3 and 2e-3 by the first rule
+    and 8e-3, 4e-3 and 1e-3 to 2e-3 by the second (research/2026-11-25-lora-scale.md): only the first lets
+    target modules of one plan have different ranks at one rate. The 4 is heuristic: the rules agree at rank 4. Over
     ranks 1 to 64 on other data the best rate moved by 1.0 octave by the first and 2.9 by the second; by a
     constant alpha (8 / r) it moved by 0.7, upwards, at higher losses (benchmarks/studies/learning_rates.md).
     """
@@ -69,10 +69,10 @@ def _ranks(target: Target, options: Options) -> Sequence[int]:
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
-    """Write one config for each combination of DoRA and start in use, with ranks and alphas by pattern.
+    """Build one config for each combination of DoRA and start in use, with ranks and alphas by pattern.
 
-    `use_rslora` stays off: `peft` 0.21 does not combine it with patterns, and alpha / r shows the reader of
-    the file the scale that was trained with.
+    `use_rslora` stays off: `peft` 0.21 does not combine it with patterns, and alpha / r is then the scale
+    that was trained with.
     """
 
     def dora_and_init(adapter: Adapter) -> tuple[bool, str]:
@@ -85,11 +85,11 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
         rank, ranks = by_pattern({adapter.target: adapter.rank for adapter in group})
         alpha, alphas = alphas_of(group)
         experts = sorted(adapter.target for adapter in group if dict(adapter.options).get("experts"))
-        maps = [adapter.target for adapter in group if adapter.target not in experts]
+        layers = [adapter.target for adapter in group if adapter.target not in experts]
         config = LoraConfig(
             r=rank,
             lora_alpha=alpha,
-            target_modules=targets_pattern(maps) if maps else [],  # None would be the family's default
+            target_modules=targets_pattern(layers) if layers else [],  # None would be the family's default
             target_parameters=experts or None,
             rank_pattern=ranks,
             alpha_pattern=alphas,
@@ -111,10 +111,10 @@ def _read_choices(config: Any) -> Options:
     return {"init": "default" if init is True else init}
 
 
-PLUGIN = PeftMethod(
+PLUGIN = Method(
     name="lora",
     label="LoRA",
-    summary="low-rank update beside a linear layer; options: DoRA, rsLoRA scale, orthogonal start",
+    summary="low-rank update next to a linear layer; options: DoRA, rsLoRA scale, orthogonal start",
     formula="r (n + m), DoRA: + m",
     learning_rate_range=(6e-4, 2.4e-2),
     learning_rate_source="best measured on MiniLM-L6 (384) 3.2e-3 to 4e-3, cliff from 8e-3; on SmolLM2 "

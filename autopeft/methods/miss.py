@@ -1,4 +1,4 @@
-"""MiSS: one trained matrix whose rows are shared among shards of the inputs.
+"""MiSS: one trained matrix with rows shared among shards of the inputs.
 
 Kang and Yin 2024, arXiv:2409.15371; once called Bone.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from peft import MissConfig
 
-from autopeft.methods._shared import PeftMethod, doublings, one_config_per_rank, only_linear
+from autopeft.methods._shared import doublings, one_config_per_rank, only_linear
+from autopeft.plugins import Method
 
-PLUGIN = PeftMethod(
+PLUGIN = Method(
     name="miss",
     label="MiSS",
     summary="one matrix of r rows, shared among shards of the inputs",

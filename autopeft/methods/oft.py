@@ -1,4 +1,4 @@
-"""OFT: the inputs of a frozen map are rotated in blocks.
+"""OFT: the inputs of a frozen linear layer are rotated in blocks.
 
 Qiu et al. 2023, arXiv:2306.07280, with Cayley-Neumann rotations; the rank is the block size.
 """
@@ -9,17 +9,17 @@ from collections.abc import Sequence
 
 from peft import OFTConfig
 
-from autopeft.methods._shared import PeftMethod, one_config_per_rank, only_linear
-from autopeft.plugins import Options
+from autopeft.methods._shared import one_config_per_rank, only_linear
+from autopeft.plugins import Method, Options
 from autopeft.types import Target
 
-_LARGEST_BLOCK = 128  # inputs; chosen by hand
+_LARGEST_BLOCK = 128  # inputs; heuristic
 
 
 def _refusal(target: Target) -> str | None:
-    """Refuse all but `nn.Linear` whose inputs fall into blocks of two or more, and are no 4-D tensors."""
+    """Refuse all but `nn.Linear` with inputs that divide into blocks of two or more and are not 4-D."""
     if "OFT" in target.unfit_for:
-        return "peft takes inputs of four dimensions for images, which this map does not read"
+        return "peft expects images where inputs have four dimensions, and this layer reads none"
     if target.kind == "linear" and not _ranks(target, {}):
         return f"rotates blocks of 2 to {_LARGEST_BLOCK} inputs, and none divides {target.in_features}"
     return only_linear(target)
@@ -31,7 +31,7 @@ def _ranks(target: Target, options: Options) -> Sequence[int]:
     return [size for size in sizes if size & (size - 1) == 0] or sizes
 
 
-PLUGIN = PeftMethod(
+PLUGIN = Method(
     name="oft",
     label="OFT",
     summary="rotation of the inputs in blocks of r",

@@ -1,4 +1,4 @@
-"""RoAd: the outputs of a frozen map are rotated and stretched in pairs.
+"""RoAd: the outputs of a frozen linear layer are rotated and stretched in pairs.
 
 Liao et al. 2024, arXiv:2409.00119; option `variant` is road_1, road_2 or road_4.
 """
@@ -11,8 +11,8 @@ from typing import Any
 
 from peft import PeftConfig, RoadConfig
 
-from autopeft.methods._shared import PeftMethod, only_linear, pattern_of
-from autopeft.plugins import Options
+from autopeft.methods._shared import only_linear, pattern_of
+from autopeft.plugins import Method, Options
 from autopeft.types import Adapter, OptionValue, Target
 
 _PER_OUTPUT = {"road_1": 1, "road_2": 2, "road_4": 4}  # the angle and stretch of a pair: 1, 2 or 4 of each
@@ -43,7 +43,7 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
     )
 
 
-PLUGIN = PeftMethod(
+PLUGIN = Method(
     name="road",
     label="RoAd",
     summary="rotation and stretching of pairs of outputs; variants of 1, 2, 4 numbers per output",

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from peft import PeftConfig, VeraConfig
 
 from autopeft.errors import SpecError
-from autopeft.methods._shared import PeftMethod, only_maps, pattern_of
+from autopeft.methods._shared import only_linear_layers, pattern_of
+from autopeft.plugins import Method
 from autopeft.types import Adapter
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
-    """Write one config: for one adapter name `peft` keeps one pair of matrices, which all targets share."""
+    """Build one config: for one adapter name `peft` keeps one pair of matrices, which all targets share."""
     ranks = {int(dict(adapter.options)["r"]) for adapter in adapters}
     if len(ranks) > 1:
         raise SpecError(
@@ -24,10 +25,10 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
     return (VeraConfig(r=ranks.pop(), target_modules=pattern_of(adapters)),)
 
 
-PLUGIN = PeftMethod(
+PLUGIN = Method(
     name="vera",
     label="VeRA",
-    summary="two vectors per map around shared random matrices of rank r",
+    summary="two vectors per layer around shared random matrices of rank r",
     formula="r + m",
     shared=True,
     learning_rate_range=(4e-3, 0.15),
@@ -35,7 +36,7 @@ PLUGIN = PeftMethod(
     "RoBERTa; best published 1e-3 (peft's method comparison, 3072, the only one tried)",
     step_time=1.07,
     choices={"r": (64, 256)},
-    refusal=only_maps,
+    refusal=only_linear_layers,
     options=lambda target, **choices: {"r": choices.get("r", 64)},
     cost=lambda target, rank, options: int(options["r"]) + target.out_features,
     configs=_configs,

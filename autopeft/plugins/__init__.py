@@ -1,23 +1,14 @@
-"""The protocols that a part must meet, and `discover`, which finds the parts.
+"""The protocols of plug-ins, and `discover`, which finds the installed ones.
 
-To add a PEFT method, a task type, a metric, a score or an exporter,
-write one file in the folder of that name with a module-level `PLUGIN`. Another package publishes all
-but exporters as entry points in the groups `autopeft.methods`, `autopeft.tasks` and so on, as
-`tests/example_package` does.
+To add a PEFT method, a task type, a metric, a score or an exporter, write one file in the folder of that name
+with a module-level `PLUGIN`. Another package publishes them as entry points in the groups `autopeft.methods`,
+`autopeft.tasks` and so on, as `tests/example_package` does.
 
 Inside the folder each file imports only from those before it:
-exporter, method, score, task → discovery.
+exporter, method, own_functions, score, task → discovery.
 """
 
-from autopeft.plugins.discovery import (
-    PROTOCOLS,
-    Catalogue,
-    allow_own_function,
-    discover,
-    hint_for,
-    is_own_metric,
-    own_function,
-)
+from autopeft.plugins.discovery import PROTOCOLS, Catalogue, discover, hint_for
 from autopeft.plugins.exporter import Checkpoint, Exporter, ExportSource, NeededBase, TrainingFacts
 from autopeft.plugins.method import (
     MIXES_SINCE_PEFT,
@@ -28,7 +19,8 @@ from autopeft.plugins.method import (
     rate_factor,
     slow_starters,
 )
-from autopeft.plugins.score import Reducer, Score
+from autopeft.plugins.own_functions import allow_own_function, is_own_metric, own_function
+from autopeft.plugins.score import Score
 from autopeft.plugins.task import (
     IGNORED,
     PACKED_KINDS,

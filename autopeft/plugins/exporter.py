@@ -1,4 +1,4 @@
-"""The protocol of a format that other tools read, and the plan that it exports."""
+"""The protocol of an export format, and the record of the plan to export."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class TrainingFacts:
     """How a plan is trained in full; a field is None if it is not known.
 
     A step takes `accumulation_steps` micro-batches of `micro_batch_size` rows. `max_steps` overrides
-    `epochs`; the rate rises over `warmup_steps`. `quantize` is `none`, `4bit` or `8bit`: how the base model
-    is loaded. With `packs` rows are blocks of joined texts. `text_form` says in words how the texts of a row
-    became one text; empty if that is not known.
+    `epochs`; the rate rises over `warmup_steps`. `quantize` is `none`, `4bit` or `8bit`. With `packs` rows
+    are blocks of joined texts. `text_form` describes how the texts of a row became one text; empty if not
+    known.
     """
 
     learning_rate: float | None = None
@@ -42,11 +42,11 @@ class TrainingFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What is known of a base model's checkpoint besides its name.
+    """A base model's checkpoint, other than its name.
 
-    `own_class` is set if the checkpoint is of a larger model, and the plan is for the text model in it, whose
-    modules have other names there: the class of transformers that the checkpoint names. `skeleton` is a model
-    of that class on the meta device, for exporters that need the base.
+    `own_class` is set if the plan is for the text model inside of a larger model, where the same modules have
+    longer names: the class of transformers that the checkpoint's config has. `skeleton` is a model of that
+    class on the meta device, for exporters that need the base.
     """
 
     revision: str | None = None  # commit on the hub
@@ -56,7 +56,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSource:
-    """A plan to export, and what is known of it; None means not known."""
+    """A plan to export; None means not known."""
 
     configs: tuple[PeftConfig, ...]  # in the order in which they are attached; () for the head alone
     base_model: str  # name or folder
@@ -64,28 +64,28 @@ class ExportSource:
     head: tuple[str, ...] = ()  # names of the modules that are trained whole
     # Tensors of one `adapter_model.safetensors` per config; () before training.
     weights: tuple[Mapping[str, torch.Tensor], ...] = ()
-    # The base model, where the exporter's `needs_base` asks for it. An exporter that asks for its weights may
+    # The base model, if the exporter's `needs_base` is not `none`. An exporter that needs the weights may
     # change them.
     base: nn.Module | None = None
     tokenizer: Any = None
-    training: TrainingFacts = field(default_factory=lambda: TrainingFacts())
-    checkpoint: Checkpoint = field(default_factory=lambda: Checkpoint())
-    dtype: str | None = None  # number format to write a whole model in, as torch calls it; None is the base's
+    training: TrainingFacts = field(default_factory=TrainingFacts)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    dtype: str | None = None  # of a whole model that is written, such as bfloat16; None is the base's
 
 
 @runtime_checkable
 class Exporter(Protocol):
     """A format that other tools read."""
 
-    name: str  # what the command line calls it, such as `native`
+    name: str  # on the command line, such as `native`
     summary: str  # what is written and who reads it, in one phrase
-    needs_base: NeededBase  # of the base model: `none`, `shapes` (meta tensors suffice) or `weights`
+    needs_base: NeededBase  # of the base model; for `shapes` meta tensors suffice
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
-        """List as phrases what the format cannot express of a plan; () if it can express all."""
+        """List, as phrases, what of a plan the format cannot express."""
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
-        """Write the plan into an empty or new folder, whole or not at all; return notes for its reader.
+        """Write the plan into an empty or new folder, whole or not at all; return notes for the user.
 
         Raises:
             SpecError: The format cannot express the plan; nothing is written.

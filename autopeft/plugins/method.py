@@ -1,11 +1,12 @@
-"""The protocol of a PEFT method."""
+"""The record of a PEFT method."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 
@@ -19,94 +20,97 @@ Options = Mapping[str, OptionValue]
 # Older releases load the weights of a second method wrongly, without an error (tests/methods/test_mixes.py).
 MIXES_SINCE_PEFT = "0.21.2"
 REFERENCE_WIDTH = 384  # hidden size of MiniLM-L6, on which most ranges of learning rates were measured
+# How fast the best learning rate of LoRA falls with the hidden size: 5e-4 * (2000 / hidden size)**0.775 on
+# Llama-like models (Thinking Machines 2025, LoRA Without Regret, and its cookbook). It also converts the best
+# rates that we measured at 384 to those published at 3072, for LoRA and for most other methods
+# (benchmarks/studies/learning_rates.md).
+WIDTH_EXPONENT = 0.775
+COMPARISON = "peft's method comparison on Llama-3.2-3B: seconds of training, plain LoRA's 942 being 1"
 
 
-@runtime_checkable
-class Method(Protocol):
-    """A PEFT method: where it fits, what it costs, and its `peft` configs.
+def no_rank(target: Target, options: Options) -> Sequence[int]:
+    """Return the one step of a method without ranks, which adapts a target module or leaves it alone."""
+    return (1,)
 
-    `autopeft.methods._shared.PeftMethod` is a record that meets this protocol with defaults for most members.
-    Five members more are optional. `takes_rank_pattern`: one `peft` config may hold different ranks; else a
-    search gives all target modules of a plan one rank. `choice_labels`: `option=value` -> the choice in
-    people's words ("DoRA"). `starts_slowly`: short runs judge the method too low, so that a search gives it
-    longer runs. `rank_exponent`: the best learning rate falls with the rank to this power, 0 without the
-    member. `since_peft`: the first release of `peft` that has the method; empty if every supported one has
-    it.
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A PEFT method: where it fits, what it costs, and its `peft` configs, as data and a few functions.
+
+    `autopeft/methods/hira.py` is a short example.
     """
 
-    name: str  # what specifications and plans call it, such as `ln_tuning`
-    label: str  # the name as people write it, such as "norm tuning"
-    short_label: str  # one word for the cell of a map, such as "norm"
+    name: str  # of the setting, such as `ln_tuning`
+    label: str  # in prose, such as "norm tuning"
+    short: str = ""  # one word for the cell of a heat map, such as "norm", if `label` is too long
     summary: str  # what is trained, in one phrase
-    formula: str  # trainable parameters of a map of n inputs and m outputs at rank r, for people
-    ranked: bool  # whether the allocator gives a rank to each target module; if not, adapters have rank 0
-    # Whether ranks are those of low-rank matrices: `--max-rank` bounds only these, and a user's plan may have
-    # ranks that no search proposes. A number of frequencies, tokens or units is none.
-    low_rank: bool
-    # Whether the adapters of a plan hold a common state: then the plan has one config of the method, and
-    # attaches it first.
-    shared: bool
-    identity_at_start: bool  # whether untrained adapters leave the base model's outputs as they are
-    merges: bool  # whether trained adapters can be merged into the base model's weights
-    # Lowest and highest rate that a search tries, ascending, > 0, on a base model of `REFERENCE_WIDTH` until
-    # `at_width` moves it.
+    formula: str  # trainable parameters of a layer of n inputs and m outputs at rank r, for people
+    since_peft: str = ""  # the first release of `peft` with the method; empty if every supported one has it
+
+    # Lowest and highest learning rate of a search, > 0, for base models of `REFERENCE_WIDTH` and for narrower
+    # ones, which were not measured. For wider ones they are divided by the ratio of the widths to the power
+    # of `width_exponent`; the first rate tried is also divided by the rank to the power of `rank_exponent`.
     learning_rate_range: tuple[float, float]
-    learning_rate_source: str  # where the range comes from
-    step_time: float  # duration of a training step relative to plain LoRA at the same target modules, > 0
-    step_time_source: str  # where the step time comes from
-    choices: Mapping[str, tuple[OptionValue, ...]]  # option -> values of a policy; the first is the default
-    # Name in `PeftType` of the configs whose every setting a plan of this method can hold: a user's config of
-    # that type becomes a plan. None where a plan would lose a setting.
-    readable_type: str | None
+    learning_rate_source: str
+    width_exponent: float = WIDTH_EXPONENT
+    rank_exponent: float = 0.0
+    step_time: float  # duration of a training step relative to plain LoRA at the same target modules
+    step_time_source: str = COMPARISON
 
-    def at_width(self, hidden_size: int, /) -> Method:
-        """The method with its learning rates for base models of a hidden size."""
+    # Whether ranks are those of low-rank matrices, and not a number of frequencies, tokens or units:
+    # `--max-rank` limits only these, and a user's plan may have ranks that no search proposes.
+    low_rank: bool = True
+    takes_rank_pattern: bool = False  # whether one config may hold several ranks; else a plan has one rank
+    # Whether the adapters of a plan have a common state: then the plan has one config of the method, and
+    # attaches it first.
+    shared: bool = False
+    identity_at_start: bool = True  # whether untrained adapters leave the base model's outputs as they are
+    merges: bool = True  # whether trained adapters can be merged into the base model's weights
+    starts_slowly: bool = False  # whether short runs rank the method too low, so that a search extends them
 
-    def refusal(self, target: Target, /) -> str | None:
-        """Say why the method cannot be at a target module, as a phrase after its name; None if it can."""
+    choices: Mapping[str, tuple[OptionValue, ...]] = field(default_factory=dict)  # the first is the default
+    choice_labels: Mapping[str, str] = field(default_factory=dict)  # `option=value` -> prose, such as "DoRA"
 
-    def only_if_asked(self, target: Target, /) -> bool:
-        """Whether a user's own plan may have the method at a target, though `refusal` bars searches."""
+    # Why the method cannot adapt a target module, as a phrase after its name; None if it can.
+    refusal: Callable[[Target], str | None]
+    # Whether a user's own plan may have the method at a target module, although `refusal` bars searches.
+    only_if_asked: Callable[[Target], bool] = lambda target: False
+    # The options of an adapter, from the choices (as keywords) and the target module.
+    options: Callable[..., Options] = lambda target, **choices: {}
+    # The ranks of a target module, ascending, >= 1.
+    ranks: Callable[[Target, Options], Sequence[int]] = no_rank
+    # Trainable parameters at a target module and rank, exactly: 0 at rank 0, strictly increasing in it.
+    cost: Callable[[Target, int, Options], int]
+    # Alpha / r of an adapter, from the rank and the choices (as keywords); 1 for methods without a scale.
+    scale: Callable[..., float] = lambda rank, **choices: 1.0
+    # The configs for all adapters of this method in a plan; SpecError if no configs make them together.
+    configs: Callable[[Sequence[Adapter]], tuple[PeftConfig, ...]]
+    # Which of vllm, tgi and llama.cpp can load an exact export of an adapter with these options.
+    servers: Callable[[Options], tuple[str, ...]] = lambda options: ()
+    # The `PeftType` of configs whose every setting a plan of this method can hold: a user's config of that
+    # type becomes a plan. `read_choices` reads the choices of the config; SpecError for others.
+    readable_type: str | None = None
+    read_choices: Callable[[Any], Options] = lambda config: {}
 
-    def options(self, target: Target, /, **choices: OptionValue) -> Options:
-        """The options of an adapter at a target: the policy's choices, and what follows from the target."""
+    def at_width(self, hidden_size: int) -> Method:
+        """Return the method with its learning rates, to two digits, for base models of a hidden size."""
+        factor = (REFERENCE_WIDTH / max(hidden_size, REFERENCE_WIDTH)) ** self.width_exponent
+        low, high = (float(f"{rate * factor:.2g}") for rate in self.learning_rate_range)
+        return replace(self, learning_rate_range=(low, high), width_exponent=0.0)
 
-    def ranks(self, target: Target, options: Options, /) -> Sequence[int]:
-        """List the ranks that a target module may get, ascending, >= 1; (1,) if the method has no ranks."""
+    @property
+    def ranked(self) -> bool:
+        """Whether each target module gets a rank; if not, adapters have rank 0."""
+        return self.ranks is not no_rank
 
-    def cost(self, target: Target, rank: int, options: Options, /) -> int:
-        """Count trainable parameters at a target, exactly; 0 at rank 0, strictly increasing over `ranks`."""
-
-    def scale(self, rank: int, /, **choices: OptionValue) -> float:
-        """Alpha / r of an adapter of a rank under the policy's choices; 1 where the method has no scale."""
-
-    def configs(self, adapters: Sequence[Adapter], /) -> tuple[PeftConfig, ...]:
-        """Build the `peft` configs that make exactly these adapters.
-
-        `adapters` are all of this method, one or more, at most one for each target module.
-
-        Raises:
-            SpecError: No stack of configs makes these adapters together.
-        """
-
-    def servers(self, options: Options, /) -> tuple[str, ...]:
-        """List which of vllm, tgi and llama.cpp can load an exact export of an adapter with these options."""
-
-    def read_choices(self, config: Any, /) -> Options:
-        """Read the choices that hold for all of a config of `readable_type`.
-
-        Raises:
-            SpecError: The config has a setting that a plan cannot hold.
-        """
+    @property
+    def short_label(self) -> str:
+        """The label in one word."""
+        return self.short or self.label
 
 
 def missing_in_peft(label: str, since_peft: str) -> str:
-    """Return the sentence for a method that the installed `peft` does not have; empty if it has it.
-
-    Args:
-        label: The method's name, as people write it.
-        since_peft: The first release of `peft` that has the method; empty if every supported one has it.
-    """
+    """Return a sentence if the installed `peft` is older than `since_peft`; else an empty string."""
     installed = metadata.version("peft")
     if not since_peft or Version(installed) >= Version(since_peft):
         return ""
@@ -124,5 +128,5 @@ def rate_factor(method: Method, lead: Method) -> float:
 
 
 def slow_starters(methods: Mapping[str, Method]) -> frozenset[str]:
-    """List the methods that short runs judge too low (`starts_slowly`)."""
-    return frozenset(name for name, method in methods.items() if getattr(method, "starts_slowly", False))
+    """List the methods that short runs rank too low (`starts_slowly`)."""
+    return frozenset(name for name, method in methods.items() if method.starts_slowly)

@@ -1,51 +1,37 @@
-"""The protocol of an importance score of target modules, and of the reducer that gathers it."""
+"""The record of an importance score of target modules."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from autopeft.types import Target
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
+    from torch import Tensor, nn
 
 
-class Reducer(Protocol):
-    """Gathers one score over a stream of batches; the counts of two reducers can be added."""
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """An importance score: a larger value means that training the target module changes more.
 
-    def update(self, target: Target, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
-        """Add one batch to the counts of one target module.
+    `value(target, module, inputs, gradient)` computes a target module's value for one batch, shape (), at
+    least 0; None if the score does not measure the target module. The values of all batches are added up and
+    divided by the number of examples.
 
-        If this raises, the counts must be as before: the caller tries again with a smaller batch. Do not keep
-        a reference to either tensor.
+    - `inputs`: of the module, (B, T, in), float32.
+    - `gradient`: of the summed losses of the examples with respect to the outputs, (B, T, out), float32; row
+      b comes from example b alone.
+    - For experts in one parameter, `module` holds the parameter, `inputs` is the parameter itself, and
+      `gradient`, of the same shape, is summed over the examples.
 
-        Args:
-            target: One of the target modules that the reducer was made for.
-            module: The module itself; for experts in one parameter, the module that holds it.
-            inputs: Shape (B, T, in), fp32 or wider, zero at padding tokens. Target modules with the same
-                input get the same tensor, one after the other. For experts: the parameter.
-            gradient: Gradient of the sum of the examples' losses by the outputs, shape (B, T, out), zero at
-                padding tokens: row b comes from example b alone. For experts: the gradient by the parameter,
-                in its shape; examples are summed.
-        """
+    `value` must not change or keep the tensors. If `reads_examples` is false, it is called once for each
+    target module, with empty tensors and without a pass through the model.
+    """
 
-    def add(self, other: Any) -> None:
-        """Add another reducer's counts to this one; `other` has the same score and target modules."""
-
-    def values(self, n_examples: int) -> dict[str, float]:
-        """Average over examples: target name -> finite score >= 0; no entry for a target without batches."""
-
-
-@runtime_checkable
-class Score(Protocol):
-    """An importance score of target modules: larger means that training the target module changes more."""
-
-    name: str  # what specifications call it, such as `fisher`
-    summary: str  # what it says of a target module, in one phrase
-    unit: str  # of the values, as a phrase
-    reads_examples: bool  # True: from a forward and a backward pass; False: no batch is ever counted
-
-    def reducer(self, targets: Sequence[Target]) -> Reducer:
-        """Make an empty reducer for these target modules."""
+    name: str
+    summary: str  # what a value means, in one phrase
+    unit: str  # of the values
+    value: Callable[[Target, nn.Module, Tensor, Tensor], Tensor | None]
+    reads_examples: bool = True

@@ -19,7 +19,7 @@ Example = dict[str, Any]
 LabelKind = Literal[
     "class", "classes", "number", "tags", "choice", "completion", "chat", "documents", "stream"
 ]
-PACKED_KINDS = ("documents", "stream")  # are cut into blocks of tokens, whichever text these are of
+PACKED_KINDS = ("documents", "stream")  # are joined and cut into blocks of tokens
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
 
 
@@ -41,12 +41,12 @@ def last_answer(labels: Sequence[int]) -> tuple[int, Sequence[int]]:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSpace:
-    """What the labels of a dataset are.
+    """The labels of a dataset.
 
     `kind` is `class` (one per row), `classes` (any number per row), `number`, `tags` (one per token) or
     `choice` (which of a row's answers is right). For language models it is what they learn to write:
-    `completion` or `chat` (its answers), `documents` or `stream` (all of the text; each row stands alone,
-    or goes on from the row before).
+    `completion` or `chat` (its answers), `documents` or `stream` (all of the text; each row is a text of its
+    own, or continues the row before).
     """
 
     kind: LabelKind = "class"
@@ -58,18 +58,16 @@ class LabelSpace:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskDefaults:
-    """Limits within which the data decide the length of examples and of a full run, if the user does not.
-
-    Pairs are the least and the most.
+    """Limits for settings of a full run that are derived from the data; pairs are the least and the most.
 
     - `max_length`: tokens per example; None if the task reads no tokens.
-    - `is_packed`: whether examples are blocks of a longer text, which all have `max_length` tokens.
+    - `is_packed`: whether examples are blocks of a longer text, all with `max_length` tokens.
     - `batch_size`: examples per step: as many as have about `step_tokens`, or the most if that is None.
     - `epochs`: as many as see `seen_examples` examples, or the most if that is None.
     - `eval_examples`: examples of a split that are enough to compare plans if time is short; None takes all.
     - `max_new_tokens`: tokens to generate per answer; None if the metric needs no generated texts. The task
       must be a dataclass with a field of this name, which gets the number.
-    - `family`: which list of plans a search tries: classification, tagging, language or images.
+    - `family`: which listed plans a search tries: classification, tagging, language or images.
     """
 
     max_length: tuple[int, int] | None
@@ -90,14 +88,14 @@ class Encoded:
     examples: tuple[Example, ...]  # a dictionary of features each, such as `input_ids`
     labels: tuple[Any, ...]  # one per example, as `Task.collate` takes it
     notes: tuple[str, ...] = ()  # sentences for the user about what was cut off
-    text_form: str = ""  # how a row becomes one text, in words, where that depends on the rows
-    # Why nothing can be learned if most rows are like these, for a DataError; empty if they are fine.
+    text_form: str = ""  # how a row becomes one text, in words, if that depends on the rows
+    # Why nothing can be learned from these rows, for a DataError; empty if they are fine.
     refusal: str = ""
     dropped: tuple[int, ...] = ()  # examples to leave out, ascending; they have no labels that count
 
 
 class WrittenText(NamedTuple):
-    """A text that a model wrote in an evaluation, between what it read and what was expected."""
+    """A text that a model generated in an evaluation, with its prompt and reference."""
 
     prompt: str
     reference: str
@@ -108,43 +106,42 @@ class WrittenText(NamedTuple):
 class Evaluation:
     """The quality of a model on some batches."""
 
-    metric: float | None  # in the unit of the task's metric; None where it was left out
+    metric: float | None  # in the unit of the task's metric; None if it was left out
     loss: float  # mean over the examples or tokens, as the task weighs them
     # One score per example, in the order of the batches, with the metric as their mean; () without a metric.
-    # Where the metric is no mean (a correlation, an F1) they are its jackknife pseudo-values, moved so that
-    # their mean is the metric: their spread gives its variance.
+    # If the metric is not a mean (a correlation, an F1), they are its jackknife pseudo-values, shifted so
+    # that their mean is the metric: their spread gives its variance.
     example_scores: tuple[float, ...]
-    texts: tuple[WrittenText, ...] = ()  # in the same order, if the model wrote some
+    texts: tuple[WrittenText, ...] = ()  # in the same order, if the model generated some
 
 
 @runtime_checkable
 class Task(Protocol):
     """A task type: how rows become batches, the loss, and the metric.
 
-    The part itself stands for the commonest target; `fitted` gives the task for one dataset.
+    The plug-in itself is for the usual kind of labels; `fitted` adapts it to one dataset.
     """
 
-    name: str  # what specifications call it, such as `text-classification`
-    # A reader of `autopeft.data`, such as `read_texts`, or another function that makes an
-    # `autopeft.data.UncutRows` of the data settings.
+    name: str  # of the setting, such as `text-classification`
+    # A reader of `autopeft.data`, such as `read_texts`, or another function from the data settings to an
+    # `autopeft.data.UncutRows`.
     read_rows: Callable[[DataSpec], Any]
-    metric: str  # the metric that is measured
-    metrics: tuple[str, ...]  # names of the metrics to choose from
+    metric: str  # that is measured
+    metrics: tuple[str, ...]  # to choose from
     greater_is_better: bool  # true for accuracies, false for errors and losses
     is_share: bool  # whether the metric lies in [0, 1] and is read as percent: true for accuracies and F1
     score_span: float | None  # width of the range of the example scores, 1 for an accuracy; None: no bounds
-    peft_task_type: str | None  # such as `SEQ_CLS`; None where `peft` has no word for the task
-    # The class of `transformers` with the task's head, such as `AutoModelForSequenceClassification`.
-    auto_class: str
-    notes: tuple[str, ...]  # decisions that the user should know, as sentences
-    defaults: TaskDefaults  # for the settings of a full run that the user leaves open
+    peft_task_type: str | None  # such as `SEQ_CLS`; None if `peft` has none for the task
+    auto_class: str  # of `transformers`, such as `AutoModelForSequenceClassification`
+    notes: tuple[str, ...]  # decisions for the user to know, as sentences
+    defaults: TaskDefaults
 
     def fitted(self, spec: TaskSpec, label_space: LabelSpace, tokenizer: Any = None) -> Task:
         """Adapt the task to one dataset; the tokenizer is None if it is not loaded yet.
 
         Raises:
             UnknownNameError: No such metric.
-            DataError: The task cannot learn this target.
+            DataError: The task cannot learn these labels.
         """
 
     def encode(
@@ -152,14 +149,10 @@ class Task(Protocol):
     ) -> Encoded:
         """Turn rows into examples with features and labels.
 
-        If there is one example per row, a large split is encoded some rows at a time, as a run reads them. So
-        a fault of too many rows is a `refusal` in the result, and no error.
-
-        Args:
-            inputs: One tuple per row, as `read_rows` makes them.
-            labels: One per row, as the target says.
-            tokenizer: Of the base model; the image processor of a vision model.
-            max_length: Most tokens of an example; the rest is cut off.
+        `inputs` has one tuple per row, as `read_rows` makes them. `tokenizer` is the image processor of a
+        vision model. Examples are cut to `max_length` tokens. If there is one example per row, a large split
+        is encoded some rows at a time, as a run reads them. So too many unusable rows are a `refusal` in the
+        result, and not an error.
         """
 
     def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
@@ -180,12 +173,12 @@ class Task(Protocol):
     def evaluate(self, model: nn.Module, batches: Iterator[Batch], *, generates: bool = True) -> Evaluation:
         """Compute metric, mean loss and per-example scores, without gradients.
 
-        If `generates` is false, a metric that needs generated texts is None.
+        Unless `generates`, a metric that needs generated texts is None.
         """
 
 
 def metric_facts(task: Task) -> MetricFacts:
-    """Gather the facts of the metric that a fitted task measures."""
+    """Return the facts of the metric that a fitted task measures."""
     return MetricFacts(
         name=task.metric,
         greater_is_better=task.greater_is_better,
@@ -196,7 +189,7 @@ def metric_facts(task: Task) -> MetricFacts:
 
 
 def text_form(task: Task) -> str:
-    """Say in words how a fitted task writes a row as one text; empty if the task does not say."""
+    """Describe how a fitted task writes a row as one text; empty if the task has no description."""
     return str(getattr(task, "text_form", ""))
 
 
@@ -211,7 +204,7 @@ class PlacesBatches(Protocol):
         """Copy a batch to a device.
 
         The batch is from `collate`, on the CPU. `place` copies a tensor to the device and counts its bytes;
-        also use it for tensors that the task keeps beside the batch.
+        also use it for tensors that the task keeps next to the batch.
         """
 
 
@@ -219,11 +212,11 @@ class PlacesBatches(Protocol):
 class Metric(Protocol):
     """A metric of labels, for the tasks that predict classes or a number.
 
-    Two members are optional. `chance` is the metric of blind guesses, 0 for a correlation; `label` is what
-    people call the metric, such as "Pearson's r".
+    Two members are optional. `chance` is the metric of blind guesses, 0 for a correlation; `label` is the
+    metric's name in prose, such as "Pearson's r".
     """
 
-    name: str  # what specifications call it, such as `accuracy`
+    name: str  # of the setting, such as `accuracy`
     kinds: tuple[str, ...]  # the kinds of `LabelSpace` that it judges: `class`, `classes`, `number`, `choice`
     # The kinds whose default metric it is; `uneven` is one class per row with very uneven counts.
     default_for: tuple[str, ...]
@@ -236,6 +229,6 @@ class Metric(Protocol):
     ) -> tuple[float, tuple[float, ...]]:
         """Compute the metric, and one score per example; the metric is their mean.
 
-        If the metric is no mean over examples, `autopeft.metrics.jackknife` makes the scores. Truth and
+        If the metric is not a mean over examples, `autopeft.metrics.jackknife` computes the scores. Truth and
         guesses are classes (N,) from 0, several classes (N, C) of 0 and 1, or numbers (N,).
         """

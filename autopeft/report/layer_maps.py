@@ -1,8 +1,7 @@
-"""Maps of layer × role: the ranks of a plan, and the share of a score that each cell holds."""
+"""Heat maps of layer × role: the ranks of a plan, and the share of a score in each cell."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,19 +11,19 @@ from autopeft.report.formatting import significant
 from autopeft.types import SEEN_ENOUGH, Adapter, Plan, Target, TargetScores, minus
 
 OUTSIDE = "outside"  # row of the target modules that are in no layer
-MAX_ROWS = 24  # rows of a map that the page shows without a click; chosen by hand
-LEFT_ALONE = "·"  # a target module without adapter
-# Ranks where a new shade begins, the same for every plan, so that maps of two plans can be compared.
+MAX_ROWS = 24  # rows that the page shows without a click; heuristic
+NO_ADAPTER = "·"
+# Ranks where a new shade begins, the same for every plan, so that two plans can be compared.
 RANK_STEPS = (1.0, 2.0, 4.0, 8.0, 16.0)
-# The same for a score, as multiples of the mean cell of the layers; chosen by hand. Target modules outside
-# the layers do not enter the mean: a pooler can hold nine tenths of a score, and all layers would look alike.
+# The same for a score, as multiples of the mean cell of the layers; heuristic. Target modules outside the
+# layers do not count in the mean: a pooler can have nine tenths of a score, and all layers would look alike.
 _MEAN_STEPS = (0.0, 0.5, 1.0, 2.0, 4.0)
 _WHOLE = 99.5  # percent from which two digits read as 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One layer × role. `level` is the shade, 0 for none; `title` lists its targets with their values."""
+    """One layer × role. `level` is the shade, 0 for none; `title` lists the target modules with values."""
 
     text: str
     level: int
@@ -33,10 +32,10 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Map:
-    """A grid of cells. `rows` pairs a layer's label with one cell per role, the deepest layer first.
+    """A grid of cells. `rows` has a layer's label and one cell per role, the deepest layer first.
 
-    `total` is the sum of the score over all target modules; None for ranks. `steps` are the numbers, in the
-    unit of the cells, at which a new shade begins.
+    `total` is the sum of the score over all target modules; None for ranks. At `steps`, in the unit of the
+    cells, a new shade begins.
     """
 
     name: str
@@ -47,7 +46,7 @@ class Map:
 
     @property
     def legend(self) -> tuple[str, ...]:
-        """The numbers that each shade stands for, the lightest first, the hatched one last."""
+        """The numbers of each shade, the lightest first, the hatched one last."""
         if self.total is None:
             last = int(self.steps[-1])
             spans = [f"{int(a)}–{int(b) - 1}" if b - a > 1 else f"{int(a)}" for a, b in pairwise(self.steps)]
@@ -57,11 +56,10 @@ class Map:
 
 
 def rank_map(targets: Sequence[Target], plan: Plan, short_labels: Mapping[str, str]) -> Map:
-    """Map the ranks of a plan; a method without rank shows its short label (see `PartWords`).
+    """Map the ranks of a plan; a method without ranks shows its short label.
 
-    There are columns for every role that is adapted or holds a linear layer. Several target modules in a cell
-    are
-    grouped: `4 ×2, ·` means rank 4 twice and one target module without adapter.
+    There are columns for every role that is adapted or has linear layers. Several target modules in a cell
+    are grouped: `4 ×2, ·` means rank 4 twice and one target module without adapter.
     """
     adapters: defaultdict[str, list[Adapter]] = defaultdict(list)
     for adapter in plan.adapters:
@@ -70,7 +68,7 @@ def rank_map(targets: Sequence[Target], plan: Plan, short_labels: Mapping[str, s
 
     def label(target: Target) -> str:
         words = (str(a.rank or short_labels.get(a.method, a.method)) for a in adapters.get(target.name, ()))
-        return "+".join(words) or LEFT_ALONE
+        return "+".join(words) or NO_ADAPTER
 
     def cell(group: Sequence[Target]) -> Cell:
         ranks = [adapter.rank for target in group for adapter in adapters.get(target.name, ())]
@@ -79,18 +77,17 @@ def rank_map(targets: Sequence[Target], plan: Plan, short_labels: Mapping[str, s
         title = "; ".join(f"{target.name}: {label(target)}" for target in group)
         counts = Counter(label(target) for target in group)
         texts = [f"{text} ×{n}" if n > 1 else text for text, n in counts.items()]
-        return Cell(
-            text=LEFT_ALONE if set(counts) == {LEFT_ALONE} else ", ".join(texts), level=level, title=title
-        )
+        text = NO_ADAPTER if set(counts) == {NO_ADAPTER} else ", ".join(texts)
+        return Cell(text=text, level=level, title=title)
 
     return _grid("rank", [target for target in targets if target.role in shown], cell, steps=RANK_STEPS)
 
 
 def score_map(targets: Sequence[Target], score: TargetScores) -> Map | None:
-    """Map a score as shares of its total over the targets, in percent; None if it is 0 at every target."""
+    """Map a score as percent of its sum over the target modules; None if the sum is 0."""
     by_target = dict(zip((target.name for target in targets), score.values, strict=True))
     total = sum(by_target.values())
-    if not 0 < total < float("inf"):
+    if not total:
         return None
     sums = {place: sum(by_target[s.name] for s in group) for place, group in _places(targets).items()}
     in_layers = [value for (layer, _), value in sums.items() if layer is not None]
@@ -109,14 +106,14 @@ def score_map(targets: Sequence[Target], score: TargetScores) -> Map | None:
 
 
 def merged(drawn: Map) -> Map:
-    """Join neighbouring layers whose cells are all alike into one row."""
+    """Join neighboring layers with equal cells into one row."""
     rows: list[tuple[str, tuple[Cell, ...]]] = []
 
-    def look_of(row: tuple[str, tuple[Cell, ...]]) -> tuple[bool, list[tuple[str, int]]]:
+    def shown(row: tuple[str, tuple[Cell, ...]]) -> tuple[bool, list[tuple[str, int]]]:
         return row[0] == OUTSIDE, [(cell.text, cell.level) for cell in row[1]]
 
-    for _, equal in groupby(drawn.rows, key=look_of):
-        equal_rows = list(equal)
+    for _, group in groupby(drawn.rows, key=shown):
+        equal_rows = list(group)
         (deepest, upper), (shallowest, lower) = equal_rows[0], equal_rows[-1]
         cells = tuple(
             high if low == high else replace(high, title=f"{low.title} … {high.title}")
@@ -127,15 +124,15 @@ def merged(drawn: Map) -> Map:
 
 
 def _edges(steps: Sequence[float]) -> list[float]:
-    """List the numbers at which the second and each further shade begins.
+    """List where the second and each further shade begins; edges that would read as 100 % are left out.
 
-    The last shade, hatched, begins at four times the last step. Edges that would read as 100 % are left out.
+    The last shade, hatched, begins at four times the last step.
     """
     return [edge for edge in (*steps[1:], 4 * steps[-1]) if edge < _WHOLE]
 
 
 def _level(value: float, steps: Sequence[float]) -> int:
-    """Choose the shade of a value, from 1 to 6.
+    """Return the shade of a value, from 1 to 6.
 
     Example:
         >>> [_level(rank, RANK_STEPS) for rank in (1, 2, 3, 4, 15, 16, 63, 64)]
@@ -174,16 +171,14 @@ def _places(targets: Sequence[Target]) -> dict[tuple[int | None, str], list[Targ
 
 
 def enough_examples(score: TargetScores) -> str:
-    """Say whether more examples would change a score, by how far two halves of the examples agree.
+    """Describe how stable a score is, by the agreement of two halves of the examples.
 
     Example:
         >>> enough_examples(TargetScores(name="fisher", values=(1.0,), split_half=0.972, n_examples=128))
         'enough examples: two halves of 128 have a rank correlation of 0.97'
     """
-    if not score.n_examples:
-        return "needs no examples"
-    if score.split_half is None or not math.isfinite(score.split_half):
-        return f"two halves of {score.n_examples:,} examples have no rank correlation"
-    rho = minus(f"{math.floor(100 * score.split_half) / 100:.2f}")  # 0.949 must not read as 0.95
+    if score.split_half is None:
+        return "computed from one example" if score.n_examples else "needs no examples"
     examples = "enough examples" if score.split_half >= SEEN_ENOUGH else "too few examples"
+    rho = minus(f"{score.split_half:.2f}")
     return f"{examples}: two halves of {score.n_examples:,} have a rank correlation of {rho}"

@@ -19,13 +19,13 @@ from autopeft.types import SEEN_ENOUGH, SIZE_SCORE, Sensitivity, TargetScores
 
 MAX_EXAMPLES = 512  # of the sensitivity pass, unless the user asks for more
 _SHARE = 0.05  # of a full run's cost: the project's promise
-# Cost of the pass over one example relative to one example of LoRA training at all maps, and what each score
-# adds. Upper bounds, measured at 32 and 128 tokens, and on the demo, by `sensitivity_cost.py` of commit
-# a7a790e4.
+# Cost of the pass over one example relative to one example of LoRA training at all linear layers, and what
+# each score adds. Upper bounds, measured at 32 and 128 tokens, and on the demo, by `sensitivity_cost.py` of
+# commit a7a790e4.
 _PASS_COST, _SCORE_COST = 1.2, 0.7
-_TIME_SHARE = 0.1  # of what is left of --max-time, for the whole pass; chosen by hand
-_BATCH = 16  # examples; chosen by hand, so that even few of them make two halves of several batches
-_SORTED_BATCHES = 4  # batches whose examples are sorted by length together; chosen by hand
+_TIME_SHARE = 0.1  # of the time left by --max-time, for the whole pass; heuristic
+_BATCH = 16  # examples; heuristic: few examples must also make several batches
+_SORTED_BATCHES = 4  # batches whose examples are sorted by length together; heuristic
 
 log = logging.getLogger(__name__)
 
@@ -41,21 +41,19 @@ def sensitivity(
     """Score every target module on a seeded sample of the train split.
 
     Without `max_examples`, the pass may cost 5 % of a full run, with at least one batch and at most 512
-    examples. It stops early, and a note says so, in two cases:
-
-    1. Two halves of the examples rank the target modules alike: their rank correlation is at least `enough`.
-       With `enough` above 1 this never happens.
-    2. The pass has taken a tenth of the time that `--max-time` left; `clock` gives the run's seconds so far.
+    examples. It ends early, and a note says so, once two halves of the examples rank the target modules alike
+    (by `enough`, see `measure`), or after a tenth of the time that `--max-time` left; `clock` returns the
+    run's seconds so far.
 
     Raises:
         UnknownNameError: A score does not exist.
-        SpecError: A score is not finite.
+        SpecError: A score is not finite, or one example does not fit into memory.
         DataError: A loss is not finite.
     """
-    parts = discover("autopeft.sensitivity")
-    scores: list[Score] = [parts[name] for name in dict.fromkeys(names)]
+    installed = discover("autopeft.sensitivity")
+    scores: list[Score] = [installed[name] for name in dict.fromkeys(names)]
     n_train = prepared.bench.splits["train"].n_early
-    n_requested = max_examples or affordable_examples(
+    n_requested = max_examples or default_examples(
         scores, full_run_examples=prepared.full_steps * prepared.bench.batch_size
     )
     end = clock() + _TIME_SHARE * ((prepared.spec.search.max_time_seconds or math.inf) - clock())
@@ -82,16 +80,13 @@ def sensitivity(
         scored = measure(scores, scored_model, batches_in_time(), enough=enough)
     notes, n_used = scored.notes, scored.n_examples
     if 0 < n_used < n_requested:
-        stopped = f"Stopped after {n_used} of {n_requested} examples"
         if clock() >= end:
-            notes += (f"{stopped}, since a tenth of what was left of --max-time had passed.",)
+            reason = "a tenth of the time left by --max-time had passed"
         elif n_used >= n_train:
-            notes += (f"The train split has only {n_train} of the {n_requested} examples requested.",)
+            reason = "the train split has no more"
         else:
-            agreement = min(score.split_half for score in scored.scores if score.split_half is not None)
-            notes += (
-                f"{stopped}: two halves of them rank the target modules alike (Spearman {agreement:.2f}).",
-            )
+            reason = "two halves of them rank the target modules alike"
+        notes += (f"Stopped after {n_used} of {n_requested} examples: {reason}.",)
     return replace(scored, n_asked=n_requested, notes=notes)
 
 
@@ -100,7 +95,7 @@ def logged_scores(
 ) -> tuple[TargetScores, ...]:
     """Score the target modules for a search, and log the notes that `analyze` would print.
 
-    If memory does not hold one example, it warns, and computes only scores that read none, and `parameters`.
+    If one example does not fit into memory, log a warning and compute `parameters` instead.
     """
     try:
         scored = sensitivity(prepared, names, clock=clock)
@@ -111,16 +106,11 @@ def logged_scores(
         scored = None
     if scored is None:  # not inside the handler: its error keeps the tensors in memory
         release_memory(prepared.base.device)
-        without_examples = [
-            name for name in names if not discover("autopeft.sensitivity")[name].reads_examples
-        ]
-        scored = sensitivity(prepared, [*without_examples, SIZE_SCORE], clock=clock)
+        scored = sensitivity(prepared, [SIZE_SCORE], clock=clock)
     for note in scored.notes:
         log.info("Sensitivity: %s", note)
     if zeros := ", ".join(score.name for score in scored.scores if score.is_zero):
-        log.warning(
-            "The score %s is 0 at every target module and tells none apart; try another --score.", zeros
-        )
+        log.warning("The score %s is 0 at every target module; try another --score.", zeros)
     if targets := scored.unreachable:
         log.warning(
             "Sensitivity: no gradient reaches %d target modules, which score 0: %s",
@@ -130,13 +120,13 @@ def logged_scores(
     return scored.scores
 
 
-def affordable_examples(scores: Sequence[Score], *, full_run_examples: int) -> int:
-    """Count the examples that 5 % of a full run pays for, in [16, 512]; 512 if no score reads examples."""
+def default_examples(scores: Sequence[Score], *, full_run_examples: int) -> int:
+    """Count the examples that 5 % of a full run covers, in [16, 512]; 512 if no score reads examples."""
     n_scores = sum(score.reads_examples for score in scores)
     if not n_scores:
         return MAX_EXAMPLES
-    affordable = int(_SHARE * full_run_examples / (_PASS_COST + _SCORE_COST * n_scores))
-    return max(_BATCH, min(MAX_EXAMPLES, affordable))
+    n_examples = int(_SHARE * full_run_examples / (_PASS_COST + _SCORE_COST * n_scores))
+    return max(_BATCH, min(MAX_EXAMPLES, n_examples))
 
 
 def _batches(prepared: Prepared, *, n_examples: int) -> Iterator[Batch]:

@@ -1,4 +1,4 @@
-"""Importance scores, one file each; `parts/` is what they share, and the pass over some batches."""
+"""Importance scores of target modules, one file each, and the pass that computes them (`_shared/`)."""
 
+from autopeft.sensitivity._shared.gradients import ScoredModel
 from autopeft.sensitivity._shared.measure import measure
-from autopeft.sensitivity._shared.visit import ScoredModel

@@ -45,8 +45,8 @@ class Proposal:
 class TargetScores:
     """One importance score; `values` has one value >= 0 for each target module of the result, in their order.
 
-    `split_half` is Spearman's rho over target modules between two halves of the examples, None where it is
-    undefined. `n_examples` is 0 for a score that needs no examples.
+    `split_half` is Spearman's rho over target modules between two halves of the examples, None for a single
+    example. `n_examples` is 0 for a score that needs no examples.
     """
 
     name: str
@@ -65,8 +65,7 @@ class Sensitivity:
     """The scores of one pass over some examples, and its cost.
 
     `unreachable` names the target modules that no gradient reached; they score 0. `peak_bytes` is the
-    allocator's number on a GPU. On a CPU it counts the tensors for the backward pass of the largest batch and
-    those that the scores have gathered, without the base model.
+    allocator's number on a GPU, and 0 on a CPU.
     """
 
     scores: tuple[TargetScores, ...]

@@ -39,7 +39,7 @@ LANGUAGE_MODELS = {
 @pytest.mark.parametrize("kind", ["LORA", "IA3", "HRA"])
 @pytest.mark.filterwarnings("ignore")
 def test_all_linear_is_counted_as_peft_attaches_it_or_refused_as_peft_does(kind, architecture, tmp_path):
-    """Conv1D, fused maps, experts in one parameter, routers, encoders with decoders."""
+    """Conv1D, fused layers, experts in one parameter, routers, encoders with decoders."""
     module = build(architecture, LANGUAGE_MODELS[architecture]).module
     module.config.architectures = [type(module).__name__]
     module.config.save_pretrained(tmp_path / "model")

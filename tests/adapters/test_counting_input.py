@@ -1,4 +1,4 @@
-"""`autopeft count`: what bad input gets, what is noted, and how it is shown."""
+"""`autopeft count`: bad input, notes, and output."""
 
 from __future__ import annotations
 
@@ -29,56 +29,28 @@ def refused(result, code: int, *words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "code", "words"),
+    ("content", "code", "word"),
     [
-        ({**LORA, "target_modules": ["query", "q_prj"]}, 3, ("query, q_prj", "q_proj")),
-        ({**LORA, "target_modules": r"model\.h\.0\.up_prj"}, 3, ("up_prj", "nearest: up_proj")),
-        ({**LORA, "target_modules": "(("}, 3, ("unterminated",)),
-        ({**LORA, "r": 0}, 3, ("positive",)),
-        ({**LORA, "r": "x"}, 2, ("r is 'x'", "a whole number")),
-        ({**LORA, "r": None, "bias": 3}, 2, ("r is None", "a whole number")),
-        ({**LORA, "target_modules": 3}, 2, ("target_modules is 3", "a string or a list")),
-        ({**LORA, "modules_to_save": "lm_head"}, 2, ("modules_to_save is 'lm_head'", "a list")),
-        ({**LORA, "rank_pattern": {"q_proj": "x"}}, 3, ("does not fit", "'str' and 'int'")),
-        ({**LORA, "use_dora": "yes"}, 2, ("use_dora is 'yes'", "true or false")),
-        ({**LORA, "r": 33}, 3, ("rank 33", "q_proj", "3 other target modules", "32 × 32", "at most 32")),
-        (
-            {**LORA, "r": 33, "target_modules": ["layers.0.self_attn.q_proj"]},
-            3,
-            ("rank 33 at model.layers.0.self_attn.q_proj, whose",),
-        ),
-        ({**LORA, "bias": "some"}, 3, ("some",)),
-        ({**LORA, "task_type": "GUESS"}, 2, ("GUESS", "SEQ_CLS")),
-        ({**LORA, "peft_type": "LORRA"}, 2, ("'LORRA'", "Did you mean 'LORA'?")),
-        ({"peft_type": "XLORA"}, 2, ("X-LoRA", "one by one")),
-        ({"r": 4}, 2, ("no peft_type",)),
-        ([LORA], 2, ("a list",)),
-        ("[" * 100_000, 2, ("cannot be read",)),
+        ({**LORA, "target_modules": ["query", "q_prj"]}, 3, "q_prj"),
+        ({**LORA, "target_modules": "(("}, 3, "unterminated"),
+        ({**LORA, "r": 0}, 3, "positive"),
+        ({**LORA, "bias": "some"}, 3, "some"),
+        ({**LORA, "task_type": "GUESS"}, 2, "SEQ_CLS"),
+        ({**LORA, "peft_type": "LORRA"}, 2, "'LORA'?"),
+        ({"peft_type": "XLORA"}, 2, "XLORA"),
+        ({"r": 4}, 2, "peft_type"),
     ],
 )
-def test_config_that_cannot_be_counted_is_refused_in_a_sentence(content, code, words, tiny_llama, tmp_path):
-    refused(run(write_config(tmp_path, content), "--model", tiny_llama), code, *words)
+def test_config_that_cannot_be_counted_is_refused_in_a_sentence(content, code, word, tiny_llama, tmp_path):
+    refused(run(write_config(tmp_path, content), "--model", tiny_llama), code, word)
     assert [path.name for path in tmp_path.iterdir()] == ["adapter_config.json"]
 
 
-def test_a_rank_as_high_as_its_maps_is_counted(tiny_llama, tmp_path):
-    counted = run(write_config(tmp_path, {**LORA, "r": 32}), "--model", tiny_llama, "--json")
-    assert json.loads(counted.stdout)["trainable_params"] == 2 * 32 * (32 + 32) + 2 * 32 * (32 + 16)
-
-
-@pytest.mark.parametrize(
-    ("order", "words"),
-    [
-        ({"a": 1}, ("order.json", "{'a': 1}")),
-        (["lora", "lora"], ("order.json", "once")),
-        (["lora", "../lora"], ("order.json", "once")),
-        (["absent"], ("absent", "cannot be read")),
-    ],
-)
-def test_order_that_lists_no_adapters_is_refused(order, words, tiny_llama, tmp_path):
+def test_order_that_is_not_a_list_of_adapters_is_refused(tiny_llama, tmp_path):
     write_config(tmp_path / "lora", LORA)
-    (tmp_path / "order.json").write_text(json.dumps(order), encoding="utf-8")
-    refused(run(tmp_path, "--model", tiny_llama), 2, *words)
+    for order, word in (({"a": 1}, "order.json"), (["absent"], "absent")):
+        (tmp_path / "order.json").write_text(json.dumps(order), encoding="utf-8")
+        refused(run(tmp_path, "--model", tiny_llama), 2, word)
 
 
 def test_two_methods_on_one_target_are_refused_and_the_target_is_named(tiny_llama, tmp_path):
@@ -87,12 +59,7 @@ def test_two_methods_on_one_target_are_refused_and_the_target_is_named(tiny_llam
         tmp_path / "b", {"peft_type": "IA3", "target_modules": ["q_proj"], "feedforward_modules": []}
     )
     (tmp_path / "order.json").write_text('["a", "b"]', encoding="utf-8")
-    refused(
-        run(tmp_path, "--model", tiny_llama),
-        3,
-        "model.layers.0.self_attn.q_proj",
-        "one target module takes one method",
-    )
+    refused(run(tmp_path, "--model", tiny_llama), 3, "model.layers.0.self_attn.q_proj")
 
 
 def test_plan_for_another_model_is_refused_and_the_target_is_named(tiny_llama, tmp_path):
@@ -101,18 +68,18 @@ def test_plan_for_another_model_is_refused_and_the_target_is_named(tiny_llama, t
     sizes = {"base_params": 1, "head_params": 66, "schedule": "any", "seed": 0}
     document = PlanDocument(plan=plan, model=ModelSpec(), data=DataSpec(), task=TaskSpec(), **sizes)
     write_plan(tmp_path / "plan.yaml", document)
-    refused(run(tmp_path / "plan.yaml", "--model", tiny_llama), 3, "has no target module", adapter.target)
+    refused(run(tmp_path / "plan.yaml", "--model", tiny_llama), 3, adapter.target)
 
 
-def test_file_that_is_not_there_is_named_once(tiny_llama, tmp_path):
+def test_missing_file_is_refused(tiny_llama, tmp_path):
     path = tmp_path / "no" / "adapter_config.json"
-    refused(run(path, "--model", tiny_llama), 2, f"no file, folder or method named '{path}'")
+    refused(run(path, "--model", tiny_llama), 2, str(path))
 
 
 def test_config_for_a_task_that_the_model_has_not_is_refused(tmp_path):
     transformers.ViTConfig().save_pretrained(tmp_path / "model")
     folder = write_config(tmp_path / "adapter", {**LORA, "task_type": "CAUSAL_LM"})
-    refused(run(folder, "--model", tmp_path / "model"), 2, "type 'vit'", "no AutoModelForCausalLM")
+    refused(run(folder, "--model", tmp_path / "model"), 2, "AutoModelForCausalLM")
 
 
 def test_folder_without_a_plan_or_an_adapter_is_refused(tmp_path):
@@ -136,20 +103,14 @@ def test_what_matches_nothing_is_noted(tiny_llama, tmp_path):
         "rank_pattern": {r"layers\.1\.self_attn\.k_proj": 20, "up_proj": 3},
         "alpha_pattern": {"layers.7.q_proj": 1},
         "modules_to_save": ["classifier"],
-        "layers_to_transform": [0, 1, 9],
         "from_the_future": 1,
         "peft_version": "9.0.0",
     }
     answer = json.loads(run(write_config(tmp_path, content), "--model", tiny_llama, "--json").stdout)
     notes = "\n".join(answer["notes"])
-    wanted = (
-        "v_prj; nearest: v_proj",
-        "rank_pattern has keys that fit no target: up_proj",
-        "layers.7.q_proj",
-    )
-    wanted += ("names what is not there: classifier", "there: 9", "from_the_future", "peft 9.0.0")
-    assert [words for words in wanted if words.split("; ")[0] not in notes] == []
-    assert len(answer["notes"]) == 6
+    expected = ("v_prj", "up_proj", "layers.7.q_proj", "classifier", "from_the_future")
+    assert [word for word in expected if word not in notes] == []
+    assert len(answer["notes"]) == 5
     assert answer["trainable_params"] == 2 * 4 * (32 + 32) + 4 * (32 + 16) + 20 * (32 + 16)
     assert answer["by_layer"] == {"0": 4 * (64 + 48), "1": 4 * 64 + 20 * 48}
     assert list(answer["by_role"].items()) == [("k", 24 * 48), ("q", 8 * 64)]

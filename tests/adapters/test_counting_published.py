@@ -21,7 +21,7 @@ PUBLISHED = [
     json.loads(line)
     for line in (Path(__file__).parent / "counts" / "peft_method_comparison.jsonl").read_text().splitlines()
 ]
-# What a config alone cannot say. The test fails where one of these has come to agree.
+# What a config alone cannot define. The test fails if one of these agrees by now.
 EXCEPTIONS = {
     "full-finetuning--llama-3.2-3B-lr_0.00001": "no config: every parameter of the base model was trained",
     "lora--llama-3.2-3B-rank32-lorafa": "LoRA-FA's optimizer held A still; the config is that of plain LoRA",
@@ -98,7 +98,7 @@ def test_parts_of_a_count_add_up(counts_of_published):
 
 
 def test_the_documentation_shows_what_count_prints(llama_3b, tmp_path, monkeypatch):
-    """The commands and outputs of docs/estimate.md, with a config in place of the hub's model."""
+    """The commands and outputs of docs/estimate.md, with a config instead of the hub's model."""
     page = (Path(__file__).parents[2] / "docs" / "estimate.md").read_text(encoding="utf-8")
     command, shown = page.split("```\n$ ")[1].split("\n```")[0].split("\n", 1)
     _, *arguments = command.split()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import peft
@@ -148,42 +147,27 @@ def test_several_configs_in_their_order_are_one_plan(tmp_path):
     assert plan.trainable_params == 2 * (2 * 32 + 16)  # hidden size 16, two layers
 
 
-# What a plan cannot say.
-
 LORA = {"r": 2, "target_modules": ["query"]}
 
 
 @pytest.mark.parametrize(
-    ("config", "complaint"),
+    ("config", "word"),
     [
-        (LoraConfig(**LORA, bias="all"), "has bias 'all', which a plan cannot say; every plan has 'none'"),
-        (
-            LoraConfig(**LORA, init_lora_weights="pissa"),
-            "init_lora_weights is 'pissa', which a plan cannot hold",
-        ),
-        (
-            LoraConfig(**LORA, modules_to_save=["word_embeddings"]),
-            "trains bert.embeddings.word_embeddings whole",
-        ),
-        (LoraConfig(**LORA, modules_to_save=["lm_head"]), "'lm_head', which toy bert lacks whole"),
-        (LoraConfig(r=2, target_modules=["classifier"]), "adapts nothing of toy bert but its task head"),
-        (LoraConfig(r=99, target_modules=["query"]), r"rank of lora .* is 99; allowed is from 1 to 16"),
-        (
-            LoraConfig(r=2, target_modules=["c_attn"]),
-            "c_attn, which the model lacks; there are LayerNorm, query",
-        ),
-        (
-            LoraConfig(r=3, target_modules=["query"], init_lora_weights="orthogonal"),
-            r"rank of lora .* is 3; allowed is 2, 4, 6, 8",
-        ),
-        (peft.VeraConfig(target_modules=["query"]), "is of the type VERA, which a plan cannot hold exactly"),
-        (peft.PrefixTuningConfig(num_virtual_tokens=3), "is PREFIX_TUNING, which trains virtual tokens"),
+        (LoraConfig(**LORA, bias="all"), "bias 'all'"),
+        (LoraConfig(**LORA, init_lora_weights="pissa"), "'pissa'"),
+        (LoraConfig(**LORA, modules_to_save=["word_embeddings"]), "bert.embeddings.word_embeddings"),
+        (LoraConfig(**LORA, modules_to_save=["lm_head"]), "lm_head"),
+        (LoraConfig(r=2, target_modules=["classifier"]), "task head"),
+        (LoraConfig(r=99, target_modules=["query"]), "is 99"),
+        (LoraConfig(r=2, target_modules=["c_attn"]), "c_attn"),
+        (LoraConfig(r=3, target_modules=["query"], init_lora_weights="orthogonal"), "is 3"),
+        (peft.VeraConfig(target_modules=["query"]), "VERA"),
+        (peft.PrefixTuningConfig(num_virtual_tokens=3), "PREFIX_TUNING"),
     ],
 )
-def test_what_a_plan_cannot_say_is_refused_by_name(config, complaint, tmp_path):
-    with pytest.raises((SpecError, TargetError), match=complaint) as caught:
+def test_config_that_a_plan_cannot_hold_is_refused(config, word, tmp_path):
+    with pytest.raises((SpecError, TargetError), match=word):
         read_user_plan(saved(config, tmp_path), BASES["bert"], METHODS)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_head_that_is_saved_is_what_every_plan_does(tmp_path):
@@ -191,10 +175,10 @@ def test_a_head_that_is_saved_is_what_every_plan_does(tmp_path):
     assert read_user_plan(saved(config, tmp_path), BASES["bert"], METHODS).notes == ()
 
 
-def test_names_that_stand_for_nothing_and_targets_in_the_head_are_told(tmp_path):
+def test_names_that_match_nothing_and_targets_in_the_head_are_noted(tmp_path):
     config = LoraConfig(r=2, target_modules=["query", "nowhere", "classifier"])
     first, second = read_user_plan(saved(config, tmp_path), BASES["bert"], METHODS).notes
-    assert "classifier lies in the task head" in first and "nowhere" in second
+    assert "classifier" in first and "nowhere" in second
 
 
 # Plans.
@@ -219,25 +203,6 @@ def a_plan(base) -> Plan:
     return plan_of(Policy(method="lora", learning_rate=2e-3), context)
 
 
-class Doubled:
-    """A method of another package whose configs train twice the scale of their plan."""
-
-    def __init__(self, method):
-        self._method = method
-
-    def __getattr__(self, name):
-        return getattr(self._method, name)
-
-    def configs(self, adapters):
-        return self._method.configs([replace(adapter, scale=2 * adapter.scale) for adapter in adapters])
-
-
-def test_a_config_whose_plan_would_train_with_another_scale_is_refused(tmp_path):
-    path = saved(LoraConfig(**LORA), tmp_path)
-    with pytest.raises(SpecError, match=r"with scale .* at .*, a plan .* with scale .*cannot be measured"):
-        read_user_plan(path, BASES["bert"], {"lora": Doubled(METHODS["lora"])})
-
-
 @pytest.mark.parametrize("where", ["plan.yaml", "best/plan.yaml"])
 def test_a_plan_or_a_run_is_taken_as_it_is(where, tmp_path):
     base = BASES["bert"]
@@ -245,7 +210,7 @@ def test_a_plan_or_a_run_is_taken_as_it_is(where, tmp_path):
     (tmp_path / where).parent.mkdir(exist_ok=True)
     write_plan(tmp_path / where, document(base, plan))
     assert not is_adapter(tmp_path)
-    saved(LoraConfig(**LORA), tmp_path)  # beside it, as `train` leaves them
+    saved(LoraConfig(**LORA), tmp_path)  # next to it, as `train` leaves them
     for path in (tmp_path, tmp_path / where):
         check_user_file(path)  # which raises for what cannot be read
     user_plan = read_user_plan(tmp_path, base, METHODS)
@@ -255,9 +220,7 @@ def test_a_plan_or_a_run_is_taken_as_it_is(where, tmp_path):
 def test_a_plan_of_another_model_is_refused(tmp_path):
     path = Path(tmp_path / "plan.yaml")
     write_plan(path, document(BASES["bert"], a_plan(BASES["bert"])))
-    with pytest.raises(
-        TargetError, match=r"was made for some/model .*does not fit.* use a plan of this base model"
-    ):
+    with pytest.raises(TargetError, match="some/model"):
         read_user_plan(path, BASES["gpt2"], METHODS)
 
 

@@ -34,8 +34,8 @@ def test_an_analysis_in_memory_says_how_to_go_on_in_python(module, tokenizer, tm
 def test_analysis_in_memory_gives_what_that_of_the_directory_gives(model_dir, tokenizer, data_dir, tmp_path):
     module = transformers.AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
     module.config.id2label = dict(enumerate(LABEL_NAMES))
-    for part in (module, tokenizer):  # with its head, which the checkpoint lacks
-        part.save_pretrained(tmp_path)
+    for saved in (module, tokenizer):  # with its head, which the checkpoint has not
+        saved.save_pretrained(tmp_path)
     read = commands.analyze(run_spec(tmp_path, data_dir), scores=["fisher"], max_examples=32)
     data = datasets.DatasetDict(
         {
@@ -66,5 +66,5 @@ def test_a_caller_who_needs_no_gradients_gets_the_same_analysis(setting, module,
 def test_inference_mode_is_refused_in_one_sentence(module, tokenizer):
     given = {"model": module, "data": toy_dataset(), "tokenizer": tokenizer, "budget": "5%"}
     for act in (autopeft.search, autopeft.analyze):
-        with torch.inference_mode(), pytest.raises(SpecError, match=r"torch\.inference_mode is on, and"):
+        with torch.inference_mode(), pytest.raises(SpecError, match="inference_mode"):
             act(**given)

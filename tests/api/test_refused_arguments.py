@@ -20,16 +20,14 @@ def test_a_tokenizer_that_is_none_is_refused(wrong, module, data):
         autopeft.analyze(module, data, budget="5%", tokenizer=wrong)
 
 
-@pytest.mark.parametrize("scores", [[], (), None])
-def test_an_analysis_without_a_score_is_refused(scores, model_dir, data):
-    with pytest.raises(SpecError, match=r"No score is named; pass one or more of .*fisher.*gradient"):
-        autopeft.analyze(model_dir, data, budget="5%", scores=scores)
+def test_an_analysis_without_a_score_is_refused(model_dir, data):
+    with pytest.raises(SpecError, match="fisher"):
+        autopeft.analyze(model_dir, data, budget="5%", scores=[])
 
 
-@pytest.mark.parametrize("wrong", ["x", "8", 2.5, 0])
-def test_examples_that_are_no_whole_number_are_refused(wrong, model_dir, data):
-    with pytest.raises(SpecError, match=r"max_examples is .*; it should be a whole number, at least 1"):
-        autopeft.analyze(model_dir, data, budget="5%", max_examples=wrong)
+def test_an_analysis_of_no_examples_is_refused(model_dir, data):
+    with pytest.raises(SpecError, match="max_examples"):
+        autopeft.analyze(model_dir, data, budget="5%", max_examples=0)
 
 
 def test_what_a_suggestion_does_not_take_is_refused(model_dir, module):

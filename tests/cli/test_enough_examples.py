@@ -12,22 +12,7 @@ from autopeft.types import TargetScores
     ("rho", "n", "sentence"),
     [
         (0.972, 128, "enough examples: two halves of 128 have a rank correlation of 0.97"),
-        (
-            0.9499,
-            128,
-            "too few examples: two halves of 128 have a rank correlation of 0.94",
-        ),
-        (
-            0.71,
-            64,
-            "too few examples: two halves of 64 have a rank correlation of 0.71",
-        ),
-        (
-            -0.2,
-            64,
-            "too few examples: two halves of 64 have a rank correlation of −0.20",
-        ),
-        (None, 16, "two halves of 16 examples have no rank correlation"),
+        (-0.2, 64, "too few examples: two halves of 64 have a rank correlation of −0.20"),
         (None, 0, "needs no examples"),
     ],
 )

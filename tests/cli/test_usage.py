@@ -118,7 +118,7 @@ def test_help_is_printed_where_output_is_ascii():
         ("dora", "'dora' is an option of lora; see `autopeft methods lora`."),
         ("DoRA", "'DoRA' is an option of lora"),
         ("rslora", "'rslora' is a value of scale_rule, an option of lora"),
-        ("qlora", "For 'qlora' take lora with --quantize 4bit."),
+        ("qlora", "For 'qlora' use lora with --quantize 4bit."),
         ("LoRA", "Did you mean 'lora'?"),
         ("IA3", "Did you mean 'ia3'?"),
         ("lroa", "Did you mean 'lora'?"),

@@ -1,4 +1,4 @@
-"""`autopeft analyze` on a tiny model: what it prints, what it writes, and that it writes nothing unasked."""
+"""`autopeft analyze` on a tiny model: its output and its files."""
 
 from __future__ import annotations
 

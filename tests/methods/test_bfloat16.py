@@ -109,7 +109,7 @@ def test_inputs_that_lora_takes_as_they_are_give_the_same_losses(make_base, make
 
 
 def casting(attach):
-    """The context manager `attach`, with `peft`'s casts of inputs to float32 put back."""
+    """The context manager `attach`, with `peft`'s casts of inputs to float32 restored."""
 
     @contextlib.contextmanager
     def attached(base, plan):

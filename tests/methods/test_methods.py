@@ -1,4 +1,4 @@
-"""The contract of a PEFT method: what every discovered one says of itself and of the targets of the toys."""
+"""The contract of a PEFT method: the facts of every discovered one, and its costs at the targets of toys."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def fitting(method, architectures=EVERY_ARCHITECTURE):
 
 
 @by_method
-def test_part_is_a_method_that_describes_itself(name):
+def test_method_describes_itself(name):
     method = METHODS[name]
     assert isinstance(method, Method)
     assert method.name == name
@@ -59,7 +59,7 @@ def test_servers_are_known_and_those_of_lora_alone(name):
 
 
 @by_method
-def test_method_fits_some_targets_and_says_why_not_the_others(name):
+def test_method_fits_some_targets_and_has_reasons_against_others(name):
     refusals = [METHODS[name].refusal(target) for targets in TARGETS.values() for target in targets]
     assert None in refusals and all(refusal is None or len(refusal.split()) >= 3 for refusal in refusals)
 
@@ -77,7 +77,7 @@ def test_ranks_ascend_and_cost_more_and_more(name):
 
 
 @by_method
-def test_one_config_holds_different_ranks_if_the_method_says_so(name):
+def test_one_config_has_different_ranks_only_if_the_method_takes_rank_patterns(name):
     method = METHODS[name]
     widest = [
         target
@@ -98,7 +98,7 @@ def test_one_config_holds_different_ranks_if_the_method_says_so(name):
         assert len(method.configs(adapters)) == (1 if method.takes_rank_pattern else 2)
 
 
-def test_bitfit_leaves_out_maps_without_a_bias_and_keys_whose_bias_softmax_ignores():
+def test_bitfit_leaves_out_layers_without_a_bias_and_keys():
     roles = {target.role for target in fitting(METHODS["bitfit"], ["bert"])}
     assert roles == {"q", "v", "o", "up", "down", "dense"}
     assert not fitting(METHODS["bitfit"], ["llama", "gpt2"])
@@ -115,7 +115,7 @@ def held_at(model, target):
 
 
 @pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama", "moe-lm"])
-@pytest.mark.filterwarnings("ignore:The following .*_pattern keys:RuntimeWarning")  # peft takes them
+@pytest.mark.filterwarnings("ignore:The following .*_pattern keys:RuntimeWarning")
 def test_lora_gives_each_target_its_own_rank_and_its_own_scale(architecture, make_base, attach, make_plan):
     base = make_base(architecture)
     targets = [target for target in base.targets if METHODS["lora"].refusal(target) is None]
@@ -135,11 +135,11 @@ def test_lora_gives_each_target_its_own_rank_and_its_own_scale(architecture, mak
         assert {name: held_at(model, name) for name in wanted} == wanted
 
 
-def test_shira_refuses_a_map_with_fewer_weights_than_rank_1_trains():
+def test_shira_refuses_a_layer_with_fewer_weights_than_rank_1_trains():
     """peft refuses them too: 33 of the 32 weights of a gate of one output."""
     gate = Target(
         name="h.0.gate", layer=0, role="router", kind="linear", in_features=32, out_features=1, has_bias=False
     )
     shira = discover("autopeft.methods")["shira"]
-    assert "trains at least 33 weights" in shira.refusal(gate)
+    assert "33" in shira.refusal(gate)
     assert shira.refusal(replace(gate, out_features=2)) is None

@@ -1,4 +1,4 @@
-"""The maps of scores: the shade of every cell is in the legend, and says what the cell holds."""
+"""Heat maps: the shade of every cell is in the legend and matches its value."""
 
 from __future__ import annotations
 

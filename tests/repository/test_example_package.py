@@ -129,7 +129,7 @@ def test_plugin_of_each_kind_is_known_by_its_name_and_listed_with_its_label(outp
         "metrics": {"kappa"},
         "tasks": {"confident-classification"},
     }
-    assert "| `query_lora` | query LoRA | LoRA at query maps |" in known["table"]
+    assert "| `query_lora` | query LoRA | LoRA at queries |" in known["table"]
     assert outputs["methods"].startswith("query_lora: query LoRA\n")
 
 

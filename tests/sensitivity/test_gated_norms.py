@@ -1,4 +1,4 @@
-"""Norms that are called with a gate beside their input, which no adapter fits."""
+"""Norms that are called with a gate next to their input, which no adapter fits."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""The contract of an importance score, and each score against brute force by autograd or numpy."""
+"""The contract of an importance score, and each score against brute force by autograd."""
 
 from __future__ import annotations
 
 import math
 
 import pytest
+from scipy import stats
 from toys.bases import state_of
 from toys.sensitivity import (
     SCORES,
@@ -17,18 +18,15 @@ from toys.sensitivity import (
     weights_of,
 )
 
-from autopeft.plugins import Score
-from autopeft.sensitivity._shared.measure import rank_correlation
-
 by_score = pytest.mark.parametrize("name", SCORES)
-# Filler words per text: with some tokens more, T is on either side of where `fisher` changes its way
+# Filler words per text: with some tokens more, T is on either side of where `fisher` changes its formula
 # (2 T² against in × out, which is 16 × 16 to 32 × 16 here: T of 11 to 16).
 by_length = pytest.mark.parametrize("n_filler", [(1, 5), (15, 25)], ids=["short", "long"])
 
 
 @pytest.fixture
 def run(base, task):
-    """A function: a score's name and batches -> what it says of the base model."""
+    """A function: a score's name and batches -> its record for the base model."""
 
     def run(name, batches):
         (scores,) = run_scores([name], base, batches, task=task).scores
@@ -47,14 +45,6 @@ def two_batches(make_batch, n_filler=(1, 9)):
     batches = [make_batch(4, seed=1, n_filler=n_filler), make_batch(2, seed=2, n_filler=n_filler)]
     assert any((batch["attention_mask"] == 0).any() for batch in batches)  # some rows are padded
     return batches
-
-
-@by_score
-def test_part_is_a_score_with_a_summary_of_its_own(name):
-    assert isinstance(SCORES[name], Score)
-    assert SCORES[name].name == name
-    assert SCORES[name].summary
-    assert SCORES[name].unit
 
 
 @by_score
@@ -85,15 +75,6 @@ def test_dropout_is_off_while_scoring(name, make_base, make_batch, task):
     base.module.train()
     first, second = (run_scores([name], base, batches, task=task).scores for _ in range(2))
     assert first == second
-
-
-@pytest.mark.parametrize("name", [name for name in SCORES if SCORES[name].reads_examples])
-def test_two_reducers_add_up_to_one_that_saw_everything(name, score, make_batch):
-    batches = [make_batch(seed=seed) for seed in range(4)]
-    whole = score(name, batches)
-    # With neighbours swapped, each half sees the other's batches, and the sum is the same.
-    swapped = score(name, [batches[i] for i in (1, 0, 3, 2)])
-    assert swapped == pytest.approx(whole, rel=1e-4)
 
 
 @by_length
@@ -135,5 +116,5 @@ def test_scores_of_a_base_in_16_bits_order_the_targets_as_in_float32(
     before = held.sha256(), state_of(held.module)
     scores, low = (run_scores(names, base, batches, task=loss).scores for base in (exact, held))
     for first, second in zip(scores, low, strict=True):
-        assert rank_correlation(first.values, second.values) >= 0.98, first.name
+        assert stats.spearmanr(first.values, second.values).statistic >= 0.98, first.name
     assert (held.sha256(), state_of(held.module)) == before

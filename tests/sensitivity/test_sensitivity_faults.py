@@ -1,4 +1,4 @@
-"""Bad input to a pass, and what the pass leaves of the model."""
+"""Losses and weights that are not finite, and the state of the model after a pass."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from toys.sensitivity import SCORES, FirstLayerLoss, run_scores, values_by_targe
 
 from autopeft.errors import DataError, SpecError
 
-LOOKING = [name for name in SCORES if SCORES[name].reads_examples]
+READING = [name for name in SCORES if SCORES[name].reads_examples]
 
 
 class FaultyLoss:
-    """A task whose second loss raises an error or is multiplied by a factor."""
+    """A task with a second loss that raises an error or is multiplied by a factor."""
 
     peft_task_type = "SEQ_CLS"
 
@@ -35,13 +35,13 @@ def test_model_is_left_as_found_after_an_error(make_base, task, make_batch):
     before, digest = state_of(base.module), base.sha256()
     faulty = FaultyLoss(task, error=ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
-        run_scores(LOOKING, base, [make_batch(seed=i) for i in range(3)], task=faulty)
+        run_scores(READING, base, [make_batch(seed=i) for i in range(3)], task=faulty)
     assert (state_of(base.module), base.sha256()) == (before, digest)
 
 
 def test_loss_that_is_not_finite_names_the_batch(bert, task, make_batch):
     batches = [make_batch(seed=i) for i in range(3)]
-    with pytest.raises(DataError, match=r"loss of batch 2 \(6 examples\) is nan.*Check the texts"):
+    with pytest.raises(DataError, match=r"batch 2 .* nan"):
         run_scores(["fisher"], bert, batches, task=FaultyLoss(task, factor=float("nan")))
 
 
@@ -50,13 +50,13 @@ def test_weight_that_is_not_finite_is_named(make_base, task, make_batch):
     name = "bert.encoder.layer.1.attention.self.query.weight"
     with torch.no_grad():
         base.module.get_parameter(name)[0, 0] = float("nan")
-    with pytest.raises(DataError, match=rf"loss of batch 1 \(6 examples\) is nan.*{name} of the base model"):
+    with pytest.raises(DataError, match=name):
         run_scores(["fisher"], base, [make_batch(), make_batch()], task=task)
 
 
 def test_score_that_is_not_finite_names_the_target(bert, task, make_batch):
     batches = [make_batch(seed=i) for i in range(3)]
-    with pytest.raises(SpecError, match=r"score fisher is (inf|nan) at bert\..*fp32"):
+    with pytest.raises(SpecError, match=r"fisher is (inf|nan) at bert\."):
         run_scores(["fisher"], bert, batches, task=FaultyLoss(task, factor=1e30))
 
 

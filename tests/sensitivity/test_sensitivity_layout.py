@@ -77,7 +77,7 @@ def test_choices_are_kept_apart_where_the_batch_is_halved():
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_padding_of_choices_does_not_count(shape):
-    """More padding, of other ids, leaves what every map sees of the words alone."""
+    """More padding, of other ids, changes no value."""
     base, batch = toy("bert", "AutoModelForMultipleChoice"), questions(*shape)
     longer = {
         name: torch.nn.functional.pad(batch[name], (0, 3), value=7 if name == "input_ids" else 0)

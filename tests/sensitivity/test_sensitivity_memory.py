@@ -1,4 +1,4 @@
-"""A pass where memory runs out, and the bytes that it counts."""
+"""A pass where memory runs out."""
 
 from __future__ import annotations
 
@@ -62,18 +62,15 @@ def assert_same_values(scores, others):
         assert first.values == pytest.approx(second.values, rel=1e-4)
 
 
-def test_batch_that_does_not_fit_is_seen_in_parts(bert, task, make_batch):
+def test_batch_that_does_not_fit_is_split(bert, task, make_batch):
     batches = [make_batch(seed=i) for i in range(2)]
     seen = run_scores(NAMES, bert, batches, task=LimitedLoss(task, max_examples=2))
     assert seen.n_examples == 12
-    assert [note for note in seen.notes if "Memory" in note] == [
-        "Memory ran out at 6 examples at once; went on with 3.",
-        "Memory ran out at 3 examples at once; went on with 2.",
-    ]
+    assert len([note for note in seen.notes if "Memory" in note]) == 2  # at 6 examples, and at 3
     assert_same_values(seen.scores, run_scores(NAMES, bert, batches, task=task).scores)
 
 
-def test_batch_of_more_tokens_than_a_micro_batch_is_seen_in_parts(bert, task, make_batch):
+def test_batch_of_more_tokens_than_a_micro_batch_is_split(bert, task, make_batch):
     batches = [make_batch(seed=i) for i in range(2)]
     n_tokens = batches[0]["input_ids"].shape[1]
     limit = 2 * n_tokens  # of six rows; the other batch is as long or shorter
@@ -106,65 +103,11 @@ def test_experts_whose_gradient_does_not_fit_are_left_out(make_base, batch_for):
 
     seen = run_scores(["fisher"], base, [batch, batch], task=NoWeightGradients())
     assert seen.unreachable == tuple(experts)
-    assert seen.notes[-1] == "Memory ran out at one example: experts in one parameter score 0."
     whole = score_by_target("fisher", base, [batch, batch], task=ModelLoss("CAUSAL_LM"))
     expected = whole | dict.fromkeys(experts, 0.0)
     assert values_by_target(base, seen.scores[0]) == pytest.approx(expected, rel=1e-3)
 
 
 def test_one_example_that_does_not_fit_is_an_error(bert, task, make_batch):
-    with pytest.raises(SpecError, match=r"One example of batch 1 does not fit.*lower --max-length"):
+    with pytest.raises(SpecError, match="--max-length"):
         run_scores(["fisher"], bert, [make_batch(2), make_batch(2)], task=LimitedLoss(task, max_examples=0))
-
-
-class FewTokens:
-    """A language model's task where memory holds at most so many tokens at once."""
-
-    peft_task_type = "CAUSAL_LM"
-
-    def __init__(self, *, max_tokens):
-        self._max_tokens, self.seen = max_tokens, []
-
-    def loss(self, model, batch):
-        if batch["input_ids"].numel() > self._max_tokens:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        self.seen.append(batch)
-        return model(**batch).loss
-
-
-def prompts_with_answers(*, seed, n_tokens=64, n_padding=4, n_answer=6):
-    """Two rows whose labels lie at the end, before the padding."""
-    ids = torch.randint(4, 20, (2, n_tokens), generator=torch.Generator().manual_seed(seed))
-    mask, labels = torch.ones_like(ids), torch.full_like(ids, -100)
-    mask[1, -n_padding:] = 0
-    for row, end in enumerate((n_tokens, n_tokens - n_padding)):
-        labels[row, end - n_answer : end] = ids[row, end - n_answer : end]
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
-
-
-def test_row_of_a_language_model_that_does_not_fit_loses_the_beginning_of_its_prompt(make_base):
-    base = make_base("llama-lm")
-    batches = [prompts_with_answers(seed=seed) for seed in range(2)]
-    task = FewTokens(max_tokens=40)
-    seen = run_scores(NAMES, base, batches, task=task)
-    assert [note for note in seen.notes if "Memory" in note] == [
-        "Memory ran out at 2 examples at once; went on with 1.",
-        "Memory ran out at one row; went on with 32 of its tokens, those before its last label.",
-    ]
-    rows = [(batch, row, end) for batch in batches for row, end in ((0, 64), (1, 60))]
-    for part, (batch, row, end) in zip(task.seen, rows, strict=True):
-        columns = [0, *range(end - 31, end)]
-        assert all(torch.equal(part[name][0], batch[name][row, columns]) for name in batch)
-        assert (part["labels"] != -100).sum() == 6
-    pairs = task.seen[:2], task.seen[2:]
-    cut = [{name: torch.cat([a[name], b[name]]) for name in a} for a, b in pairs]
-    assert_same_values(seen.scores, run_scores(NAMES, base, cut, task=ModelLoss("CAUSAL_LM")).scores)
-
-
-def test_held_bytes_are_counted_and_time_is_measured(bert, task, make_batch):
-    seen = run_scores(["fisher"], bert, [make_batch(seed=i) for i in range(2)], task=task)
-    n_tokens = make_batch(seed=0)["input_ids"].numel()
-    n_inputs = 4 * n_tokens * 16  # of the smallest inputs, in bytes; two layers hold more than four such each
-    assert seen.peak_bytes > 8 * n_inputs
-    assert seen.seconds > 0
-    assert run_scores(["parameters"], bert, [], task=task).peak_bytes == 0

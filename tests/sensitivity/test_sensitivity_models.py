@@ -23,7 +23,7 @@ from toys.sensitivity import (
 )
 
 from autopeft.model import BaseModel
-from autopeft.sensitivity._shared.score import normalise
+from autopeft.sensitivity._shared.norms import normalized
 
 
 def loss_of(base):
@@ -33,8 +33,8 @@ def loss_of(base):
     return ModelLoss("CAUSAL_LM" if is_causal else kind)
 
 
-def weights_of_maps(base):
-    """The weights whose gradient is known for each example: all but those of experts in one parameter."""
+def per_example_weights(base):
+    """The weights with a gradient for each example: all but those of experts in one parameter."""
     experts = {target.name for target in base.targets if target.kind == "parameter"}
     return {name: weights for name, weights in weights_of(base).items() if name not in experts}
 
@@ -42,7 +42,7 @@ def weights_of_maps(base):
 @pytest.mark.parametrize("architecture", ["vit", "t5", "t5-lm", "gpt2-lm", "llama-lm", "moe-lm"])
 def test_fisher_and_gradient_match_brute_force_on_every_kind_of_model(make_base, batch_for, architecture):
     base = make_base(architecture)
-    batch, task, weights = batch_for(base), loss_of(base), weights_of_maps(base)
+    batch, task, weights = batch_for(base), loss_of(base), per_example_weights(base)
     fisher, gradient = (
         values_by_target(base, scores)
         for scores in run_scores(["fisher", "gradient"], base, [batch], task=task).scores
@@ -82,7 +82,7 @@ def test_experts_in_one_parameter_get_the_gradient_of_the_batch(make_base, batch
         assert not parameter.requires_grad
 
 
-def test_all_scores_run_together_and_say_the_same_as_alone(bert, task, make_batch):
+def test_scores_do_not_depend_on_the_other_scores_of_a_pass(bert, task, make_batch):
     batches = [make_batch(seed=seed) for seed in range(2)]
     together = run_scores(SCORES, bert, batches, task=task)
     alone = [run_scores([name], bert, batches, task=task).scores[0] for name in SCORES]
@@ -130,7 +130,7 @@ def test_norms_that_multiply_with_one_plus_weight_are_measured_right():
             return x / x.norm(dim=-1, keepdim=True) * (1 + self.weight)
 
     x = torch.randn(2, 3, 8)
-    torch.testing.assert_close(normalise(Shifted(), x), x / x.norm(dim=-1, keepdim=True))
+    torch.testing.assert_close(normalized(Shifted(), x), x / x.norm(dim=-1, keepdim=True))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_fisher_matches_brute_force_whatever_the_layers_see(architecture, kind):
         batch["labels"] = batch["labels"] % 2
     seen = run_scores(["fisher"], base, [batch, batch], task=task)
     values = values_by_target(base, seen.scores[0])
-    expected = mean_squares(weights_of_maps(base), base, task, [batch])
+    expected = mean_squares(per_example_weights(base), base, task, [batch])
     for name, value in expected.items():
         if name in seen.unreachable:
             assert value == 0, name

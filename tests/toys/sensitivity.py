@@ -1,4 +1,4 @@
-"""Scores of toys beside brute force: gradients by plain autograd, of one example at a time."""
+"""Scores of toys, and brute force: gradients by plain autograd, of one example at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCORES = discover("autopeft.sensitivity")
 
 @dataclass(frozen=True)
 class ModelLoss:
-    """A task whose loss is the one that the model itself gives for its labels."""
+    """A task with the loss that the model itself returns for its labels."""
 
     peft_task_type: str = "SEQ_CLS"
 
@@ -24,7 +24,7 @@ class ModelLoss:
 
 
 class FirstLayerLoss:
-    """A task whose loss no layer of a BERT but the first can change."""
+    """A task with a loss that only the first layer of a BERT can change."""
 
     peft_task_type = "SEQ_CLS"
 
@@ -34,12 +34,11 @@ class FirstLayerLoss:
 
 
 def run_scores(names, base, batches, *, task, max_tokens=None, **settings):
-    """What the pass says of a base model, for scores by name."""
-    parts = [SCORES[name] for name in names]
+    """Run a pass over a base model, for scores by name."""
     scored = ScoredModel(
         model=base.module, targets=base.targets, task=task, precision=base.precision, max_tokens=max_tokens
     )
-    return measure(parts, scored, batches, **settings)
+    return measure([SCORES[name] for name in names], scored, batches, **settings)
 
 
 def values_by_target(base, scores):
@@ -66,7 +65,7 @@ def weights_of(base):
 
 
 def gradients_of(parameters, loss):
-    """Target module name -> gradients of its parameters, by autograd of what the function `loss` gives."""
+    """Target module name -> gradients of its parameters, by autograd of the result of the function `loss`."""
     flat = [parameter for of_target in parameters.values() for parameter in of_target]
     if not flat:
         return {}

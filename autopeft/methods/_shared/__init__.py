@@ -1,8 +1,8 @@
-"""What methods are made of: the record, refusals, patterns of target modules, and configs by group.
+"""What methods share: refusals, patterns of target modules, and configs by group.
 
 Patterns are regular expressions: one anchored pattern for a set of module names. `peft` matches a string
 `target_modules` with `re.fullmatch` on the full module name. A list would be matched by the endings of names
-and, from 20 names on, condensed on injection: the saved config would no longer name the chosen target modules
+and, from 20 names on, condensed on injection: the saved config would no longer list the chosen target modules
 (peft 0.21, MIN_TARGET_MODULES_FOR_OPTIMIZATION).
 """
 
@@ -12,117 +12,33 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import attrgetter
 from statistics import mode
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from peft import PeftConfig
 
 from autopeft.errors import SpecError
-from autopeft.plugins import REFERENCE_WIDTH, Options
-from autopeft.types import Adapter, OptionValue, Target
-
-# How fast the best learning rate of LoRA falls with the hidden size: 5e-4 * (2000 / hidden size)**0.775 on
-# Llama-like models (Thinking Machines 2025, LoRA Without Regret, and its cookbook). It also takes the best
-# rates that we measured at 384 to those published at 3072, for LoRA and for most other methods
-# (benchmarks/studies/learning_rates.md).
-WIDTH_EXPONENT = 0.775
-COMPARISON = "peft's method comparison on Llama-3.2-3B: seconds of training, plain LoRA's 942 being 1"
+from autopeft.types import Adapter, Target
 
 
-def no_rank(target: Target, options: Options) -> Sequence[int]:
-    """The ranks of a method without ranks: one step, which takes the method at a target or leaves it."""
-    return (1,)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PeftMethod:
-    """A PEFT method as data and a few functions; `plugins.Method` says what each of them means.
-
-    By default a method starts as the identity, merges, shares no state among target modules, learns from the
-    first step, and has no options, no scale and no servers that read it. A method with `ranks` has low-rank
-    matrices unless `low_rank` is False, and one rank per plan unless `takes_rank_pattern`. `short` is the
-    word for narrow cells if `label` is too long. `since_peft` is the first release of `peft` that has the
-    method; empty if every supported one does. `learning_rate_range` is for base models of `REFERENCE_WIDTH`,
-    and for narrower ones, which were not measured. For wider ones it is divided by the ratio of the widths to
-    the power of `width_exponent`. The first rate tried is divided by the rank to the power of
-    `rank_exponent`. `autopeft/methods/hira.py` is a short example.
-    """
-
-    name: str
-    label: str
-    short: str = ""
-    summary: str
-    formula: str
-    since_peft: str = ""
-    learning_rate_range: tuple[float, float]
-    learning_rate_source: str
-    width_exponent: float = WIDTH_EXPONENT
-    rank_exponent: float = 0.0
-    step_time: float
-    step_time_source: str = COMPARISON
-    low_rank: bool = True
-    takes_rank_pattern: bool = False
-    shared: bool = False
-    identity_at_start: bool = True
-    merges: bool = True
-    starts_slowly: bool = False
-    choices: Mapping[str, tuple[OptionValue, ...]] = field(default_factory=dict)
-    choice_labels: Mapping[str, str] = field(default_factory=dict)
-    refusal: Callable[[Target], str | None]
-    cost: Callable[[Target, int, Options], int]
-    configs: Callable[[Sequence[Adapter]], tuple[PeftConfig, ...]]
-    ranks: Callable[[Target, Options], Sequence[int]] = no_rank
-    only_if_asked: Callable[[Target], bool] = lambda target: False
-    options: Callable[..., Options] = lambda target, **choices: {}
-    scale: Callable[..., float] = lambda rank, **choices: 1.0
-    servers: Callable[[Options], tuple[str, ...]] = lambda options: ()
-    readable_type: str | None = None
-    read_choices: Callable[[PeftConfig], Options] = lambda config: {}
-
-    def at_width(self, hidden_size: int) -> PeftMethod:
-        """Return the method with its learning rates, to two digits, for base models of a hidden size."""
-        factor = (REFERENCE_WIDTH / max(hidden_size, REFERENCE_WIDTH)) ** self.width_exponent
-        low, high = (float(f"{rate * factor:.2g}") for rate in self.learning_rate_range)
-        return replace(self, learning_rate_range=(low, high), width_exponent=0.0)
-
-    @property
-    def ranked(self) -> bool:
-        """Whether the method has ranks to choose from."""
-        return self.ranks is not no_rank
-
-    @property
-    def short_label(self) -> str:
-        """The label in one word."""
-        return self.short or self.label
-
-
-_DESCRIPTIONS = {
-    "norm": "this is a norm",
-    "parameter": "these are experts in one parameter",
-}
-
-
-def only_maps(target: Target) -> str | None:
+def only_linear_layers(target: Target) -> str | None:
     """Refuse all but linear layers in either storage order: `nn.Linear` and Conv1D."""
-    return (
-        None
-        if target.kind in ("linear", "conv1d")
-        else f"takes linear layers, and {_DESCRIPTIONS[target.kind]}"
-    )
+    if target.kind in ("linear", "conv1d"):
+        return None
+    return f"takes linear layers, and {'this is a norm' if target.kind == 'norm' else 'these are experts'}"
 
 
 def only_linear(target: Target) -> str | None:
     """Refuse all but `nn.Linear`, for tuners that do not know Conv1D."""
-    return "takes nn.Linear, and this is a Conv1D" if target.kind == "conv1d" else only_maps(target)
+    return "takes nn.Linear, and this is a Conv1D" if target.kind == "conv1d" else only_linear_layers(target)
 
 
 def only_plain_linear(target: Target) -> str | None:
     """Refuse all but plain `nn.Linear`, for tuners that compute with the weights as they are stored.
 
-    On layers of bitsandbytes they fail in peft 0.21.2, or count packed weights
+    On bitsandbytes' layers they fail in peft 0.21.2, or count packed weights
     (research/2026-11-25-quantized-methods.md).
     """
     if target.quantized:
@@ -135,7 +51,7 @@ _LAYER = re.compile(r"^(.*?\.)(\d+)(\..*)$")  # a name up to its layer number, t
 
 
 def targets_pattern(names: Iterable[str]) -> str:
-    r"""Write a regular expression that full-matches these module names and no others.
+    r"""Build a regular expression that full-matches these module names and no others.
 
     Names that differ only in their layer number are folded, and so are endings in the same layers.
     """
@@ -157,12 +73,12 @@ def targets_pattern(names: Iterable[str]) -> str:
 
 
 def pattern_of(adapters: Iterable[Adapter]) -> str:
-    """Write the pattern of the target modules that have these adapters."""
+    """Build the pattern of the target modules of these adapters."""
     return targets_pattern(adapter.target for adapter in adapters)
 
 
 def by_pattern(values: Mapping[str, Value]) -> tuple[Value, dict[str, Value]]:
-    r"""Return the commonest value, and anchored patterns of the target modules that have another one.
+    r"""Return the most frequent value, and anchored patterns of the target modules with another one.
 
     `rank_pattern` and its like have this form. `peft` looks a key up with `re.match(rf"(.*\.)?({key})$",
     name)`; without the anchor the ending of a name would match too.
@@ -216,7 +132,7 @@ Configs = Callable[[Sequence[Adapter]], tuple[PeftConfig, ...]]
 
 
 def alphas_of(adapters: Iterable[Adapter]) -> tuple[float, dict[str, float]]:
-    """Return the commonest alpha (scale times rank), and patterns of the targets that have another one.
+    """Return the most frequent alpha (scale times rank), and patterns of the targets with another one.
 
     Other tools read alphas as whole numbers: an alpha that differs from one by rounding becomes an int.
     """
@@ -235,7 +151,7 @@ def doublings(limit: int) -> tuple[int, ...]:
 
 
 def one_config_per_rank(make: Callable[[int, str], PeftConfig]) -> Configs:
-    """Make `Method.configs` for a `peft` config of one rank; `make` gets a rank and its targets' pattern."""
+    """Build `Method.configs` from a function of a rank and the pattern of its target modules."""
     rank_of = attrgetter("rank")
     return lambda adapters: tuple(
         make(rank, pattern_of(group)) for rank, group in groupby(sorted(adapters, key=rank_of), rank_of)
@@ -243,7 +159,7 @@ def one_config_per_rank(make: Callable[[int, str], PeftConfig]) -> Configs:
 
 
 def lycoris_config(kind: type[PeftConfig]) -> Configs:
-    """Make `Method.configs` for LoHa and LoKr: one config with ranks and alphas by pattern."""
+    """Build `Method.configs` for LoHa and LoKr: one config with ranks and alphas by pattern."""
 
     def configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
         rank, ranks = by_pattern({adapter.target: adapter.rank for adapter in adapters})

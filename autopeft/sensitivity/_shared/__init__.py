@@ -1,5 +1,5 @@
-"""What the scores share: their record, the factor of a norm's weight, and the pass that feeds them.
+"""What the scores share: the layout of batches, the hooks, and the pass over several batches.
 
 Inside the folder each file imports only from those before it:
-score, layout → visit → measure.
+norms, layout → gradients → measure.
 """

@@ -1,1 +1,1 @@
-"""Parts for autopeft from outside, one file each: method, score, metric and task."""
+"""Plug-ins for autopeft, one file each: method, score, metric and task."""

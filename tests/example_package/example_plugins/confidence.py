@@ -1,4 +1,4 @@
-"""A task: text classification, judged by the mean probability of the right class."""
+"""A task: text classification, evaluated by the mean probability of the right class."""
 
 from __future__ import annotations
 

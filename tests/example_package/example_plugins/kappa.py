@@ -1,6 +1,6 @@
 """A metric: Cohen's kappa, agreement beyond chance, of any task with one class per example.
 
-In [-1, 1]. It is no mean of examples, so its scores are pseudo-values.
+In [-1, 1]. It is not a mean over examples, so its scores are pseudo-values.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A method: LoRA that is allowed at query maps alone."""
+"""A method: LoRA at queries only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from autopeft.types import Target
 
 
 def _refusal(target: Target) -> str | None:
-    return LORA.refusal(target) if target.role == "q" else "takes query maps"
+    return LORA.refusal(target) if target.role == "q" else "takes queries"
 
 
 PLUGIN = replace(
@@ -17,7 +17,7 @@ PLUGIN = replace(
     name="query_lora",
     label="query LoRA",
     short="LoRA-q",
-    summary="LoRA at query maps",
+    summary="LoRA at queries",
     refusal=_refusal,
     readable_type=None,
 )

@@ -1,46 +1,22 @@
-"""A score: the squared Frobenius norm of the weights, from a pass whose numbers it does not look at."""
+"""A score of the weights alone: their squared Frobenius norm."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from torch import Tensor, nn
 
-import torch
-from torch import nn
-
+from autopeft.plugins import Score
 from autopeft.types import Target
 
 
-class Norms:
-    """Notes each target module's norm once."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, float] = {}
-
-    def update(self, target: Target, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
-        weight = getattr(module, "weight", None)
-        if weight is not None:
-            self.found[target.name] = float(weight.detach().double().square().sum())
-
-    def add(self, other: Any) -> None:
-        self.found |= other.found
-
-    def values(self, n_examples: int) -> dict[str, float]:
-        return self.found
+def _value(target: Target, module: nn.Module, inputs: Tensor, gradient: Tensor) -> Tensor | None:
+    weight = getattr(module, "weight", None)  # None for experts in one parameter
+    return None if weight is None else weight.detach().float().square().sum()
 
 
-@dataclass(frozen=True)
-class WeightNorm:
-    """Large weights first."""
-
-    name: str = "weight_norm"
-    summary: str = "squared norm of the weights"
-    unit: str = "weight squared"
-    reads_examples: bool = True
-
-    def reducer(self, targets: Sequence[Target]) -> Norms:
-        return Norms()
-
-
-PLUGIN = WeightNorm()
+PLUGIN = Score(
+    name="weight_norm",
+    summary="squared norm of the weights",
+    unit="weight squared",
+    value=_value,
+    reads_examples=False,
+)
