@@ -48,8 +48,8 @@ def _scale(rank: int, **choices: OptionValue) -> float:
     The best learning rate of ranks 1, 4 and 16 on all linear layers was 4e-3, 4e-3 and 2e-3 by the first rule
     and 8e-3, 4e-3 and 1e-3 to 2e-3 by the second (research/2026-11-25-lora-scale.md): only the first lets
     target modules of one plan have different ranks at one rate. The 4 is heuristic: they agree there.
-    Over ranks 1 to 64 on other data the best rate moved by 1.0 octave by the first and 2.9 by the second; by a
-    constant alpha (8 / r) it moved by 0.7, upwards, at higher losses (benchmarks/studies/learning_rates.md).
+    Over ranks 1 to 64 on other data the best rate moved by 1.0 octave by the first and 2.9 by the second; by
+    a constant alpha (8 / r) it moved by 0.7, upwards, at higher losses (benchmarks/studies/learning_rates.md).
     """
     if choices.get("scale_rule") == "constant" or not rank:
         return 2.0
