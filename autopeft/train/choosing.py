@@ -1,4 +1,4 @@
-"""Chooses micro-batches and checkpointing from what the device has."""
+"""Chooses micro-batches and checkpointing by the memory of the device."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from autopeft.model.devices import taken_bytes
 from autopeft.space import BASELINE_METHOD, plan_everywhere
 from autopeft.tasks._shared.token_losses import piece_logits
 from autopeft.train.bench import Bench
-from autopeft.train.compute import BATCHES_SHARE, Compute
+from autopeft.train.compute import Compute
 from autopeft.types import Decision, ExecutionSpec, Plan
 
 # Processor seconds per 1,000 tokens of SmolLM2-135M, LoRA everywhere, bf16, one core, in parts of 128 … 2,048
-# tokens: 5.3, 4.7, 4.3, 4.1, 3.9. On a GPU more than these tokens bring nothing either; chosen by hand.
+# tokens: 5.3, 4.7, 4.3, 4.1, 3.9. On a GPU more than these tokens bring nothing either; heuristic.
 _MOST_TOKENS = {"cpu": 2048, "cuda": 16_384}
 _FEW_TOKENS = 256  # on a CPU, where fewer cost time; see above
-_FEW_BYTES = 2**29  # on a CPU, which no one has to save; chosen by hand
-_WEIGHTS_SHARE = 0.25  # of the weights' bytes, on a CPU: 1.2 B in bf16 then stay below twice them; by hand
+_FEW_BYTES = 2**29  # on a CPU, not worth saving; heuristic
+_WEIGHTS_SHARE = 0.25  # of the weights' bytes, on a CPU: 1.2 B in bf16 then stay below twice them; heuristic
 # Of the free memory that nothing else needs; the rest is for gaps between tensors, which an allocator keeps
 # in reserve (see docs/estimate.md).
 _ROOM_SHARE = 0.93
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class _Row:
-    """The bytes that a row keeps for its backward pass, on each device that has a part of the layers."""
+    """The bytes that a row keeps for its backward pass, on each device that has some of the layers."""
 
     kept: int  # as it is trained: with checkpointing if `is_checkpointed`
     plain: int  # without checkpointing
@@ -67,7 +67,7 @@ def choose_compute(
     )
     if row.kept > room:
         # Where `auto` leaves checkpointing off although memory is scarce, the layers cannot be checkpointed.
-        remedy = less_memory(
+        remedy = memory_advice(
             checkpointing="off" if requested == "off" else "on", is_quantized=bench.base.n_bits > 0
         )
         log.warning("Memory may run out: %s. %s", facts, remedy)
@@ -84,31 +84,30 @@ def choose_compute(
     return _compute(execution, tokens, row), tuple(decisions)
 
 
-def less_memory(*, checkpointing: str, is_quantized: bool) -> str:
-    """Name what the user can do for less memory, without what is on already.
+def memory_advice(*, checkpointing: str, is_quantized: bool) -> str:
+    """Describe how the user can save memory, without what is on already.
 
     `checkpointing` is `on`, `off` or `auto`. A model may be quantized by `--quantize` or by its checkpoint.
 
     Example:
-        >>> less_memory(checkpointing="on", is_quantized=True)
+        >>> memory_advice(checkpointing="on", is_quantized=True)
         'Lower --max-length, or take a smaller model.'
     """
-    remedies = ["lower --max-length"]
+    remedies = ["Lower --max-length"]
     remedies += [] if checkpointing == "on" else ["set --checkpointing on"]
     remedies += [] if is_quantized else ["pass --quantize 4bit"]
-    text = f"{', '.join(remedies)}, or take a smaller model."
-    return text[0].upper() + text[1:]
+    return f"{', '.join(remedies)}, or take a smaller model."
 
 
 def check_limit(bench: Bench, execution: ExecutionSpec, *, trained_params: int = 0) -> None:
-    """Raise SpecError if `--memory` is no more than what is taken already before training."""
+    """Raise SpecError if `--memory` is at most what is taken already before training."""
     limit_bytes, device = execution.memory_bytes, bench.base.device
     taken = max(map(taken_bytes, bench.base.devices))
     if limit_bytes is None or limit_bytes > taken:
         return
     row = _longest_row(bench, execution.checkpointing, room=0)
     reserved = _reserved(bench, trained_params)
-    needed = int((row.kept / _ROOM_SHARE + reserved) / (1 - BATCHES_SHARE))
+    needed = int(row.kept / _ROOM_SHARE + reserved)
     taker = "this process, with its libraries and the model" if device.type == "cpu" else "the model"
     raise SpecError(
         f"--memory is {_size(limit_bytes)}, and {taker} takes {_size(taken)} before any training; pass "
@@ -131,7 +130,7 @@ def _compute(execution: ExecutionSpec, tokens: int, row: _Row | None = None) -> 
 
 
 def _reserved(bench: Bench, trained_params: int) -> int:
-    """Bytes that a step needs for trained parameters and logits, apart from what rows keep."""
+    """Count the bytes that a step needs for trained parameters and logits, apart from what rows keep."""
     reserved = _TRAINED_BYTES * trained_params
     if bench.task.peft_task_type not in _WITH_LOGITS:
         return reserved  # the few logits of other tasks count in what a row keeps
@@ -141,13 +140,8 @@ def _reserved(bench: Bench, trained_params: int) -> int:
 
 
 def _room(free: int, reserved: int) -> int:
-    """Bytes that rows may keep for backward, out of `free` ones: not reserved, and not for kept batches.
-
-    Example:
-        >>> round(_room(10 * 2**30, 2**30) / 2**30, 2)
-        7.44
-    """
-    return max(0, int(_ROOM_SHARE * ((1 - BATCHES_SHARE) * free - reserved)))
+    """Return the bytes that rows may keep for backward, out of `free` ones of which some are reserved."""
+    return max(0, int(_ROOM_SHARE * (free - reserved)))
 
 
 def _longest_row(bench: Bench, requested: str, *, room: int) -> _Row:
@@ -206,14 +200,14 @@ def _plain_bytes(bench: Bench, plan: Plan, row: list[int], requested: str) -> in
 
 
 def most_tokens(device: str, token_bytes: int, *, room: int, weights: int) -> tuple[int, str]:
-    """Return the most tokens of a micro-batch, >= 1, and the reason in words.
+    """Return the most tokens of a micro-batch, >= 1, and the reason.
 
     What fits is rounded down to a power of two, so that small changes in free memory change nothing. A token
     keeps `token_bytes` for the backward pass, and all of a micro-batch may keep `room` bytes. The base
     model's weights have `weights` bytes; `device` is a type, such as cpu.
     """
     limits = [
-        (_MOST_TOKENS.get(device, _MOST_TOKENS["cuda"]), "more at once would bring no speed"),
+        (_MOST_TOKENS.get(device, _MOST_TOKENS["cuda"]), "more at once would not be faster"),
         ((1 << (room // token_bytes).bit_length()) // 2, f"{_size(room)} of these may be kept"),
     ]
     if device == "cpu":

@@ -20,10 +20,9 @@ Kind = frozenset[tuple[str, OptionPairs]]  # the methods of a plan with their op
 
 # Tokens of an evaluation batch. Processor seconds of one core, in batches of 256, 512, 1,024, 2,048, 4,096
 # tokens: 2.0, 2.0, 2.0, 2.2, 2.5 for 600 short sentences of MiniLM-L6; 18.2, 18.1, 18.6, 18.7, 20.6 for 48
-# meaning representations of SmolLM2-135M. On a GPU chosen by hand.
+# meaning representations of SmolLM2-135M. On a GPU heuristic.
 _EVAL_TOKENS = {"cpu": 1024, "cuda": 32_768}
-BATCHES_SHARE = 0.1  # of the device's free memory, for batches of tokens; chosen by hand
-_EVAL_FACTOR = 2  # times a micro-batch's tokens: evaluation keeps nothing for a backward pass; by hand
+_EVAL_FACTOR = 2  # times a micro-batch's tokens: evaluation keeps nothing for a backward pass; heuristic
 # Micro-batches are cut to fit LoRA; another method may keep three times as much for its backward pass.
 _MOST_HALVINGS = 2
 
@@ -32,17 +31,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class Compute:
-    """How a bench computes; it changes results only by rounding and the draws of dropout.
+    """The limits on memory that a bench computes within; they change only rounding and draws of dropout.
 
-    If memory runs out for a plan, its limits are lowered and layers are checkpointed, for later plans of the
-    same kind too. Kinds differ in what they keep for a backward pass, so that each has limits of its own.
+    If memory runs out for a plan, its limits are lowered and layers are checkpointed, also for later plans of
+    the same kind. Kinds differ in what they keep for a backward pass, so that each has limits of its own.
 
     Attributes:
         micro_batch_tokens: Most tokens of a micro-batch, padding included; None takes a step whole.
         checkpointing: Whether layers keep only their inputs for the backward pass, if the model allows it.
         plain_tokens: The same as `micro_batch_tokens` for passes without checkpointing; None: as many.
         max_eval_tokens: Most tokens of an evaluation batch; None: as many as are fastest.
-        memory_bytes: The most that the device may use, which limits the batches kept there; None: no limit.
+        memory_bytes: The most that the device may use; None: no limit.
     """
 
     micro_batch_tokens: int | None = None
@@ -58,7 +57,7 @@ class Compute:
         return self.micro_batch_tokens if self.plain_tokens is None else self.plain_tokens
 
     def eval_tokens(self, device: str) -> int:
-        """Most tokens of an evaluation batch: the device's fastest, or twice a micro-batch if less."""
+        """Return the most tokens of an evaluation batch: the fastest, or twice a micro-batch if less."""
         best, trained = _EVAL_TOKENS.get(device, _EVAL_TOKENS["cuda"]), self.micro_batch_tokens
         usual = best if trained is None else _EVAL_FACTOR * trained
         return min(best, self.max_eval_tokens or usual)
@@ -72,7 +71,7 @@ class Compute:
 
 
 class NothingToCutError(MemoryError):
-    """Memory ran out at a single row, so that a smaller batch is no help."""
+    """Memory ran out at a single row, so that a smaller batch does not help."""
 
 
 def in_smaller_batches(
@@ -122,9 +121,9 @@ def padded_tokens(rows: Sequence[int], sizes: Counts) -> int:
 class Recovery:
     """Lowers the limits of one measurement, in place, each time that memory runs out.
 
-    Micro-batches are halved, twice at most and down to one row; then layers are checkpointed. If that is no
-    help, all limits are restored: some methods keep as much for a row as for many. Later plans of the same
-    kind share `compute`. `steps` gives the run's micro-batches under it, as rows of `split`.
+    Micro-batches are halved, twice at most and down to one row; then layers are checkpointed. If that does
+    not help, all limits are restored: some methods keep as much for a row as for many. Later plans of the
+    same kind share `compute`. `steps` returns the run's micro-batches under it, as rows of `split`.
     """
 
     compute: Compute
@@ -141,14 +140,14 @@ class Recovery:
         how = self._next_try(error) if is_out_of_memory(error) else None
         if how is not None:
             text = (
-                "Memory ran out (%s): plan %s starts anew, %s; later plans with the same methods and "
-                "options begin in this way."
+                "Memory ran out (%s): plan %s starts again, %s; later plans with the same methods and "
+                "options start this way."
             )
             log.warning(text, reason_of(error), plan.digest, how)
         return how is not None
 
     def _next_try(self, error: Exception) -> str | None:
-        """Lower one limit, and say which; if nothing can be lowered, restore all limits and return None."""
+        """Lower one limit and describe it; if nothing can be lowered, restore all limits and return None."""
         if self.is_trained and not isinstance(error, NothingToCutError):
             if self._n_halved < _MOST_HALVINGS and self._halve():
                 self._n_halved += 1

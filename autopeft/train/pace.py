@@ -1,4 +1,4 @@
-"""How fast a plan is trained and evaluated on this machine, from a run of a few steps."""
+"""Times how fast a plan is trained and evaluated on this machine, by a run of a few steps."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from autopeft.train.compute import padded_tokens
 from autopeft.train.encoding import train_rows
 from autopeft.types import Fidelity, Plan, Status
 
-_SECONDS = 2.0  # of the timed run, about; chosen by hand
-_MOST_STEPS = 8  # of the timed run; chosen by hand
-_COLD_SECONDS = 10.0  # a first step up to this long may be slow by the preparation of kernels; chosen by hand
-TYPICAL_STEPS = 64  # steps whose mean length stands for a whole run; chosen by hand
-_SEEDS = 32  # seeds to choose from, for first steps of about that length; chosen by hand
+_SECONDS = 2.0  # of the timed run, about; heuristic
+_MOST_STEPS = 8  # of the timed run; heuristic
+_COLD_SECONDS = 10.0  # a first step up to this long may be slow by the preparation of kernels; heuristic
+TYPICAL_STEPS = 64  # steps whose mean length represents a whole run; heuristic
+_SEEDS = 32  # seeds to choose from, for first steps of about that length; heuristic
 
 
 @dataclass(frozen=True, kw_only=True)
