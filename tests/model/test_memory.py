@@ -92,6 +92,6 @@ def test_a_lower_limit_of_before_stays_and_one_above_the_gpu_is_none(gpu):
 def test_devices_whose_memory_is_not_known_are_refused(monkeypatch):
     zeros = torch.zeros
     monkeypatch.setattr(torch, "zeros", lambda *sizes, device: zeros(*sizes))  # any device is here
-    with pytest.raises(ModelError, match=r"no device 'xpu'; --device takes cpu, cuda, cuda:1 or mps\b"):
+    with pytest.raises(ModelError, match="xpu"):
         find_device("xpu")
     assert find_device("cuda:1") == torch.device("cuda:1")

@@ -70,7 +70,6 @@ def test_a_processor_computes_in_bfloat16_if_it_has_instructions_for_it(flags, d
     assert choose_precision(config(), CPU) == Precision(dtype=dtype)
     assert choose_precision(config(4096), CPU) == Precision(dtype=dtype)
     assert choose_precision(toy_config("bert"), CPU) == Precision()  # too narrow to gain anything
-    assert choose_precision(config(), torch.device("mps")) == Precision()
 
 
 @pytest.mark.skipif(

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autopeft.model.devices import to_float64
 from autopeft.plugins import Reducer
 from autopeft.types import Target
 
@@ -39,7 +38,7 @@ class Sums:
         """Count one batch at one target module."""
         term = self.term(target, module, inputs, gradient)
         if term is not None:
-            self._add(target.name, to_float64(term))
+            self._add(target.name, term.double())
 
     def add(self, other: Any) -> None:
         """Merge another reducer's sums into these."""
