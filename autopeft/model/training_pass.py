@@ -1,4 +1,4 @@
-"""Forward passes that keep and compute less: no cache, checkpoints, quick attention."""
+"""Contexts in which forward passes keep and compute less: no cache, checkpoints, quick attention."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from autopeft.errors import ModelError, first_line_of
 from autopeft.model.devices import devices_of
 
-# What transformers' layers look at in training mode. They are set here, since the methods of the model that
-# set them were renamed in transformers 5.
+# What transformers' layers read in training mode. They are set here, since the methods of the model that set
+# them were renamed in transformers 5.
 _SWITCH, _FUNCTION = "gradient_checkpointing", "_gradient_checkpointing_func"
 _FUSED = "sdpa"  # the attention that transformers chooses by default; `quick_attention` changes no other
 
 
 def can_checkpoint(model: nn.Module) -> bool:
-    """Whether the layers of a model, with or without adapters, can be checkpointed."""
+    """Return whether the layers of a model, with or without adapters, can be checkpointed."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     return bool(getattr(base, "supports_gradient_checkpointing", False)) and bool(_switches(base))
 
 
 @contextlib.contextmanager
 def checkpointed(model: nn.Module) -> Iterator[None]:
-    """Checkpoint the layers of a model in training mode inside a context; dropout draws repeat."""
+    """Checkpoint the layers of a model in training mode within a context; dropout draws repeat."""
     names = (_SWITCH, _FUNCTION)
     old = [(module, {n: vars(module)[n] for n in names if n in vars(module)}) for module in _switches(model)]
     try:
@@ -50,7 +50,7 @@ def checkpointed(model: nn.Module) -> Iterator[None]:
 def _checkpoint(layer: Callable[..., Any], *args: Any, devices: Sequence[torch.device]) -> Any:
     """Checkpoint a layer; its dropout repeats on whatever device it draws.
 
-    Torch notes the random state of its arguments' devices alone, and transformers 5.20 hands them over before
+    Torch saves the random state of its arguments' devices only, and transformers 5.20 passes them before
     accelerate moves them to the layer's device. So torch gets an empty tensor of each further device.
     """
     marks = [torch.empty(0, device=device) for device in devices[1:]]
@@ -63,7 +63,7 @@ def _switches(model: nn.Module) -> list[nn.Module]:
 
 @contextlib.contextmanager
 def without_cache(model: nn.Module) -> Iterator[None]:
-    """Let forward passes fill no cache inside a context, unless they are asked to, as by `generate`.
+    """Keep forward passes from filling a cache within a context, unless asked to, as by `generate`.
 
     Language models fill one by default. It costs a copy of all keys and values, and layers that fill it
     cannot be skipped or checkpointed.
@@ -81,10 +81,10 @@ def without_cache(model: nn.Module) -> Iterator[None]:
 
 
 class PaddingAwareMask(Tensor):
-    """An attention mask (B, …, T) that remembers its padding, so that no pass must ask the device for it.
+    """An attention mask (B, …, T) that records its padding, so that no pass must wait for the device.
 
-    Padding is any 0. `is_right_padded` says that no token comes after padding in its row. A cast, a copy on
-    another device and a view remember too; anything else that is made of the mask is a plain tensor.
+    Padding is any 0. If `is_right_padded`, no token comes after padding in its row. A cast, a copy on another
+    device and a view keep the record; anything else that is made of the mask is a plain tensor.
     """
 
     has_padding: bool
@@ -107,25 +107,25 @@ class PaddingAwareMask(Tensor):
 
 
 def padding_aware(mask: Tensor, *, seen_as: Tensor) -> PaddingAwareMask:
-    """Make a mask remember its padding, which is read from `seen_as`, the same mask on the CPU."""
+    """Record the padding of a mask, which is read from `seen_as`, the same mask on the CPU."""
     has_padding = bool((seen_as == 0).any())
     is_right_padded = not bool((seen_as[..., 1:] > seen_as[..., :-1]).any())
     return _with_padding_flags(mask, has_padding=has_padding, is_right_padded=is_right_padded)
 
 
 def _with_padding_flags(mask: Tensor, *, has_padding: bool, is_right_padded: bool) -> PaddingAwareMask:
-    noted = mask.as_subclass(PaddingAwareMask)
-    noted.has_padding, noted.is_right_padded = has_padding, is_right_padded
-    return noted
+    aware = mask.as_subclass(PaddingAwareMask)
+    aware.has_padding, aware.is_right_padded = has_padding, is_right_padded
+    return aware
 
 
 def uses_padding_aware_masks(model: nn.Module) -> bool:
-    """Whether a model makes its masks by the function that `quick_attention` replaces."""
+    """Return whether a model makes its masks by the function that `quick_attention` replaces."""
     return getattr(getattr(model, "config", None), "_attn_implementation", None) == _FUSED
 
 
 def set_attention(model: nn.Module, kind: str) -> None:
-    """Let a model use other kernels of attention; raises ModelError if it cannot, or a package is missing."""
+    """Set the attention kernels of a model; raise ModelError if it cannot, or a package is missing."""
     reason = f"{type(model).__name__} does not let its attention be set"
     with contextlib.suppress(AttributeError):  # of a model of another library
         try:
@@ -138,10 +138,10 @@ def set_attention(model: nn.Module, kind: str) -> None:
 
 @contextlib.contextmanager
 def quick_attention() -> Iterator[None]:
-    """Let transformers use fast attention kernels, and never wait for the device to look at a mask.
+    """Make transformers use fast attention kernels, and never wait for the device to look at a mask.
 
-    Without flash attention, keys are repeated for the queries of their group. Otherwise a model with fewer
-    heads of keys than of queries could only use the kernel that writes all T x T products.
+    Without flash attention, keys are repeated for the queries of their group. Otherwise a model with grouped
+    queries could only use the kernel that writes all T × T products.
 
     Fast kernels take no mask. So a `PaddingAwareMask` becomes None in two cases, else the usual mask:
 
@@ -181,7 +181,7 @@ def quick_attention() -> Iterator[None]:
 
 
 def _flash_takes(keys: Tensor) -> bool:
-    """Whether flash attention takes keys on a GPU: from Ampere on, in 16 bits, also of autocast."""
+    """Return whether flash attention takes keys on a GPU: from Ampere on, in 16 bits, also of autocast."""
     kind = keys.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else keys.dtype
     is_new = bool(torch.version.hip) or torch.cuda.get_device_capability(keys.device) >= (8, 0)
