@@ -27,7 +27,6 @@ from autopeft.model.targets import (
     folded_names,
     head_names,
     list_targets,
-    unreachable_weights,
     untrained_modules,
 )
 from autopeft.model.weight_comparison import TensorWatch, difference_from_checkpoint, weight_digests
@@ -48,7 +47,7 @@ class BaseModel:
         base_params: Parameters outside the head; tied weights count once.
         output_layer: The name of the linear layer at the end of the head; None without one.
         max_tokens: The longest text; None without a limit.
-        remarks: Sentences on modules and weights that no adapter fits, or LoRA does not.
+        remarks: Sentences on modules that LoRA does not fit.
     """
 
     def __init__(
@@ -90,12 +89,9 @@ class BaseModel:
         self.output_scale, self.output_shift = 1.0, 0.0
         self.predicts_numbers = False
         self.max_tokens = _n_positions(module)
-        remarks = []
-        if unfit := folded_names(target.name for target in self.targets if "LORA" in target.unfit_for):
-            remarks += [f"LoRA cannot adapt {', '.join(unfit)} in {name}, since peft treats them as experts."]
-        if unadapted := unreachable_weights(module, self.targets, exclude=self.head_names):
-            remarks += [f"{name} has weights that no method of autopeft can adapt: {', '.join(unadapted)}."]
-        self.remarks = tuple(remarks)
+        unfit = folded_names(target.name for target in self.targets if "LORA" in target.unfit_for)
+        text = f"LoRA cannot adapt {', '.join(unfit)} in {name}, since peft treats them as experts."
+        self.remarks = (text,) if unfit else ()
         self.model_type = str(getattr(module.config, "model_type", "unknown"))
 
     @property
@@ -200,11 +196,7 @@ class BaseModel:
             return self._dropped
         if self.weight_bytes > _LARGE:
             gigabytes = self.weight_bytes / 1e9
-            log.info(
-                "Reading the %.1f GB of %s to check later that its weights are unchanged.",
-                gigabytes,
-                self.name,
-            )
+            log.info("Reading the %.1f GB of %s, to check its weights later.", gigabytes, self.name)
         heads = nn.ModuleDict({str(i): self.module.get_submodule(n) for i, n in enumerate(self.head_names)})
         return {"body": weight_digests(self.module, exclude=self.head_names), "head": weight_digests(heads)}
 

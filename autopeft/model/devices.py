@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import logging
 import re
-import sys
-import time
 import weakref
 from collections import Counter
 from collections.abc import Iterator
@@ -34,11 +31,6 @@ _OUT_OF_MEMORY = re.compile(
     r"out of memory|can't allocate memory|not enough memory|_ALLOC_FAILED|NOT_INITIALIZED.*cublasCreate",
     re.IGNORECASE | re.DOTALL,
 )
-# glibc keeps what is freed between two blocks in use: 0.7 GB with a model of a billion weights, whose
-# micro-batches have many lengths. Freed pages must be made again, so trims are rare.
-_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-_TRIM_SECONDS = 5.0  # between two trims; heuristic
-
 log = logging.getLogger(__name__)
 
 
@@ -234,20 +226,6 @@ def release_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-@dataclass
-class FreedMemory:
-    """Returns memory that training on a CPU has freed to the system; the C library would keep it."""
-
-    device: torch.device
-    _next: float = 0.0
-
-    def give_back(self) -> None:
-        """Return the freed memory to the system, at most every five seconds."""
-        if self.device.type == "cpu" and _TRIM is not None and time.monotonic() >= self._next:
-            _TRIM(0)
-            self._next = time.monotonic() + _TRIM_SECONDS
 
 
 def taken_bytes(device: torch.device) -> int:

@@ -45,8 +45,8 @@ from autopeft.model.quantization import (
     stored_weights,
     widen_norms,
 )
-from autopeft.model.targets import head_names, unexplained
-from autopeft.types import ModelSpec, listed
+from autopeft.model.targets import head_names
+from autopeft.types import ModelSpec
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def load(
         name_first_token(module.config, getattr(module, "generation_config", None))
         if label_names:
             name_labels(module.config, label_names)
-        _require_complete(module, name, checkpoint)
+        _require_shapes(module, name, checkpoint["mismatched_keys"])
         untrained = _missing_keys(checkpoint)
         base = BaseModel(module, tokenizer, name=name, untrained=untrained, precision=precision)
         base.widen_head()
@@ -279,23 +279,17 @@ def load_processor(spec: ModelSpec, *, needs_images: bool = False, needs_padding
     return usable_tokenizer(processor, name) if needs_padding and not needs_images else processor
 
 
-def _require_complete(module: Any, name: str, checkpoint: Mapping[str, Any]) -> None:
-    """Warn of a replaced head; raise ModelError if other weights are missing or have another shape."""
+def _require_shapes(module: Any, name: str, mismatched: Sequence[tuple[str, Any, Any]]) -> None:
+    """Warn of a replaced head; raise ModelError for other tensors with (name, stored, built) shapes."""
     head = tuple(f"{child}." for child in head_names(module))
-    mismatched = sorted(checkpoint["mismatched_keys"])  # (name, stored shape, built shape)
-    for key, stored, built in mismatched:
+    for key, stored, built in sorted(mismatched):
         if not key.startswith(head):
             require_head(module, name, head=head)
             raise ModelError(
                 f"The weights of {name} have {key} with the shape {tuple(stored)}, its config.json describes "
                 f"{tuple(built)}; put the config.json and the weights of one model together."
             )
-    outputs = [(stored[0], built[0]) for key, stored, built in mismatched if key.endswith("weight")]
+    outputs = [(stored[0], built[0]) for key, stored, built in sorted(mismatched) if key.endswith("weight")]
     if outputs:
         text = "%s has a head of %d outputs and %d are needed; its head is not used."
         log.warning(text, name, *outputs[-1])
-    if absent := unexplained(module, _missing_keys(checkpoint), head=head_names(module)):
-        raise ModelError(
-            f"The weights of {name} have no {listed(absent, 1)}, which its config.json describes; put the "
-            "config.json and the weights of one model together."
-        )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 from peft import LoraConfig
 from peft.tuners.lora import LoraModel
 from torch import nn
-from torch.nn.utils.parametrize import ParametrizationList
 
 from autopeft.model.attaching import rewrites_targets
 from autopeft.model.linear_layers import is_quantized, linear_shape, role_by_name, role_of
@@ -23,11 +22,8 @@ _TASK_MODELS = ("Classification", "MultipleChoice")  # in names: PerceiverForIma
 _HEADS = ("classifier", "score", "head")
 # Roles of layers whose outputs have the hidden size; in other layers of experts the inputs have it.
 _BACK_TO_HIDDEN = ("down", "o")
-_VECTORS = ("_emb", "pos_embed", "_token")  # ends of names of tensors that are added, whatever their shape
-# torch keeps the normed weights of a convolution in a ParametrizationList.
-_NO_LINEAR = (nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, ParametrizationList)
-# Models in stages restart the count of blocks in each: `layers.2.blocks.0` (Swin), `stages.2.layers.0` (ConvNeXt),
-# `block.2.0` (SegFormer). A T5 has sub-layers in `block.2.layer.0`.
+# Models in stages restart the count of blocks in each: `layers.2.blocks.0` (Swin), `stages.2.layers.0`
+# (ConvNeXt), `block.2.0` (SegFormer). A T5 has sub-layers in `block.2.layer.0`.
 _BLOCK = re.compile(r"\.(?:stages\.(\d+)\.(?:blocks|layers)|layers\.(\d+)\.blocks|blocks?\.(\d+))\.(\d+)\.")
 _AFTER_BLOCKS = 10**6  # the block number of a layer between two stages
 
@@ -67,22 +63,6 @@ def untrained_modules(module: nn.Module, untrained: Iterable[str], *, head: Sequ
     return tuple(name for name in outside if _target(name, module.get_submodule(name)) is not None)
 
 
-def unexplained(module: nn.Module, untrained: Set[str], *, head: Sequence[str]) -> list[str]:
-    """List weights that are missing in a damaged checkpoint: not those of the head or of a whole pooler.
-
-    A pooler is a child of the base model after the last layer that is more than a norm. Checkpoints of masked
-    language models have none.
-    """
-    heads = tuple(f"{name}." for name in head)
-    body = [name for name, _ in module.named_parameters() if not name.startswith(heads)]
-    n_up_to_layers = max((i + 1 for i, name in enumerate(body) if LAYER.search(name)), default=0)
-    child_name = re.compile(rf"(?:{getattr(module, 'base_model_prefix', '')}\.)?[^.]+")
-    child_of = {name: child_name.findall(name)[0] for name in body}
-    present = {child_of[name] for i, name in enumerate(body) if i < n_up_to_layers or name not in untrained}
-    norms = {name for name, child in module.named_modules() if _is_norm(child)}  # next to bare parameters
-    return [name for name in body if name in untrained and child_of[name] in present | norms]
-
-
 def list_targets(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Target, ...]:
     """List every linear layer, norm and expert parameter of a model with its role and depth, in model order.
 
@@ -106,31 +86,6 @@ def list_targets(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Tar
         if target.name not in refused
     ]
     return _with_depths(targets, module)
-
-
-def unreachable_weights(
-    module: nn.Module, targets: Iterable[Target], *, exclude: Sequence[str] = ()
-) -> tuple[str, ...]:
-    """List the weight matrices that no adapter fits, with layer numbers folded: `h.*.router.weight`.
-
-    Left out are target modules, embeddings, convolutions, the head and the output layer.
-    """
-    known_targets = {target.name for target in targets}
-    names = []
-    for name, child in _base_modules(module, exclude):
-        if (
-            name in known_targets
-            or isinstance(child, _NO_LINEAR)
-            or "embedding" in type(child).__name__.lower()
-        ):
-            continue
-        for parameter_name, parameter in child.named_parameters(recurse=False):
-            full_name = f"{name}.{parameter_name}" if name else parameter_name
-            is_vector = "bias" in parameter_name.split("_") or parameter_name.endswith(_VECTORS)
-            has_sides = sum(size > 1 for size in parameter.shape) >= 2 and parameter.is_floating_point()
-            if has_sides and not is_vector and full_name not in known_targets:
-                names.append(full_name)
-    return folded_names(names)
 
 
 def folded_names(names: Iterable[str]) -> tuple[str, ...]:
@@ -233,7 +188,7 @@ def _last_part(name: str) -> str:
 
 
 def _is_refused(name: str, model: nn.Module) -> bool:
-    """Return whether `peft` refuses LoRA at a layer: Mamba's kernels read the weight of `out_proj` directly."""
+    """Return whether `peft` refuses LoRA at a layer: Mamba's kernels read that of `out_proj`."""
     config = LoraConfig(target_modules=[name])
     try:
         LoraModel._check_target_module_compatiblity(None, config, model, _last_part(name))

@@ -15,7 +15,7 @@ from torch import nn
 from torch.amp import GradScaler
 from torch.optim import AdamW, Optimizer
 
-from autopeft.model.devices import FreedMemory, SavedBytes, forked_rng
+from autopeft.model.devices import SavedBytes, forked_rng
 from autopeft.plugins import Batch
 from autopeft.train.compute import padded_tokens
 from autopeft.train.pausing import Position, UnderWay, pause, resume
@@ -111,7 +111,6 @@ def train(
                 seconds=start.seconds + time.perf_counter() - started,
             )
 
-        freed = FreedMemory(device)
         losses: list[tuple[int, torch.Tensor]] = []  # with their steps, since the last check
         for step in range(start.step, n_steps):
             run.interrupt()
@@ -122,9 +121,7 @@ def train(
                 under_way.keep(pause(branch, model, optimizer, scaler))
             for group, peak_rate in zip(optimizer.param_groups, peak_rates, strict=True):
                 group["lr"] = peak_rate * schedule.share(step)
-            step_losses = _optimizer_step(
-                model, optimizer, scaler, run=run, step=step, peak=peak, freed=freed
-            )
+            step_losses = _optimizer_step(model, optimizer, scaler, run=run, step=step, peak=peak)
             losses += [(step, loss) for loss in step_losses]
             if (watcher := _watcher.get()) is not None:
                 watcher(step + 1, n_steps, partial(_mean, step_losses))
@@ -155,7 +152,6 @@ def _optimizer_step(
     run: TrainingRun,
     step: int,
     peak: _PeakBytes,
-    freed: FreedMemory,
 ) -> list[torch.Tensor]:
     """Take one optimizer step; return the losses of its micro-batches, on the device.
 
@@ -174,7 +170,6 @@ def _optimizer_step(
         scaler.scale(share).backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
         del loss, share
-        freed.give_back()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     scaler.unscale_(optimizer)
     nn.utils.clip_grad_norm_(parameters, _CLIP_NORM, foreach=optimizer.defaults["fused"] or None)

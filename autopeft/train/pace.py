@@ -16,7 +16,6 @@ _SECONDS = 2.0  # of the timed run, about; heuristic
 _MOST_STEPS = 8  # of the timed run; heuristic
 _COLD_SECONDS = 10.0  # a first step up to this long may be slow by the preparation of kernels; heuristic
 TYPICAL_STEPS = 64  # steps whose mean length represents a whole run; heuristic
-_SEEDS = 32  # seeds to choose from, for first steps of about that length; heuristic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +30,9 @@ class Pace:
 def pace_of(bench: Bench, plan: Plan) -> Pace:
     """Time one step and one example of a plan, then as many more as take about two seconds.
 
-    A slow first step is timed again, since kernels may have been prepared in it. Rows are drawn by a seed
-    whose first steps are about as long as typical ones; times are corrected in proportion to the tokens that
-    still differ. No weights or states are kept. Raises TrainingError if the plan cannot be trained.
+    A slow first step is timed again, since kernels may have been prepared in it. Times are scaled from the
+    tokens of the rows that were timed to typical ones. No weights or states are kept. Raises TrainingError if
+    the plan cannot be trained.
     """
     bench = replace(bench, keep_weights=None, under_way=None)
     pace = _timed(bench, plan, n_steps=1, n_examples=1)
@@ -48,13 +47,12 @@ def pace_of(bench: Bench, plan: Plan) -> Pace:
 
 def _timed(bench: Bench, plan: Plan, *, n_steps: int, n_examples: int) -> Pace:
     """Measure a run of some steps, and scale its times from the tokens of its rows to typical ones."""
-    seed, step_scale = _typical_seed(bench, n_steps)
     fidelity = Fidelity(
         split="confirm",
         train_steps=n_steps,
         train_examples=n_steps * bench.batch_size,
         eval_examples=n_examples,
-        seed=seed,
+        seed=0,
     )
     split = bench.splits["confirm"]  # reading its lengths encodes the rows, before the clock
     evaluated = split.lengths[split.subset(n_examples)].mean()
@@ -63,21 +61,17 @@ def _timed(bench: Bench, plan: Plan, *, n_steps: int, n_examples: int) -> Pace:
     if run.status is Status.FAIL or not run.trained_steps:
         raise TrainingError(f"A run of {n_steps} steps could not be timed: {run.error or 'nothing trains'}.")
     return Pace(
-        step_seconds=run.train_seconds / n_steps * step_scale,
+        step_seconds=run.train_seconds
+        / n_steps
+        * _mean_tokens(bench, TYPICAL_STEPS)
+        / _mean_tokens(bench, n_steps),
         example_seconds=run.eval_seconds / n_examples * example_scale,
         run_seconds=run.overhead_seconds,
     )
 
 
-def _typical_seed(bench: Bench, n_steps: int) -> tuple[int, float]:
-    """Find the seed whose first steps are most typical in length; return it, and typical tokens / its own."""
+def _mean_tokens(bench: Bench, n_steps: int) -> float:
+    """Compute the mean tokens of the first steps of a run."""
     lengths = bench.splits["train"].lengths
-
-    def mean_tokens(seed: int, n: int) -> float:
-        rows = train_rows(lengths, n_steps=n, batch_size=bench.batch_size, seed=seed)
-        return float(np.mean([padded_tokens(step, lengths) for step in rows]))
-
-    typical = mean_tokens(0, TYPICAL_STEPS)
-    means = [mean_tokens(seed, n_steps) for seed in range(_SEEDS)]
-    seed = min(range(_SEEDS), key=lambda i: abs(means[i] - typical))
-    return seed, typical / means[seed]
+    rows = train_rows(lengths, n_steps=n_steps, batch_size=bench.batch_size, seed=0)
+    return float(np.mean([padded_tokens(step, lengths) for step in rows]))
