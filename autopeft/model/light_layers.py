@@ -41,8 +41,8 @@ def keep_format(model: nn.Module, dtype: torch.dtype) -> None:
     """Make adapters return the format that a quantized base model computes in.
 
     Under autocast IA3, RoAd and tuned norms of `peft` 0.21.2 return float32. Quantized layers return the
-    format of their inputs, so all later layers would keep more: 27 % with IA3, 29 % with RoAd, 54 % with tuned norms on a
-    Llama of 6 layers in 4 bits.
+    format of their inputs, so all later layers would keep more: 27 % with IA3, 29 % with RoAd and 54 % with
+    tuned norms on a 4-bit Llama of 6 layers.
     """
 
     def narrowed(module: nn.Module, inputs: Any, output: Any) -> Any:

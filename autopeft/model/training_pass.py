@@ -1,4 +1,4 @@
-"""Contexts in which forward passes keep and compute less: no cache, checkpoints, quick attention."""
+"""Contexts in which forward passes keep less: no cache, checkpoints, repeated keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.integrations import sdpa_attention
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from autopeft.errors import ModelError, first_line_of
 from autopeft.model.devices import devices_of
@@ -20,7 +19,6 @@ from autopeft.model.devices import devices_of
 # What transformers' layers read in training mode. They are set here, since the methods of the model that set
 # them were renamed in transformers 5.
 _SWITCH, _FUNCTION = "gradient_checkpointing", "_gradient_checkpointing_func"
-_FUSED = "sdpa"  # the attention that transformers chooses by default; `quick_attention` changes no other
 
 
 def can_checkpoint(model: nn.Module) -> bool:
@@ -80,50 +78,6 @@ def without_cache(model: nn.Module) -> Iterator[None]:
         config.use_cache = old  # type: ignore[union-attr]
 
 
-class PaddingAwareMask(Tensor):
-    """An attention mask (B, …, T) that records its padding, so that no pass must wait for the device.
-
-    Padding is any 0. If `is_right_padded`, no token comes after padding in its row. A cast, a copy on another
-    device and a view keep the record; anything else that is made of the mask is a plain tensor.
-    """
-
-    has_padding: bool
-    is_right_padded: bool
-
-    @classmethod
-    def __torch_function__(
-        cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        with torch._C.DisableTorchFunctionSubclass():
-            made = func(*args, **(kwargs or {}))
-        if func not in (Tensor.to, Tensor.view) or not isinstance(args[0], cls) or made is args[0]:
-            return made
-        has_other_bytes = func is Tensor.view and made.dtype != args[0].dtype
-        if has_other_bytes:
-            return made
-        # Rows of another length may begin within the old ones.
-        is_right_padded = args[0].is_right_padded and made.shape[-1] == args[0].shape[-1]
-        return _with_padding_flags(made, has_padding=args[0].has_padding, is_right_padded=is_right_padded)
-
-
-def padding_aware(mask: Tensor, *, seen_as: Tensor) -> PaddingAwareMask:
-    """Record the padding of a mask, which is read from `seen_as`, the same mask on the CPU."""
-    has_padding = bool((seen_as == 0).any())
-    is_right_padded = not bool((seen_as[..., 1:] > seen_as[..., :-1]).any())
-    return _with_padding_flags(mask, has_padding=has_padding, is_right_padded=is_right_padded)
-
-
-def _with_padding_flags(mask: Tensor, *, has_padding: bool, is_right_padded: bool) -> PaddingAwareMask:
-    aware = mask.as_subclass(PaddingAwareMask)
-    aware.has_padding, aware.is_right_padded = has_padding, is_right_padded
-    return aware
-
-
-def uses_padding_aware_masks(model: nn.Module) -> bool:
-    """Return whether a model makes its masks by the function that `quick_attention` replaces."""
-    return getattr(getattr(model, "config", None), "_attn_implementation", None) == _FUSED
-
-
 def set_attention(model: nn.Module, kind: str) -> None:
     """Set the attention kernels of a model; raise ModelError if it cannot, or a package is missing."""
     reason = f"{type(model).__name__} does not let its attention be set"
@@ -138,46 +92,20 @@ def set_attention(model: nn.Module, kind: str) -> None:
 
 @contextlib.contextmanager
 def quick_attention() -> Iterator[None]:
-    """Make transformers use fast attention kernels, and never wait for the device to look at a mask.
+    """Repeat keys for grouped queries within a context, unless flash attention takes them.
 
-    Without flash attention, keys are repeated for the queries of their group. Otherwise a model with grouped
-    queries could only use the kernel that writes all T × T products.
-
-    Fast kernels take no mask. So a `PaddingAwareMask` becomes None in two cases, else the usual mask:
-
-    1. There is no padding: the attention is then plain or causal.
-    2. All padding comes last and the attention is causal: no token attends to what comes after it, and the
-       outputs at padding are not used.
+    Otherwise such a model without a mask could only use the kernel that writes all T × T products.
     """
-    make_mask: Callable[..., Tensor | None] = ALL_MASK_ATTENTION_FUNCTIONS[_FUSED]
-
-    def make(*, attention_mask: Tensor | None = None, **arguments: Any) -> Tensor | None:
-        if not isinstance(attention_mask, PaddingAwareMask):
-            return make_mask(attention_mask=attention_mask, **arguments)
-        n_keys = attention_mask.shape[-1]
-        is_square = arguments.get("q_length") == n_keys or arguments.get("allow_is_causal_skip") is False
-        if arguments.get("kv_length") != n_keys or arguments.get("kv_offset", 0) != 0 or not is_square:
-            return make_mask(attention_mask=attention_mask.as_subclass(Tensor), **arguments)
-        is_causal = arguments.get("allow_is_causal_skip") is True  # and nothing else is masked
-        if not attention_mask.has_padding or (attention_mask.is_right_padded and is_causal):
-            return make_mask(attention_mask=None, **arguments)
-        never = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
-        return make_mask(attention_mask=attention_mask.as_subclass(Tensor), **{**arguments, **never})
-
     groups: Callable[..., bool] = sdpa_attention.use_gqa_in_sdpa
 
     def groups_for_flash(attention_mask: Tensor | None, key: Tensor, *values: Tensor) -> bool:
         return groups(attention_mask, key, *values) and (key.device.type != "cuda" or _flash_takes(key))
 
-    ALL_MASK_ATTENTION_FUNCTIONS[_FUSED] = make
     sdpa_attention.use_gqa_in_sdpa = groups_for_flash
     try:
         yield
     finally:
         sdpa_attention.use_gqa_in_sdpa = groups
-        del ALL_MASK_ATTENTION_FUNCTIONS[_FUSED]
-        if ALL_MASK_ATTENTION_FUNCTIONS[_FUSED] is not make_mask:  # inside another such context
-            ALL_MASK_ATTENTION_FUNCTIONS[_FUSED] = make_mask
 
 
 def _flash_takes(keys: Tensor) -> bool:

@@ -9,11 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from autopeft.model.training_pass import padding_aware
 from autopeft.plugins import Batch, PlacesBatches, Task
 from autopeft.train.encoding import EncodedSplit
-
-_MASK = "attention_mask"  # the feature that is 0 at padding
 
 
 class Collated(NamedTuple):
@@ -25,16 +22,12 @@ class Collated(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Batches:
-    """Collates rows of some splits, padded with `pad_token_id`, and puts them on the device.
-
-    With `marks_masks`, each attention mask records whether it has padding.
-    """
+    """Collates rows of some splits, padded with `pad_token_id`, and puts them on the device."""
 
     splits: Mapping[str, EncodedSplit]
     task: Task
     pad_token_id: int
     device: torch.device
-    marks_masks: bool = False
 
     def get(self, split: str, rows: Sequence[int]) -> Collated:
         """Collate some rows of a split."""
@@ -46,9 +39,6 @@ class Batches:
             placed = self.task.placed(batch, self._place)
         else:
             placed = {name: self._place(tensor) for name, tensor in batch.items()}
-        mask = batch.get(_MASK)
-        if self.marks_masks and mask is not None:
-            placed[_MASK] = padding_aware(placed[_MASK], seen_as=mask)
         return Collated(placed, n_terms)
 
     def _place(self, tensor: Tensor) -> Tensor:

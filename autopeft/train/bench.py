@@ -24,7 +24,6 @@ from autopeft.model.training_pass import (
     can_checkpoint,
     checkpointed,
     quick_attention,
-    uses_padding_aware_masks,
     without_cache,
 )
 from autopeft.plugins import Batch, Evaluation, Method, Task
@@ -342,7 +341,6 @@ class Bench:
             task=self.task,
             pad_token_id=self.base.pad_token_id,
             device=self.base.device,
-            marks_masks=uses_padding_aware_masks(self.base.module),
         )
 
     def _batch(self, split: str, rows: Sequence[int]) -> Batch:

@@ -22,9 +22,10 @@ _MOST_TOKENS = {"cpu": 2048, "cuda": 16_384}
 _FEW_TOKENS = 256  # on a CPU, where fewer cost time; see above
 _FEW_BYTES = 2**29  # on a CPU, not worth saving; heuristic
 _WEIGHTS_SHARE = 0.25  # of the weights' bytes, on a CPU: 1.2 B in bf16 then stay below twice them; heuristic
+_OTHER_SHARE = 0.1  # of the free memory, for batches and other tensors that are not counted; heuristic
 # Of the free memory that nothing else needs; the rest is for gaps between tensors, which an allocator keeps
 # in reserve (see docs/estimate.md).
-_ROOM_SHARE = 0.93
+_KEPT_SHARE = 0.93
 _TRAINED_BYTES = 16  # of a trained parameter: itself, its gradient, and AdamW's two moments in float32
 _LOGIT_BYTES = 12  # of a logit: in 16 and in 32 bits, and both again for its gradient
 _WITH_LOGITS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")  # tasks of peft with a logit for each word at each label
@@ -57,15 +58,15 @@ def choose_compute(
     if tokens is not None and requested == "off":
         return _compute(execution, tokens), ()
     if tokens is not None and requested == "on":
-        return _compute(execution, tokens, _longest_row(bench, requested, room=0)), ()
+        return _compute(execution, tokens, _longest_row(bench, requested, available=0)), ()
     free = min(free_bytes(device, limit_bytes=execution.memory_bytes) for device in bench.base.devices)
-    room, split = _room(free, _reserved(bench, trained_params)), bench.splits["train"]
+    available, split = _bytes_for_rows(free, _reserved(bench, trained_params)), bench.splits["train"]
     n_tokens = int(split.sizes[split.largest_rows(1)].max())
-    row = _longest_row(bench, requested, room=room)
+    row = _longest_row(bench, requested, available=available)
     facts = (
-        f"the longest row keeps {_size(row.kept)} for its backward pass, and {_size(room)} are left for it"
+        f"the longest row keeps {_size(row.kept)} for its backward pass, and {_size(available)} are available"
     )
-    if row.kept > room:
+    if row.kept > available:
         # Where `auto` leaves checkpointing off although memory is scarce, the layers cannot be checkpointed.
         remedy = memory_advice(
             checkpointing="off" if requested == "off" else "on", is_quantized=bench.base.n_bits > 0
@@ -75,7 +76,7 @@ def choose_compute(
     if tokens is None:
         weights = bench.base.weight_bytes
         token_bytes = max(1, row.kept // n_tokens)
-        tokens, rule = most_tokens(bench.base.device.type, token_bytes, room=room, weights=weights)
+        tokens, rule = most_tokens(bench.base.device.type, token_bytes, available=available, weights=weights)
         rule = f"a token keeps {_size(token_bytes)} for the backward pass, and {_size(free)} are free; {rule}"
         decisions.append(Decision(setting="execution.micro_batch_tokens", value=str(tokens), rule=rule))
     if requested == "auto":
@@ -105,9 +106,9 @@ def check_limit(bench: Bench, execution: ExecutionSpec, *, trained_params: int =
     taken = max(map(taken_bytes, bench.base.devices))
     if limit_bytes is None or limit_bytes > taken:
         return
-    row = _longest_row(bench, execution.checkpointing, room=0)
+    row = _longest_row(bench, execution.checkpointing, available=0)
     reserved = _reserved(bench, trained_params)
-    needed = int(row.kept / _ROOM_SHARE + reserved)
+    needed = int((row.kept / _KEPT_SHARE + reserved) / (1 - _OTHER_SHARE))
     taker = "this process, with its libraries and the model" if device.type == "cpu" else "the model"
     raise SpecError(
         f"--memory is {_size(limit_bytes)}, and {taker} takes {_size(taken)} before any training; pass "
@@ -139,13 +140,13 @@ def _reserved(bench: Bench, trained_params: int) -> int:
     return reserved + _LOGIT_BYTES * min(piece_logits(on_gpu=device != "cpu"), most)
 
 
-def _room(free: int, reserved: int) -> int:
+def _bytes_for_rows(free: int, reserved: int) -> int:
     """Return the bytes that rows may keep for backward, out of `free` ones of which some are reserved."""
-    return max(0, int(_ROOM_SHARE * (free - reserved)))
+    return max(0, int(_KEPT_SHARE * ((1 - _OTHER_SHARE) * free - reserved)))
 
 
-def _longest_row(bench: Bench, requested: str, *, room: int) -> _Row:
-    """Measure what the longest row keeps, with checkpointing if requested, or if it exceeds `room` without.
+def _longest_row(bench: Bench, requested: str, *, available: int) -> _Row:
+    """Measure what the longest row keeps, with checkpointing if requested or necessary.
 
     Logs a warning if checkpointing saves nothing, and leaves it off.
     """
@@ -153,7 +154,7 @@ def _longest_row(bench: Bench, requested: str, *, room: int) -> _Row:
     row, n_devices = bench.splits["train"].largest_rows(1), len(bench.base.devices)
     plain = _plain_bytes(bench, plan, row, requested)
     each = 0 if plain is None else plain // n_devices
-    if plain is not None and (requested == "off" or (requested == "auto" and each <= room)):
+    if plain is not None and (requested == "off" or (requested == "auto" and each <= available)):
         return _Row(kept=each, plain=each, is_checkpointed=False)
     input_bytes = replace(bench, compute=Compute(checkpointing=True)).saved_bytes(plan, row)
     if plain is not None and input_bytes >= plain:
@@ -199,16 +200,16 @@ def _plain_bytes(bench: Bench, plan: Plan, row: list[int], requested: str) -> in
     return None
 
 
-def most_tokens(device: str, token_bytes: int, *, room: int, weights: int) -> tuple[int, str]:
+def most_tokens(device: str, token_bytes: int, *, available: int, weights: int) -> tuple[int, str]:
     """Return the most tokens of a micro-batch, >= 1, and the reason.
 
     What fits is rounded down to a power of two, so that small changes in free memory change nothing. A token
-    keeps `token_bytes` for the backward pass, and all of a micro-batch may keep `room` bytes. The base
+    keeps `token_bytes` for the backward pass, and all of a micro-batch may keep `available` bytes. The base
     model's weights have `weights` bytes; `device` is a type, such as cpu.
     """
     limits = [
         (_MOST_TOKENS.get(device, _MOST_TOKENS["cuda"]), "more at once would not be faster"),
-        ((1 << (room // token_bytes).bit_length()) // 2, f"{_size(room)} of these may be kept"),
+        ((1 << (available // token_bytes).bit_length()) // 2, f"{_size(available)} of these may be kept"),
     ]
     if device == "cpu":
         least = max(_FEW_TOKENS, _FEW_BYTES // token_bytes)

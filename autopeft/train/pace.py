@@ -60,11 +60,9 @@ def _timed(bench: Bench, plan: Plan, *, n_steps: int, n_examples: int) -> Pace:
     run = bench.measure(plan, fidelity)
     if run.status is Status.FAIL or not run.trained_steps:
         raise TrainingError(f"A run of {n_steps} steps could not be timed: {run.error or 'nothing trains'}.")
+    step_scale = _mean_tokens(bench, TYPICAL_STEPS) / _mean_tokens(bench, n_steps)
     return Pace(
-        step_seconds=run.train_seconds
-        / n_steps
-        * _mean_tokens(bench, TYPICAL_STEPS)
-        / _mean_tokens(bench, n_steps),
+        step_seconds=run.train_seconds / n_steps * step_scale,
         example_seconds=run.eval_seconds / n_examples * example_scale,
         run_seconds=run.overhead_seconds,
     )

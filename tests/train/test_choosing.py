@@ -41,7 +41,7 @@ GIB, MIB = 2**30, 2**20
 def test_micro_batches_are_as_large_as_brings_speed_and_memory_allows(
     device, token_bytes, room, weights, tokens
 ):
-    assert most_tokens(device, token_bytes, room=room, weights=weights)[0] == tokens
+    assert most_tokens(device, token_bytes, available=room, weights=weights)[0] == tokens
 
 
 def eight_b():
