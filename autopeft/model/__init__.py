@@ -1,4 +1,4 @@
-"""A base model, loaded once and frozen, to which adapters are attached and detached without a trace.
+"""A frozen base model, to which adapters are attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
 devices → checkpoint_source, linear_layers, training_pass → light_layers, quantization,

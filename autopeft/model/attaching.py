@@ -1,4 +1,4 @@
-"""Attaches adapters to a model, saves, loads and merges them, and removes them without a trace."""
+"""Attaches adapters to a model, saves, loads, merges and removes them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def attach(
     head_names: Sequence[str],
     lightened: bool = True,
 ) -> PeftModel:
-    """Attach the adapters of a plan, in order, and make the modules of the task head trainable.
+    """Attach the adapters of a plan, in order, and make the task head trainable.
 
     The base model is changed in place. There are no configs for the head alone. With `lightened`, layers of
     `peft` are replaced by those of `light_layers`, which take less memory.
@@ -79,7 +79,7 @@ def attach_configs(
     names: Sequence[str],
     context_of: Callable[[PeftConfig], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> PeftModel:
-    """Attach one or more configs of `for_task`: the first makes a `PeftModel`, later ones are injected.
+    """Attach configs of `for_task`: the first makes a `PeftModel`, others are injected.
 
     `module` is changed in place. `names` are the adapters' names inside it. `context_of` returns the context
     in which `peft` makes the tensors of a config. Raises SpecError for several configs if the installed
@@ -108,7 +108,7 @@ def for_task(
     task_type: str | None,
     head_names: Sequence[str],
 ) -> list[PeftConfig]:
-    """Copy configs and add the task and its head to the first; no configs become one for the head alone.
+    """Copy configs, one for the head alone if there are none; add task and head to the first.
 
     If `module` is passed, a LoRA config names its targets by at most twelve endings, such as q_proj, that
     match no other module. If that needs more, or `peft` would rewrite them, it keeps its pattern, or has full
@@ -133,7 +133,7 @@ def for_task(
 
 
 def task_type_of(module: nn.Module) -> str | None:
-    """Return `peft`'s task type of a model by the name of its class or of one that it extends, else None."""
+    """Return `peft`'s task type of a model by the names of its classes, else None."""
     for kind in type(module).__mro__:
         for ending, task_type in _TASK_TYPES.items():
             if kind.__name__.endswith(ending):
@@ -143,7 +143,7 @@ def task_type_of(module: nn.Module) -> str | None:
 
 
 def plain_names(targets: Collection[str], modules: Iterable[str]) -> list[str]:
-    """List the shortest endings that match the targets and no other module; `peft` matches a list by endings.
+    """List the shortest endings of names that match the targets and no other module.
 
     Example:
         >>> plain_names(["h.0.q", "h.1.q", "h.0.o.dense"], ["h.0.q", "h.1.q", "h.0.o.dense", "h.0.dense"])
@@ -160,7 +160,7 @@ def plain_names(targets: Collection[str], modules: Iterable[str]) -> list[str]:
 
 
 def adapter_names(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
-    """Return the names of a plan's configs inside the model: `default`, or `ia3_0`, `lora_1` and so on.
+    """Return the names of adapters inside the model: `default`, or `ia3_0`, `lora_1` ….
 
     `peft` saves `default` in the folder itself and any other name in a folder of that name. Without the
     number `peft` would warn, since the name is part of a tuner's prefix.
@@ -176,7 +176,7 @@ def head_only_config() -> LoraConfig:
 
 
 def rewrites_targets(targets: str | set[str], module: nn.Module) -> bool:
-    """Return whether `peft` rewrites LoRA's `targets`, names of modules or a pattern, for this model type.
+    """Return whether `peft` rewrites LoRA targets (names or a pattern) of this model type.
 
     Mixtral, Qwen-MoE, OLMoE and others once had a module for each expert and now have one parameter for all.
     For these model types `peft` 0.21.2 treats every config as one of an older checkpoint and keeps the last
@@ -193,7 +193,7 @@ def rewrites_targets(targets: str | set[str], module: nn.Module) -> bool:
 
 
 def rewrite_targets(config: PeftConfig, module: nn.Module) -> None:
-    """Rewrite a config in place as `peft` does when it attaches to this model; 0.18 leaves it as it is.
+    """Rewrite a config in place as `peft` does to attach it; `peft` 0.18 leaves it as it is.
 
     Raises ValueError if the config names half of a pair of modules that transformers fused.
     """
@@ -205,7 +205,7 @@ def rewrite_targets(config: PeftConfig, module: nn.Module) -> None:
 
 
 def note_modules(root: nn.Module) -> Callable[[], None]:
-    """Return a function that restores the present modules and flags of a model, and freezes all parameters.
+    """Return a function that restores modules and flags of a model, and freezes it.
 
     `peft`'s `unload()` leaves trained copies of `modules_to_save` in the base model (peft 0.21.2); the
     original objects hold none. Parameters are restored in their order too: LoRA on a parameter takes it out
@@ -279,7 +279,7 @@ def load_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
 def require_shapes(
     stored: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], *, path: Path
 ) -> None:
-    """Raise SpecError if tensors read from `path` have other names or shapes than those of an adapter."""
+    """Raise SpecError if tensors from `path` have other names or shapes than an adapter's."""
     for key in sorted({*stored, *expected}):
         held, needed = (
             " × ".join(map(str, tensors[key].shape)) if key in tensors else "nothing"
@@ -293,14 +293,14 @@ def require_shapes(
 
 
 def modules_kept_whole(folder: Path) -> frozenset[str]:
-    """Read which modules were trained in full (`modules_to_save`), from configs in a folder or below it."""
+    """Read the `modules_to_save` of all adapter configs in a folder or one below it."""
     files = [file for pattern in ("", "*/") for file in folder.glob(f"{pattern}adapter_config.json")]
     configs = [json.loads(file.read_bytes()) for file in files]
     return frozenset(name for config in configs for name in config.get("modules_to_save") or ())
 
 
 def merge(model: PeftModel) -> nn.Module:
-    """Merge adapters and trained head into the base model, which is returned; `model` is used up.
+    """Merge adapters and trained head into the base model; return it, `model` is used up.
 
     Layers with an unloading method of their own are merged first. For heads of several layers and for
     experts in one parameter, another tuner of `peft` 0.21.2 would look for a `weight` that they do not have.
@@ -330,7 +330,7 @@ def _is_tied(module: nn.Module) -> bool:
 
 
 def _correct_ties(module: Any) -> None:
-    """Make weights and config agree after `peft` declared the model untied; a file holds tied weights once.
+    """Make weights and config agree after `peft` declared the model untied.
 
     1. If all pairs still share memory, the config is set to tied again. `peft` 0.21.2 overlooks
        T5Gemma's pair: the output layer has the weight of the decoder's embeddings, not of the input's.

@@ -1,4 +1,4 @@
-"""A frozen base model in memory; adapters are attached for one plan at a time and leave no trace."""
+"""A frozen base model in memory, with the adapters of one plan at a time."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class BaseModel:
 
     @property
     def device(self) -> torch.device:
-        """The device of batches and losses, which is the last one of a model that is spread over several."""
+        """The device of batches and losses: the last one of a model that is spread over several."""
         return self.devices[-1]
 
     @property
@@ -139,7 +139,7 @@ class BaseModel:
         return sum(p.numel() * p.element_size() for p in self.module.parameters())
 
     def leave_device(self) -> None:
-        """Move the weights to the CPU for good; a quantized model drops them and keeps only their digests."""
+        """Move the weights to the CPU; a quantized model drops them and keeps their digests."""
         self.__dict__.pop("watch", None)  # it has addresses of tensors
         vars(self.module).pop("hf_device_map", None)
         if self.n_bits:
@@ -158,7 +158,7 @@ class BaseModel:
             self.module.get_submodule(name).float()
 
     def log_remarks(self) -> None:
-        """Log what cannot be adapted, which weights outside the head are missing, and whether they train."""
+        """Log what cannot be adapted, and which weights outside the head are missing."""
         trained, random = self._notes_on_missing_weights()
         for remark in filter(None, (*self.remarks, trained)):
             log.info("%s", remark)
@@ -167,11 +167,11 @@ class BaseModel:
 
     @property
     def lacking(self) -> str:
-        """Sentences on the weights outside the head that are not in the checkpoint; empty if all are."""
+        """Sentences on the weights outside the head that the checkpoint does not have."""
         return " ".join(filter(None, self._notes_on_missing_weights()))
 
     def _notes_on_missing_weights(self) -> tuple[str, str]:
-        """Describe missing weights that are trained, and those that stay random; each may be empty."""
+        """Describe missing weights that are trained, and those that stay random."""
         start, trained, random = "The checkpoint of the base model has no weights for", "", ""
         if self.missing:
             names = ", ".join(self.missing)
@@ -188,7 +188,7 @@ class BaseModel:
         return digest_of(self.weight_digests())
 
     def weight_digests(self) -> dict[str, dict[str, str]]:
-        """Digest the weights of the body, which every load of the model has, and those of the head.
+        """Digest the weights of the body, which are equal in every load, and those of the head.
 
         After `leave_device` has dropped the weights, the digests are those that it took.
         """
@@ -274,7 +274,7 @@ class BaseModel:
         return model
 
     def to_train(self, model: nn.Module) -> nn.Module:
-        """Put the model with adapters into train mode; batch norms stay in eval mode, as they are frozen."""
+        """Put the model with adapters into train mode, except its frozen batch norms."""
         model.train()
         for child in self.module.modules():
             if hasattr(child, "running_mean"):
@@ -283,7 +283,7 @@ class BaseModel:
 
     @contextlib.contextmanager
     def in_train_mode(self) -> Iterator[None]:
-        """Put the base model into train mode within a context, and leave torch's generators as they were."""
+        """Put the base model into train mode within a context; torch's generators are restored."""
         with forked_rng(self.device):
             try:
                 self.to_train(self.module)
@@ -292,13 +292,13 @@ class BaseModel:
                 self.module.eval()
 
     def body_to_eval(self) -> None:
-        """Put the model's children outside the task head, except a dropout before it, into eval mode."""
+        """Put the model's children into eval mode, except task head and the dropout before it."""
         for name, child in self.module.named_children():  # the dropout is the child without weights
             if name not in self.head_names and any(True for _ in child.parameters()):
                 child.eval()
 
     def scale_output_to(self, *, mean: float, std: float) -> None:
-        """Make the head predict numbers: it starts at the labels' `mean`, its weights multiplied by `std`.
+        """Make the head predict numbers: start at the labels' `mean`, scale its weights by `std`.
 
         This holds for heads that are drawn later. An output layer that is not in the checkpoint is scaled in
         the base model at once, since sensitivity is measured through it.
@@ -312,7 +312,7 @@ class BaseModel:
                 layer.bias.data.fill_(mean)
 
     def _initialize_head(self, model: PeftModel, *, seed: int) -> None:
-        """Draw the output layer of the head's trained copy, and the layers that are not in the checkpoint.
+        """Draw the output layer of the head's trained copy, and layers without a checkpoint.
 
         The head has a generator of its own, since each plan's adapters draw a different count of numbers.
         """
@@ -327,7 +327,7 @@ class BaseModel:
                         self._draw(layer, generator, is_output=is_output)
 
     def _draw(self, layer: nn.Linear, generator: torch.Generator, *, is_output: bool) -> None:
-        """Draw weights from Normal(0, initializer_range), biases 0, as in BERT; an output layer is scaled.
+        """Draw weights from Normal(0, initializer_range), biases 0, as in BERT; scale outputs.
 
         The CPU draws the numbers, so that they are the same on every machine.
         """
@@ -339,7 +339,7 @@ class BaseModel:
 
 
 def check_targets(adapters: Sequence[Adapter], base: BaseModel) -> None:
-    """Raise a TargetError for adapters at unknown target modules, or for two at one target module."""
+    """Raise TargetError for adapters at unknown target modules, or two at one module."""
     known_targets = {target.name for target in base.targets}
     taken: set[str] = set()
     for adapter in adapters:
@@ -357,7 +357,7 @@ def check_targets(adapters: Sequence[Adapter], base: BaseModel) -> None:
 
 
 def _n_positions(module: nn.Module) -> int | None:
-    """Return how many tokens a model has positions for; None if there is no limit (T5, Bloom)."""
+    """Return the number of positions of a model; None if there is no limit (T5, Bloom)."""
     config = cast(Any, module.config).get_text_config()
     names = ("max_position_embeddings", "max_encoder_position_embeddings", "max_seq_len")  # LED's, MPT's
     limits = (getattr(config, name, None) for name in names)

@@ -1,4 +1,4 @@
-"""Finds a base model, the transformers class that loads it, and the error if it does not load."""
+"""Finds a base model, its transformers class, and the error if it does not load."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _WHOLE = "ForConditionalGeneration"  # ends the names of encoder-decoders, and o
 
 
 def resolve(spec: ModelSpec) -> tuple[str, str]:
-    """Return where to load a base model from, and its name for reports; without an id the demo model.
+    """Return where to load a base model (by default the demo) from, and its name for reports.
 
     The installed demo also serves its hub id, which its adapters name, if no revision is asked for and the
     hub's cache has no copy. Raises ModelError if the model was in memory, a local model has a revision, or
@@ -74,7 +74,7 @@ def resolve(spec: ModelSpec) -> tuple[str, str]:
 
 
 def commit_of(spec: ModelSpec) -> str | None:
-    """Return a model's commit in the hub's local cache; None if it is not there, or not from the hub."""
+    """Return a model's commit in the hub's local cache; None if it is not there."""
     if spec.id is None or spec.id == IN_MEMORY or os.path.exists(spec.id):  # noqa: PTH110 - see load_error
         return None
     try:
@@ -86,7 +86,7 @@ def commit_of(spec: ModelSpec) -> str | None:
 
 
 def pretrained_arguments(source: str, spec: ModelSpec, *, here_only: bool = False) -> dict[str, Any]:
-    """Return `from_pretrained`'s arguments; only local files if `here_only` or the hub does not answer."""
+    """Return `from_pretrained`'s arguments; local files only if the hub does not answer."""
     arguments: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": False}
     if here_only or (commit_of(spec) is not None and _hub_error(source, spec) is not None):
         arguments["local_files_only"] = True  # transformers would wait for the hub at every file
@@ -99,7 +99,7 @@ def pretrained_arguments(source: str, spec: ModelSpec, *, here_only: bool = Fals
 
 
 def require_reachable(source: str, spec: ModelSpec) -> None:
-    """Raise ModelError for an adapter, and for an uncached hub model if the hub does not answer.
+    """Raise ModelError for an adapter, or an uncached hub model if the hub does not answer.
 
     One short request beforehand saves time: transformers retries for half a minute at every file. An adapter
     would be loaded together with its base model, and its layers taken for the model's.
@@ -118,7 +118,7 @@ def require_reachable(source: str, spec: ModelSpec) -> None:
 
 
 def _hub_error(source: str, spec: ModelSpec) -> Exception | None:
-    """Return the error that keeps the hub from answering a request for a model; None if it answers."""
+    """Return the error of a request to the hub for a model; None if the hub answers."""
     try:
         HfApi().model_info(source, revision=spec.revision, timeout=_HUB_SECONDS)
     except (OSError, ValueError, hub_errors.HTTPError) as error:
@@ -149,7 +149,7 @@ def config_of(spec: ModelSpec, *, here_only: bool = False) -> Any:
 
 
 def name_first_token(config: Any, generation_config: Any = None) -> None:
-    """Set the token that a decoder begins with if the config of an encoder-decoder has none, as T5's may.
+    """Set the token that a decoder begins with if the config has none, as T5's may.
 
     It is that of the generation config, else the token that begins a text, else padding, else token 0.
     """
@@ -161,7 +161,7 @@ def name_first_token(config: Any, generation_config: Any = None) -> None:
 
 
 def adapter_error(source: str, base: str | None) -> ModelError:
-    """Make the error for an adapter instead of a base model; `base` is the adapter's base model, if known."""
+    """Make the error for an adapter instead of a base model; `base` is its own, if known."""
     remedy = f"--model {base}" if base and base != source else "--model with its base model"
     return ModelError(
         f"{source} holds an adapter{f' of {base}' if base else ''} (adapter_config.json), not a base "
@@ -175,7 +175,7 @@ def reading(source: str) -> AbstractContextManager[None]:
 
 
 def load_error(source: str, error: Exception) -> ModelError:
-    """Make the error for a model that does not load, in one sentence; raise `error` if memory ran out."""
+    """Make the error for a model that does not load; raise `error` if memory ran out."""
     if is_out_of_memory(error):
         raise error
     is_there = os.path.exists(source)  # noqa: PTH110 - Path.exists raises if the name is too long
@@ -213,7 +213,7 @@ def name_labels(config: Any, labels: Sequence[str]) -> None:
 
 
 def loading_class(config: Any, auto_class: str) -> str:
-    """Return the class that loads a model for a task: `auto_class`, or that of models which read images too.
+    """Return the class that loads a model: `auto_class`, or that of models with images too.
 
     `AutoModelForCausalLM` has no LLaVA and Qwen2-VL, but the text models of Qwen3.5 and Llama 4.
     """
@@ -255,7 +255,7 @@ def is_built_by(module: Any, auto_class: str) -> bool:
 
 
 def own_class(config: Any, auto_class: str) -> str | None:
-    """Return the class of a checkpoint that reads images, if a search of texts loads only its text model.
+    """Return the class of a checkpoint with images, if a search loads only its text model.
 
     Adapters of the text model do not fit it: its modules have longer names. None for other checkpoints.
     """
@@ -291,7 +291,7 @@ def require_no_speech(config: Any, *, name: str) -> None:
 
 
 def _maps(auto_class: str, config: Any) -> bool:
-    """Return whether an auto class has a model of a config or config class; True for other classes."""
+    """Return whether an auto class has a model of a config; True for other classes."""
     mapping = getattr(getattr(transformers, auto_class), "_model_mapping", None)
     return mapping is None or (config if isinstance(config, type) else type(config)) in mapping
 

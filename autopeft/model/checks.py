@@ -55,7 +55,7 @@ def prepare_base(base: BaseModel, *, auto_class: str) -> None:
 
 
 def usable_tokenizer(tokenizer: Any, name: str) -> Any:
-    """Return the tokenizer, or a copy that pads with the end-of-text token if it has no padding token.
+    """Return the tokenizer, or a copy that pads with the end-of-text token.
 
     Raises ModelError if no token can pad, or if the tokenizer has no words: transformers makes such a
     tokenizer if the tokenizer's files are missing.
@@ -78,7 +78,7 @@ def usable_tokenizer(tokenizer: Any, name: str) -> Any:
 
 
 def pad_with(config: Any, pad_token_id: int) -> None:
-    """Set the padding token in a model's config and in that of its text model, which classifiers read."""
+    """Set the padding token in the configs of a model and of its text model."""
     for each in text_configs(config):
         each.pad_token_id = pad_token_id
 
@@ -92,7 +92,7 @@ def text_configs(config: Any) -> tuple[Any, ...]:
 
 
 def require_causal(module: Any, name: str) -> None:
-    """Raise ModelError for a model whose loss as a causal language model would be meaningless.
+    """Raise ModelError if a causal loss of this model would be meaningless.
 
     That is a model of speech, a decoder without its encoder, as transformers makes of BART and TrOCR, or a
     model that fails on four tokens or sees the token that it should predict.
@@ -125,7 +125,7 @@ def require_causal(module: Any, name: str) -> None:
 
 
 def require_head(module: Any, name: str, *, head: Sequence[str]) -> None:
-    """Raise TargetError for a model of a class with a task head if `head`, its modules, is empty."""
+    """Raise TargetError for a model with a task head of which no module is in `head`."""
     if is_task_model(module) and not head:
         raise TargetError(
             f"The task head of {name} ({type(module).__name__}) has an unknown name, so that nothing would "
@@ -134,7 +134,7 @@ def require_head(module: Any, name: str, *, head: Sequence[str]) -> None:
 
 
 def require_targets(base: BaseModel) -> None:
-    """Raise TargetError for a model that cannot be adapted; warn if its layers have no linear layer.
+    """Raise TargetError for a model that cannot be adapted; warn if only norms can be.
 
     It has no target modules or no known head, or other modules end in the head's name, by which `peft` finds
     what to train, so that it would train them too.
@@ -165,7 +165,7 @@ def require_targets(base: BaseModel) -> None:
 
 
 def reachable_targets(base: BaseModel, *, auto_class: str) -> tuple[Target, ...]:
-    """Run two short passes, in eval and in train mode, and return the target modules that both reach.
+    """Return the target modules that short passes in eval and in train mode both reach.
 
     An adapter elsewhere would spend the budget on nothing: a task may leave out modules of a model, and some
     modules are never called because another one reads their weight. A target module is reached if
@@ -199,7 +199,7 @@ def reachable_targets(base: BaseModel, *, auto_class: str) -> tuple[Target, ...]
 
 
 def _reached(base: BaseModel, features: Mapping[str, Tensor]) -> tuple[set[str], set[str]]:
-    """Run the model; return names of reached targets, without expert numbers, and of targets with 4-D inputs.
+    """Return names of reached targets, without expert numbers, and those with 4-D inputs.
 
     A zero is added to each output; the logits depend on those outputs whose zero has a gradient.
     """
@@ -238,7 +238,7 @@ def _reached(base: BaseModel, features: Mapping[str, Tensor]) -> tuple[set[str],
 
 
 def _reached_in_training(base: BaseModel, features: Mapping[str, Tensor], *, reached: set[str]) -> set[str]:
-    """Keep the reached names that a pass in train mode reaches too; all of them if that pass fails.
+    """Keep the names that a pass in train mode reaches too; all if that pass fails.
 
     A layer without any reached target module was skipped at random (LayerDrop) and keeps its target modules.
     """
@@ -253,12 +253,12 @@ def _reached_in_training(base: BaseModel, features: Mapping[str, Tensor], *, rea
 
 
 def _without_expert(name: str) -> str:
-    """Drop the number of an expert from a name: `mlp.experts.3.up_proj`, `experts.expert_3.wi`."""
+    """Drop the number of an expert from a name such as `mlp.experts.3.up_proj`."""
     return re.sub(r"(\bexperts?[._])\d+", r"\1", name)
 
 
 def example_features(base: BaseModel, auto_class: str) -> dict[str, Tensor]:
-    """Make the features of one example, a gray image or a text, by the processor or tokenizer of `base`."""
+    """Make the features of one example, a gray image or a text."""
     if reads_images(auto_class):
         image = torch.full((3, _SIDE, _SIDE), 127, dtype=torch.uint8)
         pixels = dict(base.tokenizer(images=[image], return_tensors="pt"))

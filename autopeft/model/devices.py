@@ -1,4 +1,4 @@
-"""The device and number format that a base model computes in; random state and memory of devices."""
+"""Devices and number formats that base models compute in, and memory of devices."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ class Precision:
         return cast(torch.dtype, getattr(torch, self.dtype))
 
     def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
-        """Return a context for one forward pass; a longer one would keep old adapters in autocast's cache."""
+        """Return a context for one pass; a longer one would keep adapters in autocast's cache."""
         if self.dtype == "float32":
             return contextlib.nullcontext()
         return torch.autocast(device.type, dtype=self.torch_dtype)
 
     def of_copies(self, device: torch.device) -> Precision:
-        """Return the precision for float32 copies of computed values: TF32 holds bfloat16 exactly."""
+        """Return the precision for float32 copies of values: TF32 holds bfloat16 exactly."""
         is_exact = device.type == "cuda" and self.dtype == "bfloat16"
         return replace(self, matmul="high") if is_exact else self
 
@@ -146,7 +146,7 @@ def _absence(device: torch.device) -> str:
 
 
 def devices_of(module: nn.Module) -> tuple[torch.device, ...]:
-    """List the devices of a model in the order of its layers; several if accelerate spreads it over them."""
+    """List the devices of a model in the order of its layers."""
     places = dict.fromkeys(getattr(module, "hf_device_map", {}).values())
     if len(places) < 2:
         return (next(module.parameters()).device,)
@@ -154,7 +154,7 @@ def devices_of(module: nn.Module) -> tuple[torch.device, ...]:
 
 
 def make_current(device: torch.device) -> None:
-    """Make a GPU with a number the default one; otherwise kernels would take memory of the first GPU too."""
+    """Make a numbered GPU the default; kernels would take memory of the first one too."""
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
 
@@ -180,7 +180,7 @@ def narrow_format(device: torch.device) -> str | None:
 
 
 def choose_precision(config: Any, device: torch.device) -> Precision:
-    """Choose the 16-bit format that the device multiplies in hardware, else float32; log the reason.
+    """Choose the 16-bit format that the device has in hardware, else float32; log why.
 
     Narrow models on a CPU compute in float32 too, as do models whose activations leave the range of float16.
     """
@@ -210,7 +210,7 @@ def has_used_gpus() -> bool:
 
 
 def forked_rng(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Return a context that restores the random state of the CPU, and of all GPUs if `device` is one."""
+    """Return a context that restores the random state of the CPU, and that of the GPUs."""
     return torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else [])
 
 
@@ -222,7 +222,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory(device: torch.device) -> None:
-    """Free the tensors of a failed run; the caller drops the run's error first, since it holds them."""
+    """Free the tensors of a failed run; drop its error first, since it holds them."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -260,7 +260,7 @@ def free_bytes(device: torch.device, *, limit_bytes: int | None = None) -> int:
 
 
 class _Holder:
-    """Wraps a saved tensor: it dies when autograd drops it, while the tensor itself may live on."""
+    """Wraps a saved tensor: freed when autograd drops it, although the tensor may stay."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor

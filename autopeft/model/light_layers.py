@@ -55,7 +55,7 @@ def keep_format(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 class LightHira:
-    """HiRA that computes its update W * (B A) again for the backward pass instead of keeping it.
+    """HiRA that computes its update W * (B A) again for the backward pass.
 
     `peft` 0.21.2 keeps W * (B A), which is as large as the frozen weight, and of a quantized layer the
     unpacked weight too. It multiplies by the weight and by its update one after the other. Without gradients
@@ -63,7 +63,7 @@ class LightHira:
     """
 
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Compute what `peft` does; any case except one adapter on a frozen layer is left to `peft`."""
+        """Compute what `peft` does; leave all but one adapter on a frozen layer to it."""
         name = _only_adapter(self) if torch.is_grad_enabled() and not (args or kwargs) else None
         if name is None:
             return cast(Tensor, super().forward(x, *args, **kwargs))  # type: ignore[misc]
@@ -93,7 +93,7 @@ def _light_class(kind: type[nn.Module]) -> type[nn.Module]:
 
 
 def _only_adapter(layer: Any) -> str | None:
-    """Return the active adapter; None unless it is the only one, without dropout, on a frozen weight."""
+    """Return the active adapter if it is the only one, without dropout, on a frozen weight."""
     held, base = [name for name in layer.active_adapters if name in layer.hira_A], layer.get_base_layer()
     is_around_another = layer.base_layer is not base
     if layer.disable_adapters or layer.merged or len(held) != 1 or is_around_another:
@@ -104,7 +104,7 @@ def _only_adapter(layer: Any) -> str | None:
 
 
 class _Hira(torch.autograd.Function):
-    """Multiplies x (..., in) by W * (B A), or by W * (1 + B A) with the layer's bias, in the format of x.
+    """Multiplies x (..., in) by W * (B A), or by W * (1 + B A) with the layer's bias.
 
     `a` A is (rank, in) and `b` B (out, rank); `frozen` returns W (out, in); `adds_one` adds the one. Only x,
     A and B are kept. In 16 bits W + W * (B A) loses updates below the last bit of W, so the outputs

@@ -25,7 +25,7 @@ _WIDTHS = ("hidden_size", "d_model", "n_embd", "dim")  # what the configs of tra
 
 
 def linear_shape(module: nn.Module) -> tuple[str, int, int] | None:
-    """Return kind, inputs and outputs of a linear layer, quantized or not; None for any other module."""
+    """Return kind, inputs and outputs of a linear layer; None for any other module."""
     if isinstance(module, Conv1D):
         n_in, n_out = module.weight.shape
         return "conv1d", n_in, n_out
@@ -48,7 +48,7 @@ def n_bits(module: nn.Module) -> int:
 
 
 def plain_weight(module: nn.Module) -> torch.Tensor | None:
-    """Return a module's weight in floats; that of a bitsandbytes layer is dequantized, shape (out, in).
+    """Return a module's weight in floats; bitsandbytes is dequantized, shape (out, in).
 
     None if the module has no weight, or if another quantizer packed it.
     """
@@ -60,7 +60,7 @@ def plain_weight(module: nn.Module) -> torch.Tensor | None:
 
 
 def n_params(module: nn.Module) -> int:
-    """Count the parameters of a module as they were before quantization; tied weights count once.
+    """Count parameters as they were before quantization; tied weights count once.
 
     A packed layer counts in × out and its bias, without scales and zero points: it holds several weights in
     one number, which GPTQ and AWQ keep in a buffer.
@@ -91,7 +91,7 @@ def _is_packed(module: nn.Module) -> bool:
 
 
 def hidden_size(config: Any, targets: Sequence[Target]) -> int:
-    """Return the hidden size of the config, or derive it from the inputs of the target modules.
+    """Return the hidden size of the config, or else of the target modules.
 
     1. If the config names several, as for text and images, most target modules have it as inputs; the larger
         on ties.
@@ -142,7 +142,7 @@ _NO_FEED_FORWARD = frozenset(
 
 
 def role_of(name: str, n_in: int, n_out: int) -> str:
-    """Return the role of a linear layer, such as `q` or `up`; `dense` if name and shape do not show it."""
+    """Return the role of a linear layer by name and shape, such as `q`; else `dense`."""
     role = role_by_name(name)
     if _ATTENTION.search(name) and role in (None, *ROLE_GROUPS["mlp"]):
         return "dense"  # such as a gate on the outputs of the heads
@@ -154,7 +154,7 @@ def role_of(name: str, n_in: int, n_out: int) -> str:
 
 
 def role_by_name(name: str) -> str | None:
-    """Return a role by the usual names, else None; BERT's `output.dense` is o in attention, else down."""
+    """Return a role by the usual names; BERT's `output.dense` is o in attention, else down."""
     if _ROUTER.search(name):
         return "router"
     parts = name.removesuffix(".linear").split(".")  # some models wrap each layer: `q_proj.linear`

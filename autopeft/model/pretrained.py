@@ -1,4 +1,4 @@
-"""Loads a base model with task head and tokenizer, or builds its skeleton without weights."""
+"""Loads a base model with head and tokenizer, or builds its skeleton without weights."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ from autopeft.model.quantization import (
     widen_norms,
 )
 from autopeft.model.targets import head_names
-from autopeft.types import ModelSpec
+from autopeft.types import ModelSpec, listed
+from autopeft.types.plans import LAYER
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def load(
         name_first_token(module.config, getattr(module, "generation_config", None))
         if label_names:
             name_labels(module.config, label_names)
-        _require_shapes(module, name, checkpoint["mismatched_keys"])
+        _require_complete(module, name, checkpoint)
         untrained = _missing_keys(checkpoint)
         base = BaseModel(module, tokenizer, name=name, untrained=untrained, precision=precision)
         base.widen_head()
@@ -151,7 +152,7 @@ def load_skeleton(
 
 
 def require_packages(spec: ModelSpec) -> None:
-    """Raise ModelError for a missing package, an unreadable config, or `--quantize` of a quantized model."""
+    """Raise ModelError for a missing package, an unreadable config, or a second quantization."""
     if spec.quantize != "none":
         require_bitsandbytes(spec.quantize)
     if spec.id is not None and spec.id.endswith(".gguf"):
@@ -164,7 +165,7 @@ def require_packages(spec: ModelSpec) -> None:
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Silence progress bars and load reports of transformers within a context; errors are still printed."""
+    """Silence progress bars and load reports of transformers within a context."""
     verbosity, had_bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -178,7 +179,7 @@ def quiet_libraries() -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Reader:
-    """Reads a checkpoint; its methods return the model and transformers' report on the checkpoint."""
+    """Reads a checkpoint; methods return the model and transformers' loading report."""
 
     spec: ModelSpec
     auto_class: str
@@ -271,7 +272,7 @@ def _missing_keys(checkpoint: Mapping[str, Any]) -> frozenset[str]:
 
 
 def load_processor(spec: ModelSpec, *, needs_images: bool = False, needs_padding: bool = True) -> Any:
-    """Load a model's image processor or tokenizer, with a padding token if needed; ModelError if it fails."""
+    """Load a model's image processor or tokenizer, with a padding token if needed."""
     source, name = resolve(spec)
     auto = transformers.AutoImageProcessor if needs_images else transformers.AutoTokenizer
     with reading(source):
@@ -279,17 +280,23 @@ def load_processor(spec: ModelSpec, *, needs_images: bool = False, needs_padding
     return usable_tokenizer(processor, name) if needs_padding and not needs_images else processor
 
 
-def _require_shapes(module: Any, name: str, mismatched: Sequence[tuple[str, Any, Any]]) -> None:
-    """Warn of a replaced head; raise ModelError for other tensors with (name, stored, built) shapes."""
+def _require_complete(module: Any, name: str, checkpoint: Mapping[str, Any]) -> None:
+    """Warn of a replaced head; raise ModelError for other shapes and for missing layers."""
     head = tuple(f"{child}." for child in head_names(module))
-    for key, stored, built in sorted(mismatched):
+    mismatched = sorted(checkpoint["mismatched_keys"])  # (name, stored shape, built shape)
+    if absent := sorted(k for k in checkpoint["missing_keys"] if LAYER.search(k) and not k.startswith(head)):
+        raise ModelError(
+            f"The weights of {name} have no {listed(absent, 1)}, which its config.json describes; put the "
+            "config.json and the weights of one model together."
+        )
+    for key, stored, built in mismatched:
         if not key.startswith(head):
             require_head(module, name, head=head)
             raise ModelError(
                 f"The weights of {name} have {key} with the shape {tuple(stored)}, its config.json describes "
                 f"{tuple(built)}; put the config.json and the weights of one model together."
             )
-    outputs = [(stored[0], built[0]) for key, stored, built in sorted(mismatched) if key.endswith("weight")]
+    outputs = [(stored[0], built[0]) for key, stored, built in mismatched if key.endswith("weight")]
     if outputs:
         text = "%s has a head of %d outputs and %d are needed; its head is not used."
         log.warning(text, name, *outputs[-1])

@@ -1,4 +1,4 @@
-"""Quantized base models: quantized checkpoints, and plain ones that bitsandbytes quantizes."""
+"""Quantized checkpoints, and plain ones that bitsandbytes quantizes."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class StoredWeights:
 
 
 def stored_weights(config: Any) -> StoredWeights | None:
-    """Read the format of a quantized checkpoint from its transformers config; None for plain weights.
+    """Read the format of a quantized checkpoint from its config; None for plain weights.
 
     Example:
         >>> from transformers import LlamaConfig
@@ -100,14 +100,14 @@ def stored_weights(config: Any) -> StoredWeights | None:
 
 
 def require_plain_weights(config: Any, name: str) -> None:
-    """Raise ModelError for a model that is quantized already, so that `--quantize` cannot quantize it."""
+    """Raise ModelError for a model that is quantized already."""
     stored = stored_weights(config)
     if stored is not None:
         raise ModelError(f"{name} is quantized already ({stored.method}); leave --quantize out.")
 
 
 def dequantizing(config: Any) -> dict[str, Any]:
-    """Return the arguments of `from_pretrained` that dequantize weights which pass no gradient; else none."""
+    """Return `from_pretrained`'s arguments that dequantize weights without gradients."""
     stored = stored_weights(config)
     if stored is None or not stored.is_loaded_plain:
         return {}
@@ -115,7 +115,7 @@ def dequantizing(config: Any) -> dict[str, Any]:
 
 
 def require_trainable(module: nn.Module, name: str) -> None:
-    """Raise ModelError for a loaded model whose quantized layers pass no gradient to adapters."""
+    """Raise ModelError for a model with quantized layers that pass no gradient."""
     quantizer = cast(Any, getattr(module, "hf_quantizer", None))
     if quantizer is None:
         return
@@ -136,7 +136,7 @@ def require_bitsandbytes(bits: str) -> None:
 
 
 def quantization_config(bits: str, skipped: Iterable[str], *, dtype: str) -> Any:
-    """Make the `transformers` config that quantizes all linear layers except the skipped modules.
+    """Make the config that quantizes all linear layers except the skipped modules.
 
     Skip the task head: `transformers` 5.24 would quantize a new one too, and leave it without weights, as the
     checkpoint has none for it. `bits` are `4bit` (NF4, double quantization) or `8bit` (LLM.int8); 4-bit
@@ -150,13 +150,13 @@ def quantization_config(bits: str, skipped: Iterable[str], *, dtype: str) -> Any
 
 
 def output_layer_names(module: nn.Module) -> tuple[str, ...]:
-    """Return the name of a language model's output layer, which is not quantized, as in QLoRA; else none."""
+    """Return the name of a language model's output layer, not quantized as in QLoRA."""
     output = cast(Any, getattr(module, "get_output_embeddings", lambda: None))()
     return tuple(name for name, child in module.named_modules() if output is not None and child is output)
 
 
 def plain_experts_note(module: nn.Module, bits: str, *, n_weights: int, dtype: str) -> str | None:
-    """Describe the weights that stay plain as experts in one parameter; None if they are a small share.
+    """Describe the weights that stay plain in stacked experts; None if they are few.
 
     `transformers` 5 holds all experts of a layer in one parameter; bitsandbytes replaces linear layers only.
     `module` may be a skeleton; `n_weights` counts the whole model, and plain weights have the format `dtype`.
@@ -184,7 +184,7 @@ def quantized_owners(module: nn.Module, parameter_names: Iterable[str]) -> tuple
 
 
 def widen_norms(module: nn.Module) -> None:
-    """Convert torch's norms to float32; on a CPU they refuse inputs of a wider format than theirs."""
+    """Convert torch's norms to float32; on a CPU they refuse inputs in a wider format."""
     for child in module.modules():
         if isinstance(child, _NORMS):
             child.float()
@@ -197,7 +197,7 @@ def unquantized_modules(module: nn.Module) -> tuple[str, ...]:
 
 
 def stop_mutation(module: nn.Module, *, scales_gradients: bool = False) -> Callable[[], None]:
-    """Work around six faults of bitsandbytes 0.50.2 and `peft` 0.21.2; return a function that undoes it.
+    """Work around faults of bitsandbytes 0.50.2 and `peft` 0.21.2; return how to undo it.
 
     - On CPUs with AVX-512 for bfloat16, a 4-bit layer repacks its weight, rounded, at its first evaluation,
       and no gradient passes through it any more. Its flag is turned off.
@@ -252,7 +252,7 @@ def _drop_input(layer: Any, inputs: Any, output: Any) -> None:
 
 @contextlib.contextmanager
 def rows_independent(module: nn.Module) -> Iterator[None]:
-    """Make 8-bit layers round each row by itself within a context, whatever outliers other rows have."""
+    """Make 8-bit layers round each row by itself within a context, despite outliers."""
     states = [cast(Any, child).state for child in module.modules() if n_bits(child) == 8]
     thresholds = [(state, state.threshold) for state in states]
     for state in states:
@@ -286,7 +286,7 @@ def drop_weights(module: nn.Module) -> None:
 
 
 def conv1d_to_linear(module: nn.Module) -> None:
-    """Replace GPT-2's Conv1D by linear layers, as bitsandbytes does, in a model without weights."""
+    """Replace GPT-2's Conv1D by linear layers, as bitsandbytes does, without weights."""
     for name, child in list(module.named_modules()):
         if isinstance(child, Conv1D):
             n_in, n_out = child.weight.shape
@@ -295,7 +295,7 @@ def conv1d_to_linear(module: nn.Module) -> None:
 
 
 def dequantize(module: nn.Module, *, device: str | None = None, dtype: torch.dtype = torch.float32) -> None:
-    """Replace bitsandbytes layers in place by plain ones with the same weights, in the format `dtype`.
+    """Replace bitsandbytes layers in place by plain ones with the same weights.
 
     The plain weights go to the device; None leaves them on theirs.
     """

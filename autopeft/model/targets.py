@@ -1,4 +1,4 @@
-"""Lists the target modules of a model: linear layers, norms and stacked experts, with role and depth."""
+"""Lists the target modules of a model: linear layers, norms and stacked experts."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def is_task_model(module: nn.Module) -> bool:
 
 
 def untrained_modules(module: nn.Module, untrained: Iterable[str], *, head: Sequence[str]) -> tuple[str, ...]:
-    """List linear layers and norms outside the head that have no weights in the checkpoint: a pooler."""
+    """List linear layers and norms outside the head without weights, such as a pooler."""
     parents = dict.fromkeys(name.rpartition(".")[0] for name in sorted(untrained))
     outside = [name for name in parents if not f"{name}.".startswith(tuple(f"{h}." for h in head))]
     return tuple(name for name in outside if _target(name, module.get_submodule(name)) is not None)
 
 
 def list_targets(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Target, ...]:
-    """List every linear layer, norm and expert parameter of a model with its role and depth, in model order.
+    """List linear layers, norms and stacked experts with role and depth, in model order.
 
     Not listed are the output layer of a language model, routers, layers that `peft` refuses, and what is in
     modules of `exclude`, such as the task head. The numbers of a decoder's layers continue those of its
@@ -99,7 +99,7 @@ def folded_names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _base_modules(module: nn.Module, exclude: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
-    """Yield names and modules, except excluded ones, what lies in them, and a language model's output layer.
+    """Yield names and modules, except excluded ones and a language model's output layer.
 
     The output layer of torch's MultiheadAttention is left out too: the attention reads its weight directly,
     so an adapter there would do nothing.
@@ -114,7 +114,7 @@ def _base_modules(module: nn.Module, exclude: Sequence[str]) -> Iterator[tuple[s
 
 
 def _target(name: str, module: nn.Module) -> Target | None:
-    """Make the target module of a linear layer or norm, without its depth; None for any other module."""
+    """Make the target of a linear layer or norm, without its depth; else None."""
     shape, weight = linear_shape(module), getattr(module, "weight", None)
     if shape is None and isinstance(weight, nn.Parameter) and _is_norm(module) and weight.ndim == 1:
         shape = "norm", weight.numel(), weight.numel()
@@ -150,7 +150,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _expert_targets(name: str, module: nn.Module, model: nn.Module) -> list[Target]:
-    """Make the target modules of experts whose weights of one role are stacked in one parameter.
+    """Make the targets of experts that are stacked in one parameter by role.
 
     The shape is (experts, out, in), or (experts, in, out) by the module's flag `is_transposed`. Llama 4 uses
     the latter without a flag; there the hidden size decides.
@@ -225,7 +225,7 @@ def _with_depths(targets: Sequence[Target], module: nn.Module) -> tuple[Target, 
 
 
 def layers_parent(target_name: str) -> str:
-    """Return the parent of the list of layers that a target is in; empty for the model itself.
+    """Return the parent of the list of layers that has a target; empty for the model itself.
 
     Example:
         >>> layers_parent("bert.encoder.layer.3.attention.self.query"), layers_parent("layers.3.q")
@@ -235,7 +235,7 @@ def layers_parent(target_name: str) -> str:
 
 
 def layer_numbers(names: Iterable[str]) -> dict[str, int]:
-    """Number the layers of modules by name; blocks of several stages are numbered in one sequence.
+    """Number the layers of modules by name; blocks of stages are one sequence.
 
     A layer between two stages belongs to the last block before it; modules outside the layers are left out.
 

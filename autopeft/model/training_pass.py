@@ -29,7 +29,7 @@ def can_checkpoint(model: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def checkpointed(model: nn.Module) -> Iterator[None]:
-    """Checkpoint the layers of a model in training mode within a context; dropout draws repeat."""
+    """Checkpoint the layers of a model in training mode within a context."""
     names = (_SWITCH, _FUNCTION)
     old = [(module, {n: vars(module)[n] for n in names if n in vars(module)}) for module in _switches(model)]
     try:
@@ -61,7 +61,7 @@ def _switches(model: nn.Module) -> list[nn.Module]:
 
 @contextlib.contextmanager
 def without_cache(model: nn.Module) -> Iterator[None]:
-    """Keep forward passes from filling a cache within a context, unless asked to, as by `generate`.
+    """Keep forward passes from filling a cache within a context, except in `generate`.
 
     Language models fill one by default. It costs a copy of all keys and values, and layers that fill it
     cannot be skipped or checkpointed.
@@ -79,7 +79,7 @@ def without_cache(model: nn.Module) -> Iterator[None]:
 
 
 def set_attention(model: nn.Module, kind: str) -> None:
-    """Set the attention kernels of a model; raise ModelError if it cannot, or a package is missing."""
+    """Set the attention kernels of a model; raise ModelError if it cannot."""
     reason = f"{type(model).__name__} does not let its attention be set"
     with contextlib.suppress(AttributeError):  # of a model of another library
         try:
@@ -109,7 +109,7 @@ def quick_attention() -> Iterator[None]:
 
 
 def _flash_takes(keys: Tensor) -> bool:
-    """Return whether flash attention takes keys on a GPU: from Ampere on, in 16 bits, also of autocast."""
+    """Return whether flash attention takes keys on a GPU: from Ampere on, in 16 bits."""
     kind = keys.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else keys.dtype
     is_new = bool(torch.version.hip) or torch.cuda.get_device_capability(keys.device) >= (8, 0)

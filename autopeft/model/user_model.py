@@ -26,7 +26,7 @@ from autopeft.model.weight_comparison import lacking_in_checkpoint
 def from_memory(
     module: nn.Module, tokenizer: Any, *, auto_class: str, label_names: Sequence[str], precision: Precision
 ) -> BaseModel:
-    """Make a base model of the user's module, on its device; it stays frozen until `restoring` ends.
+    """Make a base model of the user's module, which stays frozen until `restoring` ends.
 
     Forward passes compute in `precision`; the weights keep their format, and the tokenizer is not changed.
     `auto_class` names the transformers class that the task would load. A language model has no label names.
@@ -82,7 +82,7 @@ def restoring(module: nn.Module) -> Iterator[None]:
 
 
 def note_flags(module: nn.Module) -> Callable[[], None]:
-    """Return a function that restores the present flags, gradients and padding token of a module."""
+    """Return a function that restores flags, gradients and padding token of a module."""
     flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in module.parameters()]
     modes = [(child, child.training) for child in module.modules()]
     configs = [vars(config) for config in text_configs(cast(Any, module).config)]
@@ -107,13 +107,13 @@ def loaded_from(module: nn.Module) -> str:
 
 
 def narrow_format_of(module: nn.Module) -> str | None:
-    """Return the 16-bit format of weights that are not quantized, in which the model computes; else None."""
+    """Return the 16-bit format of weights that are not quantized, else None."""
     formats = _formats(module)
     return next((name for name in ("bfloat16", "float16") if getattr(torch, name) in formats), None)
 
 
 def require_plain(module: nn.Module) -> None:
-    """Raise ModelError for a module that is not a transformers model, or cannot be adapted as it is.
+    """Raise ModelError for a module that cannot be adapted as it is.
 
     That is one that is compiled or wrapped for several devices, that has adapters, or that has floats other
     than float32 and one 16-bit format outside bitsandbytes layers.

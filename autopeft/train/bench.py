@@ -1,4 +1,4 @@
-"""Measures plans: each is attached to the base model, trained, evaluated and detached again."""
+"""Measures plans: attaches, trains, evaluates and detaches each of them."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ class Bench:
 
     @contextlib.contextmanager
     def _attached(self, plan: Plan, *, seed: int) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
-        """Attach a plan within a context, which yields the model and the adapters' names; then detach it."""
+        """Attach a plan within a context, which yields the model and the adapters' names."""
         stack, task_type = compile_plan(plan, self.methods), self.task.peft_task_type
         with (
             self.base.attached(stack.configs, plan=plan, task_type=task_type, seed=seed) as model,
@@ -205,7 +205,7 @@ class Bench:
 
     @cached_property
     def head_rates(self) -> HeadRates:
-        """Learning rates of the task head: by the size of its inputs, scaled to `head_learning_rate`."""
+        """Learning rates of the task head, scaled to `head_learning_rate`."""
         layers = head_layers(self.base)
         batches = self.sample_batches(n_examples=_RMS_EXAMPLES, batch_size=16, seed=0) if layers else ()
         with self.base.autocast():
@@ -233,7 +233,7 @@ class Bench:
         )
 
     def saved_bytes(self, plan: Plan, rows: Sequence[int]) -> int:
-        """Count the bytes that train rows, as one micro-batch, keep for the backward pass of a plan."""
+        """Count the bytes that train rows, as one micro-batch, keep for a backward pass."""
         counter = SavedBytes()
         with (
             self.base.precision.multiplying(),
@@ -323,7 +323,7 @@ class Bench:
         )
 
     def sample_batches(self, *, n_examples: int, batch_size: int, seed: int) -> list[Batch]:
-        """Draw a sample of the train split by a seed, sort it by length and cut it into micro-batches."""
+        """Draw a sample of the train split, sorted by length, in micro-batches."""
         split, max_tokens = self.splits["train"], self.compute.micro_batch_tokens
         sample = np.random.default_rng(seed).permutation(split.n_early)[:n_examples].tolist()
         sample.sort(key=lambda i: split.lengths[i])

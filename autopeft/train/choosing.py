@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class _Row:
-    """The bytes that a row keeps for its backward pass, on each device that has some of the layers."""
+    """The bytes that a row keeps for its backward pass, on each device with layers."""
 
     kept: int  # as it is trained: with checkpointing if `is_checkpointed`
     plain: int  # without checkpointing
@@ -49,7 +49,7 @@ class _Row:
 def choose_compute(
     bench: Bench, execution: ExecutionSpec, *, trained_params: int = 0
 ) -> tuple[Compute, tuple[Decision, ...]]:
-    """Choose micro-batches and checkpointing if the settings leave them open; return the reasons too.
+    """Choose micro-batches and checkpointing unless they are set; return the reasons too.
 
     The longest row is run forward through LoRA at all linear layers, to count what it keeps for backward; a
     warning is logged if it may not fit. Memory is reserved for `trained_params`, the most that a plan trains.
@@ -117,7 +117,7 @@ def check_limit(bench: Bench, execution: ExecutionSpec, *, trained_params: int =
 
 
 def _compute(execution: ExecutionSpec, tokens: int, row: _Row | None = None) -> Compute:
-    """Combine micro-batches of `tokens` with checkpointing, if the row needs it or the user asks for it.
+    """Combine micro-batches of `tokens` with checkpointing, if needed or asked for.
 
     Passes that cannot be checkpointed keep more for each token, and get fewer tokens by the same factor.
     Nothing depends on the memory that is free now, so that a resumed run cuts its batches as before.
@@ -131,7 +131,7 @@ def _compute(execution: ExecutionSpec, tokens: int, row: _Row | None = None) -> 
 
 
 def _reserved(bench: Bench, trained_params: int) -> int:
-    """Count the bytes that a step needs for trained parameters and logits, apart from what rows keep."""
+    """Count the bytes that a step needs for trained parameters and logits."""
     reserved = _TRAINED_BYTES * trained_params
     if bench.task.peft_task_type not in _WITH_LOGITS:
         return reserved  # the few logits of other tasks count in what a row keeps
@@ -141,7 +141,7 @@ def _reserved(bench: Bench, trained_params: int) -> int:
 
 
 def _bytes_for_rows(free: int, reserved: int) -> int:
-    """Return the bytes that rows may keep for backward, out of `free` ones of which some are reserved."""
+    """Return the bytes that rows may keep for backward, out of `free` ones."""
     return max(0, int(_KEPT_SHARE * ((1 - _OTHER_SHARE) * free - reserved)))
 
 
@@ -166,7 +166,7 @@ def _longest_row(bench: Bench, requested: str, *, available: int) -> _Row:
 
 
 def kept_bytes(bench: Bench, plan: Plan, rows: Sequence[int]) -> int:
-    """Count the bytes that train rows, as one micro-batch, keep for the backward pass of a plan.
+    """Count the bytes that train rows, as one micro-batch, keep for a backward pass.
 
     With checkpointing these are the inputs of all layers, and what one layer keeps when it is computed again.
     """
@@ -190,7 +190,7 @@ def _in_one_layer(bench: Bench, plain: int | None, input_bytes: int) -> int:
 
 
 def _plain_bytes(bench: Bench, plan: Plan, row: list[int], requested: str) -> int | None:
-    """Measure what a row keeps without checkpointing; None if memory runs out and checkpointing may help."""
+    """Measure what a row keeps without checkpointing; None if memory runs out."""
     try:
         return bench.saved_bytes(plan, row)
     except (RuntimeError, MemoryError) as error:

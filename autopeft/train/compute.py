@@ -1,4 +1,4 @@
-"""Cuts training steps and evaluations into micro-batches, and into smaller ones if memory runs out."""
+"""Cuts steps and evaluations into micro-batches, smaller ones if memory runs out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class Compute:
-    """The limits on memory that a bench computes within; they change only rounding and draws of dropout.
+    """Limits on the memory of a bench; they change only rounding and draws of dropout.
 
     If memory runs out for a plan, its limits are lowered and layers are checkpointed, also for later plans of
     the same kind. Kinds differ in what they keep for a backward pass, so that each has limits of its own.
@@ -57,13 +57,13 @@ class Compute:
         return self.micro_batch_tokens if self.plain_tokens is None else self.plain_tokens
 
     def eval_tokens(self, device: str) -> int:
-        """Return the most tokens of an evaluation batch: the fastest, or twice a micro-batch if less."""
+        """Return the most tokens of an evaluation batch: the fastest or twice a micro-batch."""
         best, trained = _EVAL_TOKENS.get(device, _EVAL_TOKENS["cuda"]), self.micro_batch_tokens
         usual = best if trained is None else _EVAL_FACTOR * trained
         return min(best, self.max_eval_tokens or usual)
 
     def of(self, plan: Plan) -> Compute:
-        """Return the one object with the limits of all plans that have this plan's methods and options."""
+        """Return the shared limits of all plans with this plan's methods and options."""
         kind = frozenset((adapter.method, adapter.options) for adapter in plan.adapters)
         if kind not in self._of_kinds:
             self._of_kinds[kind] = replace(self, _of_kinds={})
@@ -94,7 +94,7 @@ def in_smaller_batches(
 
 
 def micro_batches(rows: Sequence[int], sizes: Counts, *, max_tokens: int | None) -> list[Sequence[int]]:
-    """Cut the rows of a step, in their order, into parts of at most `max_tokens` each, padding included.
+    """Cut the rows of a step into micro-batches of at most `max_tokens`, padding included.
 
     A part has at least one row, so that a row longer than `max_tokens` is a part of its own.
     """
@@ -147,7 +147,7 @@ class Recovery:
         return how is not None
 
     def _next_try(self, error: Exception) -> str | None:
-        """Lower one limit and describe it; if nothing can be lowered, restore all limits and return None."""
+        """Lower one limit and describe it; if none can be lowered, restore all, return None."""
         if self.is_trained and not isinstance(error, NothingToCutError):
             if self._n_halved < _MOST_HALVINGS and self._halve():
                 self._n_halved += 1

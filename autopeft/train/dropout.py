@@ -16,7 +16,7 @@ _PER_WORD = 4  # masks from one 64-bit word of the generator
 
 @contextlib.contextmanager
 def quick_masks(device: torch.device) -> Iterator[None]:
-    """Make `bernoulli_`, and so every dropout, faster on a CPU within a context; no effect elsewhere.
+    """Make `bernoulli_`, and so every dropout, faster on a CPU within a context.
 
     On processors that are not Intel's, torch draws each element of a mask by itself and on one thread: 8 to
     18 % of a step of MiniLM-L6 with LoRA in bfloat16 on two AMD cores. `torch.manual_seed` decides the masks
@@ -37,7 +37,7 @@ def quick_masks(device: torch.device) -> Iterator[None]:
 
 
 def _fill(mask: Tensor, p: float = 0.5, generator: torch.Generator | None = None) -> Tensor:
-    """Fill a mask with ones with probability p, rounded to a multiple of 2^-16, and else zeros."""
+    """Fill a mask with ones of probability p, rounded to a multiple of 2^-16, and zeros."""
     n_ones = round(p * _MASK_STEPS)
     if n_ones in (0, _MASK_STEPS):
         return mask.fill_(n_ones // _MASK_STEPS)

@@ -48,14 +48,14 @@ class EncodedSplit:
 
     @cached_property
     def lengths(self) -> Counts:
-        """Tokens per example: those of its longest row if it has several, 1 if it has none (an image)."""
+        """Tokens per example: those of its longest row; 1 if it has none (an image)."""
         if self.lazy is not None:
             return self.lazy.lengths
         return np.fromiter(map(length_of, self.examples), dtype=np.int64, count=len(self.examples))
 
     @cached_property
     def sizes(self) -> Counts:
-        """Tokens that an example adds to a batch: those of all its rows, or of its labels if more."""
+        """Tokens that an example adds to a batch: those of its rows, or labels if more."""
         if self.lazy is not None:
             return self.lazy.sizes
         sizes = map(size_of, self.examples, self.labels)
@@ -68,7 +68,7 @@ class EncodedSplit:
 
     @cached_property
     def known(self) -> NDArray[np.int64]:
-        """Rows that represent the longest: all rows, or of a large split a sample and the longest texts."""
+        """Rows that represent the longest: all, or a sample and the longest texts."""
         return self.typical if self.lazy is None else self.lazy.known
 
     @cached_property
@@ -87,7 +87,7 @@ class EncodedSplit:
         return len(self.examples) - self.n_late
 
     def subset(self, n_examples: int) -> list[int]:
-        """Draw rows to judge a short run on, ascending; the same for all plans, smaller sets within larger.
+        """Draw rows to judge a short run on, ascending; the same for all plans.
 
         They are random, since the rows of a file are often sorted by label.
         """
@@ -126,7 +126,7 @@ def encode_splits(
 
 
 def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int | None) -> EncodedSplit:
-    """Encode one split in at most `max_length` tokens a row; most of a large split only when it is read.
+    """Encode one split in at most `max_length` tokens a row; most of a large one later.
 
     Raises:
         DataError: The task refuses the rows, since too many do not fit.
@@ -172,7 +172,7 @@ def _characters(split: Split) -> NDArray[np.int64]:
 
 
 def _warn_or_refuse(encoded: Encoded, name: str) -> None:
-    """Raise DataError if the task refuses the rows; otherwise log its notes on them as warnings."""
+    """Raise DataError if the task refuses the rows; otherwise log its notes as warnings."""
     if encoded.refusal:
         raise DataError(encoded.refusal)
     for note in encoded.notes:
@@ -199,7 +199,7 @@ def _limits(base: BaseModel) -> list[tuple[int, str]]:
 
 
 def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
-    """Compute the loss of the longest and the shortest example; raise ModelError if the model cannot.
+    """Raise ModelError if the loss of the longest and shortest example cannot be computed.
 
     Both eval and train mode are tried: Reformer pads to a length that it can split in eval mode only.
     """
@@ -225,7 +225,7 @@ def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
 
 
 def _require_known_tokens(rows: Sequence[Sequence[int]], base: BaseModel) -> None:
-    """Raise ModelError if the model has no embedding for a token of some rows, or for the padding."""
+    """Raise ModelError if the model has no embedding for a token of rows or padding."""
     if not rows:
         return
     largest = max(max(row, default=0) for row in rows)
@@ -275,7 +275,7 @@ def train_rows(
 def epoch_batches(
     lengths: Counts, rows: NDArray[np.int64], *, batch_size: int, rng: np.random.Generator
 ) -> Iterator[list[int]]:
-    """Yield the full batches of one epoch of some rows, each of rows of similar length, shuffled.
+    """Yield the full batches of one epoch, each of rows of similar length, shuffled.
 
     Rows are shuffled and cut into chunks of 16 batches. Each chunk is sorted by length, cut into batches, and
     its batches are shuffled. A random remainder that fills no batch is left out of the epoch.
@@ -291,7 +291,7 @@ def epoch_batches(
 
 
 def uncut_lengths(split: Split, rows: Sequence[int], base: BaseModel, task: Task, *, most: int) -> list[int]:
-    """Count the tokens of some rows before truncation; a row of more than `most` counts as `most` + 1.
+    """Count the tokens of some rows before truncation, up to `most` + 1.
 
     For an encoder-decoder, the longer of prompt and completion counts.
     """
@@ -304,7 +304,7 @@ def uncut_lengths(split: Split, rows: Sequence[int], base: BaseModel, task: Task
 
 
 def count_tokens(split: Split, base: BaseModel, task: Task, *, block_length: int) -> int:
-    """Count the tokens of a split that is packed into blocks; a long one is estimated by its beginning."""
+    """Count the tokens of a split that is packed; estimate a long one by its beginning."""
     n_characters = sum(len(str(cell)) for row in split.inputs for cell in row)
     beginning, n_remaining = [], _COUNTED_CHARACTERS
     for row in split.inputs[:_COUNTED_ROWS]:

@@ -35,7 +35,7 @@ _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 
 @contextlib.contextmanager
 def watched(watcher: Watcher) -> Iterator[None]:
-    """Call `watcher` after each training step within a context; its loss function waits for the device."""
+    """Call `watcher` after each training step within a context."""
     token = _watcher.set(watcher)
     try:
         yield
@@ -82,7 +82,7 @@ class TrainingCost:
 def train(
     model: nn.Module, groups: list[dict[str, Any]], run: TrainingRun, *, device: torch.device
 ) -> TrainingCost:
-    """Train parameter groups of a model in place, from the start or from a kept state of the run.
+    """Train parameter groups of a model in place, from the start or from a kept state.
 
     The `lr` of a group is its peak. The model is in train mode already. Raises DivergedError if a loss is not
     finite, or if float16 leaves no finite gradients.
@@ -209,7 +209,7 @@ class _PeakBytes:
 
     @contextlib.contextmanager
     def counting(self, rows: Sequence[int]) -> Iterator[None]:
-        """Count what a forward pass saves within the context, if `rows` are the widest micro-batch."""
+        """Count what a forward pass saves, if `rows` are the widest micro-batch."""
         if rows is not self._widest:
             yield
             return

@@ -1,4 +1,4 @@
-"""Times how fast a plan is trained and evaluated on this machine, by a run of a few steps."""
+"""Times training and evaluation of a plan on this machine by a few steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TYPICAL_STEPS = 64  # steps whose mean length represents a whole run; heuristic
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """Seconds of a step, of an evaluated example, and of a run apart from both (attaching, checking)."""
+    """Seconds of a step, of an evaluated example, and of all else in a run."""
 
     step_seconds: float
     example_seconds: float
@@ -46,7 +46,7 @@ def pace_of(bench: Bench, plan: Plan) -> Pace:
 
 
 def _timed(bench: Bench, plan: Plan, *, n_steps: int, n_examples: int) -> Pace:
-    """Measure a run of some steps, and scale its times from the tokens of its rows to typical ones."""
+    """Measure a run of some steps, and scale its times to rows of typical length."""
     fidelity = Fidelity(
         split="confirm",
         train_steps=n_steps,

@@ -1,4 +1,4 @@
-"""Saves and restores parameters, optimizer and random state of a run, which resumes to the same bits.
+"""Saves and restores the state of a run, which resumes to the same bits.
 
 The position in the data is not stored, since the rows of a step follow from the seed.
 """
@@ -46,7 +46,7 @@ class Position:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """A paused run: its position, and copies on the CPU of all tensors that its next step depends on."""
+    """A paused run: its position, and CPU copies of all tensors that its next step needs."""
 
     position: Position
     tensors: Mapping[str, torch.Tensor]
@@ -107,7 +107,7 @@ def resume(
     *,
     n_full: int,
 ) -> Position:
-    """Restore a state into model, optimizer, scaler and torch's generators; return its position.
+    """Restore model, optimizer, scaler and torch's generators; return the position.
 
     If there is no state, or one of other parameters or of a full run of other than `n_full` steps, nothing
     changes and the position is step 0.
@@ -164,7 +164,7 @@ class UnderWay:
         return state
 
     def is_due(self, *, is_last: bool) -> bool:
-        """Return whether to keep a state now; after the last step, if one was kept or loaded before."""
+        """Return whether to keep a state now; after the last step, if one was kept before."""
         return self.clock() - self._kept_at >= self._wait_seconds or (is_last and self._is_long)
 
     def keep(self, state: State) -> None:

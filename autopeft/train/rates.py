@@ -1,4 +1,4 @@
-"""Learning rates over the steps, and by parameter: the plan's for adapters, derived ones for the head."""
+"""Learning rates by step and parameter: the plan's for adapters, derived for the head."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def warmup_steps(n_steps: int) -> int:
 
 
 def rate_share(step: int, n_steps: int) -> float:
-    """Return the share of the peak learning rate at a step, in (0, 1]: linear warm-up, then linear decay.
+    """Return the share of the peak rate at a step, in (0, 1]: linear warm-up and decay.
 
     Example:
         >>> [round(rate_share(step, 100), 2) for step in (0, 5, 6, 99)]
@@ -70,7 +70,7 @@ def rate_share(step: int, n_steps: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class RateSchedule:
-    """Shares of the peak rate over the steps of a full run, or of a short one that branches off it.
+    """Shares of the peak rate in a full run, or in a short one that branches off it.
 
     A short run has the steps of a full run up to the step `branch`, and then decays to 0. A full run can
     continue from there: it repeats nothing and ends with the same bits.
@@ -88,18 +88,18 @@ class RateSchedule:
 
 
 def short_steps(n_full: int) -> int:
-    """Return the steps of a full run's short run: 75, or a twentieth of a long run, and at most 40 %."""
+    """Return the steps of a short run: 75, or a twentieth of a long run, at most 40 %."""
     most = max(1, round(_LONGEST_SHARE * n_full))
     return min(max(_SHORT_STEPS, round(_SHORT_SHARE * n_full)), most)
 
 
 def branch_step(n_steps: int) -> int:
-    """Return the step at which a short run begins to decay, and from which its full run continues."""
+    """Return the step at which a short run begins to decay and its full run continues."""
     return min(n_steps - 1, round(_BEFORE_DECAY * n_steps))
 
 
 def short_schedule(n_steps: int, *, n_full: int) -> RateSchedule:
-    """Return the schedule of a short run: the beginning of the full run, and a fifth that decays.
+    """Return the schedule of a short run: the start of the full run and a decay.
 
     Plans rank far better after a decay than at a constant rate or in the middle of a long decay
     (reports/LOG.md, 2026-11-25).
@@ -109,7 +109,7 @@ def short_schedule(n_steps: int, *, n_full: int) -> RateSchedule:
 
 
 def full_run_steps(*, n_train: int, batch_size: int, epochs: float | None, max_steps: int | None) -> int:
-    """Return the optimizer steps of a full run: `max_steps` if set, else those of the epochs, at least 1."""
+    """Return the steps of a full run: `max_steps` if set, else those of the epochs, >= 1."""
     if max_steps is not None:
         return max_steps
     assert epochs is not None, "epochs are derived where neither is set"
@@ -136,7 +136,7 @@ class HeadRates:
         return HeadRates(by_name=by_name, output=output, move=self.move * factor)
 
     def alone(self) -> tuple[float, float]:
-        """Return the range of rates of the last layer if the head alone is trained; (1, 1) without a head."""
+        """Return the range of rates to try for the head alone; (1, 1) without a head."""
         if not self.by_name:
             return 1.0, 1.0
         low, high = (self.output * move / self.move for move in _MOVES_ALONE)
@@ -182,7 +182,7 @@ def input_rms(
 
 
 def head_move(n_epochs: float | None) -> float:
-    """Return how far a step of AdamW should move the outputs of a head of classes; None: unknown epochs.
+    """Return how far a step of AdamW should move the outputs of a head of classes.
 
     Example:
         >>> head_move(1), head_move(4), head_move(16), head_move(None)
@@ -192,7 +192,7 @@ def head_move(n_epochs: float | None) -> float:
 
 
 def head_rates(base: BaseModel, rms: Mapping[str, float], *, n_epochs: float | None = None) -> HeadRates:
-    """Choose the rates of the task head from the root mean square (RMS) of its linear layers' inputs.
+    """Choose the rates of the task head by the root mean square (RMS) of layers' inputs.
 
     1. A linear layer gets move / (inputs × RMS), its bias at most the move. A missing RMS counts as 1, and so
        does one that is not finite.
@@ -226,7 +226,7 @@ def _head_modules(base: BaseModel) -> list[tuple[str, nn.Module]]:
 def parameter_groups(
     model: nn.Module, plan: Plan, *, heads: HeadRates, methods: Mapping[str, Method]
 ) -> list[dict[str, Any]]:
-    """Make AdamW's parameter groups: adapters at the plan's learning rate, the task head at its own rates.
+    """Make AdamW's groups: adapters at the plan's learning rate, the head at its own rates.
 
     The plan's `head_factor` scales the rates of the head. If the head alone is trained, the plan's learning
     rate is that of its last layer, and its other layers keep their proportion to it.
@@ -245,7 +245,7 @@ def parameter_groups(
 
 
 def _head_name(name: str, head_parameters: Mapping[str, float]) -> str | None:
-    """Return a head parameter's name in the base model from that in `peft`'s copy; None for an adapter's."""
+    """Return a head parameter's name in the base model; None for an adapter's."""
     head, is_copy, path_in_copy = name.partition(".modules_to_save.")
     if not is_copy:
         return None

@@ -17,7 +17,7 @@ _LONGEST = 128  # rows with the most characters, among which the most tokens are
 
 
 class Counts(Protocol):
-    """Tokens by row: an array (N,), or a column that counts the tokens of a row when they are first read."""
+    """Tokens by row: an array (N,), or a column that counts them when they are read."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -27,7 +27,7 @@ class Counts(Protocol):
 
 
 class LazyRows:
-    """The examples of a split, encoded when they are first read; its columns have one entry per row.
+    """The examples of a split, encoded when they are first read.
 
     `typical` are rows drawn at random, ascending, whose mean represents all. `known` are these and the rows
     with the most characters, ascending; their longest represents all. `lengths` and `sizes` have the tokens
@@ -64,7 +64,7 @@ class LazyRows:
 
 
 class LazyColumn(Sequence[Any]):
-    """A column of lazy rows: reading a number, a slice or a list of rows encodes these rows first."""
+    """A column of lazy rows: reading some of them encodes them first."""
 
     def __init__(self, rows: LazyRows, values: NDArray[Any]) -> None:
         self._rows, self.values = rows, values
@@ -94,7 +94,7 @@ def length_of(example: Example) -> int:
 
 
 def size_of(example: Example, label: Any) -> int:
-    """Count the tokens that an example adds to a batch: those of all its rows, or of its labels if more."""
+    """Count the tokens that an example adds to a batch: of its rows, or labels if more."""
     rows = rows_of_tokens(example)
     n_labels = len(label) if isinstance(label, Sequence | np.ndarray) else 0
     return max(len(rows) * max(map(len, rows)), n_labels) if rows else IMAGE_TOKENS

@@ -1,4 +1,4 @@
-"""Base models in few bits by bitsandbytes: what is quantized, how it is counted, what is refused."""
+"""Base models quantized by bitsandbytes: what is quantized, how it is counted, what is refused."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import torch
 import transformers
 from torch import nn
 from toys.bases import toy_config
-from toys.quantized import LLM, QUANTIZED_MARKS, bitsandbytes, by_bits, load_toy, search_spec
+from toys.quantized import LLM, QUANTIZED_MARKS, by_bits, load_toy, search_spec
 from toys.specs import run_spec
 
 from autopeft import commands, model
 from autopeft.errors import ModelError
 from autopeft.model.linear_layers import n_bits
-from autopeft.model.quantization import require_working_kernels
 from autopeft.run.best import plan_document
 from autopeft.run.prepare import InMemory, prepare
 from autopeft.run.progress import Lines
@@ -112,54 +111,18 @@ def test_experts_that_stay_plain_are_warned_of(saved, caplog):
 
 def test_without_the_extra_the_error_says_how_to_install_it(model_dir, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as Python notes a module that is not there
-    with pytest.raises(ModelError, match=r"needs bitsandbytes; install it with: pip install bitsandbytes\."):
+    with pytest.raises(ModelError, match="bitsandbytes"):
         load_toy(model_dir, "4bit")
-
-
-def test_device_without_kernels_is_refused(model_dir, monkeypatch):
-    monkeypatch.setattr(bitsandbytes, "supported_torch_devices", {"cuda"})
-    with pytest.raises(ModelError, match="bitsandbytes computes on cuda, not on cpu; pass another --device"):
-        load_toy(model_dir, "8bit")
 
 
 def test_quantized_checkpoint_is_loaded_as_it_is_and_not_quantized_again(saved, tmp_path):
     base = load_toy(saved("bert"), "4bit")
     base.module.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"is quantized already \(bitsandbytes\); leave --quantize out"):
+    with pytest.raises(ModelError, match="quantized already"):
         load_toy(tmp_path, "8bit")
     again = load_toy(tmp_path, "none")
     assert (again.n_bits, again.base_params) == (4, base.base_params)
     assert again.sha256() == base.sha256()
-
-
-def test_gguf_file_is_not_quantized(tmp_path):
-    with pytest.raises(ModelError, match=r"is a GGUF file, .* or leave --quantize out"):
-        load_toy(tmp_path / "some.gguf", "4bit")
-
-
-class Zero(bitsandbytes.nn.Linear4bit):
-    """A map whose kernel is wrong."""
-
-    def forward(self, x):
-        return x.new_zeros((*x.shape[:-1], self.out_features)) + 0 * x.sum()
-
-
-class Missing(bitsandbytes.nn.Linear4bit):
-    """A map that has no kernel here."""
-
-    def forward(self, x):
-        raise NotImplementedError("no kernel for 'this machine'.")
-
-
-@pytest.mark.parametrize(
-    ("kind", "reason"), [(Zero, r"off by \d+% of the largest"), (Missing, "no kernel for 'this machine'")]
-)
-def test_maps_that_bitsandbytes_cannot_compute_are_refused(kind, reason):
-    layer = kind(64, 8, bias=False, quant_type="nf4").to("cpu")
-    with pytest.raises(
-        ModelError, match=rf"toy has maps of 64 inputs and 8 outputs, .* \({reason}.*\); leave"
-    ):
-        require_working_kernels(nn.Sequential(layer), "toy")
 
 
 def test_model_in_memory_is_not_quantized(make_base, data_dir):

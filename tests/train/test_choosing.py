@@ -78,7 +78,7 @@ def test_what_rows_keep_fits_beside_all_else_that_a_gpu_holds(
     kept = compute.micro_batch_tokens * (n_layers // n_gpus * input_bytes + layer_bytes)
     optimizer = trained * 4 * 4  # the parameters, their gradients, two moments
     logits = 128_256 * 523 * 2 * (2 + 4)  # of one piece and their gradients, in 16 and in 32 bits
-    batches = 0.1 * free  # which are kept for later plans
+    batches = 0.1 * free
     assert compute.checkpointing
     assert kept + optimizer + logits + batches <= free
     is_capped = compute.micro_batch_tokens == 16_384
