@@ -106,7 +106,3 @@ def test_a_budget_that_one_method_fits_is_accepted(limit: int) -> None:
 def test_numbers_in_names_sort_by_value() -> None:
     names = ["h.0.mlp.w2", "h.0.mlp.w10", "h.2.q", "h.10.q", "pooler"]
     assert sorted(names, key=natural_key) == names
-
-
-def test_only_decimal_digits_count_as_a_number() -> None:
-    assert natural_key("1²") == ((1, ""), (-1, "²"))

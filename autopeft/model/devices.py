@@ -9,7 +9,7 @@ import re
 import weakref
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import psutil
@@ -38,12 +38,10 @@ log = logging.getLogger(__name__)
 class Precision:
     """The number format that a base model is held in and computes in.
 
-    `dtype` is float32, bfloat16 or float16, whose gradients a loop must scale up. `matmul` is torch's word
-    for how float32 matrices are multiplied: `highest`, or `high` for TF32 on GPUs.
+    `dtype` is float32, bfloat16, or float16, for which a loop must scale gradients up.
     """
 
     dtype: str = "float32"
-    matmul: str = "highest"
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -56,28 +54,24 @@ class Precision:
             return contextlib.nullcontext()
         return torch.autocast(device.type, dtype=self.torch_dtype)
 
-    def of_copies(self, device: torch.device) -> Precision:
-        """Return the precision for float32 copies of values: TF32 holds bfloat16 exactly."""
-        is_exact = device.type == "cuda" and self.dtype == "bfloat16"
-        return replace(self, matmul="high") if is_exact else self
 
-    @contextlib.contextmanager
-    def multiplying(self) -> Iterator[None]:
-        """Set how torch multiplies float32 matrices within a context."""
-        by_backend: dict[Any, str] = {}
-        try:
-            for_all = torch.get_float32_matmul_precision()
-        except RuntimeError:  # torch 2.9 on, set for each backend, as transformers' tf32=True does
-            backends = (torch.backends.cuda.matmul, cast(Any, torch.backends.mkldnn).matmul)
-            by_backend = {backend: backend.fp32_precision for backend in backends}
-        torch.set_float32_matmul_precision(self.matmul)
-        try:
-            yield
-        finally:
-            if not by_backend:
-                torch.set_float32_matmul_precision(for_all)
-            for backend, precision in by_backend.items():
-                backend.fp32_precision = precision
+@contextlib.contextmanager
+def exact_products() -> Iterator[None]:
+    """Multiply float32 matrices in full precision within a context, without TF32."""
+    by_backend: dict[Any, str] = {}
+    try:
+        for_all = torch.get_float32_matmul_precision()
+    except RuntimeError:  # torch 2.9 on, set for each backend, as transformers' tf32=True does
+        backends = (torch.backends.cuda.matmul, cast(Any, torch.backends.mkldnn).matmul)
+        by_backend = {backend: backend.fp32_precision for backend in backends}
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        if not by_backend:
+            torch.set_float32_matmul_precision(for_all)
+        for backend, precision in by_backend.items():
+            backend.fp32_precision = precision
 
 
 def device_names(names: str | None) -> tuple[str | None, ...]:

@@ -69,7 +69,7 @@ def load(
     the weights and of products of 4-bit layers; the task head is float32, and None is float32.
 
     Raises:
-        ModelError: The model is missing, unreadable or not the published demo, or cannot be quantized here.
+        ModelError: The model is missing or unreadable, or cannot be quantized here.
         TargetError: The model has no linear layer or norm to adapt.
     """
     precision = precision or Precision()

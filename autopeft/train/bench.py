@@ -19,7 +19,7 @@ from torch import nn
 from autopeft.adapters import compile_plan
 from autopeft.errors import TrainingError, first_line_of
 from autopeft.model import BaseModel, is_out_of_memory, load_weights, release_memory, save_weights
-from autopeft.model.devices import SavedBytes, forked_rng
+from autopeft.model.devices import SavedBytes, exact_products, forked_rng
 from autopeft.model.training_pass import (
     can_checkpoint,
     checkpointed,
@@ -104,7 +104,7 @@ class Bench:
         measurement = None
         while measurement is None:
             try:
-                with self.base.precision.multiplying():
+                with exact_products():
                     measurement = self._measure_in_memory(plan, fidelity, compute)
             except Exception as error:  # a failed trial is a value
                 if not recovery.lower_memory(error, plan):
@@ -188,7 +188,7 @@ class Bench:
         """
         assert self.keep_weights is not None, "weights are kept for a later evaluation"
         watch = self.base.watch
-        with self.base.precision.multiplying(), self._attached(plan, seed=seed) as (model, names):
+        with exact_products(), self._attached(plan, seed=seed) as (model, names):
             load_weights(model, names, self.keep_weights(plan, seed))
             with self.base.autocast(), quick_attention(), torch.no_grad():
                 yield model.eval()
@@ -236,7 +236,7 @@ class Bench:
         """Count the bytes that train rows, as one micro-batch, keep for a backward pass."""
         counter = SavedBytes()
         with (
-            self.base.precision.multiplying(),
+            exact_products(),
             self._attached(plan, seed=0) as (model, _),
             self._checkpointing(self.base.to_train(model), self.compute),
             forked_rng(self.base.device),

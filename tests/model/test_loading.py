@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -69,23 +68,6 @@ def test_two_loads_of_one_checkpoint_are_the_same_model(no_pooler_dir: Path) -> 
     first = model.load(spec, auto_class=AUTO, label_names=("neg", "pos")).sha256()
     torch.manual_seed(1234)
     assert model.load(spec, auto_class=AUTO, label_names=("neg", "pos")).sha256() == first
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the memory map that Linux tells of a process")
-@pytest.mark.parametrize(("held_in", "is_mapped"), [("float32", True), ("bfloat16", False)])
-def test_processes_share_the_weights_of_a_file_in_its_own_format(
-    model_dir: Path, held_in: str, is_mapped: bool
-) -> None:
-    """Pages of a file that is mapped lie in memory once, however many workers read them."""
-    precision = model.Precision(dtype=held_in)
-    base = model.load(
-        ModelSpec(id=str(model_dir)), auto_class=AUTO, label_names=("a", "b"), precision=precision
-    )
-    lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
-    spans = [line.split()[0].split("-") for line in lines if str(model_dir) in line]
-    body = [p for name, p in base.module.named_parameters() if not name.startswith("classifier")]
-    mapped = [any(int(a, 16) <= p.data_ptr() < int(b, 16) for a, b in spans) for p in body]
-    assert all(mapped) if is_mapped else not any(mapped)
 
 
 CUSTOM = {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}}

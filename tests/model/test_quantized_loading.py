@@ -43,17 +43,6 @@ def test_counts_and_targets_are_those_of_the_model_before(architecture, bits, sa
 
 
 @by_bits
-def test_budget_is_a_share_of_the_model_before(bits, model_dir, data_dir, tmp_path):
-    budgets = [
-        prepare(search_spec(word, model_dir, data_dir, tmp_path / word)).budget for word in ("none", bits)
-    ]
-    assert budgets[0] == budgets[1]
-    parameters = sum(p.numel() for p in transformers.AutoModel.from_pretrained(model_dir).parameters())
-    assert budgets[1].base_params == parameters
-    assert budgets[1].max_trainable_params == parameters * 5 // 100
-
-
-@by_bits
 def test_plan_of_a_quantized_model_is_counted_from_its_config(
     bits, saved, methods, make_plan, data_dir, tmp_path
 ):

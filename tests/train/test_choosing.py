@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 
 import pytest
 import torch
 import transformers
-from toys.specs import run_spec
 
-from autopeft import commands
 from autopeft.errors import ModelError
 from autopeft.model import BaseModel
 from autopeft.plugins import discover
-from autopeft.run.progress import Lines
 from autopeft.run.resources import memory_needed
-from autopeft.run.state import resumed
-from autopeft.store import RunDir
 from autopeft.train import Bench, Compute, EncodedSplit, choose_compute, choosing
 from autopeft.train.choosing import most_tokens
 from autopeft.types import ExecutionSpec
@@ -157,18 +151,6 @@ def test_counting_leaves_the_base_model_as_it_was(make_bench, make_plan):
     bench.saved_bytes(make_plan(bench.base, "lora"), [0])
     assert bench.base.sha256() == before
     assert not bench.base.module.training
-
-
-def test_run_keeps_and_says_what_it_has_chosen(model_dir, data_dir, tmp_path, caplog):
-    short = {"max_steps": 4, "batch_size": 8, "budget": "5%", "effort": "quick"}
-    spec = run_spec(model_dir, data_dir, out=str(tmp_path / "run"), **short)
-    with caplog.at_level(logging.INFO):
-        result, path = commands.run_search(spec, progress=Lines())
-    assert "--micro-batch-tokens 2048: a token keeps" in caplog.text
-    assert result.environment["micro_batch_tokens"] == "2048"
-    stored = RunDir.open(path).read_spec()
-    assert (stored.execution.micro_batch_tokens, stored.execution.checkpointing) == (2048, "off")
-    assert resumed(spec, frozenset({"execution.checkpointing"})).execution == stored.execution
 
 
 def test_memory_that_runs_out_before_any_plan_says_what_to_do():
