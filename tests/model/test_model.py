@@ -166,7 +166,7 @@ def test_plan_with_another_count_than_peft_attaches_is_refused(bert, attach, mak
     plan = make_plan(bert, "lora")
     wrong = Plan(adapters=plan.adapters, learning_rate=1e-3, trainable_params=7)
     with (
-        pytest.raises(TargetError, match=rf"says 7 .* attached {plan.trainable_params:,} to toy bert"),
+        pytest.raises(TargetError, match=f"attached {plan.trainable_params:,}"),
         attach(bert, wrong),
     ):
         pytest.fail("a plan with a wrong count was attached")

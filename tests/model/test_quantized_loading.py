@@ -92,8 +92,7 @@ def test_output_layer_of_a_language_model_stays_plain(saved):
 def test_experts_that_stay_plain_are_warned_of(saved, caplog):
     base = load_toy(saved("moe-lm"), "4bit", architecture="moe-lm")
     n_left = sum(p.numel() for name, p in base.module.named_parameters() if ".experts." in name)
-    words = f"4bit leaves {n_left:,} of {base.base_params:,} weights (experts in one parameter) in float32."
-    assert words in caplog.text
+    assert f"{n_left:,} of {base.base_params:,} weights" in caplog.text
     load_toy(saved(LLM), "4bit", architecture=LLM)
     assert caplog.text.count("--quantize 4bit leaves") == 1
 

@@ -107,7 +107,7 @@ def test_prompts_are_refused_by_a_sample_and_not_by_the_few_rows_that_a_step_rea
     split = encode_split(few, base=base, task=task, max_length=16)
     assert set(split.lengths[np.flatnonzero(is_long)[:40]]) == {16}  # all of these 40 are cut
     most = replace(few, inputs=tuple(("good " * (2 if long else 40),) for long in is_long))
-    with pytest.raises(DataError, match=r"of 2,?\d+ prompts do not fit into 16 tokens"):
+    with pytest.raises(DataError, match="16 tokens"):
         encode_split(most, base=base, task=task, max_length=16)
 
 
