@@ -58,8 +58,9 @@ class LightHira:
     """HiRA that computes its update W * (B A) again for the backward pass.
 
     `peft` 0.21.2 keeps W * (B A), which is as large as the frozen weight (31 % more for 512 tokens of a Llama
-    of 6 layers), and of a quantized layer the unpacked weight too. It multiplies by the weight and by its update one after the other. Without gradients
-    `peft`'s own forward runs: predictions are the same to the last bit wherever the adapter is loaded.
+    of 6 layers), and of a quantized layer the unpacked weight too. It multiplies by the weight and by its
+    update one after the other. Without gradients `peft`'s own forward runs: predictions are the same to the
+    last bit wherever the adapter is loaded.
     """
 
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
