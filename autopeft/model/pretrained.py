@@ -258,7 +258,7 @@ class _Reader:
         if labels and module.config.num_labels != len(labels) and "num_labels" not in settings:
             # The config of PVT has a field of this name, which the labels do not change.
             return self._read(class_name, num_labels=len(labels), **settings)
-        places = getattr(module, "hf_device_map", {})
+        places = getattr(module, "hf_device_map", {"": next(module.parameters()).device.type})
         if self.is_spread and not {"cpu", "disk"}.isdisjoint(places.values()):
             raise ModelError(
                 f"{name} does not fit into the {torch.cuda.device_count()} GPUs of this machine together; "
