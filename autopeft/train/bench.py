@@ -327,11 +327,9 @@ class Bench:
         split, max_tokens = self.splits["train"], self.compute.micro_batch_tokens
         sample = np.random.default_rng(seed).permutation(split.n_early)[:n_examples].tolist()
         sample.sort(key=lambda i: split.lengths[i])
-        batches = [sample[i : i + batch_size] for i in range(0, len(sample), batch_size)]
-        parts = [
-            part for batch in batches for part in micro_batches(batch, split.sizes, max_tokens=max_tokens)
-        ]
-        return [self._batch("train", part) for part in parts]
+        steps = (sample[i : i + batch_size] for i in range(0, len(sample), batch_size))
+        cut = (micro_batches(step, split.sizes, max_tokens=max_tokens) for step in steps)
+        return [self._batch("train", rows) for batches in cut for rows in batches]
 
     @cached_property
     def batches(self) -> Batches:

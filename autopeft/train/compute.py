@@ -96,20 +96,20 @@ def in_smaller_batches(
 def micro_batches(rows: Sequence[int], sizes: Counts, *, max_tokens: int | None) -> list[Sequence[int]]:
     """Cut the rows of a step into micro-batches of at most `max_tokens`, padding included.
 
-    A part has at least one row, so that a row longer than `max_tokens` is a part of its own.
+    Each has at least one row, so that a row longer than `max_tokens` is a micro-batch of its own.
     """
     if max_tokens is None or padded_tokens(rows, sizes) <= max_tokens:
         return [rows]
-    parts: list[list[int]] = []
-    longest = 0  # tokens of the longest row of the last part
+    batches: list[list[int]] = []
+    longest = 0  # tokens of the longest row of the last micro-batch
     for row, length in zip(rows, sizes[list(rows)].tolist(), strict=True):
         longest = max(longest, length)
-        if parts and (len(parts[-1]) + 1) * longest <= max_tokens:
-            parts[-1].append(row)
+        if batches and (len(batches[-1]) + 1) * longest <= max_tokens:
+            batches[-1].append(row)
         else:
-            parts.append([row])
+            batches.append([row])
             longest = length
-    return list(parts)
+    return list(batches)
 
 
 def padded_tokens(rows: Sequence[int], sizes: Counts) -> int:
@@ -161,8 +161,8 @@ class Recovery:
     def _halve(self) -> bool:
         """Lower the limit to half of the largest micro-batch; False if that is one row."""
         sizes = self.split.sizes
-        parts = [rows for step in self.steps() for rows in step]
-        largest = max(parts, key=lambda rows: padded_tokens(rows, sizes), default=())
+        batches = [rows for step in self.steps() for rows in step]
+        largest = max(batches, key=lambda rows: padded_tokens(rows, sizes), default=())
         if len(largest) <= 1:
             return False
         self.compute.micro_batch_tokens = padded_tokens(largest, sizes) // 2

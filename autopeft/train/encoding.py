@@ -228,20 +228,15 @@ def _require_known_tokens(rows: Sequence[Sequence[int]], base: BaseModel) -> Non
     """Raise ModelError if the model has no embedding for a token of rows or padding."""
     if not rows:
         return
-    largest = max(max(row, default=0) for row in rows)
+    largest = max(base.pad_token_id, *(int(np.max(row, initial=0)) for row in rows))
     try:
         n_tokens = len(base.module.get_input_embeddings().weight)  # type: ignore[operator]
     except (NotImplementedError, AttributeError):  # CANINE hashes characters: any token is known
         return
-    if base.pad_token_id >= n_tokens:
-        raise ModelError(
-            f"The tokenizer of {base.name} pads with token {base.pad_token_id}, and the model has {n_tokens} "
-            "tokens; set pad_token to one of its own tokens, or save the model with resized embeddings."
-        )
     if largest >= n_tokens:
         raise ModelError(
-            f"The tokenizer of {base.name} returns token {largest}, and the model has "
-            f"{n_tokens} tokens; use the tokenizer and the weights of one model."
+            f"The tokenizer of {base.name} has token {largest}, the model only {n_tokens} tokens; use the "
+            "tokenizer and the weights of one model, or save the model with resized embeddings."
         )
 
 

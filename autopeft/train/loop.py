@@ -202,9 +202,9 @@ class _PeakBytes:
     def __init__(self, run: TrainingRun, start: Position) -> None:
         self._sizes = run.sizes
         self.widest_tokens, self.saved_bytes = start.widest_tokens, start.saved_bytes
-        parts = [rows for step in run.steps[start.step :] for rows in step]
+        batches = [rows for step in run.steps[start.step :] for rows in step]
         # The first of equally wide micro-batches, as in a run that was not stopped.
-        widest = max(parts, key=self._n_tokens, default=())
+        widest = max(batches, key=self._n_tokens, default=())
         self._widest = widest if self._n_tokens(widest) > start.widest_tokens else ()
 
     @contextlib.contextmanager
