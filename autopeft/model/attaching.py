@@ -151,8 +151,8 @@ def plain_names(targets: Collection[str], modules: Iterable[str]) -> list[str]:
     """
 
     def endings(name: str) -> list[str]:
-        parts = name.split(".")
-        return [".".join(parts[start:]) for start in reversed(range(len(parts)))]
+        path = name.split(".")
+        return [".".join(path[start:]) for start in reversed(range(len(path)))]
 
     n_targets = Counter(ending for target in targets for ending in endings(target))
     n_modules = Counter(ending for name in modules for ending in endings(name))

@@ -25,7 +25,7 @@ _BFLOAT16_SINCE, _FLOAT16_SINCE = (8, 0), (7, 0)
 # Models whose activations leave float16's range: vLLM refuses these, and T5 is known for it.
 _OVERFLOWING = ("t5", "mt5", "umt5", "longt5", "gemma2", "gemma3", "gemma3_text", "glm4", "plamo2")
 _DEVICE = re.compile(r"(?:cpu|cuda)(?::\d+)?", re.ASCII)
-SPREAD = "balanced"  # what `--device` calls all GPUs at once, by the word of accelerate
+SPREAD = "balanced"  # the `--device` of all GPUs at once, as in accelerate
 _OUT_OF_MEMORY = re.compile(
     # cuBLAS is not initialized, and cuFFT fails to allocate, if the GPU has no space for their work.
     r"out of memory|can't allocate memory|not enough memory|_ALLOC_FAILED|NOT_INITIALIZED.*cublasCreate",

@@ -157,8 +157,8 @@ def role_by_name(name: str) -> str | None:
     """Return a role by the usual names; BERT's `output.dense` is o in attention, else down."""
     if _ROUTER.search(name):
         return "router"
-    parts = name.removesuffix(".linear").split(".")  # some models wrap each layer: `q_proj.linear`
-    ends = (".".join(parts[-2:]), parts[-1])  # the longer one decides: RWKV's `feed_forward.key` is up
+    path = name.removesuffix(".linear").split(".")  # some models wrap each layer: `q_proj.linear`
+    ends = (".".join(path[-2:]), path[-1])  # the longer one decides: RWKV's `feed_forward.key` is up
     roles = (role for end in ends for role, endings in _ROLE_ENDINGS.items() if end in endings.split())
     role = next(roles, None)
     if role is None and name.endswith("output.dense"):

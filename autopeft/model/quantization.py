@@ -171,8 +171,8 @@ def plain_experts_note(module: nn.Module, bits: str, *, n_weights: int, dtype: s
 
 def expert_weights(module: nn.Module) -> int:
     """Count the weights in parameters that hold several matrices, one for each expert."""
-    parts = [part for part in module.modules() if not isinstance(part, nn.modules.conv._ConvNd)]
-    stacks = {id(p): p.numel() for part in parts for p in part.parameters(recurse=False) if p.ndim == 3}
+    owners = [child for child in module.modules() if not isinstance(child, nn.modules.conv._ConvNd)]
+    stacks = {id(p): p.numel() for owner in owners for p in owner.parameters(recurse=False) if p.ndim == 3}
     return sum(stacks.values())
 
 

@@ -16,8 +16,8 @@ from autopeft.train.bench import Bench
 from autopeft.train.compute import Compute
 from autopeft.types import Decision, ExecutionSpec, Plan
 
-# Processor seconds per 1,000 tokens of SmolLM2-135M, LoRA everywhere, bf16, one core, in parts of 128 … 2,048
-# tokens: 5.3, 4.7, 4.3, 4.1, 3.9. On a GPU more than these tokens bring nothing either; heuristic.
+# Processor seconds per 1,000 tokens of SmolLM2-135M, LoRA everywhere, bf16, one core, in micro-batches of 128
+# … 2,048 tokens: 5.3, 4.7, 4.3, 4.1, 3.9. On a GPU more than these tokens bring nothing either; heuristic.
 _MOST_TOKENS = {"cpu": 2048, "cuda": 16_384}
 _FEW_TOKENS = 256  # on a CPU, where fewer cost time; see above
 _FEW_BYTES = 2**29  # on a CPU, not worth saving; heuristic
@@ -28,7 +28,10 @@ _OTHER_SHARE = 0.1  # of the free memory, for batches and other tensors that are
 _KEPT_SHARE = 0.93
 _TRAINED_BYTES = 16  # of a trained parameter: itself, its gradient, and AdamW's two moments in float32
 _LOGIT_BYTES = 12  # of a logit: in 16 and in 32 bits, and both again for its gradient
-_WITH_LOGITS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")  # tasks of peft with a logit for each word at each label
+_WITH_LOGITS = (
+    "CAUSAL_LM",
+    "SEQ_2_SEQ_LM",
+)  # tasks of peft with a logit for each token of the vocabulary at each label
 # What a transformer layer keeps for its backward pass over what its input takes, both in 16 bits: 34 bytes
 # for each of its numbers (Korthikanti et al. 2022, arXiv 2205.05198, section 4) over 2.
 _LAYER_OVER_INPUT = 17

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 NO_CUT = 10**9  # tokens, more than any row has
 _SORTED_BATCHES = 16  # batches whose rows are sorted by length together, to save padding; heuristic
-_SUBSET_SEED = 20  # of the part of a split that short runs are ranked on; any fixed number
+_SUBSET_SEED = 20  # of the rows that short runs are ranked on; any fixed number
 MOST_AT_START = 10_000  # rows of a split that are all encoded before a run; heuristic
 _COUNTED_ROWS = 2000  # rows of a long text whose tokens are counted; heuristic
 _COUNTED_CHARACTERS = 4_000_000  # the most of these rows; heuristic
@@ -280,8 +280,8 @@ def epoch_batches(
     order = order[: len(order) - len(order) % batch_size]
     chunk = batch_size * _SORTED_BATCHES
     for start in range(0, len(order), chunk):
-        part = order[start : start + chunk]
-        batches = part[np.lexsort((part, lengths[part]))].reshape(-1, batch_size)
+        some = order[start : start + chunk]
+        batches = some[np.lexsort((some, lengths[some]))].reshape(-1, batch_size)
         yield from rng.permutation(batches).tolist()
 
 

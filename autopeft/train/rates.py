@@ -238,7 +238,7 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             head_name = _head_name(name, heads.by_name)
-            factor = next((factors[part] for part in name.split(".") if part in factors), 1.0)
+            factor = next((factors[each] for each in name.split(".") if each in factors), 1.0)
             rate = factor * plan.learning_rate if head_name is None else scale * heads.by_name[head_name]
             groups.setdefault(rate, []).append(parameter)
     return [{"params": parameters, "lr": rate} for rate, parameters in groups.items()]

@@ -51,8 +51,8 @@ class LazyRows:
         """Encode the rows that are not encoded yet; raises what the task's `encode` raises."""
         missing = np.unique(rows[~self._is_encoded[rows]])
         for start in range(0, len(missing), _AT_ONCE):
-            part = missing[start : start + _AT_ONCE].tolist()
-            self.keep(part, self._encode(part))
+            some = missing[start : start + _AT_ONCE].tolist()
+            self.keep(some, self._encode(some))
 
     def keep(self, rows: Sequence[int], encoded: Encoded) -> None:
         """Store the examples, labels and counts of encoded rows; each row is one example."""
