@@ -1,4 +1,4 @@
-"""The budget: how many parameters may be trained, and the allocator that spends them.
+"""Parses the budget of trainable parameters, and allocates it as ranks.
 
 Pure arithmetic: the cost of a method at a target module is passed in as a function of the rank.
 """
@@ -22,20 +22,18 @@ _AMOUNT = re.compile(
     r"((?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d{0,2}(?:_\d{3})+|\d+)(?:\.\d+)?|\.\d+)\s*([kKmMbB%]?)", re.ASCII
 )
 _RANK = re.compile(r"[rR]([1-9]\d{0,3})")
-_LEAST_PERCENT = Fraction(1, 10)  # a smaller number without a unit is a fraction of 1; chosen by hand
-_LONGEST = 60  # characters of a budget; chosen by hand
+_LEAST_PERCENT = Fraction(1, 10)  # a smaller number without a unit is a fraction of 1; heuristic
+_LONGEST = 60  # characters of a budget; heuristic
 _FACTOR = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 _ALLOWED = "write a share of the base model such as 0.5%, a rank such as r16, or a number such as 300k"
 
 
 def parse(requested: str, *, base_params: int, rank_params: int = 0) -> Budget:
-    """Read a user's `--budget` as a whole number of trainable parameters, in [1, base_params].
+    """Read `--budget` as a whole number of trainable parameters, in [1, base_params].
 
-    Args:
-        requested: `0.5%`, `300k`, `1.2M`, `2B` or `113000`; thousands may be separated by , or _. `r16` is
-            what LoRA of rank 16 on all linear layers trains.
-        base_params: Parameters of the base model, tied weights once, no task head.
-        rank_params: Parameters of LoRA of rank 1 on all linear layers.
+    It is `0.5%`, `300k`, `1.2M`, `2B` or `113000`; thousands may be separated by , or _. `r16` is what LoRA
+    of rank 16 on all linear layers trains, `rank_params` what it trains at rank 1. `base_params` counts the
+    base model with tied weights once and no task head.
 
     Raises:
         SpecError: Not a number, zero, negative, or over 100 %.
@@ -49,7 +47,7 @@ def parse(requested: str, *, base_params: int, rank_params: int = 0) -> Budget:
     if exact > base_params:
         raise SpecError(
             f"The budget {requested!r} is more than the whole base model ({base_params:,} parameters); "
-            "PEFT trains a small part of it, so ask for less than 100%."
+            "ask for less than 100%."
         )
     if exact < 1:
         raise BudgetError(
@@ -59,7 +57,7 @@ def parse(requested: str, *, base_params: int, rank_params: int = 0) -> Budget:
 
 
 def check(requested: str) -> None:
-    """Raise SpecError for a `--budget` that no base model could have, before any is loaded."""
+    """Raise SpecError for a `--budget` that fits no base model, before one is loaded."""
     if _RANK.fullmatch(requested.strip()):
         return
     amount, is_share = _amount(requested)
@@ -70,7 +68,7 @@ def check(requested: str) -> None:
 
 
 def _amount(requested: str) -> tuple[Fraction, bool]:
-    """Read a number above 0, and whether it is a share of the base model, 1 being all of it."""
+    """Read a number above 0, and whether it is a share of the base model (1 is all of it)."""
     text = requested.strip()
     match = _AMOUNT.fullmatch(text)
     if match is None or len(text) > _LONGEST:
@@ -92,8 +90,8 @@ def _amount(requested: str) -> tuple[Fraction, bool]:
 class Claim:
     """The claim of one target module, by its name, on the budget.
 
-    `weight`, >= 0, is its importance. `ranks` are those that it may get, ascending and >= 1. `cost` maps a
-    rank to its trainable parameters, strictly increasing.
+    `weight`, >= 0, is its importance. `ranks` are those that it may get, ascending and >= 1. `cost` returns
+    the trainable parameters of a rank, strictly increasing.
     """
 
     target: str
@@ -103,10 +101,10 @@ class Claim:
 
 
 def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
-    """Spend a budget on ranks; returns target module name -> rank >= 1, in natural order of names.
+    """Allocate a budget as ranks >= 1 by target module, in natural order of names.
 
-    An upgrade takes a target module to its next rank. The budget is never exceeded, and no upgrade that it
-    could pay remains. A target module that gets no rank is left out.
+    An upgrade takes a target module to its next rank. The budget is never exceeded, and no upgrade that still
+    fits remains. A target module that gets no rank is left out.
 
     Divisor method: each upgrade goes to the target module with the largest weight / rank, as seats go to
     parties (Jefferson, D'Hondt), so ranks are in proportion to the weights. Ranks count in units of the
@@ -115,8 +113,8 @@ def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
     An upgrade that does not fit is dropped for good, since what remains of the budget only shrinks; cheaper
     ones are still tried. Ties go to the smaller rank, then to the cheaper upgrade, then to the later target
     module in natural order, so the order of the claims, one per target module, does not matter. The cost of
-    the result never falls when the budget rises: two runs agree until the smaller budget cannot pay an
-    upgrade.
+    the result never falls when the budget rises: two allocations agree until an upgrade does not fit the
+    smaller budget.
     """
     ordered = sorted(claims, key=lambda claim: natural_key(claim.target), reverse=True)
     assert len({claim.target for claim in ordered}) == len(ordered), "two claims for one target module"
@@ -137,22 +135,24 @@ def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
 
 
 def _upgrade(claim: Claim, index: int, *, taken: int) -> tuple[float, int, int, int]:
-    """Heap entry of the next rank: largest worth first, then smallest rank, then price, then name."""
+    """Return the heap entry of the next rank: by worth, then rank, price and name."""
     rank, rank_before = claim.ranks[taken], claim.ranks[taken - 1] if taken else 0
     price = claim.cost(rank) - (claim.cost(rank_before) if taken else 0)
     return (-claim.weight * claim.ranks[0] / rank, rank, price, index)
 
 
 def at_one_rank(claims: Sequence[Claim], *, max_params: int, may_differ: bool) -> Sequence[Claim]:
-    """Cut claims to the largest common rank that the budget pays at all targets; infinite weights come first.
+    """Cut claims to the largest common rank that fits the budget at all targets.
 
     1. If ranks may differ, a target module whose ranks end below takes its last one. The claims stay as they
        are if the next rank is more than an eighth larger, since one rank would leave much of the budget: up
        to half at rank 1.
-    2. If they may not, target modules without the commonest lowest rank are left out, such as those of OFT
-       whose inputs no power of two divides.
-    3. If the budget pays no rank at all target modules together, claims stay as they are if ranks may differ;
-       if not, each claims the lowest rank.
+    2. If they may not, target modules without the most common lowest rank are left out, such as those of OFT
+       with inputs that no power of two divides.
+    3. If no rank at all target modules together fits, claims stay as they are if ranks may differ; if not,
+       each claims the lowest rank.
+
+    Cut claims have infinite weights, so that they come first.
     """
     if not claims:
         return claims
@@ -168,18 +168,18 @@ def at_one_rank(claims: Sequence[Claim], *, max_params: int, may_differ: bool) -
             granted = [(c, c.ranks[max(1, bisect_right(c.ranks, rank)) - 1]) for c in kept]
         return [replace(claim, ranks=(its_rank,), weight=math.inf) for claim, its_rank in granted]
 
-    n_paid = bisect_right(ladder, max_params, key=lambda r: sum(c.cost(c.ranks[0]) for c in at(r)))
-    if not n_paid:
+    n_fitting = bisect_right(ladder, max_params, key=lambda r: sum(c.cost(c.ranks[0]) for c in at(r)))
+    if not n_fitting:
         return claims if may_differ else [replace(claim, ranks=ladder[:1]) for claim in kept]
-    rank = ladder[n_paid - 1]
-    is_coarse = may_differ and n_paid < len(ladder) and 8 * (ladder[n_paid] - rank) > rank
+    rank = ladder[n_fitting - 1]
+    is_coarse = may_differ and n_fitting < len(ladder) and 8 * (ladder[n_fitting] - rank) > rank
     return claims if is_coarse else at(rank)
 
 
-def require_affordable(cheapest: dict[str, int], *, budget: Budget) -> None:
-    """Raise `BudgetError`, naming the cheapest plan, if the budget pays for no plan at all.
+def require_feasible(cheapest: dict[str, int], *, budget: Budget) -> None:
+    """Raise `BudgetError` if not even the cheapest plan fits the budget.
 
-    `cheapest` maps a method or mix to the trainable parameters of its smallest plan.
+    `cheapest` has the trainable parameters of the smallest plan by method or mix.
     """
     name = min(cheapest, key=lambda method: (cheapest[method], method))
     if cheapest[name] <= budget.max_trainable_params:
@@ -191,6 +191,6 @@ def require_affordable(cheapest: dict[str, int], *, budget: Budget) -> None:
 
 
 def natural_key(name: str) -> tuple[tuple[int, str], ...]:
-    """Sort key that puts `layer.10` after `layer.9`."""
-    parts = re.findall(r"\d+|\D+", name)
-    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts)
+    """Return a sort key that puts `layer.10` after `layer.9`."""
+    tokens = re.findall(r"\d+|\D+", name)
+    return tuple((int(token), "") if token.isdecimal() else (-1, token) for token in tokens)

@@ -260,7 +260,7 @@ def analyze(
         "model": "Base model in place of the plan's.",
         "data": "Dataset in place of the plan's, with the columns that the plan names.",
         "seed": "Seed in place of the plan's.",
-        "device": "Torch device: cpu, cuda, cuda:1, mps or balanced. Default: a GPU, if there is one.",
+        "device": "Torch device: cpu, cuda, cuda:1 or balanced. Default: a GPU, if there is one.",
         "dtype": None,
         "attn": None,
         "memory": None,

@@ -114,9 +114,6 @@ def _device_checks() -> Iterator[Check]:
             value=f"{n_gpus} visible, and torch {torch.__version__} can use none",
             remedy="update the driver, or install the torch for the CUDA version that it has",
         )
-    elif torch.backends.mps.is_available():
-        value = "one of Apple's, which a search takes on request alone"
-        yield Check(name="GPUs", status="note", value=value, remedy="pass --device mps, and compare times")
     else:
         gpus = [torch.cuda.get_device_name(index) for index in range(n_gpus)]
         yield gpu_check(gpus, like_first=len(equal_gpus()))

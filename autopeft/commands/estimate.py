@@ -18,6 +18,7 @@ from autopeft.errors import SpecError, UnknownNameError
 from autopeft.estimate import Description, Rates, StepAnswer, StepRequest, TrainedPart
 from autopeft.model import Precision
 from autopeft.model.checkpoint_source import reads_images
+from autopeft.model.devices import exact_products
 from autopeft.plugins import discover
 from autopeft.run.defaults import with_full_run, with_max_length
 from autopeft.run.prepare import NAMED, load_data
@@ -219,7 +220,7 @@ def _computing(device: str, spec: ModelSpec, *, dtype: str) -> tuple[Precision, 
         return precision or Precision(dtype="bfloat16"), None
     torch_device = model.find_device(device)
     precision = precision or model.choose_precision(model.config_of(spec), torch_device)
-    with precision.multiplying():
+    with exact_products():
         return precision, estimate.measure_rates(torch_device, precision.torch_dtype)
 
 

@@ -35,7 +35,7 @@ from autopeft.run.trackers import log_plans
 from autopeft.run.workers import start_workers
 from autopeft.store import RunDir, claimed_folder
 from autopeft.store.study_file import study_file
-from autopeft.train import encode_ahead, watched
+from autopeft.train import watched
 from autopeft.types import (
     Outcome,
     OwnEvaluation,
@@ -100,8 +100,6 @@ def run_search(
             user_plan=opened.user_plan,
             head_factors=head_factors(prepared),
         )
-        fidelities = list(dict.fromkeys(engine.planned_runs(problem)))
-        encode_ahead(prepared.bench.splits, fidelities, batch_size=prepared.bench.batch_size)
         so_far = SearchSoFar(
             spec=spec,
             setting=setting_of(prepared, rate_ranges(problem)),

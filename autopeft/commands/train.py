@@ -40,7 +40,7 @@ from autopeft.store import (
     write_plan,
     write_text,
 )
-from autopeft.train import SCHEDULE, encode_ahead, kept_step
+from autopeft.train import SCHEDULE, kept_step
 from autopeft.types import (
     MAX_SEED,
     Fidelity,
@@ -133,7 +133,6 @@ def train_plan(
         eval_examples=1 if all_rows else prepared.n_evaluated("confirm"),
         seed=seed,
     )
-    encode_ahead(prepared.bench.splits, [fidelity], batch_size=prepared.bench.batch_size)
     facts = start_facts(prepared, document.plan, fidelity)
     with (
         logged_steps(kept=lambda: unfinished.words),

@@ -49,7 +49,7 @@ def _scale(rank: int, **choices: OptionValue) -> float:
     and 8e-3, 4e-3 and 1e-3 to 2e-3 by the second (research/2026-11-25-lora-scale.md): only the first lets
     target modules of one plan have different ranks at one rate. The 4 is heuristic: they agree there.
     Over ranks 1 to 64 on other data the best rate moved by 1.0 octave by the first and 2.9 by the second; by
-    a constant alpha (8 / r) it moved by 0.7, upwards, at higher losses (benchmarks/studies/learning_rates.md).
+    a constant alpha (8 / r) it moved by 0.7, up, at higher losses (benchmarks/studies/learning_rates.md).
     """
     if choices.get("scale_rule") == "constant" or not rank:
         return 2.0

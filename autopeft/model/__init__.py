@@ -1,8 +1,8 @@
-"""The base model: loaded once, frozen, its targets listed, adapters attached and detached without a trace.
+"""A frozen base model, to which adapters are attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
 devices → checkpoint_source, linear_layers, training_pass → light_layers, quantization,
-weight_comparison → attaching → target modules → base → checks → pretrained, user_model.
+weight_comparison → attaching → targets → base → checks → pretrained, user_model.
 """
 
 from __future__ import annotations

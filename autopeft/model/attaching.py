@@ -1,4 +1,4 @@
-"""Adapters on a model: attached, saved, loaded, merged, and taken off without a trace."""
+"""Attaches adapters to a model, saves, loads, merges and removes them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _TASK_TYPES = {  # by the ending of a class of transformers
     "ForQuestionAnswering": "QUESTION_ANS",
     "ForConditionalGeneration": "SEQ_2_SEQ_LM",  # of models that read images too: CAUSAL_LM
 }
-_MOST_ENDINGS = 12  # in a list of targets; hybrids such as Jamba have 9 to 11; chosen by hand
+_MOST_ENDINGS = 12  # in a list of targets; hybrids such as Jamba have 9 to 11; heuristic
 _HARMLESS = ("`is_gradient_checkpointing`", "Already found a `peft_config`", "Unsupported layer type")
 
 
@@ -48,7 +48,7 @@ def attach(
     head_names: Sequence[str],
     lightened: bool = True,
 ) -> PeftModel:
-    """Attach the adapters of a plan, in order, and let the modules of the task head train.
+    """Attach the adapters of a plan, in order, and make the task head trainable.
 
     The base model is changed in place. There are no configs for the head alone. With `lightened`, layers of
     `peft` are replaced by those of `light_layers`, which take less memory.
@@ -57,10 +57,10 @@ def attach(
     adapted = attach_configs(module, stack, names=adapter_names(stack))
     for parameter in adapted.parameters():
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
-            parameter.data = parameter.data.float()  # peft took the format of a 4-bit map's bias
-    # Each injection activates its own name in the head's wrapper and in all layers of its tuner, even where
-    # another adapter lies. The head and the earlier of two LoRA configs would then count, but not be trained
-    # (seen in peft 0.21.2).
+            parameter.data = parameter.data.float()  # peft took the format of a 4-bit layer's bias
+    # Each injection activates its own name in the head's wrapper and in all layers of its tuner, even if
+    # they have another adapter. The head and the earlier of two LoRA configs would then count, but not be
+    # trained (peft 0.21.2).
     for layer in adapted.modules():
         if isinstance(layer, ModulesToSaveWrapper):
             layer.set_adapter(list(layer.modules_to_save))
@@ -79,13 +79,11 @@ def attach_configs(
     names: Sequence[str],
     context_of: Callable[[PeftConfig], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> PeftModel:
-    """Attach one or more configs of `for_task`: the first makes a `PeftModel`, later ones are injected.
+    """Attach configs of `for_task`: the first makes a `PeftModel`, others are injected.
 
-    `module` is changed in place. `names` are the adapters' names inside it. `context_of` gives the
-    context in which `peft` makes the tensors of a config.
-
-    Raises:
-        SpecError: There are several configs, and the installed `peft` takes one.
+    `module` is changed in place. `names` are the adapters' names inside it. `context_of` returns the context
+    in which `peft` makes the tensors of a config. Raises SpecError for several configs if the installed
+    `peft` takes one.
     """
     if len(configs) > 1 and (missing := missing_in_peft("A plan of several peft configs", MIXES_SINCE_PEFT)):
         raise SpecError(missing)
@@ -110,7 +108,7 @@ def for_task(
     task_type: str | None,
     head_names: Sequence[str],
 ) -> list[PeftConfig]:
-    """Copy configs and put the task and its head into the first; no configs become one for the head alone.
+    """Copy configs, one for the head alone if there are none; add task and head to the first.
 
     If `module` is passed, a LoRA config names its targets by at most twelve endings, such as q_proj, that
     match no other module. If that needs more, or `peft` would rewrite them, it keeps its pattern, or has full
@@ -135,17 +133,17 @@ def for_task(
 
 
 def task_type_of(module: nn.Module) -> str | None:
-    """Tell `peft`'s word for a model's task by the name of its class or of one that it extends, else None."""
+    """Return `peft`'s task type of a model by the names of its classes, else None."""
     for kind in type(module).__mro__:
-        for ending, word in _TASK_TYPES.items():
+        for ending, task_type in _TASK_TYPES.items():
             if kind.__name__.endswith(ending):
                 is_encoder_decoder = getattr(module.config, "is_encoder_decoder", False)
-                return "CAUSAL_LM" if word == "SEQ_2_SEQ_LM" and not is_encoder_decoder else word
+                return "CAUSAL_LM" if task_type == "SEQ_2_SEQ_LM" and not is_encoder_decoder else task_type
     return None
 
 
 def plain_names(targets: Collection[str], modules: Iterable[str]) -> list[str]:
-    """List the shortest endings that match the targets and no other module; `peft` matches a list by endings.
+    """List the shortest endings of names that match the targets and no other module.
 
     Example:
         >>> plain_names(["h.0.q", "h.1.q", "h.0.o.dense"], ["h.0.q", "h.1.q", "h.0.o.dense", "h.0.dense"])
@@ -153,8 +151,8 @@ def plain_names(targets: Collection[str], modules: Iterable[str]) -> list[str]:
     """
 
     def endings(name: str) -> list[str]:
-        parts = name.split(".")
-        return [".".join(parts[start:]) for start in reversed(range(len(parts)))]
+        path = name.split(".")
+        return [".".join(path[start:]) for start in reversed(range(len(path)))]
 
     n_targets = Counter(ending for target in targets for ending in endings(target))
     n_modules = Counter(ending for name in modules for ending in endings(name))
@@ -162,7 +160,7 @@ def plain_names(targets: Collection[str], modules: Iterable[str]) -> list[str]:
 
 
 def adapter_names(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
-    """Name a plan's configs inside the model: `default` for a single one, else `ia3_0`, `lora_1` and so on.
+    """Return the names of adapters inside the model: `default`, or `ia3_0`, `lora_1` ….
 
     `peft` saves `default` in the folder itself and any other name in a folder of that name. Without the
     number `peft` would warn, since the name is part of a tuner's prefix.
@@ -178,12 +176,13 @@ def head_only_config() -> LoraConfig:
 
 
 def rewrites_targets(targets: str | set[str], module: nn.Module) -> bool:
-    """Whether `peft` rewrites LoRA's `targets`, names of modules or a pattern, for the type of this model.
+    """Return whether `peft` rewrites LoRA targets (names or a pattern) of this model type.
 
     Mixtral, Qwen-MoE, OLMoE and others once had a module for each expert and now have one parameter for all.
-    For these model types `peft` 0.21.2 takes every config for one of an older checkpoint and keeps the last
-    part of each name: one layer's q_proj becomes the q_proj of all layers, and `shared_expert.up_proj`, which
-    is no expert's map, becomes all `gate_up_proj`. A model of such a type without experts is treated alike.
+    For these model types `peft` 0.21.2 treats every config as one of an older checkpoint and keeps the last
+    component of each name: one layer's q_proj becomes the q_proj of all layers, and `shared_expert.up_proj`,
+    which is not a layer of an expert, becomes all `gate_up_proj`. A model of such a type without experts is
+    treated alike.
     """
     config = LoraConfig(target_modules=targets)
     try:
@@ -194,10 +193,9 @@ def rewrites_targets(targets: str | set[str], module: nn.Module) -> bool:
 
 
 def rewrite_targets(config: PeftConfig, module: nn.Module) -> None:
-    """Rewrite a config in place as `peft` does when it attaches to this model; 0.18 leaves it as it is.
+    """Rewrite a config in place as `peft` does to attach it; `peft` 0.18 leaves it as it is.
 
-    Raises:
-        ValueError: The config names half of a pair of modules that transformers fused.
+    Raises ValueError if the config names half of a pair of modules that transformers fused.
     """
     try:
         conversion = importlib.import_module("peft.utils.transformers_weight_conversion")
@@ -207,7 +205,7 @@ def rewrite_targets(config: PeftConfig, module: nn.Module) -> None:
 
 
 def note_modules(root: nn.Module) -> Callable[[], None]:
-    """Note the module objects and flags of a model; the returned function restores them and freezes all.
+    """Return a function that restores modules and flags of a model, and freezes it.
 
     `peft`'s `unload()` leaves trained copies of `modules_to_save` in the base model (peft 0.21.2); the
     original objects hold none. Parameters are restored in their order too: LoRA on a parameter takes it out
@@ -243,8 +241,8 @@ def note_modules(root: nn.Module) -> Callable[[], None]:
 def save_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
     """Write the adapters and the head of a trained plan to a folder.
 
-    One adapter lies in the folder itself, so that `PeftModel.from_pretrained(base, folder)` reads it;
-    several lie in a sub-folder each, in the order that `order.json` lists. `checksums.json` seals them.
+    One adapter is in the folder itself, so that `PeftModel.from_pretrained(base, folder)` reads it; several
+    have a sub-folder each, in the order that `order.json` lists. `checksums.json` seals them.
     """
     (folder / "checksums.json").unlink(missing_ok=True)
     for name in names:
@@ -269,7 +267,7 @@ def load_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
         path = (folder / name if len(names) > 1 else folder) / "adapter_model.safetensors"
         if not path.is_file():
             raise SpecError(
-                f"{path} is not there; pass the folder to which this plan's weights were saved, or run the "
+                f"{path} does not exist; pass the folder to which this plan's weights were saved, or run the "
                 "search again with --resume."
             )
         stored = load_file(path)
@@ -281,33 +279,33 @@ def load_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
 def require_shapes(
     stored: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], *, path: Path
 ) -> None:
-    """Raise SpecError if tensors read from `path` have other names or shapes than those of an adapter."""
-    texts = [
-        {key: " × ".join(map(str, tensor.shape)) for key, tensor in tensors.items()}
-        for tensors in (stored, expected)
-    ]
-    if odd := sorted(key for key in {*stored, *expected} if texts[0].get(key) != texts[1].get(key)):
-        held, asked_for = (shapes.get(odd[0], "nothing") for shapes in texts)
-        raise SpecError(
-            f"The weights in {path} hold {held} as {odd[0]}, the config asks for {asked_for}; use the config "
-            "and weights of one adapter, and --model with its base model."
+    """Raise SpecError if tensors from `path` have other names or shapes than an adapter's."""
+    for key in sorted({*stored, *expected}):
+        held, needed = (
+            " × ".join(map(str, tensors[key].shape)) if key in tensors else "nothing"
+            for tensors in (stored, expected)
         )
+        if held != needed:
+            raise SpecError(
+                f"The weights in {path} have {held} as {key}, the config needs {needed}; use the config and "
+                "weights of one adapter, and --model with its base model."
+            )
 
 
 def modules_kept_whole(folder: Path) -> frozenset[str]:
-    """Read which modules were trained whole (`modules_to_save`), from configs in a folder or one below it."""
+    """Read the `modules_to_save` of all adapter configs in a folder or one below it."""
     files = [file for pattern in ("", "*/") for file in folder.glob(f"{pattern}adapter_config.json")]
     configs = [json.loads(file.read_bytes()) for file in files]
     return frozenset(name for config in configs for name in config.get("modules_to_save") or ())
 
 
 def merge(model: PeftModel) -> nn.Module:
-    """Merge adapters and trained head into the base model, which is returned; `model` is used up.
+    """Merge adapters and trained head into the base model; return it, `model` is used up.
 
     Layers with an unloading method of their own are merged first. For heads of several layers and for
-    experts in one parameter, another tuner of `peft` 0.21.2 would ask for a `weight` that they lack.
-    Weights in 16 bits are widened to float32 while they change, one layer at a time. Raises
-    NotImplementedError, AttributeError or SpecError for an adapter that is no change of weights.
+    experts in one parameter, another tuner of `peft` 0.21.2 would look for a `weight` that they do not have.
+    16-bit weights are widened to float32 while they change, one layer at a time. Raises NotImplementedError,
+    AttributeError or SpecError for an adapter that does not change weights.
     """
     inner = model.get_base_model()
     was_tied = _is_tied(inner)
@@ -332,9 +330,9 @@ def _is_tied(module: nn.Module) -> bool:
 
 
 def _correct_ties(module: Any) -> None:
-    """Make weights and config agree after `peft` declared the model untied; a file holds tied weights once.
+    """Make weights and config agree after `peft` declared the model untied.
 
-    1. If all pairs still share memory, the config says again that they are tied. `peft` 0.21.2 overlooks
+    1. If all pairs still share memory, the config is set to tied again. `peft` 0.21.2 overlooks
        T5Gemma's pair: the output layer has the weight of the decoder's embeddings, not of the input's.
     2. Otherwise the weights that still share memory are copied, as the config ties either all or none.
     """
@@ -352,7 +350,7 @@ def _correct_ties(module: Any) -> None:
 
 
 def _merge_in_float32(layer: BaseTunerLayer, merge: Callable[..., None], *args: Any, **settings: Any) -> None:
-    """Merge a layer in float32, so that weights in 16 bits are rounded once."""
+    """Merge a layer in float32, so that 16-bit weights are rounded once."""
     narrow = {
         name: parameter.dtype
         for name, parameter in layer.get_base_layer().named_parameters()
@@ -362,6 +360,6 @@ def _merge_in_float32(layer: BaseTunerLayer, merge: Callable[..., None], *args: 
         parameter = layer.get_base_layer().get_parameter(name)
         parameter.data = parameter.data.float()
     merge(*args, **settings)
-    for name, dtype in narrow.items():  # looked up anew, as the merge may have replaced parameters
+    for name, dtype in narrow.items():  # looked up again, as the merge may have replaced parameters
         parameter = layer.get_base_layer().get_parameter(name)
         parameter.data = parameter.data.to(dtype)

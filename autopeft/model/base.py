@@ -1,4 +1,4 @@
-"""One frozen base model in memory; adapters are attached for one plan at a time and leave no trace."""
+"""A frozen base model in memory, with the adapters of one plan at a time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from autopeft.model.targets import (
     folded_names,
     head_names,
     list_targets,
-    unreachable_weights,
     untrained_modules,
 )
 from autopeft.model.weight_comparison import TensorWatch, difference_from_checkpoint, weight_digests
@@ -44,11 +43,11 @@ class BaseModel:
     Attributes:
         module: The model with its task head, on `device`, in the `precision` that it computes in.
         head_names: The modules that are trained as the head.
-        missing: Those of `head_names` that the checkpoint lacks.
+        missing: Those of `head_names` that are not in the checkpoint.
         base_params: Parameters outside the head; tied weights count once.
         output_layer: The name of the linear layer at the end of the head; None without one.
         max_tokens: The longest text; None without a limit.
-        remarks: Sentences on modules and weights that no adapter fits, or LoRA does not.
+        remarks: Sentences on modules that LoRA does not fit.
     """
 
     def __init__(
@@ -63,17 +62,13 @@ class BaseModel:
     ) -> None:
         """Freeze the module and list its target modules.
 
-        Args:
-            module: A transformers model with a task head.
-            tokenizer: Its tokenizer or image processor, or None for a model that is only counted.
-            name: What to call the model in reports.
-            untrained: Names of the parameters that the checkpoint lacks. Their values are random, so linear
-                maps and norms among them are trained and kept with the head.
-            precision: What forward passes compute in, whatever format the weights have; None is float32.
-            is_in_memory: Whether the user passed the module, which may have been trained since it was loaded.
+        Without a `tokenizer` or image processor, the model is only counted. `untrained` are the parameters
+        that are not in the checkpoint. Their values are random, so linear layers and norms among them are
+        trained and kept with the head. Forward passes compute in `precision`, whatever format the weights
+        have; None is float32. A model that `is_in_memory` may have been trained since it was loaded.
         """
         self.is_in_memory = is_in_memory
-        self._dropped: dict[str, dict[str, str]] = {}  # digests of weights that are here no more
+        self._dropped: dict[str, dict[str, str]] = {}  # digests of weights that were dropped
         self.module = module.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.name = name
@@ -87,19 +82,16 @@ class BaseModel:
         self.targets = list_targets(module, exclude=self.head_names)
         # The head's last linear layer with one output per label, or else its last linear layer.
         layers = [entry for h in head for entry in module.get_submodule(h).named_modules(prefix=h)]
-        maps = {name: layer.out_features for name, layer in layers if isinstance(layer, nn.Linear)}
+        linear = {name: layer.out_features for name, layer in layers if isinstance(layer, nn.Linear)}
         n_labels = getattr(module.config, "num_labels", None)
-        fitting = [name for name, n_outputs in maps.items() if n_outputs == n_labels]
-        self.output_layer = next(reversed(fitting or list(maps)), None)
+        fitting = [name for name, n_outputs in linear.items() if n_outputs == n_labels]
+        self.output_layer = next(reversed(fitting or list(linear)), None)
         self.output_scale, self.output_shift = 1.0, 0.0
         self.predicts_numbers = False
         self.max_tokens = _n_positions(module)
-        remarks = []
-        if unfit := folded_names(target.name for target in self.targets if "LORA" in target.unfit_for):
-            remarks += [f"LoRA cannot adapt {', '.join(unfit)} in {name}, since peft takes them for experts."]
-        if unadapted := unreachable_weights(module, self.targets, exclude=self.head_names):
-            remarks += [f"{name} holds weights at which no method of autopeft fits: {', '.join(unadapted)}."]
-        self.remarks = tuple(remarks)
+        unfit = folded_names(target.name for target in self.targets if "LORA" in target.unfit_for)
+        text = f"LoRA cannot adapt {', '.join(unfit)} in {name}, since peft treats them as experts."
+        self.remarks = (text,) if unfit else ()
         self.model_type = str(getattr(module.config, "model_type", "unknown"))
 
     @property
@@ -109,15 +101,15 @@ class BaseModel:
 
     @cached_property
     def differs_from_checkpoint(self) -> bool:
-        """Whether a model in memory has other weights outside its head than the checkpoint that it names."""
+        """Whether a model in memory differs, outside its head, from the checkpoint that it names."""
         if not self.is_in_memory:
             return False
         name = difference_from_checkpoint(self.module, self.name, exclude=self.head_names)
         if name is None:
             return False
         log.warning(
-            f"The model in memory has a {name} that {self.name} does not load: adapters for it fit this "
-            "model alone; to pass them on, write it with save_pretrained and search that folder."
+            f"The model in memory has another {name} than {self.name}: adapters for it fit only this model; "
+            "to share them, write it with save_pretrained and search that folder."
         )
         return True
 
@@ -133,7 +125,7 @@ class BaseModel:
 
     @property
     def device(self) -> torch.device:
-        """The device of batches and losses, which is the last one of a model that is spread over several."""
+        """The device of batches and losses: the last one of a model that is spread over several."""
         return self.devices[-1]
 
     @property
@@ -147,8 +139,8 @@ class BaseModel:
         return sum(p.numel() * p.element_size() for p in self.module.parameters())
 
     def leave_device(self) -> None:
-        """Move the weights to the CPU for good; a quantized model drops them and keeps only their digests."""
-        self.__dict__.pop("watch", None)  # it notes addresses of tensors
+        """Move the weights to the CPU; a quantized model drops them and keeps their digests."""
+        self.__dict__.pop("watch", None)  # it has addresses of tensors
         vars(self.module).pop("hf_device_map", None)
         if self.n_bits:
             self._dropped = self.weight_digests()
@@ -157,7 +149,7 @@ class BaseModel:
             self.module.cpu()
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
-        """A context for one forward pass, in which float32 adapters meet weights in `precision`."""
+        """Return a context for one forward pass of float32 adapters on weights in `precision`."""
         return self.precision.autocast(self.device)
 
     def widen_head(self) -> None:
@@ -166,8 +158,8 @@ class BaseModel:
             self.module.get_submodule(name).float()
 
     def log_remarks(self) -> None:
-        """Log what cannot be adapted, which weights outside the head are missing, and whether they train."""
-        trained, random = self._lacking_notes()
+        """Log what cannot be adapted, and which weights outside the head are missing."""
+        trained, random = self._notes_on_missing_weights()
         for remark in filter(None, (*self.remarks, trained)):
             log.info("%s", remark)
         if random:
@@ -175,19 +167,19 @@ class BaseModel:
 
     @property
     def lacking(self) -> str:
-        """Sentences on the weights outside the head that the checkpoint lacks; empty if it has all."""
-        return " ".join(filter(None, self._lacking_notes()))
+        """Sentences on the weights outside the head that the checkpoint does not have."""
+        return " ".join(filter(None, self._notes_on_missing_weights()))
 
-    def _lacking_notes(self) -> tuple[str, str]:
-        """A sentence on missing weights that train, and one on those that stay random; each may be empty."""
-        start, trained, random = "The base model lacks weights for", "", ""
+    def _notes_on_missing_weights(self) -> tuple[str, str]:
+        """Describe missing weights that are trained, and those that stay random."""
+        start, trained, random = "The checkpoint of the base model has no weights for", "", ""
         if self.missing:
             names = ", ".join(self.missing)
             trained = f"{start} {names}; all plans train them, and keep them with the adapter."
         if untouched := sorted(key for key in self.untrained if not key.startswith(self.head_names)):
             random = (
-                f"{start} {listed(untouched)}; they stay random, and another load draws others: pass the "
-                "base model on with the adapter."
+                f"{start} {listed(untouched)}; they stay random, and another load draws others: share the "
+                "base model together with the adapter."
             )
         return trained, random
 
@@ -196,7 +188,7 @@ class BaseModel:
         return digest_of(self.weight_digests())
 
     def weight_digests(self) -> dict[str, dict[str, str]]:
-        """Digest the weights of the body, which every load of the model has, and those of the head.
+        """Digest the weights of the body, which are equal in every load, and those of the head.
 
         After `leave_device` has dropped the weights, the digests are those that it took.
         """
@@ -204,27 +196,25 @@ class BaseModel:
             return self._dropped
         if self.weight_bytes > _LARGE:
             gigabytes = self.weight_bytes / 1e9
-            log.info("Reading the %.1f GB of %s, to tell whether its weights change.", gigabytes, self.name)
+            log.info("Reading the %.1f GB of %s, to check its weights later.", gigabytes, self.name)
         heads = nn.ModuleDict({str(i): self.module.get_submodule(n) for i, n in enumerate(self.head_names)})
         return {"body": weight_digests(self.module, exclude=self.head_names), "head": weight_digests(heads)}
 
     @cached_property
     def watch(self) -> TensorWatch:
-        """A quick check that no tensor has changed since this property was first read."""
+        """What checks quickly that no tensor has changed since this property was first read."""
         return TensorWatch(self.module)
 
     @contextlib.contextmanager
     def attached(
         self, configs: Sequence[PeftConfig], *, plan: Plan, task_type: str | None, seed: int
     ) -> Iterator[PeftModel]:
-        """Attach a plan's adapters inside a context; afterwards the base model is as it was.
+        """Attach a plan's adapters within a context; afterwards the base model is as it was.
 
-        `configs` are the plan's adapters, none for the head alone. `task_type` is `peft`'s word, such as
+        `configs` are the plan's adapters, none for the head alone. `task_type` is that of `peft`, such as
         `SEQ_CLS`, if it has one. The seed decides the initial values; those of the head depend on nothing
-        else, so that all plans of one seed start from the same head.
-
-        Raises:
-            TargetError: `peft` attached another number of parameters than the plan has.
+        else, so that all plans of one seed start from the same head. Raises TargetError if `peft` attached
+        another number of parameters than the plan has.
         """
         restore = note_modules(self.module)
         try:
@@ -246,7 +236,7 @@ class BaseModel:
         seed: int,
         weights: Path | None = None,
     ) -> PeftModel:
-        """Attach a plan's adapters to stay; the head keeps the values of the base model.
+        """Attach a plan's adapters permanently; the head keeps the values of the base model.
 
         If `weights` names a folder, adapters and head are read from it. Other arguments are those of
         `attached`. Raises TargetError as `attached` does, and SpecError if the weights are not those of the
@@ -270,7 +260,7 @@ class BaseModel:
             torch.manual_seed(seed)
             model = attach(self.module, configs, task_type=task_type, head_names=self.head_names)
             if draws_head:
-                self._initialise_head(model, seed=seed)
+                self._initialize_head(model, seed=seed)
         if is_other_model:
             for config in model.peft_config.values():
                 # Empty, so that no config names the checkpoint: for None peft would fill in its path.
@@ -278,13 +268,13 @@ class BaseModel:
         attached = sum(p.numel() for p in model.parameters() if p.requires_grad) - self.head_params
         if attached != plan.trainable_params:
             raise TargetError(
-                f"The plan says {plan.trainable_params:,} trainable parameters, but peft {peft.__version__} "
+                f"The plan has {plan.trainable_params:,} trainable parameters, but peft {peft.__version__} "
                 f"attached {attached:,} to {self.name}; the plan was made for another model or peft version."
             )
         return model
 
     def to_train(self, model: nn.Module) -> nn.Module:
-        """Put the model with adapters into train mode; batch norms stay in eval mode, as they are frozen."""
+        """Put the model with adapters into train mode, except its frozen batch norms."""
         model.train()
         for child in self.module.modules():
             if hasattr(child, "running_mean"):
@@ -293,7 +283,7 @@ class BaseModel:
 
     @contextlib.contextmanager
     def in_train_mode(self) -> Iterator[None]:
-        """Put the base model into train mode within a context, and leave torch's generators as they were."""
+        """Put the base model into train mode within a context; torch's generators are restored."""
         with forked_rng(self.device):
             try:
                 self.to_train(self.module)
@@ -302,16 +292,16 @@ class BaseModel:
                 self.module.eval()
 
     def body_to_eval(self) -> None:
-        """Put the model's children outside the task head, except a dropout before it, into eval mode."""
+        """Put the model's children into eval mode, except task head and the dropout before it."""
         for name, child in self.module.named_children():  # the dropout is the child without weights
             if name not in self.head_names and any(True for _ in child.parameters()):
                 child.eval()
 
     def scale_output_to(self, *, mean: float, std: float) -> None:
-        """Let the head predict numbers: it starts at the labels' `mean`, its weights multiplied by `std`.
+        """Make the head predict numbers: start at the labels' `mean`, scale its weights by `std`.
 
-        This holds for heads that are drawn later. An output layer that the checkpoint lacks is scaled in the
-        base model at once, since sensitivity is measured through it.
+        This holds for heads that are drawn later. An output layer that is not in the checkpoint is scaled in
+        the base model at once, since sensitivity is measured through it.
         """
         self.output_scale, self.output_shift = std, mean
         self.predicts_numbers = True
@@ -321,8 +311,8 @@ class BaseModel:
             if layer.bias is not None:
                 layer.bias.data.fill_(mean)
 
-    def _initialise_head(self, model: PeftModel, *, seed: int) -> None:
-        """Draw the output layer of the head's trained copy, and the layers that the checkpoint lacks.
+    def _initialize_head(self, model: PeftModel, *, seed: int) -> None:
+        """Draw the output layer of the head's trained copy, and layers without a checkpoint.
 
         The head has a generator of its own, since each plan's adapters draw a different count of numbers.
         """
@@ -337,7 +327,7 @@ class BaseModel:
                         self._draw(layer, generator, is_output=is_output)
 
     def _draw(self, layer: nn.Linear, generator: torch.Generator, *, is_output: bool) -> None:
-        """Draw weights from Normal(0, initializer_range), biases 0, as in BERT; an output layer is scaled.
+        """Draw weights from Normal(0, initializer_range), biases 0, as in BERT; scale outputs.
 
         The CPU draws the numbers, so that they are the same on every machine.
         """
@@ -349,27 +339,25 @@ class BaseModel:
 
 
 def check_targets(adapters: Sequence[Adapter], base: BaseModel) -> None:
-    """Raise a TargetError for adapters at targets that the base model lacks, or for two at one target."""
+    """Raise TargetError for adapters at unknown target modules, or two at one module."""
     known_targets = {target.name for target in base.targets}
     taken: set[str] = set()
     for adapter in adapters:
         if adapter.target not in known_targets:
             near = difflib.get_close_matches(adapter.target, sorted(known_targets), n=3)
-            ending = adapter.target.rpartition(".")[2]
-            near = near or sorted(name for name in known_targets if name.rpartition(".")[2] == ending)[:3]
             hint = f"; nearest: {', '.join(near)}" if near else ""
             raise TargetError(
                 f"{base.name} has no target module {adapter.target!r}{hint}. Use the base model of the plan."
             )
         if adapter.target in taken:
             raise TargetError(
-                f"Two adapters share the target {adapter.target!r}; one target takes one method."
+                f"Two adapters share the target {adapter.target!r}; use one method at each target."
             )
         taken.add(adapter.target)
 
 
 def _n_positions(module: nn.Module) -> int | None:
-    """How many tokens a model has positions for; None if there is no limit (T5, Bloom)."""
+    """Return the number of positions of a model; None if there is no limit (T5, Bloom)."""
     config = cast(Any, module.config).get_text_config()
     names = ("max_position_embeddings", "max_encoder_position_embeddings", "max_seq_len")  # LED's, MPT's
     limits = (getattr(config, name, None) for name in names)

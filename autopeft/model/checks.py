@@ -1,4 +1,4 @@
-"""What a loaded model must have before it is trained, and which of its target modules a pass reaches."""
+"""Checks of a loaded model, and of which target modules a forward pass reaches."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import copy
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from autopeft.model.quantization import rows_independent
 from autopeft.model.targets import is_task_model
 from autopeft.types import Target, counted, layer_name, listed
 
-# What models raise for inputs that are not theirs, and where a library or a kernel is missing.
+# Raised by models for inputs that do not fit, and if a library or a kernel is missing.
 PASS_ERRORS = (
     *(RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError),
     *(ImportError, ArithmeticError, OSError),
@@ -39,14 +39,14 @@ log = logging.getLogger(__name__)
 def prepare_base(base: BaseModel, *, auto_class: str) -> None:
     """Check a loaded base model, and narrow `base.targets` to those that the task reaches.
 
-    The log names what cannot be adapted, and which weights the checkpoint lacks. `auto_class` names the
+    Logs what cannot be adapted, and which weights the checkpoint does not have. `auto_class` names the
     transformers class of the task. Without a tokenizer all target modules are kept. Raises ModelError or
     TargetError for a model that cannot be used.
     """
     if auto_class == "AutoModelForCausalLM":
         with base.autocast():
             require_causal(base.module, base.name)
-    if base.model_type == "xlnet":  # its layers see the tokens first, its classifier reads padding
+    if base.model_type == "xlnet":  # its batches have the tokens first, and its classifier reads padding
         raise ModelError(f"{base.name} is an XLNet, which is not supported; use another, such as RoBERTa.")
     if base.tokenizer is not None:
         base.targets = reachable_targets(base, auto_class=auto_class)
@@ -55,20 +55,20 @@ def prepare_base(base: BaseModel, *, auto_class: str) -> None:
 
 
 def usable_tokenizer(tokenizer: Any, name: str) -> Any:
-    """Return the tokenizer, or a copy that pads with the end-of-text token if it has no padding token.
+    """Return the tokenizer, or a copy that pads with the end-of-text token.
 
-    Raises ModelError if no token can pad, or if the tokenizer knows no words: transformers makes such a
+    Raises ModelError if no token can pad, or if the tokenizer has no words: transformers makes such a
     tokenizer if the tokenizer's files are missing.
     """
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise ModelError(
-            f"The tokenizer of {name} knows no words, only {len(tokenizer)} special tokens; "
-            "put its files (tokenizer.json or the like) beside the weights."
+            f"The tokenizer of {name} has no words, only {len(tokenizer)} special tokens; put its files "
+            "(such as tokenizer.json) next to the weights."
         )
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
         raise ModelError(
             f"The tokenizer of {name} has neither a padding nor an end-of-text token; "
-            "name one as pad_token in its tokenizer_config.json."
+            "set pad_token in its tokenizer_config.json."
         )
     if tokenizer.pad_token_id is None:
         tokenizer = copy.deepcopy(tokenizer)
@@ -78,9 +78,9 @@ def usable_tokenizer(tokenizer: Any, name: str) -> Any:
 
 
 def pad_with(config: Any, pad_token_id: int) -> None:
-    """Set the padding token in a model's config and in that of its text model, which classifiers read."""
-    for part in text_configs(config):
-        part.pad_token_id = pad_token_id
+    """Set the padding token in the configs of a model and of its text model."""
+    for each in text_configs(config):
+        each.pad_token_id = pad_token_id
 
 
 def text_configs(config: Any) -> tuple[Any, ...]:
@@ -92,58 +92,52 @@ def text_configs(config: Any) -> tuple[Any, ...]:
 
 
 def require_causal(module: Any, name: str) -> None:
-    """Raise ModelError for a model whose loss as a causal language model would be meaningless.
+    """Raise ModelError if a causal loss of this model would be meaningless.
 
-    1. A model of speech, or a decoder without its encoder, as transformers makes of BART and TrOCR.
-    2. A model that fails on four tokens, or that sees the token which it should predict.
+    That is a model of speech, a decoder without its encoder, as transformers makes of BART and TrOCR, or a
+    model that fails on four tokens or sees the token that it should predict.
     """
-    require_no_speech(module.config, name=name)
-    config = module.config
-    if getattr(config, "encoder_layers", None) or getattr(config, "num_encoder_layers", None):
+    config, remedy = module.config, "use a decoder such as GPT-2, Llama or Qwen"
+    require_no_speech(config, name=name)
+    has_encoder = getattr(config, "encoder_layers", None) or getattr(config, "num_encoder_layers", None)
+    if has_encoder or any(child.rpartition(".")[2] in _TO_ENCODER for child, _ in module.named_modules()):
         raise ModelError(
-            f"{name} is an encoder with a decoder, and {type(module).__name__} is its decoder alone; use "
-            "--task text2text-generation, or a decoder such as GPT-2, Llama or Qwen."
-        )
-    if any(child.rpartition(".")[2] in _TO_ENCODER for child, _ in module.named_modules()):
-        raise ModelError(
-            f"{name} attends to the outputs of an encoder, which {type(module).__name__} does not have; "
-            "use a decoder such as GPT-2, Llama or Qwen."
+            f"{name} is an encoder with a decoder, and {type(module).__name__} is only its decoder; use "
+            f"--task text2text-generation, or {remedy}."
         )
     device = next(module.parameters()).device
     texts = [torch.tensor([[1, 2, 3, last]], device=device) for last in (4, 5)]
     try:
-        with torch.no_grad(), rows_independent(module), keeping_attention(module):
+        with torch.no_grad(), rows_independent(module):
             logits, changed = (module.eval()(input_ids=ids).logits[:, :3] for ids in texts)
     except PASS_ERRORS as error:
         if is_out_of_memory(error):
             raise
         raise ModelError(
-            f"{name} does not run four tokens as a language model ({reason_of(error)}); use a decoder such "
-            "as GPT-2, Llama or Qwen."
+            f"{name} does not run four tokens as a language model ({reason_of(error)}); {remedy}."
         ) from error
     rounding = 4 * torch.finfo(logits.dtype).eps * float(logits.abs().max())  # a few roundings in bfloat16
     if not torch.allclose(logits, changed, atol=max(1e-4, rounding), rtol=1e-3):
         raise ModelError(
-            f"{name} is no causal language model: what it predicts depends on the tokens that come after; "
-            "use a decoder such as GPT-2, Llama or Qwen."
+            f"{name} is not a causal language model: its predictions depend on the tokens that come after; "
+            f"{remedy}."
         )
 
 
 def require_head(module: Any, name: str, *, head: Sequence[str]) -> None:
-    """Raise TargetError for a model of a class with a task head if `head`, its modules, is empty."""
+    """Raise TargetError for a model with a task head of which no module is in `head`."""
     if is_task_model(module) and not head:
         raise TargetError(
-            f"{name} ({type(module).__name__}) has its task head under a name that autopeft does not know, "
-            "so that nothing would learn the labels; use another model."
+            f"The task head of {name} ({type(module).__name__}) has an unknown name, so that nothing would "
+            "learn the labels; use another model."
         )
 
 
 def require_targets(base: BaseModel) -> None:
-    """Refuse a model that cannot be adapted, and warn if its layers have no linear layer.
+    """Raise TargetError for a model that cannot be adapted; warn if only norms can be.
 
-    Raises:
-        TargetError: There are no target modules; the head is unknown; or other modules end in the head's
-            name, by which `peft` finds what to train, so that it would train them too.
+    It has no target modules or no known head, or other modules end in the head's name, by which `peft` finds
+    what to train, so that it would train them too.
     """
     if not base.targets:
         raise TargetError(
@@ -151,11 +145,11 @@ def require_targets(base: BaseModel) -> None:
             "use a transformer made of nn.Linear or Conv1D layers."
         )
     require_head(base.module, base.name, head=base.head_names)
-    # The layers of I-BERT are made of modules that no method knows.
+    # The layers of I-BERT are made of modules that no method can adapt.
     if not any(target.layer is not None and target.role != "norm" for target in base.targets):
         log.warning(
-            "No linear layer in the layers of %s (model type %r) takes an adapter such as LoRA; plans can "
-            "change %d other modules alone; use another base model.",
+            "No linear layer in the layers of %s (model type %r) can be adapted, only %d other modules; "
+            "use another base model.",
             base.name,
             base.model_type,
             len(base.targets),
@@ -170,34 +164,22 @@ def require_targets(base: BaseModel) -> None:
             )
 
 
-@contextlib.contextmanager
-def keeping_attention(module: nn.Module) -> Iterator[None]:
-    """Restore BigBird's sparse attention after the context; a short text would turn it off for good."""
-    sparse = [cast(Any, child) for child in module.modules() if hasattr(child, "set_attention_type")]
-    types = [(child, child.attention_type) for child in sparse if hasattr(child, "attention_type")]
-    try:
-        yield
-    finally:
-        for child, attention_type in types:
-            child.set_attention_type(attention_type)
-
-
 def reachable_targets(base: BaseModel, *, auto_class: str) -> tuple[Target, ...]:
-    """Run two short passes, in eval and in train mode, and return the target modules that both reach.
+    """Return the target modules that short passes in eval and in train mode both reach.
 
-    An adapter elsewhere would spend the budget on nothing: a task may leave out parts of a model, and some
+    An adapter elsewhere would spend the budget on nothing: a task may leave out modules of a model, and some
     modules are never called because another one reads their weight. A target module is reached if
 
-    1. its module is called with one tensor and returns one with as many channels as the target module has
-       outputs (a router returns a tuple, some norms take a gate too),
+    1. it is called with one tensor and returns one with as many channels as it has outputs (a router returns
+       a tuple, some norms take a gate too),
     2. the logits depend on what it returns.
 
-    If one expert of a layer is reached, all are: chance decides which of them a token visits. If the first
-    pass fails, all target modules are returned. Target modules with inputs of four dimensions become unfit
-    for OFT, which would take these for images. `auto_class` names the transformers class of the task.
+    If one expert of a layer is reached, all are: it depends on the token which of them it visits. If the
+    first pass fails, all target modules are returned. Target modules with inputs of four dimensions become
+    unfit for OFT, which would take these for images. `auto_class` names the transformers class of the task.
     """
     try:
-        with rows_independent(base.module), keeping_attention(base.module), base.autocast():
+        with rows_independent(base.module), base.autocast():
             features = example_features(base, auto_class)
             reached, with_4d_inputs = _reached(base, features)
             reached = _reached_in_training(base, features, reached=reached)
@@ -211,13 +193,13 @@ def reachable_targets(base: BaseModel, *, auto_class: str) -> tuple[Target, ...]
     dropped = [target.name for target in targets if _without_expert(target.name) not in reached]
     if dropped:
         names = list(dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in dropped))
-        text = "%s: no adapter fits, or none would take part in this task, at %s (%s)."
+        text = "%s: no adapter fits, or would affect this task, at %s (%s)."
         log.info(text, base.name, counted(len(dropped), "module"), listed(names))
     return tuple(target for target in targets if target.name not in dropped)
 
 
 def _reached(base: BaseModel, features: Mapping[str, Tensor]) -> tuple[set[str], set[str]]:
-    """Run the model; return names of reached targets, without expert numbers, and of targets with 4-D inputs.
+    """Return names of reached targets, without expert numbers, and those with 4-D inputs.
 
     A zero is added to each output; the logits depend on those outputs whose zero has a gradient.
     """
@@ -225,9 +207,11 @@ def _reached(base: BaseModel, features: Mapping[str, Tensor]) -> tuple[set[str],
     with_4d_inputs: set[str] = set()
 
     def add_zero(_: nn.Module, args: Any, kwargs: Any, output: Any, *, target: Target) -> Tensor | None:
-        is_map = len(args) == 1 and not kwargs and getattr(output, "shape", ())[-1:] == (target.out_features,)
+        is_linear = (
+            len(args) == 1 and not kwargs and getattr(output, "shape", ())[-1:] == (target.out_features,)
+        )
         # Experts in one parameter are adapted in their weights, whatever arguments their module takes.
-        if not isinstance(output, Tensor) or not (is_map or target.kind == "parameter"):
+        if not isinstance(output, Tensor) or not (is_linear or target.kind == "parameter"):
             return None
         if target.kind in ("linear", "conv1d") and args[0].ndim == 4:
             with_4d_inputs.add(target.name)
@@ -254,9 +238,9 @@ def _reached(base: BaseModel, features: Mapping[str, Tensor]) -> tuple[set[str],
 
 
 def _reached_in_training(base: BaseModel, features: Mapping[str, Tensor], *, reached: set[str]) -> set[str]:
-    """Keep the reached names that a pass in train mode reaches too; all of them if that pass fails.
+    """Keep the names that a pass in train mode reaches too; all if that pass fails.
 
-    A layer without any reached target module was skipped by chance (LayerDrop) and keeps its target modules.
+    A layer without any reached target module was skipped at random (LayerDrop) and keeps its target modules.
     """
     try:
         with base.in_train_mode():
@@ -269,12 +253,12 @@ def _reached_in_training(base: BaseModel, features: Mapping[str, Tensor], *, rea
 
 
 def _without_expert(name: str) -> str:
-    """Drop the number of an expert from a name: `mlp.experts.3.up_proj`, `experts.expert_3.wi`."""
+    """Drop the number of an expert from a name such as `mlp.experts.3.up_proj`."""
     return re.sub(r"(\bexperts?[._])\d+", r"\1", name)
 
 
 def example_features(base: BaseModel, auto_class: str) -> dict[str, Tensor]:
-    """Make the features of one example, a grey image or a text, by the processor or tokenizer of `base`."""
+    """Make the features of one example, a gray image or a text."""
     if reads_images(auto_class):
         image = torch.full((3, _SIDE, _SIDE), 127, dtype=torch.uint8)
         pixels = dict(base.tokenizer(images=[image], return_tensors="pt"))

@@ -1,18 +1,15 @@
-"""The device and the number format that a base model computes in; random numbers and memory of devices."""
+"""Devices and number formats that base models compute in, and memory of devices."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import logging
 import re
-import sys
-import time
 import weakref
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import psutil
@@ -22,25 +19,18 @@ from torch import nn
 from autopeft.cgroups import left_bytes
 from autopeft.errors import ModelError, reason_of
 
-_LEAST_WIDTH = 128  # on a CPU; in narrower models other work takes longer than products; chosen by hand
+_LEAST_WIDTH = 128  # on a CPU; in narrower models other work takes longer than products; heuristic
 # Compute capability of NVIDIA's GPUs: Ampere has bfloat16, which older ones emulate slowly, Volta float16.
 _BFLOAT16_SINCE, _FLOAT16_SINCE = (8, 0), (7, 0)
-# Models whose activations leave float16's range: vLLM refuses these, and T5's are known for it.
+# Models whose activations leave float16's range: vLLM refuses these, and T5 is known for it.
 _OVERFLOWING = ("t5", "mt5", "umt5", "longt5", "gemma2", "gemma3", "gemma3_text", "glm4", "plamo2")
-# Devices whose free memory and random numbers are implemented here.
-_DEVICE = re.compile(r"(?:cpu|cuda|mps)(?::\d+)?", re.ASCII)
-SPREAD = "balanced"  # what `--device` calls all GPUs at once, by the word of accelerate
-_WITH_GENERATOR = ("cuda", "mps")  # devices that draw by a generator of their own, not by the CPU's
+_DEVICE = re.compile(r"(?:cpu|cuda)(?::\d+)?", re.ASCII)
+SPREAD = "balanced"  # the `--device` of all GPUs at once, as in accelerate
 _OUT_OF_MEMORY = re.compile(
-    # cuBLAS is not initialised, and cuFFT fails to allocate, where the GPU has no room for their work.
+    # cuBLAS is not initialized, and cuFFT fails to allocate, if the GPU has no space for their work.
     r"out of memory|can't allocate memory|not enough memory|_ALLOC_FAILED|NOT_INITIALIZED.*cublasCreate",
     re.IGNORECASE | re.DOTALL,
 )
-# glibc keeps what is freed between two blocks in use. On a model of a billion weights, whose micro-batches
-# have many lengths, the process grew by 0.7 GB so. Freed pages must be made again, so trims are rare.
-_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-_TRIM_SECONDS = 5.0  # between two trims; chosen by hand
-
 log = logging.getLogger(__name__)
 
 
@@ -48,46 +38,40 @@ log = logging.getLogger(__name__)
 class Precision:
     """The number format that a base model is held in and computes in.
 
-    `dtype` is float32, bfloat16 or float16, whose gradients a loop must scale up. `matmul` is torch's word
-    for how float32 matrices are multiplied: `highest`, or `high` for TF32 on GPUs.
+    `dtype` is float32, bfloat16, or float16, for which a loop must scale gradients up.
     """
 
     dtype: str = "float32"
-    matmul: str = "highest"
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """The format as torch has it."""
+        """The dtype of torch."""
         return cast(torch.dtype, getattr(torch, self.dtype))
 
     def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
-        """A context for one forward pass; a longer one would keep old adapters in autocast's cache."""
+        """Return a context for one pass; a longer one would keep adapters in autocast's cache."""
         if self.dtype == "float32":
             return contextlib.nullcontext()
         return torch.autocast(device.type, dtype=self.torch_dtype)
 
-    def of_copies(self, device: torch.device) -> Precision:
-        """The precision for float32 copies of computed values: TF32 holds copies of bfloat16 exactly."""
-        is_exact = device.type == "cuda" and self.dtype == "bfloat16"
-        return replace(self, matmul="high") if is_exact else self
 
-    @contextlib.contextmanager
-    def multiplying(self) -> Iterator[None]:
-        """Let torch multiply float32 matrices as `matmul` says, in forward and backward passes."""
-        by_backend: dict[Any, str] = {}
-        try:
-            for_all = torch.get_float32_matmul_precision()
-        except RuntimeError:  # torch 2.9 on, set for each backend, as transformers' tf32=True does
-            backends = (torch.backends.cuda.matmul, cast(Any, torch.backends.mkldnn).matmul)
-            by_backend = {backend: backend.fp32_precision for backend in backends}
-        torch.set_float32_matmul_precision(self.matmul)
-        try:
-            yield
-        finally:
-            if not by_backend:
-                torch.set_float32_matmul_precision(for_all)
-            for backend, precision in by_backend.items():
-                backend.fp32_precision = precision
+@contextlib.contextmanager
+def exact_products() -> Iterator[None]:
+    """Multiply float32 matrices in full precision within a context, without TF32."""
+    by_backend: dict[Any, str] = {}
+    try:
+        for_all = torch.get_float32_matmul_precision()
+    except RuntimeError:  # torch 2.9 on, set for each backend, as transformers' tf32=True does
+        backends = (torch.backends.cuda.matmul, cast(Any, torch.backends.mkldnn).matmul)
+        by_backend = {backend: backend.fp32_precision for backend in backends}
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        if not by_backend:
+            torch.set_float32_matmul_precision(for_all)
+        for backend, precision in by_backend.items():
+            backend.fp32_precision = precision
 
 
 def device_names(names: str | None) -> tuple[str | None, ...]:
@@ -119,8 +103,8 @@ def equal_gpus() -> tuple[str, ...]:
 def find_device(names: str | None) -> torch.device:
     """Return the first device of `--device`; by default a GPU if there is one.
 
-    The GPUs of `balanced` are `cuda`. Raises ModelError for a word that names no device, for `balanced`
-    without two GPUs, and if the first device cannot be used.
+    Returns `cuda` for `balanced`. Raises ModelError for an unknown device, for `balanced` without two GPUs,
+    and if the first device cannot be used.
     """
     devices = device_names(names)
     name = devices[0]
@@ -133,8 +117,8 @@ def find_device(names: str | None) -> torch.device:
         )
     if odd := [device for device in devices if not _DEVICE.fullmatch(str(device))]:
         raise ModelError(
-            f"There is no device {odd[0]!r}; --device takes cpu, cuda, cuda:1 or mps, or several of a kind, "
-            "such as cuda:0,1."
+            f"There is no device {odd[0]!r}; --device takes cpu, cuda or cuda:1, or several of a kind, such "
+            "as cuda:0,1."
         )
     try:
         device = torch.device(name)
@@ -147,9 +131,7 @@ def find_device(names: str | None) -> torch.device:
 
 
 def _absence(device: torch.device) -> str:
-    """Why torch lacks a device, in words; empty if it has the device."""
-    if device.type == "mps":
-        return "" if torch.backends.mps.is_available() else "torch finds no GPU of a Mac"
+    """Describe which GPUs torch finds, if a device is not among them; else empty."""
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cpu" or (device.index or 0) < n_gpus:
         return ""
@@ -158,7 +140,7 @@ def _absence(device: torch.device) -> str:
 
 
 def devices_of(module: nn.Module) -> tuple[torch.device, ...]:
-    """List the devices of a model in the order of its layers; several if accelerate spreads it over them."""
+    """List the devices of a model in the order of its layers."""
     places = dict.fromkeys(getattr(module, "hf_device_map", {}).values())
     if len(places) < 2:
         return (next(module.parameters()).device,)
@@ -166,18 +148,17 @@ def devices_of(module: nn.Module) -> tuple[torch.device, ...]:
 
 
 def make_current(device: torch.device) -> None:
-    """Make a GPU with a number the default one, else kernels would take memory of the first GPU too."""
+    """Make a numbered GPU the default; kernels would take memory of the first one too."""
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
 
 
 def narrow_format(device: torch.device) -> str | None:
-    """Name the format of 16 bits that a device multiplies in hardware; None if there is none.
+    """Return the 16-bit format that a device multiplies in hardware; None if there is none.
 
     1. GPUs of NVIDIA: bfloat16 from Ampere on, float16 on Volta and Turing (V100, T4, RTX 20).
     2. x86 processors: bfloat16 with AVX512_BF16 or AMX. Emulation is 40 to 500 times slower.
-    3. ARM processors: bfloat16 with the flag `bf16`; torch uses it through the Arm Compute Library alone.
-    4. On other devices none is tried.
+    3. ARM processors: bfloat16 with the flag `bf16`, which torch uses through the Arm Compute Library only.
     """
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
@@ -193,16 +174,15 @@ def narrow_format(device: torch.device) -> str | None:
 
 
 def choose_precision(config: Any, device: torch.device) -> Precision:
-    """Choose the format of 16 bits that the device multiplies in hardware, else float32; log the reason.
+    """Choose the 16-bit format that the device has in hardware, else float32; log why.
 
     Narrow models on a CPU compute in float32 too, as do models whose activations leave the range of float16.
-    One machine always gives the same answer.
     """
     text = config.get_text_config()
     width = getattr(text, "hidden_size", None) or getattr(text, "num_features", None)  # of timm models
     narrow = narrow_format(device)
     if narrow is None:
-        dtype, reason = "float32", f"no instructions for bfloat16 are known on this {device.type} device"
+        dtype, reason = "float32", f"this {device.type} device has no known instructions for bfloat16"
     elif narrow == "float16" and overflows_in_float16(config):
         dtype, reason = "float32", f"this GPU has no bfloat16, and a {config.model_type} overflows in float16"
     elif device.type == "cpu" and not (isinstance(width, int) and width >= _LEAST_WIDTH):
@@ -214,88 +194,43 @@ def choose_precision(config: Any, device: torch.device) -> Precision:
 
 
 def overflows_in_float16(config: Any) -> bool:
-    """Whether the activations of models of this type leave the range of float16."""
+    """Return whether the activations of models of this type leave the range of float16."""
     return str(getattr(config, "model_type", "")) in _OVERFLOWING
 
 
-def to_float64(tensor: torch.Tensor) -> torch.Tensor:
-    """Convert a tensor to float64; on the CPU if its device lacks the format, as Apple's GPUs do."""
-    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
-
-
 def has_used_gpus() -> bool:
-    """Whether this process has begun to use GPUs of NVIDIA or AMD."""
+    """Return whether this process has begun to use GPUs."""
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
 def forked_rng(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """A context that leaves the random generators of the CPU, and of all devices of a type, as they were."""
-    if device.type == "cuda":
-        return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
-    if device.type in _WITH_GENERATOR:
-        return torch.random.fork_rng(devices=[device], device_type=device.type)
-    return torch.random.fork_rng(devices=[])
-
-
-def has_own_generator(device: torch.device) -> bool:
-    """Whether random numbers on a device come from another generator than the CPU's."""
-    return device.type in _WITH_GENERATOR
-
-
-def random_state(device: torch.device) -> torch.Tensor:
-    """The state of a device's own generator, as bytes on the CPU."""
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.mps.get_rng_state()
-
-
-def set_random_state(device: torch.device, state: torch.Tensor) -> None:
-    """Set a device's own generator to a state of `random_state`."""
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    else:
-        torch.mps.set_rng_state(state)
+    """Return a context that restores the random state of the CPU, and that of the GPUs."""
+    return torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else [])
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device ran out of memory; torch has no error type for a CPU's."""
+    """Return whether a device ran out of memory; torch has no error type for a CPU's."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def release_memory(device: torch.device) -> None:
-    """Free the tensors of a failed run; the caller drops the run's error first, since it holds them."""
+    """Free the tensors of a failed run; drop its error first, since it holds them."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    elif device.type == "mps":
-        torch.mps.empty_cache()
-
-
-@dataclass
-class FreedMemory:
-    """Returns memory to the system that training on a CPU has freed; the C library would keep it."""
-
-    device: torch.device
-    _next: float = 0.0
-
-    def give_back(self) -> None:
-        """Return the freed memory to the system, at most every five seconds."""
-        if self.device.type == "cpu" and _TRIM is not None and time.monotonic() >= self._next:
-            _TRIM(0)
-            self._next = time.monotonic() + _TRIM_SECONDS
 
 
 def taken_bytes(device: torch.device) -> int:
     """Count the bytes of a device that this process uses; on a CPU its libraries count too."""
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
-    if device.type == "mps":
-        return int(torch.mps.current_allocated_memory())
     return int(psutil.Process().memory_info().rss)
 
 
 def limit_memory(device: torch.device, limit_bytes: int) -> None:
-    """Let torch refuse this process more than `limit_bytes` of a GPU, unless a lower limit holds already."""
+    """Limit this process to `limit_bytes` of a GPU, unless a lower limit holds already."""
     if device.type == "cuda":
         share = limit_bytes / torch.cuda.get_device_properties(device).total_memory
         old_share = torch.cuda.get_per_process_memory_fraction(device)
@@ -308,22 +243,18 @@ def free_bytes(device: torch.device, *, limit_bytes: int | None = None) -> int:
     `limit_bytes` bounds what the process takes in all. On a GPU the limit of `limit_memory` holds too.
     """
     taken = taken_bytes(device)
-    available = int(psutil.virtual_memory().available)  # the kernel gives up file caches for new tensors
     if device.type == "cuda":
-        # What torch has reserved and does not use counts as free, on a Mac's GPU too.
+        # What torch has reserved and does not use counts as free.
         unused, total = torch.cuda.mem_get_info(device)
         allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total)
         free = min(unused + torch.cuda.memory_reserved(device), allowed) - taken
-    elif device.type == "mps":
-        reserved = torch.mps.driver_allocated_memory()
-        free = min(available + reserved, torch.mps.recommended_max_memory()) - taken
-    else:
-        free = min(available, left_bytes())
+    else:  # the kernel drops file caches for new tensors
+        free = min(int(psutil.virtual_memory().available), left_bytes())
     return max(0, free if limit_bytes is None else min(free, limit_bytes - taken))
 
 
 class _Holder:
-    """Wraps a saved tensor: it dies when autograd drops it, while the tensor itself may live on."""
+    """Wraps a saved tensor: freed when autograd drops it, although the tensor may stay."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor
@@ -346,7 +277,7 @@ class SavedBytes:
         return sum(self._sizes[pointer] for pointer, n_holders in self._n_holders.items() if n_holders)
 
     def counting(self) -> torch.autograd.graph.saved_tensors_hooks:
-        """A context in which the tensors that autograd saves are counted."""
+        """Return a context in which the tensors that autograd saves are counted."""
         return torch.autograd.graph.saved_tensors_hooks(self._pack, lambda holder: holder.tensor)
 
     def count(self, tensor: torch.Tensor) -> int:

@@ -1,4 +1,4 @@
-"""Layers of `peft` that compute the same with less memory or time."""
+"""Replaces layers of `peft` by ones that compute the same with less memory or time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from functools import cache, partial
 from typing import Any, cast
 
 import torch
-from peft.tuners.fourierft.layer import FourierFTLayer
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.dora import DoraLinearLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -19,14 +18,9 @@ from autopeft.model.linear_layers import is_quantized, linear_shape, n_bits, pla
 
 
 def lighten(model: nn.Module) -> None:
-    """Change layers of DoRA, FourierFT and HiRA in place, so that they copy and keep less."""
+    """Change layers of DoRA and HiRA in place, so that they keep less for the backward pass."""
     for module in model.modules():
-        if isinstance(module, FourierFTLayer):
-            # peft 0.21.2 copies the frequencies to a GPU at every call.
-            for name, weights in module.fourierft_spectrum.items():
-                if weights.device.type != "meta":  # a replay there needs real indices
-                    module.indices[name] = module.indices[name].to(weights.device)
-        elif type(module) is DoraLinearLayer:  # its subclasses have products of their own
+        if type(module) is DoraLinearLayer:  # its subclasses have products of their own
             vars(module)["get_lora_weight"] = _product_of_dora
         elif hasattr(module, "hira_A") and linear_shape(cast(Any, module).get_base_layer()):
             module.__class__ = _light_class(cast(Any, type(module)))
@@ -44,10 +38,11 @@ def leave_casts_to_autocast(model: nn.Module) -> None:
 
 
 def keep_format(model: nn.Module, dtype: torch.dtype) -> None:
-    """Let adapters return the format that the base model, with maps in few bits, computes in.
+    """Make adapters return the format that a quantized base model computes in.
 
-    On a GPU under autocast IA3, RoAd and tuned norms of `peft` 0.21.2 return float32. Maps in few bits return
-    the format of their inputs, so all later layers would keep twice as much.
+    Under autocast IA3, RoAd and tuned norms of `peft` 0.21.2 return float32. Quantized layers return the
+    format of their inputs, so all later layers would keep more: 27 % with IA3, 29 % with RoAd and 54 % with
+    tuned norms on a 4-bit Llama of 6 layers.
     """
 
     def narrowed(module: nn.Module, inputs: Any, output: Any) -> Any:
@@ -60,27 +55,28 @@ def keep_format(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 class LightHira:
-    """HiRA that makes its update W * (B A) anew for the backward pass instead of keeping it for every map.
+    """HiRA that computes its update W * (B A) again for the backward pass.
 
-    `peft` 0.21.2 keeps W * (B A), which is as large as the frozen weight, and of a map in few bits the
-    unpacked weight too. It multiplies by the map and by its update one after the other. Without gradients
-    `peft`'s own forward runs: predictions are the same to the last bit wherever the adapter is loaded.
+    `peft` 0.21.2 keeps W * (B A), which is as large as the frozen weight (31 % more for 512 tokens of a Llama
+    of 6 layers), and of a quantized layer the unpacked weight too. It multiplies by the weight and by its
+    update one after the other. Without gradients `peft`'s own forward runs: predictions are the same to the
+    last bit wherever the adapter is loaded.
     """
 
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Compute what `peft` does; any case but one adapter on a frozen map is left to `peft`."""
+        """Compute what `peft` does; leave all but one adapter on a frozen layer to it."""
         name = _only_adapter(self) if torch.is_grad_enabled() and not (args or kwargs) else None
         if name is None:
             return cast(Tensor, super().forward(x, *args, **kwargs))  # type: ignore[misc]
         base, a, b = self.get_base_layer(), self.hira_A[name], self.hira_B[name]
 
         def frozen() -> Tensor:
-            """The weight (out, in); a map in few bits unpacks it, as does a stand-in with `unpacked`."""
+            """Return the weight (out, in); a quantized layer unpacks it."""
             weight = cast(Tensor, getattr(base, "unpacked", partial(plain_weight, base))())
             return weight.T if self.fan_in_fan_out else weight
 
         hooks = (base._forward_pre_hooks, base._forward_hooks, base._backward_pre_hooks, base._backward_hooks)
-        # The map is a product with its weight alone: no hook changes it, and nothing replaced its forward.
+        # The layer is only a product with its weight: no hook changes it, and nothing replaced its forward.
         is_plain = type(base) in (nn.Linear, Conv1D) and not any(hooks) and "forward" not in vars(base)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
@@ -93,12 +89,12 @@ class LightHira:
 
 @cache
 def _light_class(kind: type[nn.Module]) -> type[nn.Module]:
-    """Make the subclass of a HiRA layer's class that has the forward of `LightHira`."""
+    """Return the subclass of a HiRA layer's class that has the forward of `LightHira`."""
     return kind if issubclass(kind, LightHira) else type(f"Light{kind.__name__}", (LightHira, kind), {})
 
 
 def _only_adapter(layer: Any) -> str | None:
-    """Name the adapter in use; None unless it is a single one, without dropout, on a readable frozen map."""
+    """Return the active adapter if it is the only one, without dropout, on a frozen weight."""
     held, base = [name for name in layer.active_adapters if name in layer.hira_A], layer.get_base_layer()
     is_around_another = layer.base_layer is not base
     if layer.disable_adapters or layer.merged or len(held) != 1 or is_around_another:
@@ -109,10 +105,10 @@ def _only_adapter(layer: Any) -> str | None:
 
 
 class _Hira(torch.autograd.Function):
-    """Multiplies x (..., in) by W * (B A), or by W * (1 + B A) with the map's bias, in the format of x.
+    """Multiplies x (..., in) by W * (B A), or by W * (1 + B A) with the layer's bias.
 
-    `a` A is (rank, in) and `b` B (out, rank); a call of `frozen` gives W (out, in); `has_map` adds the one.
-    Only x, A and B are kept. In 16 bits W + W * (B A) loses updates below the last bit of W, so the outputs
+    `a` A is (rank, in) and `b` B (out, rank); `frozen` returns W (out, in); `adds_one` adds the one. Only x,
+    A and B are kept. In 16 bits W + W * (B A) loses updates below the last bit of W, so the outputs
     are the sum of two products there. The gradient of x is one product with W + W * (B A), never with
     1 + B A: in 16 bits that would make it 0.3 % too small if B A is 0.003 or -0.003, since numbers below 1
     lie closer together than those above 1.
@@ -126,10 +122,10 @@ class _Hira(torch.autograd.Function):
         b: Tensor,
         bias: Tensor | None,
         frozen: Callable[[], Tensor],
-        has_map: bool,
+        adds_one: bool,
     ) -> Tensor:
         ctx.save_for_backward(x, a, b)
-        ctx.frozen, ctx.has_map = frozen, has_map
+        ctx.frozen, ctx.adds_one = frozen, adds_one
         ctx.bias_dtype = None if bias is None else bias.dtype
         with torch.autocast(x.device.type, enabled=False):
             weight = frozen()
@@ -137,12 +133,12 @@ class _Hira(torch.autograd.Function):
             bias = None if bias is None else bias.to(x.dtype)
             try:
                 keeps_all_bits = torch.get_float32_matmul_precision() == "highest"  # no TF32, no bfloat16
-            except RuntimeError:  # set for each backend, where one word says nothing
+            except RuntimeError:  # the precision is set for each backend
                 keeps_all_bits = False
-            if has_map and x.dtype == torch.float32 and keeps_all_bits:
+            if adds_one and x.dtype == torch.float32 and keeps_all_bits:
                 return F.linear(x, update.add_(weight), bias)
             outputs = F.linear(x, update)
-            return outputs.add_(F.linear(x, weight.to(x.dtype), bias)) if has_map else outputs
+            return outputs.add_(F.linear(x, weight.to(x.dtype), bias)) if adds_one else outputs
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -154,7 +150,7 @@ class _Hira(torch.autograd.Function):
             weight, narrow_a, narrow_b = ctx.frozen(), a.to(x.dtype), b.to(x.dtype)
             if of_x:
                 update = (narrow_b @ narrow_a).mul_(weight)
-                to_x = grad @ (update.add_(weight) if ctx.has_map else update)
+                to_x = grad @ (update.add_(weight) if ctx.adds_one else update)
             if of_a or of_b:
                 # The gradient of the whole weight times W is that of B A.
                 product = (rows.T @ x.reshape(-1, x.shape[-1])).mul_(weight)
@@ -164,12 +160,12 @@ class _Hira(torch.autograd.Function):
 
 
 @torch.no_grad()
-def _product_of_dora(*, adapter_name: str | None = None, **maps: nn.Linear) -> Tensor:
+def _product_of_dora(*, adapter_name: str | None = None, **layers: nn.Linear) -> Tensor:
     """Multiply B by A for the norms of DoRA's weights, keeping nothing.
 
-    `peft` 0.21.2 sends an identity matrix through both, to suit FSDP: 0.8 GB at every call for a map of
+    `peft` 0.21.2 sends an identity matrix through both, to suit FSDP: 0.8 GB at every call for a layer of
     14,336 inputs, kept for a backward pass that the norms do not have. The weights are detached: torch before
     2.10 would reuse casts made without a graph for the layer itself, and nothing would learn (pytorch issue
     158232).
     """
-    return maps["lora_B"].weight.detach() @ maps["lora_A"].weight.detach()
+    return layers["lora_B"].weight.detach() @ layers["lora_A"].weight.detach()

@@ -1,4 +1,4 @@
-"""Linear layers: their shape and weight, quantized or not, and their role by name, else by shape."""
+"""Reads shape, weight and role of linear layers, quantized or not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WIDTHS = ("hidden_size", "d_model", "n_embd", "dim")  # what the configs of tra
 
 
 def linear_shape(module: nn.Module) -> tuple[str, int, int] | None:
-    """Tell kind, inputs and outputs of a linear layer, quantized or not; None for any other module."""
+    """Return kind, inputs and outputs of a linear layer; None for any other module."""
     if isinstance(module, Conv1D):
         n_in, n_out = module.weight.shape
         return "conv1d", n_in, n_out
@@ -38,17 +38,17 @@ def linear_shape(module: nn.Module) -> tuple[str, int, int] | None:
 
 
 def is_quantized(module: nn.Module) -> bool:
-    """Whether a module is a linear layer that stores anything but one float per weight."""
+    """Return whether a module is a linear layer that does not store one float per weight."""
     return linear_shape(module) is not None and not _is_plain(module)
 
 
 def n_bits(module: nn.Module) -> int:
-    """4 or 8 for a linear layer that bitsandbytes quantized to that many bits, else 0."""
+    """Return 4 or 8 for a linear layer that bitsandbytes quantized to that many bits, else 0."""
     return _BITS.get(type(getattr(module, "weight", None)).__name__, 0) if linear_shape(module) else 0
 
 
 def plain_weight(module: nn.Module) -> torch.Tensor | None:
-    """Return a module's weight in floats; that of a bitsandbytes map is dequantized, shape (out, in).
+    """Return a module's weight in floats; bitsandbytes is dequantized, shape (out, in).
 
     None if the module has no weight, or if another quantizer packed it.
     """
@@ -60,10 +60,10 @@ def plain_weight(module: nn.Module) -> torch.Tensor | None:
 
 
 def n_params(module: nn.Module) -> int:
-    """Count the parameters of a module as they were before quantization; tied weights count once.
+    """Count parameters as they were before quantization; tied weights count once.
 
-    A packed map counts in × out and its bias, without scales and zero points: it holds several weights in one
-    number, which GPTQ and AWQ keep in a buffer.
+    A packed layer counts in × out and its bias, without scales and zero points: it holds several weights in
+    one number, which GPTQ and AWQ keep in a buffer.
     """
     sizes: dict[int, int] = {}
     for child in module.modules():
@@ -73,7 +73,7 @@ def n_params(module: nn.Module) -> int:
             sizes[id(child)] = n_in * n_out + (n_out if has_bias else 0)
         else:
             for parameter in child.parameters(recurse=False):
-                # bitsandbytes packs experts in one parameter without a layer, and notes their shape here.
+                # bitsandbytes packs experts in one parameter without a layer, and records their shape here.
                 shape = getattr(getattr(parameter, "quant_state", None), "shape", None)
                 sizes[id(parameter)] = parameter.numel() if shape is None else math.prod(shape)
     return sum(sizes.values())
@@ -91,23 +91,23 @@ def _is_packed(module: nn.Module) -> bool:
 
 
 def hidden_size(config: Any, targets: Sequence[Target]) -> int:
-    """Read the hidden size from the config, or tell it by the inputs of the target modules.
+    """Return the hidden size of the config, or else of the target modules.
 
     1. If the config names several, as for text and images, most target modules have it as inputs; the larger
         on ties.
     2. If the config names none, it is the median of the target modules' inputs; 0 without target modules.
     """
     inputs = Counter(target.in_features for target in targets)
-    widths: set[int] = set()  # one of each part of the model; Swin's is that of its last stage
-    for part in (config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", {}))):
-        sizes = (getattr(part, name, None) for name in _WIDTHS)
+    widths: set[int] = set()  # one of each sub-config; Swin's is that of its last stage
+    for each in (config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", {}))):
+        sizes = (getattr(each, name, None) for name in _WIDTHS)
         widths.update([size for size in sizes if isinstance(size, int) and size > 0][:1])
     if widths:
         return max(widths, key=lambda width: (inputs[width], width))
     return median_low(inputs.elements()) if inputs else 0
 
 
-# Usual ends of names: the last part, or the last two parts where several roles share the last one.
+# Usual ends of names: the last component, or the last two if several roles share the last one.
 _ROLE_ENDINGS: Mapping[str, str] = {
     "q": "query q_proj q_lin query_proj q q_a_proj q_b_proj projection_query q_head Wq project_q",
     "k": "key k_proj k_lin key_proj k projection_key k_head Wk project_k",
@@ -127,12 +127,12 @@ _ROLE_ENDINGS: Mapping[str, str] = {
     "feed_forward.value ffn_output",
     "router": "block_sparse_moe.gate shared_expert_gate",
 }
-# A router, and the maps that some are made of: `router.proj`, `mlp.gate.wg`.
+# A router, and the layers that some consist of: `router.proj`, `mlp.gate.wg`.
 _ROUTER = re.compile(r"(?:^|\.)(?:router|router_mlp|mlp\.gate)(?:\.|$)")
 _ATTENTION = re.compile(r"(?:attn|attention|self_att)\.", re.IGNORECASE)
-# Parts of the names of maps in a layer that are none of its feed-forward, whatever their shape: of state
-# spaces and linear attention, inputs per layer (Gemma), maps between stages, and adapters and positions
-# inside of other maps.
+# Components of names of linear layers that do not belong to a feed-forward, whatever their shape: of state
+# spaces and linear attention, inputs per layer (Gemma), layers between stages, and adapters and positions
+# inside of other modules.
 _NO_FEED_FORWARD = frozenset(
     "in_proj in_proj_qkv in_proj_qkvz in_proj_z in_proj_a in_proj_b in_proj_ba x_proj dt_proj "
     "igate_preact fgate_preact per_layer_input_gate per_layer_projection altup laurel bottleneck "
@@ -142,7 +142,7 @@ _NO_FEED_FORWARD = frozenset(
 
 
 def role_of(name: str, n_in: int, n_out: int) -> str:
-    """Tell the role of a linear layer, such as `q` or `up`; `dense` if neither name nor shape tells it."""
+    """Return the role of a linear layer by name and shape, such as `q`; else `dense`."""
     role = role_by_name(name)
     if _ATTENTION.search(name) and role in (None, *ROLE_GROUPS["mlp"]):
         return "dense"  # such as a gate on the outputs of the heads
@@ -154,11 +154,11 @@ def role_of(name: str, n_in: int, n_out: int) -> str:
 
 
 def role_by_name(name: str) -> str | None:
-    """Tell a role by the usual names, else None; BERT's `output.dense` is o in attention, else down."""
+    """Return a role by the usual names; BERT's `output.dense` is o in attention, else down."""
     if _ROUTER.search(name):
         return "router"
-    parts = name.removesuffix(".linear").split(".")  # some models wrap each map: `q_proj.linear`
-    ends = (".".join(parts[-2:]), parts[-1])  # the longer one decides: RWKV's `feed_forward.key` is up
+    path = name.removesuffix(".linear").split(".")  # some models wrap each layer: `q_proj.linear`
+    ends = (".".join(path[-2:]), path[-1])  # the longer one decides: RWKV's `feed_forward.key` is up
     roles = (role for end in ends for role, endings in _ROLE_ENDINGS.items() if end in endings.split())
     role = next(roles, None)
     if role is None and name.endswith("output.dense"):

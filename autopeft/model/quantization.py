@@ -1,9 +1,8 @@
-"""Quantized base models: checkpoints stored in few bits, and plain ones that bitsandbytes quantizes."""
+"""Quantized checkpoints, and plain ones that bitsandbytes quantizes."""
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import importlib.util
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -12,32 +11,26 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
-from transformers.quantizers import AutoHfQuantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
-from autopeft.errors import ModelError, reason_of
-from autopeft.model.linear_layers import is_quantized, linear_shape, n_bits, plain_weight
+from autopeft.errors import ModelError
+from autopeft.model.linear_layers import is_quantized, linear_shape, n_bits, n_params, plain_weight
 from autopeft.types import QUANTIZED
 
-# Bytes per weight. NF4 with constants quantized once more: half a byte, one byte per block of 64 weights, and
+# Bytes per weight. NF4 with double quantization: half a byte, one byte per block of 64 weights, and
 # one float32 per 256 such bytes (Dettmers et al. 2023, arXiv:2305.14314, section 3). LLM.int8: one byte, and
 # one float32 per row, which is left out.
 BYTES_PER_WEIGHT = {"4bit": 1 / 2 + 1 / 64 + 4 / (64 * 256), "8bit": 1.0}
-_SINGLE_QUANT = 1 / 2 + 4 / 64  # 4 bits with constants in float32
+_SINGLE_QUANT = 1 / 2 + 4 / 64  # 4 bits with scales in float32
 _SCALE_BYTES = 2  # for the scale of a group of weights, in float16
 _GROUPED = ("gptq", "awq")  # integers in groups, with a scale and a zero point of their own
 _READ_PLAIN = "gguf"  # a file whose weights transformers reads in plain numbers
 _LOADED_PLAIN = "mxfp4"  # dequantized on loading, since no gradient passes through its kernels
-# Largest error of an output, as a share of the largest possible output: 8 bits round an input by 0.4 %,
-# bfloat16 by as much. Chosen by hand, well above both.
-_TOLERANCE = 0.05
-_PROBE_ROWS = 4  # rows that probe a kernel; chosen by hand
-_FEW_EXPERTS = 0.05  # of all weights; fewer are not worth a note; chosen by hand
+_FEW_EXPERTS = 0.05  # of all weights; fewer are not worth a note; heuristic
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 _REPACKS = "support_avx512bf16_for_cpu"  # the flag of a bitsandbytes layer that lets it repack its weight
 
@@ -46,13 +39,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class StoredWeights:
-    """How a quantized checkpoint holds its linear layers.
+    """The format in which a quantized checkpoint holds its linear layers.
 
     Attributes:
         method: The quantization, as transformers names it.
         quantize: `4bit` or `8bit` by bitsandbytes, else `none`.
-        weight_bytes: Bytes of one weight of a map; None if the maps are loaded, or counted, as plain ones.
-        skipped: Modules that stay plain; None for those that transformers leaves out.
+        weight_bytes: Bytes of a weight in a linear layer; None if it is loaded, or counted, as a plain one.
+        skipped: Modules that are not quantized; None for those that transformers leaves out.
     """
 
     method: str
@@ -62,7 +55,7 @@ class StoredWeights:
 
     @property
     def is_loaded_plain(self) -> bool:
-        """Whether the weights are dequantized when the model is loaded to be trained."""
+        """Return whether the weights are dequantized when the model is loaded to be trained."""
         return self.method == _LOADED_PLAIN
 
     def kept_modules(self, module: nn.Module) -> tuple[str, ...]:
@@ -73,12 +66,12 @@ class StoredWeights:
             getattr(module, "_keep_in_fp32_modules", None),
             add_default_skips=self.method == "awq",
         )
-        maps = [name for name, child in module.named_modules() if isinstance(child, nn.Linear | Conv1D)]
-        return tuple(name for name in maps if not should_convert_module(name, patterns))
+        layers = [name for name, child in module.named_modules() if isinstance(child, nn.Linear | Conv1D)]
+        return tuple(name for name in layers if not should_convert_module(name, patterns))
 
 
 def stored_weights(config: Any) -> StoredWeights | None:
-    """Read from a transformers config how a quantized checkpoint is stored; None for plain weights.
+    """Read the format of a quantized checkpoint from its config; None for plain weights.
 
     Example:
         >>> from transformers import LlamaConfig
@@ -107,24 +100,14 @@ def stored_weights(config: Any) -> StoredWeights | None:
 
 
 def require_plain_weights(config: Any, name: str) -> None:
-    """Raise ModelError for a model that `--quantize` cannot quantize, since it is quantized already."""
+    """Raise ModelError for a model that is quantized already."""
     stored = stored_weights(config)
     if stored is not None:
         raise ModelError(f"{name} is quantized already ({stored.method}); leave --quantize out.")
 
 
-def require_reader(config: Any) -> None:
-    """Raise what transformers would raise as it loads quantized weights, such as for a missing package."""
-    configs = (config, config.get_text_config(decoder=True))
-    settings = next(filter(None, (getattr(each, "quantization_config", None) for each in configs)), None)
-    settings = settings if settings is None or isinstance(settings, dict) else settings.to_dict()
-    if settings is None or dequantizing(config) or not AutoHfQuantizer.supports_quant_method(settings):
-        return
-    AutoHfQuantizer.from_config(copy.deepcopy(settings), pre_quantized=True).validate_environment()
-
-
 def dequantizing(config: Any) -> dict[str, Any]:
-    """Make the arguments of `from_pretrained` that dequantize weights which pass no gradient; else none."""
+    """Return `from_pretrained`'s arguments that dequantize weights without gradients."""
     stored = stored_weights(config)
     if stored is None or not stored.is_loaded_plain:
         return {}
@@ -132,7 +115,7 @@ def dequantizing(config: Any) -> dict[str, Any]:
 
 
 def require_trainable(module: nn.Module, name: str) -> None:
-    """Raise ModelError for a loaded model whose quantized maps pass no gradient to adapters."""
+    """Raise ModelError for a model with quantized layers that pass no gradient."""
     quantizer = cast(Any, getattr(module, "hf_quantizer", None))
     if quantizer is None:
         return
@@ -141,8 +124,8 @@ def require_trainable(module: nn.Module, name: str) -> None:
     is_plain = method == _READ_PLAIN or getattr(settings, "dequantize", False)
     if not is_plain and not quantizer.is_trainable:
         raise ModelError(
-            f"{name} is quantized already ({method}) and cannot be trained so; pass --model with the plain "
-            "checkpoint."
+            f"{name} is quantized ({method}) in a format that cannot be trained; pass --model with a "
+            "checkpoint that is not quantized."
         )
 
 
@@ -152,28 +135,14 @@ def require_bitsandbytes(bits: str) -> None:
         raise ModelError(f"--quantize {bits} needs bitsandbytes; install it with: pip install bitsandbytes.")
 
 
-def require_quantizer(bits: str, device: torch.device) -> None:
-    """Raise ModelError if bitsandbytes is missing, or has no kernels for the device."""
-    require_bitsandbytes(bits)
-    import bitsandbytes
-
-    # In 8 bits bitsandbytes warns of a cast at every map of every step.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    supported = getattr(bitsandbytes, "supported_torch_devices", {device.type})
-    if device.type not in supported:
-        raise ModelError(
-            f"bitsandbytes computes on {', '.join(sorted(supported - {'npu', 'hpu'}))}, not on "
-            f"{device.type}; pass another --device, or leave --quantize out."
-        )
-
-
 def quantization_config(bits: str, skipped: Iterable[str], *, dtype: str) -> Any:
-    """Make the `transformers` config that quantizes all linear layers except the skipped modules.
+    """Make the config that quantizes all linear layers except the skipped modules.
 
     Skip the task head: `transformers` 5.24 would quantize a new one too, and leave it without weights, as the
-    checkpoint has none for it. `bits` are `4bit` (NF4, scales quantized once more) or `8bit` (LLM.int8);
-    4-bit maps are multiplied in `dtype`.
+    checkpoint has none for it. `bits` are `4bit` (NF4, double quantization) or `8bit` (LLM.int8); 4-bit
+    layers are multiplied in `dtype`.
     """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its 8-bit layers warn at every step
     compute_dtype = {"bnb_4bit_compute_dtype": dtype} if bits == "4bit" else {}
     return transformers.BitsAndBytesConfig(
         **QUANTIZED[bits], **compute_dtype, llm_int8_skip_modules=list(dict.fromkeys(skipped))
@@ -181,13 +150,13 @@ def quantization_config(bits: str, skipped: Iterable[str], *, dtype: str) -> Any
 
 
 def output_layer_names(module: nn.Module) -> tuple[str, ...]:
-    """Name a language model's output layer, which is not quantized, as in QLoRA; other models have none."""
+    """Return the name of a language model's output layer, not quantized as in QLoRA."""
     output = cast(Any, getattr(module, "get_output_embeddings", lambda: None))()
     return tuple(name for name, child in module.named_modules() if output is not None and child is output)
 
 
 def plain_experts_note(module: nn.Module, bits: str, *, n_weights: int, dtype: str) -> str | None:
-    """Say how many weights stay plain as experts in one parameter; None if they are a small share.
+    """Describe the weights that stay plain in stacked experts; None if they are few.
 
     `transformers` 5 holds all experts of a layer in one parameter; bitsandbytes replaces linear layers only.
     `module` may be a skeleton; `n_weights` counts the whole model, and plain weights have the format `dtype`.
@@ -202,23 +171,23 @@ def plain_experts_note(module: nn.Module, bits: str, *, n_weights: int, dtype: s
 
 def expert_weights(module: nn.Module) -> int:
     """Count the weights in parameters that hold several matrices, one for each expert."""
-    parts = [part for part in module.modules() if not isinstance(part, nn.modules.conv._ConvNd)]
-    stacks = {id(p): p.numel() for part in parts for p in part.parameters(recurse=False) if p.ndim == 3}
+    owners = [child for child in module.modules() if not isinstance(child, nn.modules.conv._ConvNd)]
+    stacks = {id(p): p.numel() for owner in owners for p in owner.parameters(recurse=False) if p.ndim == 3}
     return sum(stacks.values())
 
 
 def quantized_owners(module: nn.Module, parameter_names: Iterable[str]) -> tuple[str, ...]:
-    """List the bitsandbytes maps that parameters of these names belong to."""
+    """List the bitsandbytes layers that parameters of these names belong to."""
     owners = dict.fromkeys(name.rpartition(".")[0] for name in sorted(parameter_names))
     types = {name: type(module.get_submodule(name)) for name in owners}
     return tuple(name for name, kind in types.items() if kind.__module__.startswith("bitsandbytes."))
 
 
 def widen_norms(module: nn.Module) -> None:
-    """Convert torch's norms to float32; on a CPU they refuse inputs of a wider format than theirs."""
-    for part in module.modules():
-        if isinstance(part, _NORMS):
-            part.float()
+    """Convert torch's norms to float32; on a CPU they refuse inputs in a wider format."""
+    for child in module.modules():
+        if isinstance(child, _NORMS):
+            child.float()
 
 
 def unquantized_modules(module: nn.Module) -> tuple[str, ...]:
@@ -228,70 +197,62 @@ def unquantized_modules(module: nn.Module) -> tuple[str, ...]:
 
 
 def stop_mutation(module: nn.Module, *, scales_gradients: bool = False) -> Callable[[], None]:
-    """Work around six faults of bitsandbytes 0.50.2 and `peft` 0.21.2; returns a function that undoes it.
+    """Work around faults of bitsandbytes 0.50.2 and `peft` 0.21.2; return how to undo it.
 
-    - On CPUs with AVX-512 for bfloat16, a 4-bit map repacks its weight, rounded, when it is first evaluated,
+    - On CPUs with AVX-512 for bfloat16, a 4-bit layer repacks its weight, rounded, at its first evaluation,
       and no gradient passes through it any more. Its flag is turned off.
-    - A 4-bit map that computes in float16 loses gradients below 6e-8. It is made to compute in float32 unless
-      the loop `scales_gradients` up, as it does for a model in float16.
-    - The bias of a 4-bit map takes on the compute dtype at the first call. It is cast beforehand.
-    - The bias of an 8-bit map takes on the type of its inputs at each call. A hook puts it back.
-    - On a CPU `peft` loses the scales of an 8-bit map when it dequantizes it, as DoRA does at each step. A
+    - A 4-bit layer that computes in float16 loses gradients below 6e-8. It computes in float32 instead,
+      unless the loop `scales_gradients` up, as it does for a model in float16.
+    - The bias of a 4-bit layer takes on the compute dtype at the first call. It is cast beforehand.
+    - The bias of an 8-bit layer takes on the type of its inputs at each call. A hook restores it.
+    - On a CPU `peft` loses the scales of an 8-bit layer when it dequantizes it, as DoRA does at each step. A
       hook restores them.
-    - A training 8-bit map keeps its input for the gradient of its weight, which is frozen; checkpointing does
-      not free it. A hook lets go of it.
+    - A training 8-bit layer keeps its input for the gradient of its weight, which is frozen; checkpointing
+      does not free it. A hook drops it.
     """
-    maps = [cast(Any, child) for child in module.modules() if n_bits(child)]
-    in_half = [layer for layer in maps if getattr(layer, "compute_dtype", None) is torch.float16]
-    halved = [] if scales_gradients else in_half
-    for layer in halved:
-        layer.compute_dtype = torch.float32
-    biases = [None if layer.bias is None else layer.bias.data for layer in maps]
-    states = [(layer, getattr(layer, _REPACKS, None), bias) for layer, bias in zip(maps, biases, strict=True)]
-    in_8_bits = [(layer, bias) for layer, bias in zip(maps, biases, strict=True) if n_bits(layer) == 8]
-
-    def restore_scales(layer: Any, inputs: Any) -> None:
-        if layer.weight.CB is not None and layer.weight.SCB is None:
-            layer.weight.SCB = layer.state.SCB
-
-    def restore_bias(bias: torch.Tensor | None, layer: Any, inputs: Any, output: Any) -> None:
-        if bias is not None and layer.bias is not None:
-            layer.bias.data = bias
-
-    def drop_input(layer: Any, inputs: Any, output: Any) -> None:
-        node = cast(Any, getattr(output, "grad_fn", None))
-        name = type(node).__name__
-        if name == "MatMul8bitLtBackward" and not node.is_empty:
-            node.tensors = (None, None, None)
-        elif name == "MatMul8bitFpBackward":
-            node.A = None
-
-    hooks = [layer.register_forward_pre_hook(restore_scales) for layer, _ in in_8_bits]
-    hooks += [layer.register_forward_hook(partial(restore_bias, bias)) for layer, bias in in_8_bits]
-    hooks += [layer.register_forward_hook(drop_input) for layer, _ in in_8_bits]
-    for layer, repacks, bias in states:
-        if repacks is not None:
+    undo = contextlib.ExitStack()
+    for layer in (cast(Any, child) for child in module.modules() if n_bits(child)):
+        bias = None if layer.bias is None else layer.bias.data
+        if bias is not None:
+            undo.callback(setattr, layer.bias, "data", bias)
+        if hasattr(layer, _REPACKS):
+            undo.callback(setattr, layer, _REPACKS, getattr(layer, _REPACKS))
             setattr(layer, _REPACKS, False)
-        if bias is not None and getattr(layer, "compute_dtype", None) is not None:
-            layer.bias.data = bias.to(layer.compute_dtype)
+        compute_dtype = getattr(layer, "compute_dtype", None)
+        if compute_dtype is torch.float16 and not scales_gradients:
+            undo.callback(setattr, layer, "compute_dtype", compute_dtype)
+            layer.compute_dtype = compute_dtype = torch.float32
+        if bias is not None and compute_dtype is not None:
+            layer.bias.data = bias.to(compute_dtype)
+        if n_bits(layer) == 8:
+            undo.callback(layer.register_forward_pre_hook(_restore_scales).remove)
+            undo.callback(layer.register_forward_hook(partial(_restore_bias, bias)).remove)
+            undo.callback(layer.register_forward_hook(_drop_input).remove)
+    return undo.close
 
-    def undo() -> None:
-        for hook in hooks:
-            hook.remove()
-        for layer in halved:
-            layer.compute_dtype = torch.float16
-        for layer, repacks, bias in states:
-            if repacks is not None:
-                setattr(layer, _REPACKS, repacks)
-            if bias is not None:
-                layer.bias.data = bias
 
-    return undo
+def _restore_scales(layer: Any, inputs: Any) -> None:
+    if layer.weight.CB is not None and layer.weight.SCB is None:
+        layer.weight.SCB = layer.state.SCB
+
+
+def _restore_bias(bias: torch.Tensor | None, layer: Any, inputs: Any, output: Any) -> None:
+    if bias is not None and layer.bias is not None:
+        layer.bias.data = bias
+
+
+def _drop_input(layer: Any, inputs: Any, output: Any) -> None:
+    node = cast(Any, getattr(output, "grad_fn", None))
+    name = type(node).__name__
+    if name == "MatMul8bitLtBackward" and not node.is_empty:
+        node.tensors = (None, None, None)
+    elif name == "MatMul8bitFpBackward":
+        node.A = None
 
 
 @contextlib.contextmanager
 def rows_independent(module: nn.Module) -> Iterator[None]:
-    """Let 8-bit maps round each row by itself inside a context, whatever outliers other rows have."""
+    """Make 8-bit layers round each row by itself within a context, despite outliers."""
     states = [cast(Any, child).state for child in module.modules() if n_bits(child) == 8]
     thresholds = [(state, state.threshold) for state in states]
     for state in states:
@@ -303,45 +264,14 @@ def rows_independent(module: nn.Module) -> Iterator[None]:
             state.threshold = threshold
 
 
-def require_working_kernels(module: nn.Module, name: str) -> None:
-    """Raise ModelError if bitsandbytes computes a map wrong or not at all; else log what it quantized."""
-    maps = [(shape, child) for child in module.modules() if n_bits(child) and (shape := linear_shape(child))]
-    if not maps:
+def log_quantized(module: nn.Module, name: str) -> None:
+    """Log how many weights bitsandbytes quantized; raise ModelError if it quantized none."""
+    layers = [cast(Any, child) for child in module.modules() if n_bits(child)]
+    if not layers:
         raise ModelError(f"{name} has no linear layer that bitsandbytes quantizes; leave --quantize out.")
-    for (_, n_in, n_out), child in dict(maps).items():  # one map of each shape
-        if fault := _find_fault(child, n_in):
-            raise ModelError(
-                f"{name} has maps of {n_in} inputs and {n_out} outputs, which bitsandbytes cannot compute in "
-                f"{n_bits(child)} bits here ({fault}); leave --quantize out, or choose the other bits."
-            )
-    n_weights = sum(n_in * n_out for (_, n_in, n_out), _ in maps)
+    n_weights = sum(n_params(layer) - (0 if layer.bias is None else len(layer.bias)) for layer in layers)
     text = "%s: bitsandbytes holds the %s weights of %d linear layers in %d bits; what is trained is float32."
-    log.info(text, name, f"{n_weights:,}", len(maps), n_bits(maps[0][1]))
-
-
-def _find_fault(layer: nn.Module, n_in: int) -> str | None:
-    """Say why a map is unusable: it raises, or differs from its dequantized weight; None if it is usable."""
-    weight = cast(torch.Tensor, plain_weight(layer)).float()
-    rows = torch.randn(1, _PROBE_ROWS, n_in, generator=torch.Generator().manual_seed(0)).to(weight.device)
-    bias = cast("torch.Tensor | None", layer.bias)
-    expected = F.linear(rows, weight, None if bias is None else bias.float())
-    bound = float(F.linear(rows.abs(), weight.abs()).max()) or 1.0
-    was_training = layer.training
-    try:
-        for is_training in (True, False):
-            layer.train(is_training)
-            with torch.no_grad():
-                outputs = [layer(rows)]
-            outputs.append(layer(rows.clone().requires_grad_()))
-            outputs[1].sum().backward()
-            worst = max(float((output.detach().float() - expected).abs().max()) / bound for output in outputs)
-            if not worst <= _TOLERANCE:  # true for NaN as well
-                return f"off by {worst:.0%} of the largest possible"
-    except (RuntimeError, AssertionError, ValueError, NotImplementedError, TypeError) as error:
-        return reason_of(error)
-    finally:
-        layer.train(was_training)
-    return None
+    log.info(text, name, f"{n_weights:,}", len(layers), n_bits(layers[0]))
 
 
 def drop_weights(module: nn.Module) -> None:
@@ -350,13 +280,13 @@ def drop_weights(module: nn.Module) -> None:
         for name, parameter in child.named_parameters(recurse=False):
             empty = torch.empty_like(parameter.data, device="meta")
             setattr(child, name, torch.Tensor._make_subclass(type(parameter), empty, False))
-        for name in ("quant_state", "state"):  # of maps in 4 and in 8 bits: scales, and the weight again
+        for name in ("quant_state", "state"):  # of 4-bit and 8-bit layers: scales, and the weight again
             if n_bits(child) and hasattr(child, name):
                 setattr(child, name, None)
 
 
 def conv1d_to_linear(module: nn.Module) -> None:
-    """Replace GPT-2's Conv1D by linear layers, as bitsandbytes does, in a model without weights."""
+    """Replace GPT-2's Conv1D by linear layers, as bitsandbytes does, without weights."""
     for name, child in list(module.named_modules()):
         if isinstance(child, Conv1D):
             n_in, n_out = child.weight.shape
@@ -365,7 +295,7 @@ def conv1d_to_linear(module: nn.Module) -> None:
 
 
 def dequantize(module: nn.Module, *, device: str | None = None, dtype: torch.dtype = torch.float32) -> None:
-    """Replace bitsandbytes maps in place by plain ones with the same weights, in the format `dtype`.
+    """Replace bitsandbytes layers in place by plain ones with the same weights.
 
     The plain weights go to the device; None leaves them on theirs.
     """
@@ -387,6 +317,6 @@ def dequantize(module: nn.Module, *, device: str | None = None, dtype: torch.dty
     quantizer = cast(Any, getattr(module, "hf_quantizer", None))
     if quantizer is not None and not any(map(is_quantized, module.modules())):  # GGUF has one too
         quantizer.remove_quantization_config(module)
-    for flag in ("is_loaded_in_4bit", "is_loaded_in_8bit"):  # by these peft chooses its layers
+    for flag in ("is_loaded_in_4bit", "is_loaded_in_8bit"):  # peft chooses its layers by these
         if hasattr(module, flag):
             delattr(module, flag)

@@ -1,17 +1,16 @@
-"""The targets of a model: linear layers, norms and experts in one parameter, each with role and depth."""
+"""Lists the target modules of a model: linear layers, norms and stacked experts."""
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 from peft import LoraConfig
 from peft.tuners.lora import LoraModel
 from torch import nn
-from torch.nn.utils.parametrize import ParametrizationList
 
 from autopeft.model.attaching import rewrites_targets
 from autopeft.model.linear_layers import is_quantized, linear_shape, role_by_name, role_of
@@ -21,15 +20,12 @@ from autopeft.types.plans import LAYER
 _LANGUAGE_MODELS = ("LMHeadModel", "ForCausalLM", "ForConditionalGeneration", "ForMaskedLM", "MTModel")
 _TASK_MODELS = ("Classification", "MultipleChoice")  # in names: PerceiverForImageClassificationLearned
 _HEADS = ("classifier", "score", "head")
-# Roles of maps whose outputs have the hidden size; in other expert maps the inputs have it.
+# Roles of layers whose outputs have the hidden size; in other layers of experts the inputs have it.
 _BACK_TO_HIDDEN = ("down", "o")
-_VECTORS = ("_emb", "pos_embed", "_token")  # ends of names of tensors that are added, whatever their shape
-# torch keeps the normed weights of a convolution in a ParametrizationList.
-_NO_MAPS = (nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, ParametrizationList)
-# Models in stages count the blocks of each anew: `layers.2.blocks.0` (Swin), `stages.2.layers.0` (ConvNeXt),
-# `block.2.0` (SegFormer). A T5 has sub-layers in `block.2.layer.0`.
+# Models in stages restart the count of blocks in each: `layers.2.blocks.0` (Swin), `stages.2.layers.0`
+# (ConvNeXt), `block.2.0` (SegFormer). A T5 has sub-layers in `block.2.layer.0`.
 _BLOCK = re.compile(r"\.(?:stages\.(\d+)\.(?:blocks|layers)|layers\.(\d+)\.blocks|blocks?\.(\d+))\.(\d+)\.")
-_AFTER_BLOCKS = 10**6  # stands for the block number of a map between two stages
+_AFTER_BLOCKS = 10**6  # the block number of a layer between two stages
 
 
 def head_names(module: nn.Module) -> tuple[str, ...]:
@@ -37,8 +33,8 @@ def head_names(module: nn.Module) -> tuple[str, ...]:
 
     1. A language model has none: its output layer was pretrained with the base model and belongs to it.
     2. A timm model inside its wrapper of transformers names its head itself.
-    3. Otherwise the head is what stands beside the base model and has parameters. CLIP's and SigLIP's image
-       classifiers hold the base model under another name than `base_model_prefix`.
+    3. Otherwise the head is what is next to the base model and has parameters. CLIP's and SigLIP's image
+       classifiers have the base model under another name than `base_model_prefix`.
     """
     prefix = getattr(module, "base_model_prefix", "")
     if type(module).__name__.endswith(_LANGUAGE_MODELS):
@@ -56,39 +52,23 @@ def head_names(module: nn.Module) -> tuple[str, ...]:
 
 
 def is_task_model(module: nn.Module) -> bool:
-    """Whether a model has a head for a task, by the name of its class."""
+    """Return whether a model has a head for a task, by the name of its class."""
     return any(task in type(module).__name__ for task in _TASK_MODELS)
 
 
 def untrained_modules(module: nn.Module, untrained: Iterable[str], *, head: Sequence[str]) -> tuple[str, ...]:
-    """List linear layers and norms outside the head that the checkpoint has no weights for: a pooler."""
+    """List linear layers and norms outside the head without weights, such as a pooler."""
     parents = dict.fromkeys(name.rpartition(".")[0] for name in sorted(untrained))
-    outside = [name for name in parents if not f"{name}.".startswith(tuple(f"{part}." for part in head))]
+    outside = [name for name in parents if not f"{name}.".startswith(tuple(f"{h}." for h in head))]
     return tuple(name for name in outside if _target(name, module.get_submodule(name)) is not None)
 
 
-def unexplained(module: nn.Module, untrained: Set[str], *, head: Sequence[str]) -> list[str]:
-    """List weights that the checkpoint lacks by damage: all but the head's, and those of a whole pooler.
-
-    A pooler is a child of the base model after the last layer that is more than a norm. Checkpoints of masked
-    language models have none.
-    """
-    heads = tuple(f"{name}." for name in head)
-    body = [name for name, _ in module.named_parameters() if not name.startswith(heads)]
-    n_up_to_layers = max((i + 1 for i, name in enumerate(body) if LAYER.search(name)), default=0)
-    part = re.compile(rf"(?:{getattr(module, 'base_model_prefix', '')}\.)?[^.]+")
-    parts = {name: part.findall(name)[0] for name in body}
-    present = {parts[name] for i, name in enumerate(body) if i < n_up_to_layers or name not in untrained}
-    norms = {name for name, child in module.named_modules() if _is_norm(child)}  # beside bare parameters
-    return [name for name in body if name in untrained and parts[name] in present | norms]
-
-
 def list_targets(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Target, ...]:
-    """List every linear layer, norm and expert parameter of a model with its role and depth, in model order.
+    """List linear layers, norms and stacked experts with role and depth, in model order.
 
-    Not listed are the output layer of a language model, routers, maps that `peft` refuses, and what lies in
-    modules of `exclude`, such as the task head. The layers of a decoder are numbered on from those of its
-    encoder, as are those of stacks of one class. Meta tensors are fine.
+    Not listed are the output layer of a language model, routers, layers that `peft` refuses, and what is in
+    modules of `exclude`, such as the task head. The numbers of a decoder's layers continue those of its
+    encoder, as do those of several lists of layers in modules of one class. Meta tensors are fine.
     """
     targets: list[Target] = []
     for name, child in _base_modules(module, exclude):
@@ -108,31 +88,6 @@ def list_targets(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Tar
     return _with_depths(targets, module)
 
 
-def unreachable_weights(
-    module: nn.Module, targets: Iterable[Target], *, exclude: Sequence[str] = ()
-) -> tuple[str, ...]:
-    """Name the weight matrices at which no adapter fits, with layer numbers folded: `h.*.router.weight`.
-
-    Left out are target modules, embeddings, convolutions, the head and the output layer.
-    """
-    known_targets = {target.name for target in targets}
-    names = []
-    for name, child in _base_modules(module, exclude):
-        if (
-            name in known_targets
-            or isinstance(child, _NO_MAPS)
-            or "embedding" in type(child).__name__.lower()
-        ):
-            continue
-        for parameter_name, parameter in child.named_parameters(recurse=False):
-            full_name = f"{name}.{parameter_name}" if name else parameter_name
-            is_vector = "bias" in parameter_name.split("_") or parameter_name.endswith(_VECTORS)
-            has_sides = sum(size > 1 for size in parameter.shape) >= 2 and parameter.is_floating_point()
-            if has_sides and not is_vector and full_name not in known_targets:
-                names.append(full_name)
-    return folded_names(names)
-
-
 def folded_names(names: Iterable[str]) -> tuple[str, ...]:
     """Replace layer numbers in names by a star, and drop repeated names.
 
@@ -144,10 +99,10 @@ def folded_names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _base_modules(module: nn.Module, exclude: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
-    """Yield names and modules, except excluded ones, what lies in them, and a language model's output layer.
+    """Yield names and modules, except excluded ones and a language model's output layer.
 
-    The output map of torch's MultiheadAttention is left out too: the attention reads its weight directly, so
-    an adapter there would do nothing.
+    The output layer of torch's MultiheadAttention is left out too: the attention reads its weight directly,
+    so an adapter there would do nothing.
     """
     attentions = [name for name, child in module.named_modules() if isinstance(child, nn.MultiheadAttention)]
     exclude = (*exclude, *(f"{name}.out_proj" for name in attentions))
@@ -159,7 +114,7 @@ def _base_modules(module: nn.Module, exclude: Sequence[str]) -> Iterator[tuple[s
 
 
 def _target(name: str, module: nn.Module) -> Target | None:
-    """Make the target module of a linear layer or norm, without its depth; None for any other module."""
+    """Make the target of a linear layer or norm, without its depth; else None."""
     shape, weight = linear_shape(module), getattr(module, "weight", None)
     if shape is None and isinstance(weight, nn.Parameter) and _is_norm(module) and weight.ndim == 1:
         shape = "norm", weight.numel(), weight.numel()
@@ -182,7 +137,7 @@ def _target(name: str, module: nn.Module) -> Target | None:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """Whether a module normalises the last dimension of each position by itself.
+    """Return whether a module normalizes the last dimension of each position by itself.
 
     Batch norms keep statistics, which stay frozen. Adapters scale the last dimension, and group norms have
     their channels in the second one, as have some layer norms of models of images.
@@ -195,7 +150,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _expert_targets(name: str, module: nn.Module, model: nn.Module) -> list[Target]:
-    """Make the target modules of experts whose weights of one role are stacked in one parameter.
+    """Make the targets of experts that are stacked in one parameter by role.
 
     The shape is (experts, out, in), or (experts, in, out) by the module's flag `is_transposed`. Llama 4 uses
     the latter without a flag; there the hidden size decides.
@@ -233,7 +188,7 @@ def _last_part(name: str) -> str:
 
 
 def _is_refused(name: str, model: nn.Module) -> bool:
-    """Whether `peft` refuses LoRA at a map: fast kernels of Mamba read the weight of `out_proj` directly."""
+    """Return whether `peft` refuses LoRA at a layer: Mamba's kernels read that of `out_proj`."""
     config = LoraConfig(target_modules=[name])
     try:
         LoraModel._check_target_module_compatiblity(None, config, model, _last_part(name))
@@ -243,46 +198,46 @@ def _is_refused(name: str, model: nn.Module) -> bool:
 
 
 def _with_depths(targets: Sequence[Target], module: nn.Module) -> tuple[Target, ...]:
-    """Number the layers of target modules; a decoder's numbers go on from its encoder's.
+    """Number the layers of target modules; a decoder's numbers continue its encoder's.
 
-    So do those of a stack from an earlier one of its class: CANINE has three encoders.
+    So do those of later lists of layers in a module of the same class: CANINE has three encoders.
     """
     numbers = layer_numbers([target.name for target in targets])
     n_layers: dict[str, int] = {}
     for name, number in numbers.items():
-        stack = stack_name(name)
-        n_layers[stack] = max(n_layers.get(stack, 0), number + 1)
+        parent = layers_parent(name)
+        n_layers[parent] = max(n_layers.get(parent, 0), number + 1)
     starts: dict[str, int] = {}
-    for stack in n_layers:
-        is_decoder, kind = "decoder" in stack.split("."), type(module.get_submodule(stack))
+    for parent in n_layers:
+        is_decoder, kind = "decoder" in parent.split("."), type(module.get_submodule(parent))
         ends = [
             start + n_layers[lower]
             for lower, start in starts.items()
             if type(module.get_submodule(lower)) is kind or (is_decoder and "encoder" in lower.split("."))
         ]
-        starts[stack] = max(ends, default=0)
+        starts[parent] = max(ends, default=0)
     return tuple(
-        replace(target, layer=numbers[target.name] + starts[stack_name(target.name)])
+        replace(target, layer=numbers[target.name] + starts[layers_parent(target.name)])
         if target.name in numbers
         else target
         for target in targets
     )
 
 
-def stack_name(target_name: str) -> str:
-    """Name the module that holds the list of layers in which a target lies; empty for the model itself.
+def layers_parent(target_name: str) -> str:
+    """Return the parent of the list of layers that has a target; empty for the model itself.
 
     Example:
-        >>> stack_name("bert.encoder.layer.3.attention.self.query"), stack_name("layers.3.q")
+        >>> layers_parent("bert.encoder.layer.3.attention.self.query"), layers_parent("layers.3.q")
         ('bert.encoder', '')
     """
     return ".".join((layer_name(target_name) or "").split(".")[:-2])
 
 
 def layer_numbers(names: Iterable[str]) -> dict[str, int]:
-    """Number the layers of modules by name; blocks of several stages are numbered in one sequence.
+    """Number the layers of modules by name; blocks of stages are one sequence.
 
-    A map between two stages belongs to the last block before it; modules outside the layers are left out.
+    A layer between two stages belongs to the last block before it; modules outside the layers are left out.
 
     Example:
         >>> layer_numbers(["bert.layer.0.q", "bert.layer.1.q", "pooler"])

@@ -1,9 +1,8 @@
-"""A model that the user passes in memory: checked, used as a base model, and left as it was."""
+"""Uses a model that the user passes in memory as a base model, and restores it."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
@@ -23,19 +22,17 @@ from autopeft.model.quantization import stop_mutation, widen_norms
 from autopeft.model.targets import head_names
 from autopeft.model.weight_comparison import lacking_in_checkpoint
 
-log = logging.getLogger(__name__)
-
 
 def from_memory(
     module: nn.Module, tokenizer: Any, *, auto_class: str, label_names: Sequence[str], precision: Precision
 ) -> BaseModel:
-    """Make a base model of the user's module, on its device; it stays frozen until `restoring` ends.
+    """Make a base model of the user's module, which stays frozen until `restoring` ends.
 
     Forward passes compute in `precision`; the weights keep their format, and the tokenizer is not changed.
     `auto_class` names the transformers class that the task would load. A language model has no label names.
 
     Raises:
-        ModelError: `require_plain` refuses the module, it lies on several devices without accelerate, it has
+        ModelError: `require_plain` refuses the module, it is on several devices without accelerate, it has
             another head, or the tokenizer is missing.
         TargetError: The model has no linear layer or norm to adapt.
     """
@@ -43,7 +40,7 @@ def from_memory(
     devices = sorted({str(parameter.device) for parameter in module.parameters()})
     if len(devices) > 1 == len(devices_of(module)):
         raise ModelError(
-            f"The {type(module).__name__} in memory lies on {', '.join(devices)}, and nothing moves values "
+            f"The {type(module).__name__} in memory is on {', '.join(devices)}, and nothing moves values "
             "between them; load it on one device, or on several by device_map='balanced'."
         )
     make_current(next(module.parameters()).device)
@@ -52,7 +49,7 @@ def from_memory(
     needs_images = reads_images(auto_class)
     if tokenizer is None:
         kind = "image processor" if needs_images else "tokenizer"
-        raise ModelError(f"{name} is in memory and its {kind} is not; pass it as tokenizer=.")
+        raise ModelError(f"A model in memory needs its {kind}; pass it as tokenizer=.")
     if not needs_images:
         tokenizer = usable_tokenizer(tokenizer, name)
         pad_with(cast(Any, module).config, tokenizer.pad_token_id)
@@ -68,9 +65,9 @@ def from_memory(
 def restoring(module: nn.Module) -> Iterator[None]:
     """Restore modules, flags, gradients and padding token of a module when the context ends.
 
-    Weights are not copied, since `BaseModel.attached` leaves them unchanged. It puts modules back too, but a
-    signal may interrupt it. Inside the context a model in few bits has the formats of norms and biases that
-    it has when it is loaded by name.
+    Weights are not copied, since `BaseModel.attached` leaves them unchanged. It restores modules too, but a
+    signal may interrupt it. Inside the context a quantized model has the formats of norms and biases that it
+    has when it is loaded by name.
     """
     restore_modules, restore_flags = note_modules(module), note_flags(module)
     undo = stop_mutation(module, scales_gradients=narrow_format_of(module) == "float16")
@@ -85,11 +82,11 @@ def restoring(module: nn.Module) -> Iterator[None]:
 
 
 def note_flags(module: nn.Module) -> Callable[[], None]:
-    """Note flags, gradients and padding token of a module; the returned function puts them back."""
+    """Return a function that restores flags, gradients and padding token of a module."""
     flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in module.parameters()]
     modes = [(child, child.training) for child in module.modules()]
-    configs = [vars(part) for part in text_configs(cast(Any, module).config)]
-    padding = [{n: value for n, value in part.items() if n == "pad_token_id"} for part in configs]
+    configs = [vars(config) for config in text_configs(cast(Any, module).config)]
+    padding = [{n: value for n, value in config.items() if n == "pad_token_id"} for config in configs]
 
     def restore() -> None:
         for child, training in modes:
@@ -97,48 +94,44 @@ def note_flags(module: nn.Module) -> Callable[[], None]:
         for parameter, requires_grad, gradient in flags:
             parameter.requires_grad = requires_grad
             parameter.grad = gradient
-        for part, original in zip(configs, padding, strict=True):
-            part.pop("pad_token_id", None)
-            part.update(original)
+        for config, original in zip(configs, padding, strict=True):
+            config.pop("pad_token_id", None)
+            config.update(original)
 
     return restore
 
 
 def loaded_from(module: nn.Module) -> str:
-    """Return the hub id or path that a module was loaded from; blank if it was not loaded."""
+    """Return the hub id or path that a module was loaded from; empty if it was not loaded."""
     return str(getattr(getattr(module, "config", None), "_name_or_path", "") or "")
 
 
 def narrow_format_of(module: nn.Module) -> str | None:
-    """Name the 16-bit format of weights outside bitsandbytes maps, in which the model computes; else None."""
+    """Return the 16-bit format of weights that are not quantized, else None."""
     formats = _formats(module)
     return next((name for name in ("bfloat16", "float16") if getattr(torch, name) in formats), None)
 
 
 def require_plain(module: nn.Module) -> None:
-    """Raise ModelError for a module that is no transformers model, or cannot be adapted as it is.
+    """Raise ModelError for a module that cannot be adapted as it is.
 
-    That is one that is compiled, wrapped for several devices, or without weights, that holds adapters, or
-    that has floats other than float32 and one of 16 bits outside bitsandbytes maps.
+    That is one that is compiled or wrapped for several devices, that has adapters, or that has floats other
+    than float32 and one 16-bit format outside bitsandbytes layers.
     """
     kind = type(module).__name__
-    if isinstance(getattr(module, "_orig_mod", None), nn.Module):
-        raise ModelError(
-            f"The model is the {kind} of torch.compile; pass the model before torch.compile, which is "
-            "model._orig_mod."
-        )
-    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        raise ModelError(f"The model is wrapped in {kind}; pass the model inside, which is model.module.")
+    inner = next((name for name in ("_orig_mod", "module") if name in getattr(module, "_modules", {})), None)
+    if inner is not None:
+        raise ModelError(f"The model is wrapped in {kind}; pass the model inside, which is model.{inner}.")
     if not isinstance(module, nn.Module) or not hasattr(module, "config"):
         raise ModelError(f"The model is a {kind}; pass a transformers model, a hub id or a directory.")
     if any(getattr(child, "_compiled_call_impl", None) is not None for child in module.modules()):
         raise ModelError(
-            f"The {kind} was compiled in place by compile(), which each plan's adapters would repeat; load "
-            "the model again and pass it before it is compiled."
+            f"The {kind} was compiled by compile(), which each plan's adapters would repeat; load the model "
+            "again and pass it before it is compiled."
         )
     if any(isinstance(child, BaseTunerLayer) for child in module.modules()) or hasattr(module, "peft_config"):
         raise ModelError(
-            f"The {kind} holds adapters of peft already; pass the base model without them (model.unload())."
+            f"The {kind} has adapters of peft already; pass the base model without them (model.unload())."
         )
     formats = _formats(module)
     if refused := formats - {torch.float32, torch.bfloat16 if torch.bfloat16 in formats else torch.float16}:
@@ -147,8 +140,6 @@ def require_plain(module: nn.Module) -> None:
             f"The {kind} in memory has weights in {dtype}; training here is in float32, bfloat16 or float16, "
             "pass model.float() or model.bfloat16(), or load a quantized one with dtype=torch.float32."
         )
-    if any(parameter.is_meta for parameter in module.parameters()):
-        raise ModelError(f"The {kind} in memory has no weights (meta tensors); load them first.")
 
 
 def _formats(module: nn.Module) -> set[torch.dtype]:
@@ -158,7 +149,7 @@ def _formats(module: nn.Module) -> set[torch.dtype]:
 
 
 def _require_fitting_head(module: nn.Module, auto_class: str, label_names: Sequence[str]) -> None:
-    """Raise ModelError for a head of another task or size; warn if it orders the labels otherwise."""
+    """Raise ModelError for a head of another task or size."""
     kind, config = type(module), cast(Any, module).config
     auto_class = loading_class(config, auto_class)
     task_classes = getattr(getattr(transformers, auto_class), "_model_mapping", {}).get(type(config), ())
@@ -174,7 +165,3 @@ def _require_fitting_head(module: nn.Module, auto_class: str, label_names: Seque
             f"The {kind.__name__} in memory has {n_outputs} outputs, the data has {len(label_names)} labels; "
             f"load it with num_labels={len(label_names)}."
         )
-    model_labels = [str((config.id2label or {}).get(index, "")) for index in range(n_outputs)]
-    if model_labels != list(label_names) and set(model_labels) == set(label_names):
-        text = "The model in memory orders its labels %s, this run %s: trained heads have the run's order."
-        log.warning(text, ", ".join(model_labels), ", ".join(label_names))

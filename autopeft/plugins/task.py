@@ -203,8 +203,8 @@ class PlacesBatches(Protocol):
     def placed(self, batch: Batch, place: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         """Copy a batch to a device.
 
-        The batch is from `collate`, on the CPU. `place` copies a tensor to the device and counts its bytes;
-        also use it for tensors that the task keeps next to the batch.
+        The batch is from `collate`, on the CPU. `place` copies a tensor to the device; also use it
+        for tensors that the task keeps next to the batch.
         """
 
 

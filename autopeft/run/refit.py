@@ -54,7 +54,6 @@ def refit(run: RunDir, prepared: Prepared, problem: SearchProblem, result: Searc
     shutil.rmtree(folder, ignore_errors=True)
     if not EXECUTORS[prepared.spec.execution.executor].shares_memory:  # the weights left for the workers
         prepared = prepare(prepared.spec, interrupt=prepared.bench.interrupt)
-    prepared.bench.make_room()
     prepared = with_all_rows(prepared)
     n_steps, batch_size = prepared.full_steps, prepared.bench.batch_size
     fidelity = Fidelity(

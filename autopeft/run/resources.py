@@ -195,11 +195,11 @@ def memory_needed(purpose: str, remedy: str | RunSpec) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        advice = remedy if isinstance(remedy, str) else _less_memory(remedy)
+        advice = remedy if isinstance(remedy, str) else _memory_advice(remedy)
         raise ModelError(f"Memory ran out in {purpose} ({reason_of(error)}). {advice}") from error
 
 
-def _less_memory(spec: RunSpec) -> str:
+def _memory_advice(spec: RunSpec) -> str:
     is_quantized, reason = spec.model.quantize != "none", ""
     with contextlib.suppress(ModelError):  # the config cannot be read, or the model was passed as an object
         stored = stored_weights(config_of(spec.model))
@@ -210,7 +210,7 @@ def _less_memory(spec: RunSpec) -> str:
             reason = "This GPU multiplies no 16 bits, so that each weight takes 4 bytes. "
         if len(equal_gpus()) > 1 and device_names(spec.execution.device)[0] != SPREAD:
             reason += f"Pass --device {SPREAD} to spread the model over all GPUs. "
-    return reason + train.less_memory(checkpointing=spec.execution.checkpointing, is_quantized=is_quantized)
+    return reason + train.memory_advice(checkpointing=spec.execution.checkpointing, is_quantized=is_quantized)
 
 
 def worker_devices(execution: ExecutionSpec) -> tuple[str | None, ...]:

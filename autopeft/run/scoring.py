@@ -11,6 +11,7 @@ import numpy as np
 
 from autopeft.errors import SpecError
 from autopeft.model import is_out_of_memory, release_memory
+from autopeft.model.devices import exact_products
 from autopeft.plugins import Batch, Score, discover
 from autopeft.run.prepare import Prepared
 from autopeft.run.resources import memory_needed
@@ -75,7 +76,7 @@ def sensitivity(
 
     with (
         memory_needed("the sensitivity pass", prepared.spec),
-        base.precision.of_copies(base.device).multiplying(),
+        exact_products(),
     ):
         scored = measure(scores, scored_model, batches_in_time(), enough=enough)
     notes, n_used = scored.notes, scored.n_examples

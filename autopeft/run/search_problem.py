@@ -193,7 +193,7 @@ def fit_to_budget(spec: RunSpec, base: BaseModel, requested: Space) -> tuple[Spa
             f"None of the methods {names} fits a target of {base.name} where the search space places it; ask "
             "for others, or for another placement."
         )
-    budget.require_affordable(costs, budget=in_parameters)
+    budget.require_feasible(costs, budget=in_parameters)
     feasible = space.feasible(requested, context)
     if not base.head_params:
         feasible = feasible.model_copy(update={"head_factor": (1.0,)})

@@ -88,7 +88,6 @@ def start_workers(executor: Executor, run: RunDir, prepared: Prepared) -> Measur
     if kind == "cuda" and not executor.shares_memory:
         # Workers load the model themselves; from now on the main process needs only names, shapes, a digest.
         device = prepared.base.device
-        prepared.bench.make_room()
         prepared.base.leave_device()
         model.release_memory(device)
     return executor.start(make, local=prepared.bench.measure, n_workers=n_parts, uses_gpu=kind == "cuda")

@@ -1,20 +1,19 @@
-"""The only training loop: a plan and a fidelity become a measurement.
+"""The training loop: a plan and a fidelity become a measurement.
 
 `docs/code.md` lists the functions from the command line to one step.
 
 Inside the folder each file imports only from those before it:
-rates, rows → encoding → caches → compute → pausing → loop → bench → choosing, pace.
+rates, rows → encoding → batches, compute, pausing → loop, dropout → bench → choosing, pace.
 """
 
 from __future__ import annotations
 
 from autopeft.train.bench import WRITTEN_TEXTS, Bench
-from autopeft.train.choosing import check_limit, choose_compute, kept_bytes, less_memory
+from autopeft.train.choosing import check_limit, choose_compute, kept_bytes, memory_advice
 from autopeft.train.compute import Compute, padded_tokens
 from autopeft.train.encoding import (
     EncodedSplit,
     count_tokens,
-    encode_ahead,
     encode_split,
     encode_splits,
     limited_by,

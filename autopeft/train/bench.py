@@ -1,4 +1,4 @@
-"""Measures plans: each is attached to the base model, trained, evaluated and detached again."""
+"""Measures plans: attaches, trains, evaluates and detaches each of them."""
 
 from __future__ import annotations
 
@@ -18,20 +18,18 @@ from torch import nn
 
 from autopeft.adapters import compile_plan
 from autopeft.errors import TrainingError, first_line_of
-from autopeft.model import BaseModel, free_bytes, is_out_of_memory, load_weights, release_memory, save_weights
-from autopeft.model.devices import SavedBytes, forked_rng
+from autopeft.model import BaseModel, is_out_of_memory, load_weights, release_memory, save_weights
+from autopeft.model.devices import SavedBytes, exact_products, forked_rng
 from autopeft.model.training_pass import (
     can_checkpoint,
     checkpointed,
     quick_attention,
-    uses_padding_aware_masks,
     without_cache,
 )
 from autopeft.plugins import Batch, Evaluation, Method, Task
 from autopeft.store import write_text
-from autopeft.train.caches import Batches, DeviceCache
+from autopeft.train.batches import Batches
 from autopeft.train.compute import (
-    BATCHES_SHARE,
     Compute,
     NothingToCutError,
     Recovery,
@@ -39,13 +37,14 @@ from autopeft.train.compute import (
     micro_batches,
     padded_tokens,
 )
+from autopeft.train.dropout import quick_masks
 from autopeft.train.encoding import EncodedSplit, train_rows
-from autopeft.train.loop import DivergedError, TrainingCost, TrainingRun, quick_masks, train
+from autopeft.train.loop import DivergedError, TrainingCost, TrainingRun, train
 from autopeft.train.pausing import UnderWay
 from autopeft.train.rates import (
     HeadRates,
     RateSchedule,
-    head_maps,
+    head_layers,
     head_rates,
     input_rms,
     parameter_groups,
@@ -54,9 +53,9 @@ from autopeft.train.rates import (
 )
 from autopeft.types import Fidelity, Measurement, Plan, Status
 
-_RMS_EXAMPLES = 32  # of the train split, for the size of the head's inputs; chosen by hand
+_RMS_EXAMPLES = 32  # of the train split, for the size of the head's inputs; heuristic
 
-WRITTEN_TEXTS = "texts.jsonl"  # beside kept weights: what a full run wrote for the confirm rows
+WRITTEN_TEXTS = "texts.jsonl"  # next to kept weights: what a full run generated for the confirm rows
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +65,8 @@ class Bench:
     """Measures plans on one base model, one task and one set of encoded splits.
 
     Attributes:
-        keep_weights: Gives the folder for the weights of a plan and seed; None keeps no weights.
-        under_way: Gives the folder for the state of a run, from which a stopped run resumes; None keeps none.
+        keep_weights: Returns the folder for the weights of a plan and seed; None keeps no weights.
+        under_way: Returns the folder for the state of a run, from which it is resumed; None keeps none.
         full_steps: Steps of a full run, which a short run begins; None makes each short run independent, and
             never trains on the late rows.
         head_learning_rate: Of the last layer of the head; None derives it from the size of its inputs.
@@ -94,7 +93,6 @@ class Bench:
         measurement. Raises TrainingError if the base model changed, since later runs would be wrong.
         """
         started, watch = time.perf_counter(), self.base.watch
-        self.batches.cache.n_measurements += 1
         compute = self.compute.of(plan)
         recovery = Recovery(
             compute=compute,
@@ -106,32 +104,24 @@ class Bench:
         measurement = None
         while measurement is None:
             try:
-                with self.base.precision.multiplying():
+                with exact_products():
                     measurement = self._measure_in_memory(plan, fidelity, compute)
             except Exception as error:  # a failed trial is a value
                 if not recovery.lower_memory(error, plan):
                     log.debug("Trial failed", exc_info=True)
                     status, reason = _failure(error, is_quantized=self.base.n_bits > 0)
+                    seconds = time.perf_counter() - started
                     measurement = Measurement(
-                        plan=plan,
-                        fidelity=fidelity,
-                        status=status,
-                        error=reason,
-                        train_seconds=time.perf_counter() - started,
+                        plan=plan, fidelity=fidelity, status=status, error=reason, train_seconds=seconds
                     )
             if measurement is None or measurement.status is Status.OUT_OF_MEMORY:
-                self.make_room()  # after the handler, whose error holds on to the tensors
+                release_memory(self.base.device)  # after the handler, whose error holds on to the tensors
         if changed := watch.first_change(self.base.module):
             raise TrainingError(
                 f"Plan {plan.digest} changed {changed} of the base model; this is a bug, please report it."
             )
         overhead = time.perf_counter() - started - measurement.total_seconds
         return replace(measurement, overhead_seconds=max(0.0, overhead))
-
-    def make_room(self) -> None:
-        """Free the batches that are kept on the device for later plans."""
-        self.batches.cache.clear()
-        release_memory(self.base.device)
 
     def _measure_in_memory(self, plan: Plan, fidelity: Fidelity, compute: Compute) -> Measurement:
         """Attach a plan, train it or load its weights, evaluate it, and detach it."""
@@ -154,7 +144,7 @@ class Bench:
                 assert self.keep_weights is not None, "weights are kept for a later test"
                 load_weights(model, names, self.keep_weights(plan, fidelity.seed))
             started = time.perf_counter()
-            # Short runs rank by the loss; what only generated text can tell is worth its time in full runs.
+            # Short runs rank by the loss; generating text is worth its time in full runs only.
             evaluation = self.evaluate(
                 model,
                 fidelity.split,
@@ -182,7 +172,7 @@ class Bench:
 
     @contextlib.contextmanager
     def _attached(self, plan: Plan, *, seed: int) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
-        """Attach a plan within a context, which gives the model and the adapters' names; then detach it."""
+        """Attach a plan within a context, which yields the model and the adapters' names."""
         stack, task_type = compile_plan(plan, self.methods), self.task.peft_task_type
         with (
             self.base.attached(stack.configs, plan=plan, task_type=task_type, seed=seed) as model,
@@ -192,39 +182,40 @@ class Bench:
 
     @contextlib.contextmanager
     def finished(self, plan: Plan, *, seed: int) -> Iterator[nn.Module]:
-        """A context in which the base model has the kept weights of a plan on it, ready to be called.
+        """Attach a plan with its kept weights within a context, which yields a model to evaluate.
 
         Raises TrainingError at its end if the base model was changed.
         """
         assert self.keep_weights is not None, "weights are kept for a later evaluation"
-        self.make_room()
         watch = self.base.watch
-        with self.base.precision.multiplying(), self._attached(plan, seed=seed) as (model, names):
+        with exact_products(), self._attached(plan, seed=seed) as (model, names):
             load_weights(model, names, self.keep_weights(plan, seed))
             with self.base.autocast(), quick_attention(), torch.no_grad():
                 yield model.eval()
         if changed := watch.first_change(self.base.module):
-            raise TrainingError(f"{changed} of the base model was changed, which no function may do")
+            raise TrainingError(
+                f"The function changed {changed} of the base model; it must leave it as it is."
+            )
 
     @property
     def n_epochs(self) -> float | None:
-        """Epochs of a full run; None if its length is unknown."""
+        """The epochs of a full run; None if its length is unknown."""
         n_train = len(self.splits["train"].labels)
         return None if self.full_steps is None else self.full_steps * self.batch_size / n_train
 
     @cached_property
     def head_rates(self) -> HeadRates:
-        """Learning rates of the task head: by the size of its inputs, scaled to `head_learning_rate`."""
-        maps = head_maps(self.base)
-        batches = self.sample_batches(n_examples=_RMS_EXAMPLES, batch_size=16, seed=0) if maps else ()
+        """Learning rates of the task head, scaled to `head_learning_rate`."""
+        layers = head_layers(self.base)
+        batches = self.sample_batches(n_examples=_RMS_EXAMPLES, batch_size=16, seed=0) if layers else ()
         with self.base.autocast():
-            rms = input_rms(self.base.module, batches, maps, call=self.task.loss)
+            rms = input_rms(self.base.module, batches, layers, call=self.task.loss)
         rates = head_rates(self.base, rms, n_epochs=self.n_epochs)
         return rates if self.head_learning_rate is None else rates.at(self.head_learning_rate)
 
     def _training_run(self, plan: Plan, fidelity: Fidelity, compute: Compute) -> TrainingRun:
         n_steps = fidelity.train_steps
-        # A short run keeps its state in the folder of its full run, which goes on from it.
+        # A short run keeps its state in the folder of its full run, which continues from it.
         schedule, state_owner = RateSchedule(n_steps=n_steps, n_full=n_steps), fidelity
         if fidelity.split == "search" and self.full_steps is not None:
             schedule = short_schedule(n_steps, n_full=self.full_steps)
@@ -242,10 +233,10 @@ class Bench:
         )
 
     def saved_bytes(self, plan: Plan, rows: Sequence[int]) -> int:
-        """Count the bytes that train rows, as one micro-batch, keep for the backward pass of a plan."""
+        """Count the bytes that train rows, as one micro-batch, keep for a backward pass."""
         counter = SavedBytes()
         with (
-            self.base.precision.multiplying(),
+            exact_products(),
             self._attached(plan, seed=0) as (model, _),
             self._checkpointing(self.base.to_train(model), self.compute),
             forked_rng(self.base.device),
@@ -262,7 +253,7 @@ class Bench:
         return contextlib.nullcontext()
 
     def _steps(self, fidelity: Fidelity, compute: Compute) -> list[list[Sequence[int]]]:
-        """The micro-batches of each training step, as row indices."""
+        """Cut each training step into micro-batches, as row indices."""
         split, n_steps = self.splits["train"], fidelity.train_steps
         rows = train_rows(
             split.lengths,
@@ -293,7 +284,7 @@ class Bench:
 
         Example scores are in dataset order. `compute` has the limits for the model's plan; None takes the
         bench's own. If memory runs out, these limits are halved. Raises NothingToCutError if a single row is
-        too large, and ValueError if a metric is not finite though the loss is.
+        too large, and ValueError if a metric is not finite although the loss is.
         """
         compute = compute or self.compute
         sizes = self.splits[split].sizes
@@ -318,10 +309,9 @@ class Bench:
             raise
         if evaluation.metric is None:
             return evaluation
-        values = (evaluation.metric, *evaluation.example_scores)  # of another package's metric, maybe
+        values = (evaluation.metric, *evaluation.example_scores)  # perhaps of a plug-in's metric
         if math.isfinite(evaluation.loss) and not all(map(math.isfinite, values)):
-            name = self.task.metric
-            raise ValueError(f"the metric {name} has a value that is not finite, and the loss is finite")
+            raise ValueError(f"the metric {self.task.metric} is not finite, although the loss is")
         scores, texts = (
             dict(zip(by_size, each, strict=bool(each)))
             for each in (evaluation.example_scores, evaluation.texts)
@@ -333,27 +323,22 @@ class Bench:
         )
 
     def sample_batches(self, *, n_examples: int, batch_size: int, seed: int) -> list[Batch]:
-        """Draw a sample of the train split by a seed, sort it by length and cut it into micro-batches."""
+        """Draw a sample of the train split, sorted by length, in micro-batches."""
         split, max_tokens = self.splits["train"], self.compute.micro_batch_tokens
         sample = np.random.default_rng(seed).permutation(split.n_early)[:n_examples].tolist()
         sample.sort(key=lambda i: split.lengths[i])
-        batches = [sample[i : i + batch_size] for i in range(0, len(sample), batch_size)]
-        parts = [
-            part for batch in batches for part in micro_batches(batch, split.sizes, max_tokens=max_tokens)
-        ]
-        return [self._batch("train", part) for part in parts]
+        steps = (sample[i : i + batch_size] for i in range(0, len(sample), batch_size))
+        cut = (micro_batches(step, split.sizes, max_tokens=max_tokens) for step in steps)
+        return [self._batch("train", rows) for batches in cut for rows in batches]
 
     @cached_property
     def batches(self) -> Batches:
-        """The batches of the splits on the device."""
-        free = free_bytes(self.base.device, limit_bytes=self.compute.memory_bytes)
+        """What collates rows of the splits and puts them on the device."""
         return Batches(
             splits=self.splits,
             task=self.task,
             pad_token_id=self.base.pad_token_id,
             device=self.base.device,
-            cache=DeviceCache(max_bytes=int(BATCHES_SHARE * free)),
-            marks_masks=uses_padding_aware_masks(self.base.module),
         )
 
     def _batch(self, split: str, rows: Sequence[int]) -> Batch:
@@ -361,7 +346,7 @@ class Bench:
 
 
 def _failure(error: Exception, *, is_quantized: bool) -> tuple[Status, str]:
-    """The status of a run that an error broke off, and the reason in the user's words."""
+    """Return the status of a run that an error ended, and the reason."""
     if isinstance(error, DivergedError):
         return Status.DIVERGED, first_line_of(error)
     if isinstance(error, NothingToCutError):

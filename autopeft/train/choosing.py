@@ -1,4 +1,4 @@
-"""Chooses micro-batches and checkpointing from what the device has."""
+"""Chooses micro-batches and checkpointing by the memory of the device."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from autopeft.model.devices import taken_bytes
 from autopeft.space import BASELINE_METHOD, plan_everywhere
 from autopeft.tasks._shared.token_losses import piece_logits
 from autopeft.train.bench import Bench
-from autopeft.train.compute import BATCHES_SHARE, Compute
+from autopeft.train.compute import Compute
 from autopeft.types import Decision, ExecutionSpec, Plan
 
-# Processor seconds per 1,000 tokens of SmolLM2-135M, LoRA everywhere, bf16, one core, in parts of 128 … 2,048
-# tokens: 5.3, 4.7, 4.3, 4.1, 3.9. On a GPU more than these tokens bring nothing either; chosen by hand.
+# Processor seconds per 1,000 tokens of SmolLM2-135M, LoRA everywhere, bf16, one core, in micro-batches of 128
+# … 2,048 tokens: 5.3, 4.7, 4.3, 4.1, 3.9. On a GPU more than these tokens bring nothing either; heuristic.
 _MOST_TOKENS = {"cpu": 2048, "cuda": 16_384}
 _FEW_TOKENS = 256  # on a CPU, where fewer cost time; see above
-_FEW_BYTES = 2**29  # on a CPU, which no one has to save; chosen by hand
-_WEIGHTS_SHARE = 0.25  # of the weights' bytes, on a CPU: 1.2 B in bf16 then stay below twice them; by hand
+_FEW_BYTES = 2**29  # on a CPU, not worth saving; heuristic
+_WEIGHTS_SHARE = 0.25  # of the weights' bytes, on a CPU: 1.2 B in bf16 then stay below twice them; heuristic
+_OTHER_SHARE = 0.1  # of the free memory, for batches and other tensors that are not counted; heuristic
 # Of the free memory that nothing else needs; the rest is for gaps between tensors, which an allocator keeps
 # in reserve (see docs/estimate.md).
-_ROOM_SHARE = 0.93
+_KEPT_SHARE = 0.93
 _TRAINED_BYTES = 16  # of a trained parameter: itself, its gradient, and AdamW's two moments in float32
 _LOGIT_BYTES = 12  # of a logit: in 16 and in 32 bits, and both again for its gradient
-_WITH_LOGITS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")  # tasks of peft with a logit for each word at each label
+_WITH_LOGITS = (
+    "CAUSAL_LM",
+    "SEQ_2_SEQ_LM",
+)  # tasks of peft with a logit for each token of the vocabulary at each label
 # What a transformer layer keeps for its backward pass over what its input takes, both in 16 bits: 34 bytes
 # for each of its numbers (Korthikanti et al. 2022, arXiv 2205.05198, section 4) over 2.
 _LAYER_OVER_INPUT = 17
@@ -38,7 +42,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class _Row:
-    """The bytes that a row keeps for its backward pass, on each device that has a part of the layers."""
+    """The bytes that a row keeps for its backward pass, on each device with layers."""
 
     kept: int  # as it is trained: with checkpointing if `is_checkpointed`
     plain: int  # without checkpointing
@@ -48,7 +52,7 @@ class _Row:
 def choose_compute(
     bench: Bench, execution: ExecutionSpec, *, trained_params: int = 0
 ) -> tuple[Compute, tuple[Decision, ...]]:
-    """Choose micro-batches and checkpointing if the settings leave them open; return the reasons too.
+    """Choose micro-batches and checkpointing unless they are set; return the reasons too.
 
     The longest row is run forward through LoRA at all linear layers, to count what it keeps for backward; a
     warning is logged if it may not fit. Memory is reserved for `trained_params`, the most that a plan trains.
@@ -57,17 +61,17 @@ def choose_compute(
     if tokens is not None and requested == "off":
         return _compute(execution, tokens), ()
     if tokens is not None and requested == "on":
-        return _compute(execution, tokens, _longest_row(bench, requested, room=0)), ()
+        return _compute(execution, tokens, _longest_row(bench, requested, available=0)), ()
     free = min(free_bytes(device, limit_bytes=execution.memory_bytes) for device in bench.base.devices)
-    room, split = _room(free, _reserved(bench, trained_params)), bench.splits["train"]
+    available, split = _bytes_for_rows(free, _reserved(bench, trained_params)), bench.splits["train"]
     n_tokens = int(split.sizes[split.largest_rows(1)].max())
-    row = _longest_row(bench, requested, room=room)
+    row = _longest_row(bench, requested, available=available)
     facts = (
-        f"the longest row keeps {_size(row.kept)} for its backward pass, and {_size(room)} are left for it"
+        f"the longest row keeps {_size(row.kept)} for its backward pass, and {_size(available)} are available"
     )
-    if row.kept > room:
+    if row.kept > available:
         # Where `auto` leaves checkpointing off although memory is scarce, the layers cannot be checkpointed.
-        remedy = less_memory(
+        remedy = memory_advice(
             checkpointing="off" if requested == "off" else "on", is_quantized=bench.base.n_bits > 0
         )
         log.warning("Memory may run out: %s. %s", facts, remedy)
@@ -75,7 +79,7 @@ def choose_compute(
     if tokens is None:
         weights = bench.base.weight_bytes
         token_bytes = max(1, row.kept // n_tokens)
-        tokens, rule = most_tokens(bench.base.device.type, token_bytes, room=room, weights=weights)
+        tokens, rule = most_tokens(bench.base.device.type, token_bytes, available=available, weights=weights)
         rule = f"a token keeps {_size(token_bytes)} for the backward pass, and {_size(free)} are free; {rule}"
         decisions.append(Decision(setting="execution.micro_batch_tokens", value=str(tokens), rule=rule))
     if requested == "auto":
@@ -84,31 +88,30 @@ def choose_compute(
     return _compute(execution, tokens, row), tuple(decisions)
 
 
-def less_memory(*, checkpointing: str, is_quantized: bool) -> str:
-    """Name what the user can do for less memory, without what is on already.
+def memory_advice(*, checkpointing: str, is_quantized: bool) -> str:
+    """Describe how the user can save memory, without what is on already.
 
     `checkpointing` is `on`, `off` or `auto`. A model may be quantized by `--quantize` or by its checkpoint.
 
     Example:
-        >>> less_memory(checkpointing="on", is_quantized=True)
+        >>> memory_advice(checkpointing="on", is_quantized=True)
         'Lower --max-length, or take a smaller model.'
     """
-    remedies = ["lower --max-length"]
+    remedies = ["Lower --max-length"]
     remedies += [] if checkpointing == "on" else ["set --checkpointing on"]
     remedies += [] if is_quantized else ["pass --quantize 4bit"]
-    text = f"{', '.join(remedies)}, or take a smaller model."
-    return text[0].upper() + text[1:]
+    return f"{', '.join(remedies)}, or take a smaller model."
 
 
 def check_limit(bench: Bench, execution: ExecutionSpec, *, trained_params: int = 0) -> None:
-    """Raise SpecError if `--memory` is no more than what is taken already before training."""
+    """Raise SpecError if `--memory` is at most what is taken already before training."""
     limit_bytes, device = execution.memory_bytes, bench.base.device
     taken = max(map(taken_bytes, bench.base.devices))
     if limit_bytes is None or limit_bytes > taken:
         return
-    row = _longest_row(bench, execution.checkpointing, room=0)
+    row = _longest_row(bench, execution.checkpointing, available=0)
     reserved = _reserved(bench, trained_params)
-    needed = int((row.kept / _ROOM_SHARE + reserved) / (1 - BATCHES_SHARE))
+    needed = int((row.kept / _KEPT_SHARE + reserved) / (1 - _OTHER_SHARE))
     taker = "this process, with its libraries and the model" if device.type == "cpu" else "the model"
     raise SpecError(
         f"--memory is {_size(limit_bytes)}, and {taker} takes {_size(taken)} before any training; pass "
@@ -117,7 +120,7 @@ def check_limit(bench: Bench, execution: ExecutionSpec, *, trained_params: int =
 
 
 def _compute(execution: ExecutionSpec, tokens: int, row: _Row | None = None) -> Compute:
-    """Combine micro-batches of `tokens` with checkpointing, if the row needs it or the user asks for it.
+    """Combine micro-batches of `tokens` with checkpointing, if needed or asked for.
 
     Passes that cannot be checkpointed keep more for each token, and get fewer tokens by the same factor.
     Nothing depends on the memory that is free now, so that a resumed run cuts its batches as before.
@@ -131,7 +134,7 @@ def _compute(execution: ExecutionSpec, tokens: int, row: _Row | None = None) -> 
 
 
 def _reserved(bench: Bench, trained_params: int) -> int:
-    """Bytes that a step needs for trained parameters and logits, apart from what rows keep."""
+    """Count the bytes that a step needs for trained parameters and logits."""
     reserved = _TRAINED_BYTES * trained_params
     if bench.task.peft_task_type not in _WITH_LOGITS:
         return reserved  # the few logits of other tasks count in what a row keeps
@@ -140,18 +143,13 @@ def _reserved(bench: Bench, trained_params: int) -> int:
     return reserved + _LOGIT_BYTES * min(piece_logits(on_gpu=device != "cpu"), most)
 
 
-def _room(free: int, reserved: int) -> int:
-    """Bytes that rows may keep for backward, out of `free` ones: not reserved, and not for kept batches.
-
-    Example:
-        >>> round(_room(10 * 2**30, 2**30) / 2**30, 2)
-        7.44
-    """
-    return max(0, int(_ROOM_SHARE * ((1 - BATCHES_SHARE) * free - reserved)))
+def _bytes_for_rows(free: int, reserved: int) -> int:
+    """Return the bytes that rows may keep for backward, out of `free` ones."""
+    return max(0, int(_KEPT_SHARE * ((1 - _OTHER_SHARE) * free - reserved)))
 
 
-def _longest_row(bench: Bench, requested: str, *, room: int) -> _Row:
-    """Measure what the longest row keeps, with checkpointing if requested, or if it exceeds `room` without.
+def _longest_row(bench: Bench, requested: str, *, available: int) -> _Row:
+    """Measure what the longest row keeps, with checkpointing if requested or necessary.
 
     Logs a warning if checkpointing saves nothing, and leaves it off.
     """
@@ -159,7 +157,7 @@ def _longest_row(bench: Bench, requested: str, *, room: int) -> _Row:
     row, n_devices = bench.splits["train"].largest_rows(1), len(bench.base.devices)
     plain = _plain_bytes(bench, plan, row, requested)
     each = 0 if plain is None else plain // n_devices
-    if plain is not None and (requested == "off" or (requested == "auto" and each <= room)):
+    if plain is not None and (requested == "off" or (requested == "auto" and each <= available)):
         return _Row(kept=each, plain=each, is_checkpointed=False)
     input_bytes = replace(bench, compute=Compute(checkpointing=True)).saved_bytes(plan, row)
     if plain is not None and input_bytes >= plain:
@@ -171,7 +169,7 @@ def _longest_row(bench: Bench, requested: str, *, room: int) -> _Row:
 
 
 def kept_bytes(bench: Bench, plan: Plan, rows: Sequence[int]) -> int:
-    """Count the bytes that train rows, as one micro-batch, keep for the backward pass of a plan.
+    """Count the bytes that train rows, as one micro-batch, keep for a backward pass.
 
     With checkpointing these are the inputs of all layers, and what one layer keeps when it is computed again.
     """
@@ -195,7 +193,7 @@ def _in_one_layer(bench: Bench, plain: int | None, input_bytes: int) -> int:
 
 
 def _plain_bytes(bench: Bench, plan: Plan, row: list[int], requested: str) -> int | None:
-    """Measure what a row keeps without checkpointing; None if memory runs out and checkpointing may help."""
+    """Measure what a row keeps without checkpointing; None if memory runs out."""
     try:
         return bench.saved_bytes(plan, row)
     except (RuntimeError, MemoryError) as error:
@@ -205,16 +203,16 @@ def _plain_bytes(bench: Bench, plan: Plan, row: list[int], requested: str) -> in
     return None
 
 
-def most_tokens(device: str, token_bytes: int, *, room: int, weights: int) -> tuple[int, str]:
-    """Return the most tokens of a micro-batch, >= 1, and the reason in words.
+def most_tokens(device: str, token_bytes: int, *, available: int, weights: int) -> tuple[int, str]:
+    """Return the most tokens of a micro-batch, >= 1, and the reason.
 
     What fits is rounded down to a power of two, so that small changes in free memory change nothing. A token
-    keeps `token_bytes` for the backward pass, and all of a micro-batch may keep `room` bytes. The base
+    keeps `token_bytes` for the backward pass, and all of a micro-batch may keep `available` bytes. The base
     model's weights have `weights` bytes; `device` is a type, such as cpu.
     """
     limits = [
-        (_MOST_TOKENS.get(device, _MOST_TOKENS["cuda"]), "more at once would bring no speed"),
-        ((1 << (room // token_bytes).bit_length()) // 2, f"{_size(room)} of these may be kept"),
+        (_MOST_TOKENS.get(device, _MOST_TOKENS["cuda"]), "more at once would not be faster"),
+        ((1 << (available // token_bytes).bit_length()) // 2, f"{_size(available)} of these may be kept"),
     ]
     if device == "cpu":
         least = max(_FEW_TOKENS, _FEW_BYTES // token_bytes)

@@ -1,4 +1,4 @@
-"""Cuts training steps and evaluations into micro-batches, and into smaller ones if memory runs out."""
+"""Cuts steps and evaluations into micro-batches, smaller ones if memory runs out."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ Kind = frozenset[tuple[str, OptionPairs]]  # the methods of a plan with their op
 
 # Tokens of an evaluation batch. Processor seconds of one core, in batches of 256, 512, 1,024, 2,048, 4,096
 # tokens: 2.0, 2.0, 2.0, 2.2, 2.5 for 600 short sentences of MiniLM-L6; 18.2, 18.1, 18.6, 18.7, 20.6 for 48
-# meaning representations of SmolLM2-135M. On a GPU chosen by hand.
+# meaning representations of SmolLM2-135M. On a GPU heuristic.
 _EVAL_TOKENS = {"cpu": 1024, "cuda": 32_768}
-BATCHES_SHARE = 0.1  # of the device's free memory, for batches of tokens; chosen by hand
-_EVAL_FACTOR = 2  # times a micro-batch's tokens: evaluation keeps nothing for a backward pass; by hand
+_EVAL_FACTOR = 2  # times a micro-batch's tokens: evaluation keeps nothing for a backward pass; heuristic
 # Micro-batches are cut to fit LoRA; another method may keep three times as much for its backward pass.
 _MOST_HALVINGS = 2
 
@@ -32,17 +31,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class Compute:
-    """How a bench computes; it changes results only by rounding and the draws of dropout.
+    """Limits on the memory of a bench; they change only rounding and draws of dropout.
 
-    If memory runs out for a plan, its limits are lowered and layers are checkpointed, for later plans of the
-    same kind too. Kinds differ in what they keep for a backward pass, so that each has limits of its own.
+    If memory runs out for a plan, its limits are lowered and layers are checkpointed, also for later plans of
+    the same kind. Kinds differ in what they keep for a backward pass, so that each has limits of its own.
 
     Attributes:
         micro_batch_tokens: Most tokens of a micro-batch, padding included; None takes a step whole.
         checkpointing: Whether layers keep only their inputs for the backward pass, if the model allows it.
         plain_tokens: The same as `micro_batch_tokens` for passes without checkpointing; None: as many.
         max_eval_tokens: Most tokens of an evaluation batch; None: as many as are fastest.
-        memory_bytes: The most that the device may use, which limits the batches kept there; None: no limit.
+        memory_bytes: The most that the device may use; None: no limit.
     """
 
     micro_batch_tokens: int | None = None
@@ -58,13 +57,13 @@ class Compute:
         return self.micro_batch_tokens if self.plain_tokens is None else self.plain_tokens
 
     def eval_tokens(self, device: str) -> int:
-        """Most tokens of an evaluation batch: the device's fastest, or twice a micro-batch if less."""
+        """Return the most tokens of an evaluation batch: the fastest or twice a micro-batch."""
         best, trained = _EVAL_TOKENS.get(device, _EVAL_TOKENS["cuda"]), self.micro_batch_tokens
         usual = best if trained is None else _EVAL_FACTOR * trained
         return min(best, self.max_eval_tokens or usual)
 
     def of(self, plan: Plan) -> Compute:
-        """Return the one object with the limits of all plans that have this plan's methods and options."""
+        """Return the shared limits of all plans with this plan's methods and options."""
         kind = frozenset((adapter.method, adapter.options) for adapter in plan.adapters)
         if kind not in self._of_kinds:
             self._of_kinds[kind] = replace(self, _of_kinds={})
@@ -72,7 +71,7 @@ class Compute:
 
 
 class NothingToCutError(MemoryError):
-    """Memory ran out at a single row, so that a smaller batch is no help."""
+    """Memory ran out at a single row, so that a smaller batch does not help."""
 
 
 def in_smaller_batches(
@@ -95,22 +94,22 @@ def in_smaller_batches(
 
 
 def micro_batches(rows: Sequence[int], sizes: Counts, *, max_tokens: int | None) -> list[Sequence[int]]:
-    """Cut the rows of a step, in their order, into parts of at most `max_tokens` each, padding included.
+    """Cut the rows of a step into micro-batches of at most `max_tokens`, padding included.
 
-    A part has at least one row, so that a row longer than `max_tokens` is a part of its own.
+    Each has at least one row, so that a row longer than `max_tokens` is a micro-batch of its own.
     """
     if max_tokens is None or padded_tokens(rows, sizes) <= max_tokens:
         return [rows]
-    parts: list[list[int]] = []
-    longest = 0  # tokens of the longest row of the last part
+    batches: list[list[int]] = []
+    longest = 0  # tokens of the longest row of the last micro-batch
     for row, length in zip(rows, sizes[list(rows)].tolist(), strict=True):
         longest = max(longest, length)
-        if parts and (len(parts[-1]) + 1) * longest <= max_tokens:
-            parts[-1].append(row)
+        if batches and (len(batches[-1]) + 1) * longest <= max_tokens:
+            batches[-1].append(row)
         else:
-            parts.append([row])
+            batches.append([row])
             longest = length
-    return list(parts)
+    return list(batches)
 
 
 def padded_tokens(rows: Sequence[int], sizes: Counts) -> int:
@@ -122,9 +121,9 @@ def padded_tokens(rows: Sequence[int], sizes: Counts) -> int:
 class Recovery:
     """Lowers the limits of one measurement, in place, each time that memory runs out.
 
-    Micro-batches are halved, twice at most and down to one row; then layers are checkpointed. If that is no
-    help, all limits are restored: some methods keep as much for a row as for many. Later plans of the same
-    kind share `compute`. `steps` gives the run's micro-batches under it, as rows of `split`.
+    Micro-batches are halved, twice at most and down to one row; then layers are checkpointed. If that does
+    not help, all limits are restored: some methods keep as much for a row as for many. Later plans of the
+    same kind share `compute`. `steps` returns the run's micro-batches under it, as rows of `split`.
     """
 
     compute: Compute
@@ -141,14 +140,14 @@ class Recovery:
         how = self._next_try(error) if is_out_of_memory(error) else None
         if how is not None:
             text = (
-                "Memory ran out (%s): plan %s starts anew, %s; later plans with the same methods and "
-                "options begin in this way."
+                "Memory ran out (%s): plan %s starts again, %s; later plans with the same methods and "
+                "options start this way."
             )
             log.warning(text, reason_of(error), plan.digest, how)
         return how is not None
 
     def _next_try(self, error: Exception) -> str | None:
-        """Lower one limit, and say which; if nothing can be lowered, restore all limits and return None."""
+        """Lower one limit and describe it; if none can be lowered, restore all, return None."""
         if self.is_trained and not isinstance(error, NothingToCutError):
             if self._n_halved < _MOST_HALVINGS and self._halve():
                 self._n_halved += 1
@@ -162,8 +161,8 @@ class Recovery:
     def _halve(self) -> bool:
         """Lower the limit to half of the largest micro-batch; False if that is one row."""
         sizes = self.split.sizes
-        parts = [rows for step in self.steps() for rows in step]
-        largest = max(parts, key=lambda rows: padded_tokens(rows, sizes), default=())
+        batches = [rows for step in self.steps() for rows in step]
+        largest = max(batches, key=lambda rows: padded_tokens(rows, sizes), default=())
         if len(largest) <= 1:
             return False
         self.compute.micro_batch_tokens = padded_tokens(largest, sizes) // 2

@@ -1,13 +1,13 @@
-"""Splits as token features, their lengths, and the order in which a run sees their rows."""
+"""Encodes splits as token features, and draws the order in which a run sees their rows."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,29 +19,24 @@ from autopeft.errors import DataError, ModelError, reason_of
 from autopeft.model import BaseModel, is_out_of_memory
 from autopeft.model.checks import PASS_ERRORS
 from autopeft.plugins import Encoded, Example, Task
-from autopeft.train.rates import short_steps
 from autopeft.train.rows import Counts, LazyRows, length_of, rows_of_tokens, size_of
-from autopeft.types import Fidelity
 
 log = logging.getLogger(__name__)
 
 NO_CUT = 10**9  # tokens, more than any row has
-_SORTED_BATCHES = 16  # batches whose rows are sorted by length together, to save padding; chosen by hand
-_SUBSET_SEED = 20  # of the part of a split that short runs are ranked on; any fixed number
-MOST_AT_START = 10_000  # rows of a split that are all encoded before a run; chosen by hand
-_MANY_CHARACTERS = 20_000_000  # take some ten seconds to tokenize, which is logged; chosen by hand
-_TOKEN_CHARACTERS = 16  # the most of a token, except in rare texts; chosen by hand
-_CHECKED_ROWS = 4096  # rows whose token ids are checked at once; chosen by hand
-_COUNTED_ROWS = 2000  # rows of a long text whose tokens are counted; chosen by hand
-_COUNTED_CHARACTERS = 4_000_000  # the most of these rows; chosen by hand
+_SORTED_BATCHES = 16  # batches whose rows are sorted by length together, to save padding; heuristic
+_SUBSET_SEED = 20  # of the rows that short runs are ranked on; any fixed number
+MOST_AT_START = 10_000  # rows of a split that are all encoded before a run; heuristic
+_COUNTED_ROWS = 2000  # rows of a long text whose tokens are counted; heuristic
+_COUNTED_CHARACTERS = 4_000_000  # the most of these rows; heuristic
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedSplit:
     """One split as token features; `examples` and `labels` have one entry per example.
 
-    `text_form` says how a row became one text, if that depends on the rows; else it is empty. With `lazy`,
-    examples and labels are its columns, and a row is encoded when it is first read.
+    `text_form` describes how a row became one text, if that depends on the rows. With `lazy`, examples and
+    labels are its columns, and a row is encoded when it is first read.
     """
 
     examples: Sequence[Example]
@@ -53,14 +48,14 @@ class EncodedSplit:
 
     @cached_property
     def lengths(self) -> Counts:
-        """Tokens per example: those of its longest row if it has several, 1 if it has none (an image)."""
+        """Tokens per example: those of its longest row; 1 if it has none (an image)."""
         if self.lazy is not None:
             return self.lazy.lengths
         return np.fromiter(map(length_of, self.examples), dtype=np.int64, count=len(self.examples))
 
     @cached_property
     def sizes(self) -> Counts:
-        """Tokens that an example adds to a batch: those of all its rows, or of its labels if more."""
+        """Tokens that an example adds to a batch: those of its rows, or labels if more."""
         if self.lazy is not None:
             return self.lazy.sizes
         sizes = map(size_of, self.examples, self.labels)
@@ -68,31 +63,31 @@ class EncodedSplit:
 
     @cached_property
     def typical(self) -> NDArray[np.int64]:
-        """The rows whose mean length stands for all: all rows, or a random sample of a large split."""
+        """Rows that represent the mean length: all rows, or a random sample of a large split."""
         return np.arange(len(self.examples)) if self.lazy is None else self.lazy.typical
 
     @cached_property
     def known(self) -> NDArray[np.int64]:
-        """Rows whose longest stands for all: all rows, or of a large split a sample and the longest texts."""
+        """Rows that represent the longest: all, or a sample and the longest texts."""
         return self.typical if self.lazy is None else self.lazy.known
 
     @cached_property
     def longest(self) -> int:
-        """Tokens of the longest example, as far as `known` tells."""
+        """Tokens of the longest of the `known` examples."""
         return int(self.lengths[self.known].max())
 
     def largest_rows(self, n_rows: int) -> list[int]:
-        """The rows that add the most tokens to a batch, the largest last."""
+        """Return the rows that add the most tokens to a batch, the largest last."""
         rows: list[int] = self.known[self.sizes[self.known].argsort(kind="stable")[-n_rows:]].tolist()
         return rows
 
     @property
     def n_early(self) -> int:
-        """Number of examples, at the beginning, that a short run may see."""
+        """The number of examples, at the beginning, that a short run may see."""
         return len(self.examples) - self.n_late
 
     def subset(self, n_examples: int) -> list[int]:
-        """Draw rows to judge a short run on, ascending; the same for all plans, smaller sets within larger.
+        """Draw rows to judge a short run on, ascending; the same for all plans.
 
         They are random, since the rows of a file are often sorted by label.
         """
@@ -103,9 +98,10 @@ class EncodedSplit:
 def encode_splits(
     data: LabelledData, *, base: BaseModel, task: Task, max_length: int | None
 ) -> dict[str, EncodedSplit]:
-    """Encode the non-empty splits of a dataset; raises ModelError if the model cannot take a train row.
+    """Encode the non-empty splits of a dataset.
 
-    The rows of the search split are also the late ones of the train split.
+    The rows of the search split are also the late ones of the train split. Raises ModelError if the model
+    cannot take a train row.
     """
     encode = partial(encode_split, base=base, task=task, max_length=max_length)
     splits = (data.train, data.search, data.confirm, data.test)
@@ -118,20 +114,23 @@ def encode_splits(
     # Lazy rows are all kept; of others, those that the task drops are missing in both splits.
     n_late = len(encoded["search"].examples if train.lazy is None else data.search.inputs)
     if task.defaults.is_packed:  # no block holds rows of both
-        columns = zip(*((split.examples, split.labels) for split in (train, encoded["search"])), strict=True)
-        examples, labels = (tuple(chain.from_iterable(column)) for column in columns)
-        train = replace(train, examples=examples, labels=labels)
+        search = encoded["search"]
+        train = replace(
+            train,
+            examples=(*train.examples, *search.examples),
+            labels=(*train.labels, *search.labels),
+        )
     encoded["train"] = replace(train, n_late=n_late)
     _require_fit(encoded["train"], base, task)
     return encoded
 
 
 def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int | None) -> EncodedSplit:
-    """Encode one split in at most `max_length` tokens a row; most of a large split only when it is read.
+    """Encode one split in at most `max_length` tokens a row; most of a large one later.
 
     Raises:
         DataError: The task refuses the rows, since too many do not fit.
-        ModelError: The tokenizer gives tokens that the model lacks.
+        ModelError: The tokenizer returns tokens for which the model has no embedding.
     """
     longest = min(max_length or NO_CUT, max_length_of(base) or NO_CUT)
 
@@ -143,27 +142,18 @@ def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int |
             _require_known_tokens(encoded.labels, base)
         return encoded
 
-    all_rows, name = range(len(split.inputs)), split.name
-    cells = ((*inputs, label) for inputs, label in zip(split.inputs, split.labels, strict=True))
-    # A cell that is a list of words adds their number.
-    counts = (sum(len(cell) for cell in row if isinstance(cell, Sized)) for row in cells)
-    characters = np.fromiter(counts, dtype=np.int64, count=len(all_rows))
-    if len(all_rows) > MOST_AT_START and task.defaults.max_length is not None and not task.defaults.is_packed:
-        lazy = LazyRows(characters, encode, seed=_SUBSET_SEED)
+    is_large = len(split.inputs) > MOST_AT_START
+    if is_large and task.defaults.max_length is not None and not task.defaults.is_packed:
+        lazy = LazyRows(_characters(split), encode, seed=_SUBSET_SEED)
         sample = encode(lazy.known.tolist())
         if len(sample.examples) == len(lazy.known):
             lazy.keep(lazy.known.tolist(), sample)
-            text = "Of %s %s rows %s are tokenized now, the others when they are first read."
-            log.info(text, f"{len(all_rows):,}", name, f"{len(lazy.known):,}")
-            _warn_or_refuse(sample, f"{name} (a sample)")
+            _warn_or_refuse(sample, f"{split.name} (a sample)")
             return EncodedSplit(
                 examples=lazy.examples, labels=lazy.labels, text_form=sample.text_form, lazy=lazy
             )
-    used = characters if task.defaults.is_packed else characters.clip(max=_TOKEN_CHARACTERS * longest)
-    if used.sum() > _MANY_CHARACTERS:
-        log.info("Tokenizing the %s rows of %s.", f"{len(all_rows):,}", name)
-    encoded = encode(all_rows)
-    _warn_or_refuse(encoded, name)
+    encoded = encode(range(len(split.inputs)))
+    _warn_or_refuse(encoded, split.name)
     dropped = frozenset(encoded.dropped)
     kept = tuple(i for i in range(len(encoded.examples)) if i not in dropped)
     return EncodedSplit(
@@ -174,8 +164,15 @@ def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int |
     )
 
 
+def _characters(split: Split) -> NDArray[np.int64]:
+    """Count the characters of each row; a cell that is a list of words adds their number."""
+    cells = ((*inputs, label) for inputs, label in zip(split.inputs, split.labels, strict=True))
+    counts = (sum(len(cell) for cell in row if isinstance(cell, Sized)) for row in cells)
+    return np.fromiter(counts, dtype=np.int64, count=len(split.inputs))
+
+
 def _warn_or_refuse(encoded: Encoded, name: str) -> None:
-    """Raise DataError if the task refuses the rows; else log its notes on them as warnings."""
+    """Raise DataError if the task refuses the rows; otherwise log its notes as warnings."""
     if encoded.refusal:
         raise DataError(encoded.refusal)
     for note in encoded.notes:
@@ -183,12 +180,12 @@ def _warn_or_refuse(encoded: Encoded, name: str) -> None:
 
 
 def max_length_of(base: BaseModel) -> int | None:
-    """The most tokens that tokenizer and model take; None without a limit."""
+    """Return the most tokens that tokenizer and model take; None without a limit."""
     return min((n_tokens for n_tokens, _ in _limits(base)), default=None)
 
 
 def limited_by(base: BaseModel) -> str:
-    """Name what decides `max_length_of`, such as the model's context."""
+    """Return the name of what decides `max_length_of`, such as the model's context."""
     return min(_limits(base), default=(0, "nothing"))[1]
 
 
@@ -202,9 +199,9 @@ def _limits(base: BaseModel) -> list[tuple[int, str]]:
 
 
 def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
-    """Compute the loss of the longest and the shortest example; raise ModelError if the model cannot.
+    """Raise ModelError if the loss of the longest and shortest example cannot be computed.
 
-    Both eval and train mode are tried: Reformer pads to a length that it can split in eval mode alone.
+    Both eval and train mode are tried: Reformer pads to a length that it can split in eval mode only.
     """
     lengths = split.lengths[split.known]
     rows = sorted({int(split.known[lengths.argmax()]), int(split.known[lengths.argmin()])})
@@ -228,31 +225,25 @@ def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
 
 
 def _require_known_tokens(rows: Sequence[Sequence[int]], base: BaseModel) -> None:
-    """Raise ModelError if the model has no embedding for a token of some rows, or for the padding."""
+    """Raise ModelError if the model has no embedding for a token of rows or padding."""
     if not rows:
         return
-    parts = (rows[i : i + _CHECKED_ROWS] for i in range(0, len(rows), _CHECKED_ROWS))
-    largest = max(int(np.concatenate(part).max(initial=0)) for part in parts)
+    largest = max(base.pad_token_id, *(int(np.max(row, initial=0)) for row in rows))
     try:
         n_tokens = len(base.module.get_input_embeddings().weight)  # type: ignore[operator]
     except (NotImplementedError, AttributeError):  # CANINE hashes characters: any token is known
         return
-    if base.pad_token_id >= n_tokens:
-        raise ModelError(
-            f"The tokenizer of {base.name} pads with token {base.pad_token_id}, the model knows {n_tokens}; "
-            "name one of its own tokens as pad_token, or save it with resized embeddings."
-        )
     if largest >= n_tokens:
         raise ModelError(
-            f"The tokenizer of {base.name} gives token {largest}, the model knows {n_tokens}; "
-            "put the tokenizer and the weights of one model together."
+            f"The tokenizer of {base.name} has token {largest}, the model only {n_tokens} tokens; use the "
+            "tokenizer and the weights of one model, or save the model with resized embeddings."
         )
 
 
 def train_rows(
     lengths: Counts, *, n_steps: int, batch_size: int, seed: int, n_late: int = 0, late_from: int = 0
 ) -> list[list[int]]:
-    """Draw the rows of each step; the plan has no influence, so that all plans see the same order.
+    """Draw the rows of each step, in the same order for all plans.
 
     The last `n_late` rows are left out before step `late_from`, where they join the rows that the epoch has
     not reached yet. A longer run begins with the rows of a shorter one.
@@ -279,7 +270,7 @@ def train_rows(
 def epoch_batches(
     lengths: Counts, rows: NDArray[np.int64], *, batch_size: int, rng: np.random.Generator
 ) -> Iterator[list[int]]:
-    """Yield the full batches of one epoch of some rows, each of rows of similar length, shuffled.
+    """Yield the full batches of one epoch, each of rows of similar length, shuffled.
 
     Rows are shuffled and cut into chunks of 16 batches. Each chunk is sorted by length, cut into batches, and
     its batches are shuffled. A random remainder that fills no batch is left out of the epoch.
@@ -289,15 +280,15 @@ def epoch_batches(
     order = order[: len(order) - len(order) % batch_size]
     chunk = batch_size * _SORTED_BATCHES
     for start in range(0, len(order), chunk):
-        part = order[start : start + chunk]
-        batches = part[np.lexsort((part, lengths[part]))].reshape(-1, batch_size)
+        some = order[start : start + chunk]
+        batches = some[np.lexsort((some, lengths[some]))].reshape(-1, batch_size)
         yield from rng.permutation(batches).tolist()
 
 
 def uncut_lengths(split: Split, rows: Sequence[int], base: BaseModel, task: Task, *, most: int) -> list[int]:
-    """Count the tokens of some rows with nothing cut off; a row of more than `most` counts as `most` + 1.
+    """Count the tokens of some rows before truncation, up to `most` + 1.
 
-    If a model reads a prompt and writes a completion elsewhere, the longer of the two counts.
+    For an encoder-decoder, the longer of prompt and completion counts.
     """
     inputs, labels = [split.inputs[i] for i in rows], [split.labels[i] for i in rows]
     encoded = task.encode(inputs, labels, base.tokenizer, most + 1)
@@ -308,7 +299,7 @@ def uncut_lengths(split: Split, rows: Sequence[int], base: BaseModel, task: Task
 
 
 def count_tokens(split: Split, base: BaseModel, task: Task, *, block_length: int) -> int:
-    """Count the tokens of a split that is packed into blocks; a long one is estimated by its beginning."""
+    """Count the tokens of a split that is packed; estimate a long one by its beginning."""
     n_characters = sum(len(str(cell)) for row in split.inputs for cell in row)
     beginning, n_remaining = [], _COUNTED_CHARACTERS
     for row in split.inputs[:_COUNTED_ROWS]:
@@ -319,51 +310,3 @@ def count_tokens(split: Split, base: BaseModel, task: Task, *, block_length: int
     encoded = task.encode(beginning, split.labels[: len(beginning)], base.tokenizer, block_length)
     counted = sum(map(length_of, encoded.examples))
     return counted * n_characters // max(1, sum(len(cell) for row in beginning for cell in row))
-
-
-def encode_ahead(
-    splits: Mapping[str, EncodedSplit], fidelities: Sequence[Fidelity], *, batch_size: int
-) -> None:
-    """Encode the rows of large splits that measurements at some fidelities will read.
-
-    The time that this takes then counts to no measurement, and a row that cannot be encoded is refused before
-    the first one.
-
-    `fidelities` must include a full run.
-
-    Raises:
-        DataError: A row cannot be encoded.
-        ModelError: The tokenizer gives tokens that the model lacks.
-    """
-    if all(split.lazy is None for split in splits.values()):
-        return
-    needed = {name: _ReadRows(len(split.labels)) for name, split in splits.items()}
-    late_from = short_steps(max(at.train_steps for at in fidelities))
-    for at in fidelities:
-        train_rows(
-            needed["train"],
-            n_steps=at.train_steps,
-            batch_size=batch_size,
-            seed=at.seed,
-            n_late=splits["train"].n_late,
-            late_from=late_from,
-        )
-        needed[at.split].is_read[splits[at.split].subset(at.eval_examples)] = True
-    n_rows = sum(rows.is_read.sum() for rows in needed.values())
-    log.info("The run may read %s rows, which are tokenized now.", f"{n_rows:,}")
-    for name, rows in needed.items():
-        splits[name].lengths[rows.is_read.nonzero()[0]]  # all at once: a call has its price
-
-
-class _ReadRows:
-    """Stands in for the lengths of rows, which may have any value, and notes whose length is read."""
-
-    def __init__(self, n_rows: int) -> None:
-        self.is_read = np.zeros(n_rows, dtype=bool)
-
-    def __len__(self) -> int:
-        return len(self.is_read)
-
-    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        self.is_read[rows] = True
-        return np.zeros(len(rows), dtype=np.int64)

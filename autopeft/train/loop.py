@@ -1,10 +1,9 @@
-"""The training loop: steps of AdamW over micro-batches, and quick dropout on a CPU."""
+"""The training loop: steps of AdamW over micro-batches."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -12,12 +11,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.amp import GradScaler
-from torch.library import Library
 from torch.optim import AdamW, Optimizer
 
-from autopeft.model.devices import FreedMemory, SavedBytes, forked_rng
+from autopeft.model.devices import SavedBytes, forked_rng
 from autopeft.plugins import Batch
 from autopeft.train.compute import padded_tokens
 from autopeft.train.pausing import Position, UnderWay, pause, resume
@@ -26,12 +24,10 @@ from autopeft.train.rows import Counts
 
 _CLIP_NORM = 1.0  # of the gradients of all parameters together; the usual value for transformers
 _FUSED_ON = ("cpu", "cuda")  # devices with one kernel of AdamW, and one of the norm, for all parameters
-_CHECKED_STEPS = 8  # steps between two checks of the losses, since a check waits for the device; by hand
-_MASK_STEPS = 2**16  # values of the 16 bits of a dropout mask; a probability is rounded to the nearest
-_PER_WORD = 4  # masks from one 64-bit word of the generator
+_CHECKED_STEPS = 8  # steps between two checks of the losses, since a check waits for the device; heuristic
 
 
-# Called after each step with its number, the number of steps, and a function that gives the step's mean loss.
+# Called after each step with its number, the number of steps, and a function that returns the mean loss.
 Watcher = Callable[[int, int, Callable[[], float]], None]
 
 _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
@@ -39,7 +35,7 @@ _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 
 @contextlib.contextmanager
 def watched(watcher: Watcher) -> Iterator[None]:
-    """Call `watcher` after each training step within a context; its loss function waits for the device."""
+    """Call `watcher` after each training step within a context."""
     token = _watcher.set(watcher)
     try:
         yield
@@ -56,7 +52,7 @@ class TrainingRun:
     """The inputs of one training run.
 
     `under_way` keeps states of the full run now and then, and at the branch of a short run, from which the
-    full run goes on; None keeps none. `interrupt` is called before each step; its exceptions stop the run.
+    full run continues. `interrupt` is called before each step; its exceptions stop the run.
     """
 
     steps: Sequence[Sequence[Sequence[int]]]  # micro-batches of each step, as row indices
@@ -72,10 +68,10 @@ class TrainingRun:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingCost:
-    """Seconds and steps that a run trained, those of an earlier, stopped process included.
+    """Seconds and steps that a run trained, including those before it was resumed.
 
-    A full run that goes on from a short one counts from there. `peak_bytes` adds up what the widest
-    micro-batch saves for backward, gradients and AdamW's moments.
+    A full run that continues a short one counts from there. `peak_bytes` adds up what the widest micro-batch
+    saves for backward, gradients and AdamW's moments.
     """
 
     seconds: float = 0.0
@@ -86,91 +82,94 @@ class TrainingCost:
 def train(
     model: nn.Module, groups: list[dict[str, Any]], run: TrainingRun, *, device: torch.device
 ) -> TrainingCost:
-    """Train the parameter groups of a model in place, from the start or from a kept state of the run.
+    """Train parameter groups of a model in place, from the start or from a kept state.
 
     The `lr` of a group is its peak. The model is in train mode already. Raises DivergedError if a loss is not
     finite, or if float16 leaves no finite gradients.
     """
-    started, schedule = time.perf_counter(), run.schedule
+    started, schedule, under_way = time.perf_counter(), run.schedule, run.under_way
     n_steps = schedule.n_steps
     peak_rates = [float(group["lr"]) for group in groups]
     optimizer = AdamW(groups, weight_decay=0.0, fused=device.type in _FUSED_ON)
     scaler = GradScaler(device.type, enabled=run.scales_gradients)
     with forked_rng(device):
         torch.manual_seed(run.seed)  # dropout
-        state = None if run.under_way is None else run.under_way.load()
+        state = None if under_way is None else under_way.load()
         if state is not None and state.position.step > (schedule.branch or n_steps):
             state = None  # the full run is beyond the branch of this short run
         start = resume(state, model, optimizer, scaler, n_full=schedule.n_full)
         if schedule.branch is not None:  # a short run that was stopped after its branch counts whole
             start = replace(start, began=0, seconds=start.seconds + start.short_seconds)
-        counted_loss = _CountedLoss(run, start)
+        peak = _PeakBytes(run, start)
 
         def position_after(n_done: int) -> Position:
-            seconds = start.seconds + time.perf_counter() - started
-            return replace(counted_loss.position, step=n_done, seconds=seconds)
+            return replace(
+                start,
+                step=n_done,
+                widest_tokens=peak.widest_tokens,
+                saved_bytes=peak.saved_bytes,
+                seconds=start.seconds + time.perf_counter() - started,
+            )
 
-        freed = FreedMemory(device)
         losses: list[tuple[int, torch.Tensor]] = []  # with their steps, since the last check
         for step in range(start.step, n_steps):
             run.interrupt()
-            if step == schedule.branch and run.under_way is not None:
+            if step == schedule.branch and under_way is not None:
                 _require_finite(losses, n_steps=n_steps)
-                short_seconds = position_after(step).seconds
-                branch = replace(
-                    counted_loss.position, step=step, began=step, seconds=0.0, short_seconds=short_seconds
-                )
-                run.under_way.keep(pause(branch, model, optimizer, scaler))
+                position = position_after(step)
+                branch = replace(position, began=step, seconds=0.0, short_seconds=position.seconds)
+                under_way.keep(pause(branch, model, optimizer, scaler))
             for group, peak_rate in zip(optimizer.param_groups, peak_rates, strict=True):
                 group["lr"] = peak_rate * schedule.share(step)
-            step_losses = optimizer_step(model, optimizer, scaler, run.steps[step], counted_loss, freed)
+            step_losses = _optimizer_step(model, optimizer, scaler, run=run, step=step, peak=peak)
             losses += [(step, loss) for loss in step_losses]
             if (watcher := _watcher.get()) is not None:
                 watcher(step + 1, n_steps, partial(_mean, step_losses))
             is_last = step + 1 == n_steps
             in_full_run = schedule.branch is None or step + 1 < schedule.branch  # not in a decay
-            is_kept = run.under_way is not None and in_full_run and run.under_way.is_due(is_last=is_last)
+            is_kept = under_way is not None and in_full_run and under_way.is_due(is_last=is_last)
             if (step + 1) % _CHECKED_STEPS == 0 or is_last or is_kept:
                 _require_finite(losses, n_steps=n_steps)
                 losses.clear()
-            if is_kept and run.under_way is not None:
-                run.under_way.keep(pause(position_after(step + 1), model, optimizer, scaler))
-        position = position_after(n_steps)
+            if is_kept and under_way is not None:
+                under_way.keep(pause(position_after(step + 1), model, optimizer, scaler))
+        seconds = position_after(n_steps).seconds
         if scaler.is_enabled() and scaler.get_scale() < 1:
             raise DivergedError("diverged: the gradients are not finite in float16; try --dtype float32")
     trained_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     return TrainingCost(
-        seconds=position.seconds,
+        seconds=seconds,
         n_steps=n_steps - start.began,
-        peak_bytes=position.saved_bytes + 3 * trained_bytes,  # gradients, and AdamW's two moments
+        peak_bytes=peak.saved_bytes + 3 * trained_bytes,  # gradients, and AdamW's two moments
     )
 
 
-def optimizer_step(
+def _optimizer_step(
     model: nn.Module,
     optimizer: Optimizer,
     scaler: GradScaler,
-    parts: Sequence[Sequence[int]],
-    counted_loss: _CountedLoss,
-    freed: FreedMemory,
+    *,
+    run: TrainingRun,
+    step: int,
+    peak: _PeakBytes,
 ) -> list[torch.Tensor]:
-    """Take one optimizer step; returns the losses of its micro-batches, on the device.
+    """Take one optimizer step; return the losses of its micro-batches, on the device.
 
     The gradient is the sum over the terms of all micro-batches, divided once by their number. So it does not
     depend on how a step is cut. Micro-batches without a term are skipped if others have some.
     """
-    batches = [counted_loss.run.batch(rows) for rows in parts]
+    batches = [run.batch(rows) for rows in run.steps[step]]
     n_terms = sum(n for _, n in batches)
     losses = []
-    for rows, (batch, n) in zip(parts, batches, strict=True):
+    for rows, (batch, n) in zip(run.steps[step], batches, strict=True):
         if n == 0 != n_terms:
             continue  # no label in any of its rows
-        loss = counted_loss.loss(model, rows, batch)
+        with peak.counting(rows):
+            loss = run.loss(model, batch)
         share = loss if n == n_terms else loss * (n / n_terms)
         scaler.scale(share).backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
         del loss, share
-        freed.give_back()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     scaler.unscale_(optimizer)
     nn.utils.clip_grad_norm_(parameters, _CLIP_NORM, foreach=optimizer.defaults["fused"] or None)
@@ -194,63 +193,30 @@ def _require_finite(losses: Sequence[tuple[int, torch.Tensor]], *, n_steps: int)
             raise DivergedError(f"diverged at step {step + 1} of {n_steps}: the loss is not finite")
 
 
-class _CountedLoss:
-    """Computes the loss of a run, and counts the bytes that its widest micro-batch saves for backward.
+class _PeakBytes:
+    """Counts the bytes that the widest micro-batch of a run saves for backward.
 
-    The count is in `position`. A resumed run counts again only if a wider micro-batch is still to come.
+    A resumed run counts again only if a wider micro-batch is still to come.
     """
 
-    def __init__(self, run: TrainingRun, position: Position) -> None:
-        self.run, self.position = run, position
-        parts = [rows for step in run.steps[position.step :] for rows in step]
+    def __init__(self, run: TrainingRun, start: Position) -> None:
+        self._sizes = run.sizes
+        self.widest_tokens, self.saved_bytes = start.widest_tokens, start.saved_bytes
+        batches = [rows for step in run.steps[start.step :] for rows in step]
         # The first of equally wide micro-batches, as in a run that was not stopped.
-        widest = max(parts, key=self._n_tokens, default=())
-        self._widest = widest if self._n_tokens(widest) > position.widest_tokens else ()
+        widest = max(batches, key=self._n_tokens, default=())
+        self._widest = widest if self._n_tokens(widest) > start.widest_tokens else ()
 
-    def loss(self, model: nn.Module, rows: Sequence[int], batch: Batch) -> torch.Tensor:
-        """The mean loss of a micro-batch of rows."""
+    @contextlib.contextmanager
+    def counting(self, rows: Sequence[int]) -> Iterator[None]:
+        """Count what a forward pass saves, if `rows` are the widest micro-batch."""
         if rows is not self._widest:
-            return self.run.loss(model, batch)
+            yield
+            return
         counter = SavedBytes()
         with counter.counting():
-            loss = self.run.loss(model, batch)
-        n_tokens = self._n_tokens(rows)
-        self.position = replace(self.position, widest_tokens=n_tokens, saved_bytes=counter.total)
-        return loss
+            yield
+        self.widest_tokens, self.saved_bytes = self._n_tokens(rows), counter.total
 
     def _n_tokens(self, rows: Sequence[int]) -> int:
-        return padded_tokens(rows, self.run.sizes)
-
-
-@contextlib.contextmanager
-def quick_masks(device: torch.device) -> Iterator[None]:
-    """Make `bernoulli_`, and so every dropout, faster on a CPU within a context; no effect elsewhere.
-
-    torch draws each element of a mask by itself and on one thread, except on processors of one vendor: on
-    two cores of another vendor that was a sixth of a step of MiniLM-L6. `torch.manual_seed` decides the
-    masks as before, but they are other masks than outside of the context.
-    """
-    if device.type != "cpu":
-        yield
-        return
-    library = Library("aten", "IMPL")  # type: ignore[no-untyped-call]
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r"(?s).*[Oo]verrid")  # the override is intended
-            library.impl("bernoulli_.float", _fill, "CPU")  # type: ignore[no-untyped-call]
-        yield
-    finally:
-        # Gives torch's own kernel back; there is no public way.
-        library._destroy()  # type: ignore[no-untyped-call]
-
-
-def _fill(mask: Tensor, p: float = 0.5, generator: torch.Generator | None = None) -> Tensor:
-    """Fill a mask with ones with probability p, rounded to a multiple of 2^-16, and else zeros."""
-    if not 0 <= p <= 1:
-        raise RuntimeError(f"bernoulli_ expects p to be in [0, 1], but got p={p}")
-    n_ones = round(p * _MASK_STEPS)
-    if n_ones in (0, _MASK_STEPS):
-        return mask.fill_(n_ones // _MASK_STEPS)
-    words = torch.empty(-(-mask.numel() // _PER_WORD), dtype=torch.int64)
-    bits = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: mask.numel()]
-    return mask.copy_((bits < n_ones - _MASK_STEPS // 2).view(mask.shape))
+        return padded_tokens(rows, self._sizes)

@@ -1,4 +1,4 @@
-"""How fast a plan is trained and evaluated on this machine, from a run of a few steps."""
+"""Times training and evaluation of a plan on this machine by a few steps."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from autopeft.train.compute import padded_tokens
 from autopeft.train.encoding import train_rows
 from autopeft.types import Fidelity, Plan, Status
 
-_SECONDS = 2.0  # of the timed run, about; chosen by hand
-_MOST_STEPS = 8  # of the timed run; chosen by hand
-_COLD_SECONDS = 10.0  # a first step up to this long may be slow by the preparation of kernels; chosen by hand
-TYPICAL_STEPS = 64  # steps whose mean length stands for a whole run; chosen by hand
-_SEEDS = 32  # seeds to choose from, for first steps of about that length; chosen by hand
+_SECONDS = 2.0  # of the timed run, about; heuristic
+_MOST_STEPS = 8  # of the timed run; heuristic
+_COLD_SECONDS = 10.0  # a first step up to this long may be slow by the preparation of kernels; heuristic
+TYPICAL_STEPS = 64  # steps whose mean length represents a whole run; heuristic
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """Seconds of a step, of an evaluated example, and of a run apart from both (attaching, checking)."""
+    """Seconds of a step, of an evaluated example, and of all else in a run."""
 
     step_seconds: float
     example_seconds: float
@@ -31,9 +30,9 @@ class Pace:
 def pace_of(bench: Bench, plan: Plan) -> Pace:
     """Time one step and one example of a plan, then as many more as take about two seconds.
 
-    A slow first step is timed again, since kernels may have been prepared in it. Rows are drawn by a seed
-    whose first steps are about as long as typical ones; times are corrected in proportion to the tokens that
-    still differ. No weights or states are kept. Raises TrainingError if the plan cannot be trained.
+    A slow first step is timed again, since kernels may have been prepared in it. Times are scaled from the
+    tokens of the rows that were timed to typical ones. No weights or states are kept. Raises TrainingError if
+    the plan cannot be trained.
     """
     bench = replace(bench, keep_weights=None, under_way=None)
     pace = _timed(bench, plan, n_steps=1, n_examples=1)
@@ -47,14 +46,13 @@ def pace_of(bench: Bench, plan: Plan) -> Pace:
 
 
 def _timed(bench: Bench, plan: Plan, *, n_steps: int, n_examples: int) -> Pace:
-    """Measure a run of some steps, and scale its times from the tokens of its rows to typical ones."""
-    seed, step_scale = _typical_seed(bench, n_steps)
+    """Measure a run of some steps, and scale its times to rows of typical length."""
     fidelity = Fidelity(
         split="confirm",
         train_steps=n_steps,
         train_examples=n_steps * bench.batch_size,
         eval_examples=n_examples,
-        seed=seed,
+        seed=0,
     )
     split = bench.splits["confirm"]  # reading its lengths encodes the rows, before the clock
     evaluated = split.lengths[split.subset(n_examples)].mean()
@@ -62,6 +60,7 @@ def _timed(bench: Bench, plan: Plan, *, n_steps: int, n_examples: int) -> Pace:
     run = bench.measure(plan, fidelity)
     if run.status is Status.FAIL or not run.trained_steps:
         raise TrainingError(f"A run of {n_steps} steps could not be timed: {run.error or 'nothing trains'}.")
+    step_scale = _mean_tokens(bench, TYPICAL_STEPS) / _mean_tokens(bench, n_steps)
     return Pace(
         step_seconds=run.train_seconds / n_steps * step_scale,
         example_seconds=run.eval_seconds / n_examples * example_scale,
@@ -69,15 +68,8 @@ def _timed(bench: Bench, plan: Plan, *, n_steps: int, n_examples: int) -> Pace:
     )
 
 
-def _typical_seed(bench: Bench, n_steps: int) -> tuple[int, float]:
-    """Find the seed whose first steps are most typical in length; return it, and typical tokens / its own."""
+def _mean_tokens(bench: Bench, n_steps: int) -> float:
+    """Compute the mean tokens of the first steps of a run."""
     lengths = bench.splits["train"].lengths
-
-    def mean_tokens(seed: int, n: int) -> float:
-        rows = train_rows(lengths, n_steps=n, batch_size=bench.batch_size, seed=seed)
-        return float(np.mean([padded_tokens(step, lengths) for step in rows]))
-
-    typical = mean_tokens(0, TYPICAL_STEPS)
-    means = [mean_tokens(seed, n_steps) for seed in range(_SEEDS)]
-    seed = min(range(_SEEDS), key=lambda i: abs(means[i] - typical))
-    return seed, typical / means[seed]
+    rows = train_rows(lengths, n_steps=n_steps, batch_size=bench.batch_size, seed=0)
+    return float(np.mean([padded_tokens(step, lengths) for step in rows]))

@@ -1,4 +1,4 @@
-"""The state of a stopped training run: parameters, optimizer and random state, to resume to the same bits.
+"""Saves and restores the state of a run, which resumes to the same bits.
 
 The position in the data is not stored, since the rows of a step follow from the seed.
 """
@@ -20,20 +20,20 @@ from torch import nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from autopeft.model.devices import devices_of, has_own_generator, random_state, set_random_state
+from autopeft.model.devices import devices_of
 from autopeft.store import put_in_place
 
 _FILE = "paused.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-_SECONDS = 60.0  # between two states of a run at least; chosen by hand
-_SHARE = 0.01  # of the time, at most, that keeping the states of a run takes; chosen by hand
+_SECONDS = 60.0  # between two states of a run at least; heuristic
+_SHARE = 0.01  # of the time, at most, that keeping the states of a run takes; heuristic
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """How far a run has come."""
+    """The progress of a run."""
 
     step: int = 0  # steps done
     widest_tokens: int = 0  # of the widest micro-batch so far, padding included; 0 before one was counted
@@ -46,7 +46,7 @@ class Position:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """A paused run: its position, and copies on the CPU of all tensors that its next step depends on."""
+    """A paused run: its position, and CPU copies of all tensors that its next step needs."""
 
     position: Position
     tensors: Mapping[str, torch.Tensor]
@@ -56,8 +56,8 @@ def pause(position: Position, model: nn.Module, optimizer: Optimizer, scaler: Gr
     """Copy the state of a run at a position."""
     tensors = {"rng": torch.random.get_rng_state()}
     for index, device in enumerate(devices_of(model)):
-        if has_own_generator(device):
-            tensors[f"rng.{device.type}.{index}"] = random_state(device)
+        if device.type == "cuda":
+            tensors[f"rng.cuda.{index}"] = torch.cuda.get_rng_state(device)
     if scaler.is_enabled():
         tensors["scaler"] = torch.tensor([scaler.get_scale(), scaler.state_dict()["_growth_tracker"]])
     for name, parameter in _trained_parameters(model).items():
@@ -94,7 +94,7 @@ def read(folder: Path) -> State | None:
 
 
 def kept_step(folder: Path) -> int | None:
-    """The step of the state in a folder; None if it is missing or damaged."""
+    """Return the step of the state in a folder; None if it is missing or damaged."""
     state = read(folder)
     return None if state is None else state.position.step
 
@@ -107,7 +107,7 @@ def resume(
     *,
     n_full: int,
 ) -> Position:
-    """Restore a state into model, optimizer, scaler and torch's generators; return its position.
+    """Restore model, optimizer, scaler and torch's generators; return the position.
 
     If there is no state, or one of other parameters or of a full run of other than `n_full` steps, nothing
     changes and the position is step 0.
@@ -134,8 +134,8 @@ def resume(
         scaler.load_state_dict({**scaler.state_dict(), "scale": scale, "_growth_tracker": int(n_since)})
     torch.random.set_rng_state(tensors["rng"])
     for index, device in enumerate(devices_of(model)):
-        if (state_on_device := tensors.get(f"rng.{device.type}.{index}")) is not None:
-            set_random_state(device, state_on_device)
+        if device.type == "cuda" and f"rng.cuda.{index}" in tensors:
+            torch.cuda.set_rng_state(tensors[f"rng.cuda.{index}"], device)
     return position
 
 
@@ -148,7 +148,7 @@ class UnderWay:
     """Keeps the latest state of one training run in a folder, a minute or more apart.
 
     A run of less than a minute writes nothing. If writing is slow, states are further apart, so that it takes
-    at most a hundredth of the time. If a state cannot be written, a warning is logged and training goes on.
+    at most a hundredth of the time. If a state cannot be written, a warning is logged and training continues.
     """
 
     folder: Path
@@ -158,13 +158,13 @@ class UnderWay:
         self._kept_at, self._wait_seconds, self._is_long = self.clock(), _SECONDS, False
 
     def load(self) -> State | None:
-        """The state that an earlier process kept; None if there is none."""
+        """Return the state that an earlier process kept, if any."""
         state = read(self.folder)
         self._is_long = state is not None
         return state
 
     def is_due(self, *, is_last: bool) -> bool:
-        """Whether to keep a state now; after the last step, if one was kept or loaded before."""
+        """Return whether to keep a state now; after the last step, if one was kept before."""
         return self.clock() - self._kept_at >= self._wait_seconds or (is_last and self._is_long)
 
     def keep(self, state: State) -> None:

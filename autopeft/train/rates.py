@@ -1,4 +1,4 @@
-"""Learning rates over the steps, and by parameter: the plan's for adapters, fixed ones for the head."""
+"""Learning rates by step and parameter: the plan's for adapters, derived for the head."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from autopeft.types import Plan
 # two of four plans at 5 % lose 0.3 points (research/2026-11-29-listed-plans.md). The largest share is a
 # heuristic.
 _SHORT_STEPS, _SHORT_SHARE, _LONGEST_SHARE = 75, 0.05, 0.4
-_BEFORE_DECAY = 0.8  # share of a short run before its decay, which a full run need not repeat; by hand
-_MOST_WARMUP = 50  # steps, so that short runs of long ones train at the peak rate; chosen by hand
+_BEFORE_DECAY = 0.8  # share of a short run before its decay, which a full run need not repeat; heuristic
+_MOST_WARMUP = 50  # steps, so that short runs of long ones train at the peak rate; heuristic
 WARMUP_SHARE = 0.06  # as in RoBERTa, Liu et al. 2019, arXiv:1907.11692
 
 # One rate for adapters and head confounds methods with rates: on clinc_domain10, 53 steps, LoRA at 4e-3 gets
@@ -35,7 +35,7 @@ WARMUP_SHARE = 0.06  # as in RoBERTa, Liu et al. 2019, arXiv:1907.11692
 # In full runs of 300 steps on six sets, LoRA has 0 to 4 points more at a move of 2 than at 0.66, and no more
 # at 4 (research/2026-11-29-head-move.md).
 MOVE = 2.0
-# Where rows repeat, a fast head learns them by heart: at 16 epochs of 400 rows a move of 0.5 is 0 to 4.5
+# Where rows repeat, a fast head memorizes them: at 16 epochs of 400 rows a move of 0.5 is 0 to 4.5
 # points better than 2 on eight sets of nine; at 4 epochs of 2,500 rows it is 3.5 worse on 77 classes
 # (research/2026-12-01-head-rate.md). So the move times the epochs is at most this.
 MOST_MOVE_EPOCHS = 8.0
@@ -55,12 +55,12 @@ SCHEDULE = (
 
 
 def warmup_steps(n_steps: int) -> int:
-    """Steps of the warm-up of a run of `n_steps`."""
+    """Return the steps of the warm-up of a run of `n_steps`."""
     return min(_MOST_WARMUP, round(WARMUP_SHARE * n_steps))
 
 
 def rate_share(step: int, n_steps: int) -> float:
-    """Share of the peak learning rate at a step, in (0, 1]: linear warm-up, then linear decay.
+    """Return the share of the peak rate at a step, in (0, 1]: linear warm-up and decay.
 
     Example:
         >>> [round(rate_share(step, 100), 2) for step in (0, 5, 6, 99)]
@@ -72,10 +72,10 @@ def rate_share(step: int, n_steps: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class RateSchedule:
-    """Shares of the peak rate over the steps of a full run, or of a short one that branches off it.
+    """Shares of the peak rate in a full run, or in a short one that branches off it.
 
-    A short run has the steps of a full run up to the step `branch`, and then decays to 0. A full run can go
-    on from there: it repeats nothing and ends with the same bits.
+    A short run has the steps of a full run up to the step `branch`, and then decays to 0. A full run can
+    continue from there: it repeats nothing and ends with the same bits.
     """
 
     n_steps: int
@@ -83,25 +83,25 @@ class RateSchedule:
     branch: int | None = None
 
     def share(self, step: int) -> float:
-        """Share of the peak learning rate at a step, in (0, 1]."""
+        """Return the share of the peak learning rate at a step, in (0, 1]."""
         if self.branch is None or step < self.branch:
             return rate_share(step, self.n_full)
         return rate_share(self.branch, self.n_full) * (self.n_steps - step) / (self.n_steps - self.branch)
 
 
 def short_steps(n_full: int) -> int:
-    """Steps of the short run of a full one: 75, or a twentieth of a long run, and at most 40 %."""
+    """Return the steps of a short run: 75, or a twentieth of a long run, at most 40 %."""
     most = max(1, round(_LONGEST_SHARE * n_full))
     return min(max(_SHORT_STEPS, round(_SHORT_SHARE * n_full)), most)
 
 
 def branch_step(n_steps: int) -> int:
-    """The step at which a short run begins to decay, and from which its full run goes on."""
+    """Return the step at which a short run begins to decay and its full run continues."""
     return min(n_steps - 1, round(_BEFORE_DECAY * n_steps))
 
 
 def short_schedule(n_steps: int, *, n_full: int) -> RateSchedule:
-    """The schedule of a short run: the beginning of the full run, and a fifth that decays.
+    """Return the schedule of a short run: the start of the full run and a decay.
 
     Plans rank far better after a decay than at a constant rate or in the middle of a long decay
     (research/2026-11-25-short-run-decay.md).
@@ -111,7 +111,7 @@ def short_schedule(n_steps: int, *, n_full: int) -> RateSchedule:
 
 
 def full_run_steps(*, n_train: int, batch_size: int, epochs: float | None, max_steps: int | None) -> int:
-    """Optimizer steps of one full run: `max_steps` if set, else those of the epochs, at least 1."""
+    """Return the steps of a full run: `max_steps` if set, else those of the epochs, >= 1."""
     if max_steps is not None:
         return max_steps
     assert epochs is not None, "epochs are derived where neither is set"
@@ -138,15 +138,15 @@ class HeadRates:
         return HeadRates(by_name=by_name, output=output, move=self.move * factor)
 
     def alone(self) -> tuple[float, float]:
-        """Range of rates of the last layer to try if the head alone is trained; (1, 1) without a head."""
+        """Return the range of rates to try for the head alone; (1, 1) without a head."""
         if not self.by_name:
             return 1.0, 1.0
         low, high = (self.output * move / self.move for move in _MOVES_ALONE)
         return low, high
 
 
-def head_maps(base: BaseModel) -> list[str]:
-    """Names of the linear layers that are trained as the task head."""
+def head_layers(base: BaseModel) -> list[str]:
+    """Return the names of the linear layers that are trained as the task head."""
     return [name for name, module in _head_modules(base) if isinstance(module, nn.Linear)]
 
 
@@ -159,7 +159,7 @@ def input_rms(
 ) -> dict[str, float]:
     """Measure the root mean square of the inputs of linear layers, by name, without padding.
 
-    `call` runs the model on a batch, such as the task's loss. A map that no batch reaches is missing.
+    `call` runs the model on a batch, such as the task's loss. A layer that no batch reaches is missing.
     """
     sums: dict[str, tuple[float, int]] = {}
     mask: torch.Tensor | None = None
@@ -184,7 +184,7 @@ def input_rms(
 
 
 def head_move(n_epochs: float | None) -> float:
-    """Return how far a step of AdamW should move the outputs of a head of classes; None: unknown epochs.
+    """Return how far a step of AdamW should move the outputs of a head of classes.
 
     Example:
         >>> head_move(1), head_move(4), head_move(16), head_move(None)
@@ -194,7 +194,7 @@ def head_move(n_epochs: float | None) -> float:
 
 
 def head_rates(base: BaseModel, rms: Mapping[str, float], *, n_epochs: float | None = None) -> HeadRates:
-    """Choose the rates of the task head from the root mean square (RMS) of its linear layers' inputs.
+    """Choose the rates of the task head by the root mean square (RMS) of layers' inputs.
 
     1. A linear layer gets move / (inputs × RMS), its bias at most the move. A missing RMS counts as 1, and so
        does one that is not finite.
@@ -228,7 +228,7 @@ def _head_modules(base: BaseModel) -> list[tuple[str, nn.Module]]:
 def parameter_groups(
     model: nn.Module, plan: Plan, *, heads: HeadRates, methods: Mapping[str, Method]
 ) -> list[dict[str, Any]]:
-    """Make AdamW's parameter groups: adapters at the plan's learning rate, the task head at fixed rates.
+    """Make AdamW's groups: adapters at the plan's learning rate, the head at its own rates.
 
     The plan's `head_factor` scales the rates of the head. If the head alone is trained, the plan's learning
     rate is that of its last layer, and its other layers keep their proportion to it.
@@ -240,14 +240,14 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             head_name = _head_name(name, heads.by_name)
-            factor = next((factors[part] for part in name.split(".") if part in factors), 1.0)
+            factor = next((factors[each] for each in name.split(".") if each in factors), 1.0)
             rate = factor * plan.learning_rate if head_name is None else scale * heads.by_name[head_name]
             groups.setdefault(rate, []).append(parameter)
     return [{"params": parameters, "lr": rate} for rate, parameters in groups.items()]
 
 
 def _head_name(name: str, head_parameters: Mapping[str, float]) -> str | None:
-    """Turn a parameter's name in `peft`'s copy of the head into the base model's; None for an adapter's."""
+    """Return a head parameter's name in the base model; None for an adapter's."""
     head, is_copy, path_in_copy = name.partition(".modules_to_save.")
     if not is_copy:
         return None

@@ -1,4 +1,4 @@
-"""Rows of a large split that are encoded when they are first read, and kept from then on."""
+"""Encodes the rows of a large split when they are first read, and keeps them."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from numpy.typing import NDArray
 
 from autopeft.plugins import Encoded, Example
 
-IMAGE_TOKENS = 196  # that an image is taken for: 224 × 224 pixels in patches of 16 × 16, as in ViT
-_AT_ONCE = 10_000  # rows that the task encodes in one call; chosen by hand
-_TYPICAL = 2000  # rows whose mean stands for all; chosen by hand
-_LONGEST = 128  # rows with the most characters, among which the most tokens are sought; chosen by hand
+IMAGE_TOKENS = 196  # counted for an image: 224 × 224 pixels in patches of 16 × 16, as in ViT
+_AT_ONCE = 10_000  # rows that the task encodes in one call; heuristic
+_TYPICAL = 2000  # rows whose mean represents all; heuristic
+_LONGEST = 128  # rows with the most characters, among which the most tokens are sought; heuristic
 
 
 class Counts(Protocol):
-    """Tokens by row: an array (N,), or a column that counts the tokens of a row when they are first read."""
+    """Tokens by row: an array (N,), or a column that counts them when they are read."""
 
     def __len__(self) -> int:
-        """Number of rows."""
+        """Return the number of rows."""
 
     def __getitem__(self, rows: Any, /) -> Any:
-        """The tokens of one row, or an array with those of several rows."""
+        """Return the tokens of one row, or an array with those of several rows."""
 
 
 class LazyRows:
-    """The examples of a split, encoded when they are first read; its columns have one entry per row.
+    """The examples of a split, encoded when they are first read.
 
-    `typical` are rows drawn at random, ascending, whose mean stands for all. `known` are these and the rows
-    with the most characters, ascending; their longest stands for all. `lengths` and `sizes` have the tokens
+    `typical` are rows drawn at random, ascending, whose mean represents all. `known` are these and the rows
+    with the most characters, ascending; their longest represents all. `lengths` and `sizes` have the tokens
     of each row, as `length_of` and `size_of` count them.
     """
 
     def __init__(
         self, characters: NDArray[np.int64], encode: Callable[[Sequence[int]], Encoded], *, seed: int
     ) -> None:
-        """Encode nothing yet; `characters` counts those of each row, and `seed` draws the typical rows."""
+        """Encode nothing yet; `characters` are counts by row, and `seed` draws the typical rows."""
         n_rows = len(characters)
         self.numbers = np.arange(n_rows)
         self.typical = np.sort(np.random.default_rng(seed).permutation(n_rows)[:_TYPICAL])
@@ -51,8 +51,8 @@ class LazyRows:
         """Encode the rows that are not encoded yet; raises what the task's `encode` raises."""
         missing = np.unique(rows[~self._is_encoded[rows]])
         for start in range(0, len(missing), _AT_ONCE):
-            part = missing[start : start + _AT_ONCE].tolist()
-            self.keep(part, self._encode(part))
+            some = missing[start : start + _AT_ONCE].tolist()
+            self.keep(some, self._encode(some))
 
     def keep(self, rows: Sequence[int], encoded: Encoded) -> None:
         """Store the examples, labels and counts of encoded rows; each row is one example."""
@@ -64,7 +64,7 @@ class LazyRows:
 
 
 class LazyColumn(Sequence[Any]):
-    """A column of lazy rows: reading a number, a slice or a list of rows encodes these rows first."""
+    """A column of lazy rows: reading some of them encodes them first."""
 
     def __init__(self, rows: LazyRows, values: NDArray[Any]) -> None:
         self._rows, self.values = rows, values
@@ -81,7 +81,7 @@ class LazyColumn(Sequence[Any]):
 
 
 def rows_of_tokens(example: Example) -> Sequence[Sequence[int]]:
-    """The rows of token ids of an example: one, one per choice, or none for an image."""
+    """Return the rows of token ids of an example: one, one per choice, or none for an image."""
     ids = example.get("input_ids", ())
     if not len(ids):
         return ()
@@ -89,12 +89,12 @@ def rows_of_tokens(example: Example) -> Sequence[Sequence[int]]:
 
 
 def length_of(example: Example) -> int:
-    """Tokens of the longest row of an example; 1 if it has none (an image)."""
+    """Count the tokens of the longest row of an example; 1 if it has none (an image)."""
     return max(map(len, rows_of_tokens(example)), default=1)
 
 
 def size_of(example: Example, label: Any) -> int:
-    """Tokens that an example adds to a batch: those of all its rows, or of its labels if more."""
+    """Count the tokens that an example adds to a batch: of its rows, or labels if more."""
     rows = rows_of_tokens(example)
     n_labels = len(label) if isinstance(label, Sequence | np.ndarray) else 0
     return max(len(rows) * max(map(len, rows)), n_labels) if rows else IMAGE_TOKENS

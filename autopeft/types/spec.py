@@ -237,7 +237,7 @@ class ExecutionSpec(Topic):
     )
     device: str | None = setting(
         None,
-        "Torch device: cpu, cuda, cuda:1 or mps; several for several workers, such as cuda:0,1; balanced "
+        "Torch device: cpu, cuda or cuda:1; several for several workers, such as cuda:0,1; balanced "
         "spreads the layers over all GPUs. Default: a GPU, if there is one, balanced if the weights do not "
         "fit it; for the executor process all GPUs like the first",
         "Machine",

@@ -47,7 +47,7 @@ def test_plan_that_does_not_fit_is_refused_and_leaves_the_module(module, make_ba
     with pytest.raises(TargetError, match=r"BertForSequenceClassification has no target module"):
         autopeft.apply(plan, module)
     wider = make_plan(make_base("bert", hidden=32), "lora")
-    with pytest.raises(SpecError, match=r"The plan says .* trainable parameters"):
+    with pytest.raises(SpecError, match="The plan says"):
         autopeft.apply(wider, module)
     assert same_weights(weights, weights_of(module))
     assert vars(state_of(module)) == vars(state)
@@ -81,5 +81,5 @@ def test_second_plan_on_one_module_is_refused(module, make_base, make_plan):
     plan = make_plan(make_base("bert"), "lora")
     model = autopeft.apply(plan, module)
     for holder in (model, module):
-        with pytest.raises(ModelError, match="holds adapters of peft already"):
+        with pytest.raises(ModelError, match="adapters of peft already"):
             autopeft.apply(plan, holder)

@@ -121,7 +121,7 @@ def labelled(texts=TEXTS):
 def test_tokenizer_without_padding_and_end_is_refused_and_one_with_an_end_pads_with_it(analyze, tokenizer):
     changed_tokenizer = copy.deepcopy(tokenizer)
     changed_tokenizer.pad_token = None
-    with pytest.raises(ModelError, match="has neither a padding nor an end-of-text token; name one as pad"):
+    with pytest.raises(ModelError, match="neither a padding nor an end-of-text token"):
         analyze("text-classification", labelled(), tokenizer=changed_tokenizer)
     changed_tokenizer.eos_token = "[SEP]"
     first, log = analyze("text-classification", labelled(), tokenizer=changed_tokenizer, score="fisher")
@@ -133,7 +133,7 @@ def test_tokenizer_without_padding_and_end_is_refused_and_one_with_an_end_pads_w
 def test_padding_token_that_the_model_does_not_know(analyze, tokenizer):
     changed_tokenizer = copy.deepcopy(tokenizer)
     changed_tokenizer.add_special_tokens({"pad_token": "[NEW]"})
-    with pytest.raises(ModelError, match=r"pads with token 34, the model knows 34; name one of its own"):
+    with pytest.raises(ModelError, match="has token 34"):
         analyze("text-classification", labelled(), tokenizer=changed_tokenizer, score="fisher")
 
 
@@ -146,7 +146,7 @@ def test_words_that_the_model_does_not_know(analyze, tokenizer, task):
     if task != "text-classification":
         rows = [{"prompt": text, "completion": "good film on day"} for text in TEXTS]
         data = datasets.Dataset.from_list(changed(rows, 50, {"prompt": "a", "completion": "newword"}))
-    with pytest.raises(ModelError, match="gives token 34, the model knows 34; put the tokenizer and the we"):
+    with pytest.raises(ModelError, match="has token 34"):
         analyze(task, data, tokenizer=changed_tokenizer)
 
 

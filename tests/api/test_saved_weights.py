@@ -115,9 +115,9 @@ def test_the_weights_of_a_run_are_applied_with_what_the_checkpoint_lacked(
 @pytest.mark.parametrize(
     ("names", "rank", "message"),
     [
-        (["lora", "ia3"], 1, "hold 2 × 16 as .*lora_A.*, the config asks for 1 × 16"),
-        (["lora", "miss"], 2, "is not there; pass the folder to which this plan's weights were saved"),
-        (["ia3"], 2, "is not there"),
+        (["lora", "ia3"], 1, "2 × 16 as .*lora_A.*, the config needs 1 × 16"),
+        (["lora", "miss"], 2, "does not exist"),
+        (["ia3"], 2, "does not exist"),
     ],
 )
 def test_weights_of_another_plan_are_refused_and_leave_the_module(

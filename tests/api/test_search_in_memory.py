@@ -141,7 +141,7 @@ def test_adapters_of_a_trained_model_are_not_put_on_another(trained_run, data_di
         result.load("a/name")
     copied = copy.deepcopy(module)
     adapted = result.load(copied)
-    with pytest.raises(ModelError, match=r"holds adapters of peft already"):
+    with pytest.raises(ModelError, match="adapters of peft already"):
         result.load(copied)
     assert sum(p.numel() for p in adapted.parameters() if p.requires_grad) >= result.best.trainable_params
 
@@ -159,7 +159,7 @@ def test_a_model_that_is_as_it_was_loaded_is_named(model_dir, tokenizer, tmp_pat
     [
         (
             lambda module, search: search.update(tokenizer=None),
-            "its tokenizer is not; pass it as tokenizer=",
+            "pass it as tokenizer=",
         ),
         (
             lambda module, search: module.double(),
@@ -175,15 +175,15 @@ def test_a_model_that_is_as_it_was_loaded_is_named(model_dir, tokenizer, tmp_pat
         ),
         (
             lambda module, search: search.update(model=torch.compile(module)),
-            r"is the OptimizedModule of torch\.compile; pass the model before torch\.compile.*model\._orig",
+            r"model\._orig_mod",
         ),
         (
             lambda module, search: module.bert.encoder.layer[1].compile(),
-            r"was compiled in place by compile",
+            "compiled",
         ),
         (
             lambda module, search: search.update(model=torch.nn.DataParallel(module)),
-            r"is wrapped in DataParallel; pass the model inside, which is model\.module\.",
+            r"model\.module",
         ),
         (lambda module, search: search.update(model=3), "is a int; pass a transformers"),
         (

@@ -217,7 +217,7 @@ def test_model_without_tokenizer_or_with_torn_weights_is_refused(
     wordless = shutil.copytree(model_dir, tmp_path / "wordless")
     for file in wordless.glob("tokenizer*"):
         file.unlink()
-    refused(search(wordless, data_dir, tmp_path / "run"), 2, "knows no words")
+    refused(search(wordless, data_dir, tmp_path / "run"), 2, "has no words")
     torn = shutil.copytree(model_dir, tmp_path / "torn")
     (torn / "model.safetensors").rename(torn / "pytorch_model.bin")
     refused(search(torn, data_dir, tmp_path / "run"), 2, "torn", "cannot be loaded")

@@ -118,13 +118,6 @@ def test_gpus_are_counted(names, like_first, value):
     assert (check.status, check.value) == ("ok", value)
 
 
-def test_the_gpu_of_a_mac_is_noted_with_its_flag(monkeypatch):
-    monkeypatch.setattr(doctor.torch.backends.mps, "is_available", lambda: True)
-    monkeypatch.setattr(doctor.torch.cuda, "device_count", lambda: 0)
-    (check,) = (check for check in doctor._device_checks() if check.name == "GPUs")
-    assert (check.status, "--device mps" in check.remedy) == ("note", True)
-
-
 def test_command_prints_checks_and_exits_with_1_where_one_fails(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["doctor", "--json"])

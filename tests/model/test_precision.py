@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import platform
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from threading import Event
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +13,7 @@ from toys.words import LABEL_NAMES
 
 from autopeft import model
 from autopeft.model import Precision, choose_precision
+from autopeft.model.devices import exact_products
 from autopeft.types import ModelSpec
 
 CPU = torch.device("cpu")
@@ -70,46 +67,17 @@ def test_a_processor_computes_in_bfloat16_if_it_has_instructions_for_it(flags, d
     assert choose_precision(config(), CPU) == Precision(dtype=dtype)
     assert choose_precision(config(4096), CPU) == Precision(dtype=dtype)
     assert choose_precision(toy_config("bert"), CPU) == Precision()  # too narrow to gain anything
-    assert choose_precision(config(), torch.device("mps")) == Precision()
 
 
-@pytest.mark.skipif(
-    platform.machine() != "x86_64" or not CPU_FACTS.exists(), reason="Linux tells flags of x86 in this form"
-)
-def test_a_busy_processor_decides_as_its_flags_say():
-    flags = CPU_FACTS.read_text().partition("flags")[2].partition("\n")[0].split()
-    expected = "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "float32"
-    matrix, is_over = torch.randn(256, 256), Event()
-
-    def multiply():
-        while not is_over.is_set():
-            matrix @ matrix
-
-    with ThreadPoolExecutor(4) as pool:
-        for _ in range(4):
-            pool.submit(multiply)
-        under_load = [choose_precision(config(), CPU).dtype for _ in range(2)]
-        is_over.set()
-    assert [*under_load, choose_precision(config(), CPU).dtype] == [expected] * 3
-
-
-def test_choice_is_told_in_one_sentence(caplog, monkeypatch):
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    with caplog.at_level(logging.INFO, logger="autopeft"):
-        choose_precision(config(), CPU)
-    (record,) = caplog.records
-    assert record.getMessage() == (
-        "The base model computes in float32: no instructions for bfloat16 are known on this cpu device; "
-        "--dtype overrides this."
-    )
-
-
-def test_a_precision_is_for_the_context_alone():
-    before = torch.get_float32_matmul_precision()
-    with pytest.raises(ZeroDivisionError), Precision(matmul="medium").multiplying():
+def test_exact_products_are_for_the_context_alone():
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with pytest.raises(ZeroDivisionError), exact_products():
+            assert torch.get_float32_matmul_precision() == "highest"
+            raise ZeroDivisionError
         assert torch.get_float32_matmul_precision() == "medium"
-        raise ZeroDivisionError
-    assert torch.get_float32_matmul_precision() == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_base_is_held_in_bfloat16_and_its_head_in_float32(model_dir):
@@ -129,13 +97,3 @@ def test_base_is_held_in_bfloat16_and_its_head_in_float32(model_dir):
     for name, parameter in exact.module.named_parameters():
         if name not in in_head:
             assert torch.equal(parameter.bfloat16(), held.module.get_parameter(name))
-
-
-@pytest.mark.parametrize(
-    ("dtype", "device", "expected"),
-    [("bfloat16", "cuda", "high"), ("float32", "cuda", "highest"), ("bfloat16", "cpu", "highest")],
-)
-def test_copies_of_bfloat16_are_multiplied_in_tf32_where_a_gpu_has_it(dtype, device, expected):
-    with Precision(dtype=dtype).of_copies(torch.device(device)).multiplying():
-        assert torch.get_float32_matmul_precision() == expected
-    assert torch.get_float32_matmul_precision() == "highest"

@@ -1,4 +1,4 @@
-"""Base models in few bits by bitsandbytes: what is quantized, how it is counted, what is refused."""
+"""Base models quantized by bitsandbytes: what is quantized, how it is counted, what is refused."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import torch
 import transformers
 from torch import nn
 from toys.bases import toy_config
-from toys.quantized import LLM, QUANTIZED_MARKS, bitsandbytes, by_bits, load_toy, search_spec
+from toys.quantized import LLM, QUANTIZED_MARKS, by_bits, load_toy, search_spec
 from toys.specs import run_spec
 
 from autopeft import commands, model
 from autopeft.errors import ModelError
 from autopeft.model.linear_layers import n_bits
-from autopeft.model.quantization import require_working_kernels
 from autopeft.run.best import plan_document
 from autopeft.run.prepare import InMemory, prepare
 from autopeft.run.progress import Lines
@@ -41,17 +40,6 @@ def test_counts_and_targets_are_those_of_the_model_before(architecture, bits, sa
     apart = {target.name for target in base.targets if target.name.endswith("DenseReluDense.wo")}
     assert quantized == {target.name for target in base.targets if target.kind == "linear"} - apart
     assert base.n_bits == int(bits[0])
-
-
-@by_bits
-def test_budget_is_a_share_of_the_model_before(bits, model_dir, data_dir, tmp_path):
-    budgets = [
-        prepare(search_spec(word, model_dir, data_dir, tmp_path / word)).budget for word in ("none", bits)
-    ]
-    assert budgets[0] == budgets[1]
-    parameters = sum(p.numel() for p in transformers.AutoModel.from_pretrained(model_dir).parameters())
-    assert budgets[1].base_params == parameters
-    assert budgets[1].max_trainable_params == parameters * 5 // 100
 
 
 @by_bits
@@ -104,62 +92,25 @@ def test_output_layer_of_a_language_model_stays_plain(saved):
 def test_experts_that_stay_plain_are_warned_of(saved, caplog):
     base = load_toy(saved("moe-lm"), "4bit", architecture="moe-lm")
     n_left = sum(p.numel() for name, p in base.module.named_parameters() if ".experts." in name)
-    words = f"4bit leaves {n_left:,} of {base.base_params:,} weights (experts in one parameter) in float32."
-    assert words in caplog.text
+    assert f"{n_left:,} of {base.base_params:,} weights" in caplog.text
     load_toy(saved(LLM), "4bit", architecture=LLM)
     assert caplog.text.count("--quantize 4bit leaves") == 1
 
 
 def test_without_the_extra_the_error_says_how_to_install_it(model_dir, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as Python notes a module that is not there
-    with pytest.raises(ModelError, match=r"needs bitsandbytes; install it with: pip install bitsandbytes\."):
+    with pytest.raises(ModelError, match="bitsandbytes"):
         load_toy(model_dir, "4bit")
-
-
-def test_device_without_kernels_is_refused(model_dir, monkeypatch):
-    monkeypatch.setattr(bitsandbytes, "supported_torch_devices", {"cuda"})
-    with pytest.raises(ModelError, match="bitsandbytes computes on cuda, not on cpu; pass another --device"):
-        load_toy(model_dir, "8bit")
 
 
 def test_quantized_checkpoint_is_loaded_as_it_is_and_not_quantized_again(saved, tmp_path):
     base = load_toy(saved("bert"), "4bit")
     base.module.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"is quantized already \(bitsandbytes\); leave --quantize out"):
+    with pytest.raises(ModelError, match="quantized already"):
         load_toy(tmp_path, "8bit")
     again = load_toy(tmp_path, "none")
     assert (again.n_bits, again.base_params) == (4, base.base_params)
     assert again.sha256() == base.sha256()
-
-
-def test_gguf_file_is_not_quantized(tmp_path):
-    with pytest.raises(ModelError, match=r"is a GGUF file, .* or leave --quantize out"):
-        load_toy(tmp_path / "some.gguf", "4bit")
-
-
-class Zero(bitsandbytes.nn.Linear4bit):
-    """A map whose kernel is wrong."""
-
-    def forward(self, x):
-        return x.new_zeros((*x.shape[:-1], self.out_features)) + 0 * x.sum()
-
-
-class Missing(bitsandbytes.nn.Linear4bit):
-    """A map that has no kernel here."""
-
-    def forward(self, x):
-        raise NotImplementedError("no kernel for 'this machine'.")
-
-
-@pytest.mark.parametrize(
-    ("kind", "reason"), [(Zero, r"off by \d+% of the largest"), (Missing, "no kernel for 'this machine'")]
-)
-def test_maps_that_bitsandbytes_cannot_compute_are_refused(kind, reason):
-    layer = kind(64, 8, bias=False, quant_type="nf4").to("cpu")
-    with pytest.raises(
-        ModelError, match=rf"toy has maps of 64 inputs and 8 outputs, .* \({reason}.*\); leave"
-    ):
-        require_working_kernels(nn.Sequential(layer), "toy")
 
 
 def test_model_in_memory_is_not_quantized(make_base, data_dir):

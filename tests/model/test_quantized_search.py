@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from pathlib import Path
 
 import peft
 import pytest
 import torch
 import transformers
-import yaml
-from toys.quantized import QUANTIZED_MARKS, bitsandbytes, search_spec
-from typer.testing import CliRunner
+from toys.quantized import QUANTIZED_MARKS, search_spec
 
 import autopeft
 from autopeft import commands, model
-from autopeft.cli.app import app
 from autopeft.errors import ModelError, SpecError
 from autopeft.model.linear_layers import n_bits
 from autopeft.model.quantization import quantization_config
 from autopeft.report.card import python_lines
 from autopeft.run.prepare import prepare
 from autopeft.run.progress import Lines
-from autopeft.run.reporting import part_words, render
+from autopeft.run.reporting import part_words
 
 pytestmark = QUANTIZED_MARKS
 
@@ -36,17 +31,6 @@ def run(request, model_dir, data_dir, tmp_path_factory):
     spec = search_spec(request.param, model_dir, data_dir, out, refit="off")
     result, path = commands.run_search(spec, progress=Lines())
     return request.param, result, path
-
-
-def test_search_writes_down_how_the_base_model_is_quantized(run, data_dir):
-    bits, result, path = run
-    spec = yaml.safe_load((path / "run.yaml").read_text(encoding="utf-8"))
-    plan = yaml.safe_load((path / "best" / "plan.yaml").read_text(encoding="utf-8"))
-    assert spec["model"]["quantize"] == plan["base_model"]["quantize"] == bits
-    assert result.setting.unquantized == ("classifier",)
-    assert result.environment["bitsandbytes"] == bitsandbytes.__version__
-    assert f"| quantized | {bits} by bitsandbytes |" in (path / "report.md").read_text(encoding="utf-8")
-    assert render(path).setting == result.setting
 
 
 def test_search_resumes_from_its_measurements(run, model_dir, data_dir, tmp_path):
@@ -62,7 +46,7 @@ def test_search_resumes_from_its_measurements(run, model_dir, data_dir, tmp_path
     )
     assert len(before) >= 4
     assert before == after
-    with pytest.raises(SpecError, match=r"model.quantize was .bit and cannot become none"):
+    with pytest.raises(SpecError, match="quantize"):
         changed = search_spec("none", model_dir, data_dir, path)
         commands.run_search(changed, explicit=frozenset({"model.quantize"}), resume=True, progress=Lines())
 
@@ -116,26 +100,6 @@ def test_train_takes_bits_device_and_dtype_over_the_plan_s(run, tmp_path):
     ):
         with pytest.raises((SpecError, ModelError), match=word):
             commands.train_plan(path, out=tmp_path / "no", overrides={name: word})
-
-
-def test_command_line_passes_4bit_to_search_analyze_and_train(model_dir, data_dir, tmp_path):
-    common = ["--model", model_dir, "--data", data_dir, "--quantize", "4bit", "--json"]
-    few = ["--budget", "5%", "--max-steps", 4, "--batch-size", 8, "--effort", "quick"]
-    out = tmp_path / "run"
-
-    def answer_of(*words):
-        done = CliRunner().invoke(app, [*map(str, words)])
-        assert (done.exit_code, done.stderr) == (0, "")
-        return json.loads(done.stdout)
-
-    assert Path(answer_of("search", *common, *few, "--out", out)["run"]) == out
-    assert "quantize: 4bit" in (out / "best" / "plan.yaml").read_text(encoding="utf-8")
-    answer = answer_of("analyze", *common, "--scores", "gradient", "--max-examples", 16)
-    assert "--quantize 4bit" in answer["search"]
-    trained = answer_of(
-        "train", "--plan", out, "--quantize", "8bit", "--device", "cpu", "--out", tmp_path / "t", "--json"
-    )
-    assert Path(trained["out"], "adapter_model.safetensors").is_file()
 
 
 def test_quantized_model_in_memory_comes_back_as_it_was(saved, data_dir, tmp_path):

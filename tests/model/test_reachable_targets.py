@@ -162,7 +162,7 @@ def test_a_model_of_convolutions_and_batch_norms_has_nothing_to_adapt(folder_of)
         embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"
     )
     spec = ModelSpec(id=str(folder_of(config, "AutoModel")))
-    with pytest.raises(TargetError, match=r"model type 'resnet'\) has no linear layer or norm to adapt"):
+    with pytest.raises(TargetError, match="resnet"):
         model.load(spec, auto_class=IMAGES, label_names=("a", "b"))
 
 
@@ -177,47 +177,28 @@ def test_a_norm_over_channels_that_come_first_is_no_target():
     assert not norms & first
 
 
-def test_a_short_pass_leaves_sparse_attention_sparse(folder_of):
-    """BigBird attends to everything from the first short text on, and would do so at long ones too."""
-    sparse = {"attention_type": "block_sparse", "block_size": 4, "num_random_blocks": 1}
-    config = transformers.BigBirdConfig(**ENCODER, **sparse)
-    spec = ModelSpec(id=str(folder_of(config, "AutoModel")))
-    base = model.load(spec, auto_class=TEXT, label_names=("a", "b"))
-    kinds = [m.attention_type for m in base.module.modules() if hasattr(m, "attention_type")]
-    assert kinds
-    assert set(kinds) == {"block_sparse"}
-    modules = [type(m).__name__ for m in base.module.modules()]
-    assert any("BlockSparse" in name for name in modules)
-    assert {target.role for target in base.targets} >= {"q", "k", "v", "o"}
-
-
 def test_a_model_of_another_kind_is_named_with_its_type(folder_of):
     config = transformers.ViTConfig(hidden_size=D, num_hidden_layers=1, num_attention_heads=2, image_size=8)
     config.patch_size = 4
     spec = ModelSpec(id=str(folder_of(config, "AutoModel")))
-    with pytest.raises(ModelError, match=r"is of the type 'vit', of which transformers has no AutoModelForC"):
+    with pytest.raises(ModelError, match="'vit'"):
         model.load(spec, auto_class=CAUSAL, label_names=())
 
 
 DECODERS = {
-    "bart": (transformers.BartConfig(**BART), "encoder with a decoder.*use --task text2text-generation"),
-    "trocr": (
-        transformers.TrOCRConfig(**{k: v for k, v in BART.items() if "encoder_" not in k}),
-        "attends to the outputs of an encoder, which TrOCRForCausalLM does not have; use a decoder such as",
-    ),
+    "bart": transformers.BartConfig(**BART),
+    "trocr": transformers.TrOCRConfig(**{k: v for k, v in BART.items() if "encoder_" not in k}),
 }
 
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_the_decoder_of_an_encoder_is_no_language_model(name, folder_of):
-    config, message = DECODERS[name]
-    spec = ModelSpec(id=str(folder_of(config, CAUSAL)))
-    with pytest.raises(ModelError, match=message):
+    spec = ModelSpec(id=str(folder_of(DECODERS[name], CAUSAL)))
+    with pytest.raises(ModelError, match="encoder with a decoder"):
         model.load(spec, auto_class=CAUSAL, label_names=())
 
 
 def test_a_model_without_maps_in_its_layers_is_warned_of(folder_of, caplog):
     spec = ModelSpec(id=str(folder_of(transformers.IBertConfig(**ENCODER, **IDS), "AutoModel")))
     model.load(spec, auto_class="AutoModelForMultipleChoice", label_names=())
-    assert "No linear layer in the layers of " in caplog.text
-    assert "(model type 'ibert') takes an adapter such as LoRA" in caplog.text
+    assert "ibert" in caplog.text

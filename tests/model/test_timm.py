@@ -11,7 +11,7 @@ import timm
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForImageClassification
+from transformers import AutoModelForImageClassification
 
 from autopeft import model
 from autopeft.types import ModelSpec, Plan
@@ -87,14 +87,3 @@ def test_an_adapter_and_the_head_of_a_timm_model_load_in_plain_peft(tmp_path):
     with torch.no_grad():
         seen = PeftModel.from_pretrained(plain, tmp_path / "weights").eval()(pixel_values=PIXELS).logits
     assert expected.shape == (2, 2) and torch.equal(seen, expected)
-
-
-@pytest.mark.parametrize("of_checkpoint", [{}, {"label_names": [f"old {i}" for i in range(7)]}])
-def test_a_saved_timm_model_names_the_labels_of_its_new_head(tmp_path, of_checkpoint):
-    """A checkpoint that transformers wrote has `label_names`, which went before new names."""
-    spec = write(tmp_path, "vit_tiny_patch16_224", SMALL)
-    config = json.loads((tmp_path / "config.json").read_bytes()) | of_checkpoint
-    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    base = model.load(spec, auto_class=AUTO, label_names=("a", "b"), needs_tokenizer=False)
-    base.module.save_pretrained(tmp_path / "merged")
-    assert AutoConfig.from_pretrained(tmp_path / "merged").id2label == {0: "a", 1: "b"}

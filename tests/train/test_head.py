@@ -16,7 +16,7 @@ from autopeft.errors import TargetError
 from autopeft.model import BaseModel
 from autopeft.model.checks import require_targets
 from autopeft.run.prepare import prepare
-from autopeft.train.rates import head_maps, head_rates, input_rms, parameter_groups
+from autopeft.train.rates import head_layers, head_rates, input_rms, parameter_groups
 from autopeft.types import Status
 
 TINY = {
@@ -122,7 +122,7 @@ def test_adapters_start_from_the_same_values_with_and_without_a_head(make_base, 
 
 
 def test_rates_follow_the_size_of_the_inputs_and_have_bounds(bert):
-    rms = dict.fromkeys(head_maps(bert), 0.5)
+    rms = dict.fromkeys(head_layers(bert), 0.5)
     usual, larger = head_rates(bert, rms), head_rates(bert, dict.fromkeys(rms, 2.0))
     assert usual.output == pytest.approx(4 * larger.output)
     assert usual.alone() == pytest.approx(tuple(4 * rate for rate in larger.alone()))
@@ -133,7 +133,7 @@ def test_rates_follow_the_size_of_the_inputs_and_have_bounds(bert):
 
 
 def test_head_learns_slower_where_rows_repeat_and_layers_below_it_do_not(bert):
-    rms = dict.fromkeys(head_maps(bert), 0.5)
+    rms = dict.fromkeys(head_layers(bert), 0.5)
     few, many = (head_rates(bert, rms, n_epochs=n_epochs) for n_epochs in (4, 16))
     assert few.output == pytest.approx(4 * many.output)
     assert few.output == head_rates(bert, rms).output == head_rates(bert, rms, n_epochs=0.5).output
@@ -175,7 +175,7 @@ def test_a_plan_scales_the_rate_of_its_head_and_of_nothing_else(bert, make_plan,
         (
             "PerceiverForSequenceClassification",
             transformers.PerceiverConfig(num_latents=4, d_latents=16, d_model=16, vocab_size=50),
-            "has its task head under a name",
+            "unknown name",
         ),
     ],
 )

@@ -76,7 +76,7 @@ def test_written_texts_are_kept_with_the_weights_of_a_full_run(
 def test_a_metric_without_a_value_fails_the_run_by_its_name(
     tokenizer, methods, make_plan, fidelity, tmp_path, metric, score
 ):
-    """Of a task of another package; a comparison with NaN would say no without a word."""
+    """Of a task of another package; comparisons with NaN are false."""
     bench = make_bench(tokenizer, methods, "loss", tmp_path)
 
     class Blank:
@@ -90,4 +90,4 @@ def test_a_metric_without_a_value_fails_the_run_by_its_name(
     plan, at = make_plan(bench.base, "lora"), fidelity(train_steps=2, eval_examples=20)
     run = replace(bench, task=Blank()).measure(plan, at)
     assert (run.status, run.metric) == (Status.FAIL, None)
-    assert "the metric loss has a value that is not finite" in run.error
+    assert "loss is not finite" in run.error

@@ -155,7 +155,6 @@ def alive():
 @pytest.mark.parametrize("room", [{}, {"training": 0}], ids=["complete", "out of memory"])
 def test_trials_leave_no_tensor_behind(room, scarce, make_plan, fidelity):
     bench = scarce(**room)
-    bench.batches.cache.max_bytes = 0  # each seed has batches of its own
     plan = make_plan(bench.base, "lora")
     bench.measure(plan, fidelity(train_steps=2))  # what is computed once for all trials
     before = alive()

@@ -102,13 +102,6 @@ def test_learning_rate_warms_up_over_6_percent_and_falls_in_a_line():
     assert rates[5:] == pytest.approx([(100 - step) / 95 for step in range(5, 100)])
 
 
-@pytest.mark.parametrize("n_steps", [1, 2, 7, 30, 1000])
-def test_learning_rate_peaks_at_the_plans_own_and_ends_near_0(n_steps):
-    rates = [RateSchedule(n_steps=n_steps, n_full=n_steps).share(step) for step in range(n_steps)]
-    assert max(rates) == pytest.approx(1.0)
-    assert 0 < rates[-1] <= 2 / max(2, n_steps)
-
-
 @pytest.mark.parametrize(("n_short", "n_full", "branch"), [(75, 300, 60), (10, 25, 8), (1, 2, 0), (1, 1, 0)])
 def test_short_run_begins_like_its_full_run_and_decays_in_a_line_from_the_branch(n_short, n_full, branch):
     short, full = short_schedule(n_short, n_full=n_full), RateSchedule(n_steps=n_full, n_full=n_full)
@@ -228,7 +221,7 @@ def test_test_split_without_kept_weights_is_a_failed_measurement(plan, make_benc
     bench.measure(plan, fidelity(split="confirm", seed=4))
     seen = bench.measure(plan, fidelity(split="test", seed=5))
     assert seen.status is Status.FAIL
-    assert "is not there" in seen.error
+    assert "does not exist" in seen.error
 
 
 def test_seconds_beside_training_and_evaluation_are_counted(plan, make_bench, fidelity, tmp_path):
@@ -241,12 +234,6 @@ def test_seconds_beside_training_and_evaluation_are_counted(plan, make_bench, fi
     seen = bench.measure(plan, at)
     assert 0.3 <= seen.overhead_seconds <= time.perf_counter() - started
     assert seen.total_seconds == seen.train_seconds + seen.eval_seconds + seen.overhead_seconds
-
-
-def test_search_split_keeps_no_weights(plan, make_bench, fidelity, tmp_path):
-    bench = make_bench(keep_weights=lambda plan, seed: tmp_path / "weights")
-    assert bench.measure(plan, fidelity(split="search")).error is None
-    assert not (tmp_path / "weights").exists()
 
 
 def test_scores_stand_in_dataset_order_however_the_rows_were_batched(bert, make_bench):

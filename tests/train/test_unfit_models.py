@@ -47,7 +47,7 @@ def try_examples(task, module, tokenizer):
     ],
 )
 def test_model_that_cannot_take_an_example_is_refused(task, make, reason, tokenizer):
-    with pytest.raises(ModelError, match=rf"tiny cannot take an example of {task} .*{reason}.*use a base"):
+    with pytest.raises(ModelError, match=reason):
         try_examples(task, make(), tokenizer)
 
 

@@ -1,0 +1,48 @@
+"""Collates the rows of splits into batches and puts them on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from autopeft.plugins import Batch, PlacesBatches, Task
+from autopeft.train.encoding import EncodedSplit
+
+
+class Collated(NamedTuple):
+    """A batch on the device, and the number of terms that its loss is the mean of."""
+
+    batch: Batch
+    n_terms: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """Collates rows of some splits, padded with `pad_token_id`, and puts them on the device."""
+
+    splits: Mapping[str, EncodedSplit]
+    task: Task
+    pad_token_id: int
+    device: torch.device
+
+    def get(self, split: str, rows: Sequence[int]) -> Collated:
+        """Collate some rows of a split."""
+        encoded = self.splits[split]
+        examples, labels = [encoded.examples[i] for i in rows], [encoded.labels[i] for i in rows]
+        batch = self.task.collate(examples, labels, self.pad_token_id)
+        n_terms = self.task.n_terms(batch)  # counted on the CPU, so that nothing waits for the device
+        if isinstance(self.task, PlacesBatches):
+            placed = self.task.placed(batch, self._place)
+        else:
+            placed = {name: self._place(tensor) for name, tensor in batch.items()}
+        return Collated(placed, n_terms)
+
+    def _place(self, tensor: Tensor) -> Tensor:
+        if self.device.type != "cuda":
+            return tensor.to(self.device)
+        # The device copies this batch while it computes the step before.
+        return tensor.pin_memory().to(self.device, non_blocking=True)
