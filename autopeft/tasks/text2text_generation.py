@@ -11,7 +11,7 @@ from torch import nn
 from autopeft.plugins import IGNORED, Batch, Encoded, LabelSpace
 from autopeft.tasks._shared.batches import without_labels
 from autopeft.tasks._shared.generating import generate_greedily
-from autopeft.tasks._shared.tokens import Row, as_row, beginnings, chunks, tokenized
+from autopeft.tasks._shared.tokens import Row, as_row, chunks, tokenized
 from autopeft.tasks._shared.writing import TextModel, WritingTask, all_dropped
 
 
@@ -32,9 +32,8 @@ def _encode(
     labels: list[Row] = []
     dropped: list[int] = []
     longest = 0
-    for part in chunks(completions):
-        targets = beginnings(tokenizer, completions[part], max_length=max_length)
-        for ids in tokenizer(text_target=targets, verbose=False)["input_ids"]:
+    for chunk in chunks(completions):
+        for ids in tokenizer(text_target=list(completions[chunk]), verbose=False)["input_ids"]:
             longest = max(longest, len(ids))
             if len(ids) > max_length:
                 dropped.append(len(labels))

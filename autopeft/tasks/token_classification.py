@@ -19,7 +19,7 @@ from autopeft.plugins import IGNORED, Batch, Encoded, Evaluation, Example, Label
 from autopeft.tasks._shared.batches import Rows, logits_of, n_labelled, pad, pad_features
 from autopeft.tasks._shared.token_losses import losses_and_hits
 from autopeft.tasks._shared.token_metrics import TOKEN_ACCURACY, TokenCounts
-from autopeft.tasks._shared.tokens import Row, as_row, beginnings, chunks, split_rows
+from autopeft.tasks._shared.tokens import Row, as_row, chunks, split_rows
 from autopeft.tasks._shared.usual import TAGS, require_kind, require_metric
 from autopeft.types import TaskSpec
 
@@ -87,8 +87,9 @@ class TokenClassification:
         aligned: list[Row] = []
         joined = [" ".join(words) for (words,) in inputs]
         for part in chunks(joined):
-            texts = beginnings(tokenizer, joined[part], max_length=max_length)
-            encoded = tokenizer(texts, truncation=True, max_length=max_length, return_offsets_mapping=True)
+            encoded = tokenizer(
+                joined[part], truncation=True, max_length=max_length, return_offsets_mapping=True
+            )
             offsets = encoded.pop("offset_mapping")
             for (words,), tags, pieces in zip(inputs[part], labels[part], offsets, strict=True):
                 aligned.append(as_row(_align(words, tags, pieces)))

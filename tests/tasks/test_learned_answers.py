@@ -31,9 +31,6 @@ MARKED = (
 WITH_LATE_THOUGHTS = CHAT_TEMPLATE.replace(
     "{{ m.content }}", "{{ 'and and ' if m.role == 'assistant' and loop.last else '' }}{{ m.content }}"
 )
-REWRITING = CHAT_TEMPLATE.replace(
-    "m.content", "('of' if m.role == 'assistant' and not loop.last and messages | length > 4 else m.content)"
-)
 
 
 @pytest.fixture
@@ -112,13 +109,6 @@ def test_thoughts_that_only_the_last_answer_has_hide_no_earlier_one(words):
         "and and poor it [SEP]".split(),
     )
     assert notes == ()
-
-
-def test_a_chat_whose_earlier_turns_are_rewritten_learns_its_last_answer_and_is_counted(words):
-    words.chat_template = REWRITING
-    text, (note,) = learned(words, TURNS)
-    assert text == "_ " * 22 + "poor it [SEP]"
-    assert note.startswith("Of 1 of 1 chats the last answer alone is learned")
 
 
 def test_a_greeting_before_the_first_question_hides_no_later_answer(words):
