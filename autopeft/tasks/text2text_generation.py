@@ -1,4 +1,4 @@
-"""Text to text by a model with encoder and decoder (T5, BART): it completes a prompt."""
+"""Text to text: completions of prompts by a model with encoder and decoder, such as T5 or BART."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _encode(
 ) -> Encoded:
     """Tokenize prompts as features, cut at their end to `max_length` tokens, and completions as labels.
 
-    A row with a longer completion gets no labels and is dropped. Prompts are not learned.
+    A row with a longer completion has no labels and is dropped. Prompts are not learned, whatever `learn` is.
     """
     examples, cut = tokenized(tokenizer, [texts], max_length=max_length)
     labels: list[Row] = []

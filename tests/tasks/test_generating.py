@@ -40,7 +40,7 @@ def cache_bytes(model, n_rows, n_tokens):
 def test_rows_at_a_time_leave_half_of_the_memory_to_their_cache(n_free_rows, llama, monkeypatch):
     row_bytes = cache_bytes(llama, 1, LENGTH + NEW)
     monkeypatch.setattr(generating, "free_bytes", lambda device: int(2 * n_free_rows * row_bytes))
-    assert generating.rows_with_room(llama, LENGTH + NEW, device=CPU) == max(1, int(n_free_rows))
+    assert generating.rows_that_fit(llama, LENGTH + NEW, device=CPU) == max(1, int(n_free_rows))
 
 
 def test_texts_are_the_same_however_many_rows_are_written_at_a_time(llama, monkeypatch):
@@ -50,7 +50,7 @@ def test_texts_are_the_same_however_many_rows_are_written_at_a_time(llama, monke
     texts, calls = [], []
     hook = llama.model.register_forward_pre_hook(lambda *_: calls.append(1))
     for n_rows in (5, 2, 1):
-        monkeypatch.setattr(generating, "rows_with_room", lambda *_, n=n_rows, **place: n)
+        monkeypatch.setattr(generating, "rows_that_fit", lambda *_, n=n_rows, **place: n)
         config = {"max_new_tokens": NEW, "pad_token_id": 0, "eos_token_id": None}
         texts.append(generating.generate_greedily(llama, Words(), features, n_skipped=LENGTH, **config))
     hook.remove()

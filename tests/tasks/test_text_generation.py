@@ -278,18 +278,16 @@ def test_generation_continues_each_prompt_as_it_would_alone(words, llama):
 
 
 def test_patterns_and_metrics_that_cannot_be_used_are_refused(words):
-    with pytest.raises(SpecError, match=r"'\(' is no regular expression"):
+    with pytest.raises(SpecError, match="regular expression"):
         PLUGIN.fitted(TaskSpec(answer_pattern="("), COMPLETION)
-    with pytest.raises(DataError, match="finds no answer in 1 of 2 completions, such as 'fine'"):
+    with pytest.raises(DataError, match="1 of 2 completions"):
         completions(words, ["a", "a"], ["good", "fine"], metric="exact-match", answer_pattern="good")
-    with pytest.raises(DataError, match="exact-match needs prompts with completions"):
+    with pytest.raises(DataError, match="exact-match needs prompts"):
         PLUGIN.fitted(TaskSpec(metric="exact-match"), LabelSpace(kind="stream"))
 
 
 def test_encoder_that_sees_what_it_is_to_predict_is_refused(model_dir):
-    with pytest.raises(
-        ModelError, match="is no causal language model: what it predicts depends on the tokens"
-    ):
+    with pytest.raises(ModelError, match="causal language model"):
         model.load(ModelSpec(id=str(model_dir)), auto_class="AutoModelForCausalLM", label_names=())
 
 
