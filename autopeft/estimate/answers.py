@@ -18,8 +18,8 @@ _LONGEST = 2**17  # most tokens of a row if the model has no limit; heuristic
 _LEAST_TOKENS = 16  # of the smallest step that anybody would train; heuristic
 _SMALLEST = "4bit"
 # What the allocator keeps in addition to what is alive, as a share of activations, logits and loss. Fitted on
-# two halves of 66 published configs the reserve is 7.5 % and 2.5 % of the peak, as the length of their rows is
-# not known (reports/studies/published_memory.md); 7 % of these numbers is 5 % of those peaks.
+# two halves of 66 published configs the reserve is 7.5 % and 2.5 % of the peak, as the length of their rows
+# is not known (reports/studies/published_memory.md); 7 % of these numbers is 5 % of those peaks.
 RESERVE = 0.07
 # The margin from expected to high, as a share of the same parts and the reserve: 64 of the 66 configs lie
 # within 5 % of the expected peak.

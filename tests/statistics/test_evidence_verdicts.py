@@ -137,5 +137,5 @@ def test_an_end_that_rounds_to_0_has_no_minus() -> None:
 
 def test_a_name_in_small_letters_starts_a_sentence_with_a_capital() -> None:
     given = verdict(None, names=("", "the suggested plan"), params=(1, 1), margin=0.01, metric=ACCURACY)
-    assert given.sentence.startswith("The suggested plan is handed over without a comparison:")
+    assert given.sentence.startswith("The suggested plan is returned without a comparison:")
     assert (given.label, given.mean_difference, given.interval_95) == (KEPT, None, None)
