@@ -87,8 +87,7 @@ class StepEstimate:
 
     `dtype` is bfloat16, float16 or float32; `like` names the training loop. With data the answer is for the
     longest train row. `rates` are None if the device's speed is not known; then no time is predicted.
-    `n_steps` are those of a full run, None without data or --max-steps. `run` is None if the time or the
-    steps are not known.
+    `n_steps` are those of a full run, None without data or --max-steps; `price` is that of an hour.
     """
 
     part: TrainedPart
@@ -101,7 +100,7 @@ class StepEstimate:
     rates: Rates | None = None
     n_steps: int | None = None
     rows: RowLengths | None = None
-    run: RunEstimate | None = None
+    price: float | None = None
 
     @property
     def fits(self) -> bool:
@@ -113,6 +112,14 @@ class StepEstimate:
         """Seconds of a step of all its rows; None if the device's rates are not known."""
         typical = self.answer.typical
         return None if typical.seconds is None else typical.seconds * self.n_rows / typical.n_rows
+
+    @property
+    def run(self) -> RunEstimate | None:
+        """The time of a full run; None if the number of its steps or their time is not known."""
+        if self.n_steps is None or self.seconds is None:
+            return None
+        search_runs = round(usual_cost(self.n_steps), 1)
+        return RunEstimate(seconds=self.n_steps * self.seconds, search_runs=search_runs, price=self.price)
 
 
 def estimate_step(request: EstimateRequest) -> StepEstimate:
@@ -171,7 +178,7 @@ def estimate_step(request: EstimateRequest) -> StepEstimate:
             accumulates=run.accumulates,
         )
         answer = estimate.answer(step_request, describe)
-    estimated = StepEstimate(
+    return StepEstimate(
         part=part,
         dtype=precision.dtype,
         like=request.like,
@@ -182,8 +189,8 @@ def estimate_step(request: EstimateRequest) -> StepEstimate:
         rates=rates,
         n_steps=rows.n_steps if rows else run.max_steps,
         rows=rows,
+        price=run.price,
     )
-    return replace(estimated, run=_run(estimated, price=run.price))
 
 
 def _check_request(request: EstimateRequest) -> None:
@@ -221,15 +228,6 @@ def _computing(device: str, spec: ModelSpec, *, dtype: str) -> tuple[Precision, 
     precision = precision or model.choose_precision(model.config_of(spec), torch_device)
     with precision.multiplying():
         return precision, estimate.measure_rates(torch_device, precision.torch_dtype)
-
-
-def _run(step: StepEstimate, *, price: float | None) -> RunEstimate | None:
-    """Predict the time of a full run; None if the number of its steps or their time is not known."""
-    seconds, n_steps = step.seconds, step.n_steps
-    if n_steps is None or seconds is None:
-        return None
-    search_runs = round(usual_cost(n_steps), 1)
-    return RunEstimate(seconds=n_steps * seconds, search_runs=search_runs, price=price)
 
 
 def read_trained_part(

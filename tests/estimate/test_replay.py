@@ -105,16 +105,14 @@ def test_replayed_step_of_every_method_has_the_bytes_of_a_real_one(method, metho
 
 @pytest.mark.parametrize("choices", [{}, {"checkpointing": True}, {"n_parts": 3}], ids=str)
 def test_replayed_step_of_hira_in_16_bits_has_the_bytes_of_a_real_one(choices, methods, make_plan):
-    """Where it makes its updates anew for the backward pass, in the format of autocast."""
+    """It computes its updates again in the backward pass, in the format of autocast."""
     usual = {"dtype": torch.bfloat16, "autocast": True}
     predicted, real = both("llama-lm", "hira", methods, make_plan, **usual, **choices)
     assert_same(predicted, real, slack=LABELS)
 
 
-# Their code in `peft` reads values of tensors, makes numpy arrays or sparse tensors.
+# Their code in `peft` reads values of tensors, or makes sparse tensors.
 READING = {
-    "adamss": ("AdamssConfig", {"r": 6, "num_subspaces": 2, "subspace_rank": 1}),
-    "frod": ("FrodConfig", {"sparse_rate": 0.05}),
     "shira": ("ShiraConfig", {"r": 2}),
     "unilora": ("UniLoraConfig", {"r": 2, "theta_d_length": 32}),
     "vblora": ("VBLoRAConfig", {"r": 2, "num_vectors": 20, "vector_length": 8, "topk": 2}),
@@ -201,8 +199,8 @@ def test_checkpointing_and_micro_batches_lower_the_peak():
 
 
 @pytest.mark.parametrize(("quantize", "bytes_per_weight"), [("4bit", 0.515869140625), ("8bit", 1.0)])
-def test_maps_in_few_bits_take_their_packed_bytes_and_one_map_unpacked(quantize, bytes_per_weight):
-    hidden, inner = 64, 1024  # so wide that the peak lies where a map is unpacked
+def test_quantized_layers_take_their_packed_bytes_and_one_layer_unpacked(quantize, bytes_per_weight):
+    hidden, inner = 64, 1024  # so wide that the peak is where a layer is unpacked
     shape = {"hidden_size": hidden, "intermediate_size": inner, "vocab_size": 20}
 
     def memory(quantize):
