@@ -122,8 +122,8 @@ def train_plan(
     encode_ahead(prepared.bench.splits, [fidelity], batch_size=prepared.bench.batch_size)
     facts = _start_facts(prepared, document.plan, fidelity)
     with (
-        logged_steps(kept=lambda: unfinished.words),
         unfinished.kept(facts, resume=resume),
+        logged_steps(),
         fresh_folder(target) as fresh,
     ):
         bench = replace(prepared.bench, keep_weights=lambda *_: fresh, under_way=lambda *_: unfinished.state)
@@ -271,13 +271,6 @@ class Unfinished:
         """The step after which the state was kept; None if nothing is kept."""
         return kept_step(self.state)
 
-    @property
-    def words(self) -> str:
-        """A clause on what is kept of the training."""
-        if self.step is None:
-            return "nothing was kept"
-        return f"the state after step {self.step:,} is kept; the same command with --resume continues it"
-
     def check(self, *, resume: bool) -> None:
         """Raise RunDirError if `resume` finds no kept state, or a start without `resume` finds one."""
         if resume and self.step is None:
@@ -313,11 +306,11 @@ class Unfinished:
                 write_checked(start, facts)
             try:
                 yield
-            except BaseException as error:
-                if self.step is None:
+            except BaseException:
+                if (step := self.step) is None:
                     self.forget()
-                elif isinstance(error, Exception):  # of a signal, `logged_steps` logs more
-                    log.warning("No adapter was written, but %s.", self.words)
+                else:
+                    log.warning("The state after step %s is kept; --resume continues it.", f"{step:,}")
                 raise
             self.forget()
 
@@ -327,12 +320,10 @@ class Unfinished:
 
 
 @contextlib.contextmanager
-def logged_steps(
-    clock: Callable[[], float] = time.monotonic, *, kept: Callable[[], str] = lambda: "nothing was kept"
-) -> Iterator[None]:
+def logged_steps(clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
     """Log the step, the loss and the time left of a training, every ten seconds or so.
 
-    If a signal ends the context, the last step is logged, with the clause that `kept` returns.
+    If a signal ends the context, the last step is logged.
     """
     steps = _Steps(clock)
     try:
@@ -340,7 +331,7 @@ def logged_steps(
             yield
     except (KeyboardInterrupt, SystemExit):
         where = f"at step {steps.step:,} of {steps.n_steps:,}" if steps.n_steps else "before the first step"
-        log.warning("Stopped %s; %s.", where, kept())
+        log.warning("Stopped %s.", where)
         raise
 
 

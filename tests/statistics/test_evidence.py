@@ -169,7 +169,7 @@ def test_equally_good_classifiers_are_called_better_in_2_and_a_half_percent(n_ro
 @pytest.mark.parametrize("n_seeds", [1, 2, 3])
 @pytest.mark.parametrize("n_rows", [100, 400])
 def test_coverage_is_near_its_level_where_seeds_move_plans_as_recorded(n_seeds: int, n_rows: int) -> None:
-    """Normal scores of residual 1; the truth is over all seeds and rows, and both are drawn anew."""
+    """Normal scores of residual 1; the truth is over all seeds and rows, and both are drawn again."""
     rng, covered, n_runs = np.random.default_rng([n_seeds, n_rows]), 0, 2000
     for _ in range(n_runs):
         rows = 0.5 * rng.standard_normal(n_rows) + math.sqrt(0.75) * rng.standard_normal((n_seeds, n_rows))

@@ -77,11 +77,11 @@ def test_settings_of_the_model_s_own_config_change_no_text_and_bring_no_warnings
         n_before = ids.shape[1] if kind == "llama" else 1
         config["eos_token_id"] = int(plain[0].split()[n_before])
     before = generating.generate_greedily(model, Words(), features, **config)
-    own, told = model.generation_config, []
+    own, logged = model.generation_config, []
     model.generation_config = transformers.GenerationConfig(**{**own.to_diff_dict(), **values})
     known = model.generation_config.to_dict()
     handler = logging.Handler()
-    handler.emit = lambda record: told.append(record.getMessage())
+    handler.emit = lambda record: logged.append(record.getMessage())
     logging.getLogger("transformers").addHandler(handler)
     try:
         with warnings.catch_warnings():
@@ -91,4 +91,4 @@ def test_settings_of_the_model_s_own_config_change_no_text_and_bring_no_warnings
     finally:
         logging.getLogger("transformers").removeHandler(handler)
         model.generation_config = own
-    assert (texts, told) == (before, [])
+    assert (texts, logged) == (before, [])

@@ -59,7 +59,7 @@ def make_table(folder, n=60, **more):
 
 @pytest.fixture
 def by_table(tmp_path):
-    """60 images with a table beside them."""
+    """60 images with a table next to them."""
     folder = tmp_path / "table"
     pd.DataFrame(make_table(folder)).to_csv(folder / "train.csv", index=False)
     return folder
@@ -115,9 +115,9 @@ def test_encoded_pixels_are_those_of_the_processor_whatever_the_mode(monkeypatch
     expected = toy.tokenizer(images=[file.load() for file in files], return_tensors="pt")["pixel_values"]
     kept = toy.encoded()
     monkeypatch.setattr(images, "_MAX_KEPT", 0)  # as if there were very many
-    anew = toy.encoded()
-    assert "file" in anew.examples[0]
-    for made in (kept, anew):
+    again = toy.encoded()
+    assert "file" in again.examples[0]
+    for made in (kept, again):
         batch = toy.task.collate(made.examples, made.labels, 0)
         torch.testing.assert_close(batch["pixel_values"], expected.float())
 
@@ -181,7 +181,7 @@ def test_vision_model_is_loaded_with_its_processor_and_a_head_of_the_right_size(
     assert base.tokenizer.size == toy.tokenizer.size
 
 
-def test_images_of_a_size_that_the_model_lacks_are_refused_before_any_trial(by_table):
+def test_images_of_a_size_that_the_model_does_not_take_are_refused_before_any_trial(by_table):
     toy = make_toy(PLUGIN, None)
     base = BaseModel(toy.module, image_processor(16), name="tiny vit", untrained=frozenset())
     data = read(by_table)

@@ -109,7 +109,7 @@ def test_the_end_of_a_turn_ends_what_is_generated(words):
     ],
 )
 def test_templates_write_the_same_date_every_day(words, template):
-    """As Llama 3, SmolLM3 and gpt-oss write it: what they are told, or today's."""
+    """As Llama 3, SmolLM3 and gpt-oss write it: the date that is passed, or today's."""
     words = copy.deepcopy(words)
     words.chat_template = f"{template} {CHAT_TEMPLATE}"
     chat = json.dumps([{"role": "user", "content": "the food"}])

@@ -139,7 +139,7 @@ def test_an_answer_of_weight_0_is_not_learned(words, template):
     assert learned(words, turns)[0].split()[16:18] == ["bad", "[SEP]"]
 
 
-def test_the_end_that_a_template_lacks_is_learned_after_every_answer(words):
+def test_an_end_that_the_template_does_not_write_is_learned_after_every_answer(words):
     """As GLM's: an answer ends where the next turn begins."""
     words.chat_template = CHAT_TEMPLATE.replace(" [SEP]", "").replace("{{ 'day '", "{{ '[SEP] day '")
     assert learned(words, TURNS)[0].endswith("_ _ _ _ bad [SEP] _ _ _ _ poor it [SEP]")
@@ -156,7 +156,7 @@ def test_all_learns_the_prompt_and_leaves_none_to_answer(words):
     words.chat_template = CHAT_TEMPLATE
     ids, labels, _ = encoded(words, TURNS, learn="all")
     assert labels == ids
-    with pytest.raises(SpecError, match=r"^task\.learn all leaves no prompt to answer"):
+    with pytest.raises(SpecError, match="no prompt"):
         encoded(words, TURNS, learn="all", metric="exact-match")
 
 
