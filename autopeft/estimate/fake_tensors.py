@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -104,12 +105,21 @@ class StandInValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return numbers
 
 
-class StandInSparse(TorchFunctionMode):
-    """A context in which a sparse fake tensor, as SHiRA makes them, is one number repeated over the shape."""
+class StandInArrays(TorchFunctionMode):
+    """A context in which numpy arrays and sparse tensors of fake tensors have stand-ins.
+
+    `numpy()` returns random numbers. A sparse tensor is one number, repeated over the shape. A tensor from a
+    list of whole numbers, such as a shape, keeps its values.
+    """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if func is torch.Tensor.numpy and _has_no_values(args[0]):
+            return np.random.default_rng(0).normal(size=tuple(args[0].shape)).astype(np.float32)
+        is_list = func is torch.tensor and isinstance(args[0], list)
+        if is_list and all(type(value) is int for value in args[0]):
+            return func(*args, **{**(kwargs or {}), "device": "cpu"})
         if func is torch.sparse_coo_tensor and _has_no_values(args[1]):
             sparse = _Sparse.apply(*args[:3])  # type: ignore[no-untyped-call, unused-ignore]
             setattr(sparse, _N_VALUES, args[1].numel())

@@ -18,7 +18,7 @@ from torch.optim import AdamW
 
 from autopeft.adapters.skeleton import add_shira_indices, forgo_initial_values
 from autopeft.errors import SpecError, reason_of
-from autopeft.estimate.fake_tensors import StandInSparse, StandInValues, make_fake
+from autopeft.estimate.fake_tensors import StandInArrays, StandInValues, make_fake
 from autopeft.estimate.memory_tracker import (
     BACKWARD,
     FORWARD,
@@ -147,7 +147,7 @@ def _cheap(configs: Sequence[PeftConfig]) -> list[PeftConfig]:
 
 @contextlib.contextmanager
 def _attaching() -> Iterator[None]:
-    with _without_values(), torch.device("meta"), StandInSparse(), StandInValues(attaching=True):
+    with _without_values(), torch.device("meta"), StandInArrays(), StandInValues(attaching=True):
         yield
 
 
@@ -193,7 +193,7 @@ class Replay:
             return step.loss(model, batch)
 
         stand_ins = StandInValues()
-        with _without_values(), self._fake_mode, StandInSparse(), stand_ins:
+        with _without_values(), self._fake_mode, StandInArrays(), stand_ins:
             if step.foreach not in self._optimizers:
                 self._optimizers[step.foreach] = _Optimizer(self._model, foreach=step.foreach)
             return _measured(self._model, replace(step, loss=loss), self._optimizers[step.foreach])

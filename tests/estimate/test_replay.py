@@ -111,8 +111,10 @@ def test_replayed_step_of_hira_in_16_bits_has_the_bytes_of_a_real_one(choices, m
     assert_same(predicted, real, slack=LABELS)
 
 
-# Their code in `peft` reads values of tensors, or makes sparse tensors.
+# Their code in `peft` reads values of tensors, makes numpy arrays or sparse tensors.
 READING = {
+    "adamss": ("AdamssConfig", {"r": 6, "num_subspaces": 2, "subspace_rank": 1}),
+    "frod": ("FrodConfig", {"sparse_rate": 0.05}),
     "shira": ("ShiraConfig", {"r": 2}),
     "unilora": ("UniLoraConfig", {"r": 2, "theta_d_length": 32}),
     "vblora": ("VBLoRAConfig", {"r": 2, "num_vectors": 20, "vector_length": 8, "topk": 2}),
