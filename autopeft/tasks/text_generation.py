@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from torch import nn
@@ -91,12 +91,9 @@ def _encode_completions(
 ) -> Encoded:
     """Make an example of each prompt with its completion; labels are -100 at what is not learned.
 
-    1. With a chat template the prompt becomes the user's message.
-    2. Without a template the completion follows the prompt, after a line break if neither has white space
-       there, and the end-of-text token follows the completion.
-    3. An example longer than `max_length` loses the beginning of its prompt, but for the token with which
-       texts begin, down to half of the length. If the completion does not fit then, the example is dropped.
-    4. `learn` is `answers` if the earlier answers of a chat are learned too, `all` if all text is.
+    With a chat template the prompt becomes the user's message. Without one the completion follows the prompt,
+    after a line break if neither has white space there, and the end-of-text token follows the completion.
+    `learn` is `answers` if the earlier answers of a chat are learned too, `all` if all text is.
     """
     if is_chat and not tokenizer.chat_template:
         raise DataError(
@@ -106,28 +103,17 @@ def _encode_completions(
     encode_pairs = _encode_plain
     if tokenizer.chat_template:
         encode_pairs = partial(_encode_chats, is_chat=is_chat, learns_earlier=is_chat and learn == "answers")
-    examples: list[Example] = []
-    labels: list[Row] = []
-    dropped: list[int] = []
+    fitted: list[_Fitted] = []
+    n_last_alone = longest = 0
     start, n_rows = _start_of(tokenizer), len(prompts)
-    n_cut = n_last_alone = longest = 0
     for chunk in chunks(prompts, completions):
         for prompt, completion, prompt_labels in encode_pairs(prompts[chunk], completions[chunk], tokenizer):
             longest = max(longest, len(prompt) + len(completion))
             n_last_alone += prompt_labels is None
-            if learn == "all":
-                prompt_labels = prompt
-            n_completion = min(len(completion), max(max_length - len(prompt), max_length // 2))
-            n_prompt = min(len(prompt), max_length - n_completion)
-            row_labels = [*(prompt_labels or [IGNORED] * len(prompt))[-n_prompt:], *completion]
-            if n_prompt < len(prompt):
-                n_cut += 1
-                prompt = _last_tokens(prompt, n_prompt, start=start)
-            if n_completion < len(completion):
-                dropped.append(len(examples))
-                row_labels = [IGNORED] * max_length
-            examples.append(_example(as_row([*prompt, *completion][:max_length])))
-            labels.append(as_row(row_labels[:max_length]))
+            labels = prompt if learn == "all" else prompt_labels or [IGNORED] * len(prompt)
+            fitted.append(_fit(prompt, completion, labels, start=start, max_length=max_length))
+    n_cut = sum(row.is_cut for row in fitted)
+    dropped = tuple(i for i, row in enumerate(fitted) if row.is_dropped)
     refusal = ""
     if len(dropped) == n_rows:
         refusal = all_dropped(n_rows, longest, max_length)
@@ -154,18 +140,37 @@ def _encode_completions(
             f"The chat template of the base model writes no tools; {n_tools} of {n_rows} chats have some."
         )
     return Encoded(
-        examples=tuple(examples),
-        labels=tuple(labels),
+        examples=tuple(_example(row.ids) for row in fitted),
+        labels=tuple(row.labels for row in fitted),
         notes=tuple(notes),
         refusal=refusal,
-        dropped=tuple(dropped),
+        dropped=dropped,
     )
 
 
-def _last_tokens(prompt: list[int], n: int, *, start: list[int]) -> list[int]:
-    """Cut a prompt to its last `n` tokens; the first of them is the one with which texts begin, if any."""
-    kept = start if n > len(start) and prompt[: len(start)] == start else []
-    return [*kept, *prompt[len(prompt) - n + len(kept) :]]
+class _Fitted(NamedTuple):
+    ids: Row
+    labels: Row
+    is_cut: bool
+    is_dropped: bool
+
+
+def _fit(
+    prompt: list[int], completion: list[int], prompt_labels: list[int], *, start: list[int], max_length: int
+) -> _Fitted:
+    """Join a prompt and its completion to at most `max_length` tokens.
+
+    The prompt loses its beginning, but for the token with which texts begin, down to half of the length. If
+    the completion does not fit then, nothing is learned.
+    """
+    n_completion = min(len(completion), max(max_length - len(prompt), max_length // 2))
+    n_prompt = min(len(prompt), max_length - n_completion)
+    is_cut, is_dropped = n_prompt < len(prompt), n_completion < len(completion)
+    labels = [IGNORED] * max_length if is_dropped else [*prompt_labels[-n_prompt:], *completion]
+    if is_cut:
+        kept = start if n_prompt > len(start) and prompt[: len(start)] == start else []
+        prompt = [*kept, *prompt[len(prompt) - n_prompt + len(kept) :]]
+    return _Fitted(as_row([*prompt, *completion][:max_length]), as_row(labels), is_cut, is_dropped)
 
 
 def _has_tools(prompt: str) -> bool:
