@@ -122,26 +122,16 @@ def describe(
         can_be_quantized=not (stored or part.is_full or refusal or is_mostly_experts),
         notes=_notes(setup, base, stored),
     )
-    # At the end, since it attaches the adapters to the model.
-    return described if part.is_full else _with_count(described, part, plan, base, methods, task)
-
-
-def _with_count(
-    described: Description,
-    part: TrainedPart,
-    plan: Plan | None,
-    base: BaseModel,
-    methods: Mapping[str, Method],
-    task: Task,
-) -> Description:
-    """Count what is trained; all layers must be replayed if they train different numbers of parameters."""
+    if part.is_full:
+        return described
+    # Counted at the end, since that attaches the adapters to the model.
     if plan is None:
         count = count_configs(part.files, base, path=part.path)
     else:
         count = count_part(part, plan, base, methods, task_type=task.peft_task_type)
     traced = described.traced
     if traced.n_layers is not None and not _is_even(count, traced.n_layers):
-        traced = replace(traced, n_layers=None)
+        traced = replace(traced, n_layers=None)  # layers train different numbers of parameters
     return replace(described, traced=traced, count=count)
 
 
