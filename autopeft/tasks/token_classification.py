@@ -69,12 +69,7 @@ class TokenClassification:
                 f"{metric} needs tags such as B-place, I-place and O, but there is {no_entity!r}; "
                 f"set --metric {TOKEN_ACCURACY}."
             )
-        are_numbers = spec.metric is None and all(name.isdecimal() for name in label_space.names)
-        note = (
-            "The tags are numbers without names, so that the metric is token accuracy; with tags such as "
-            "B-place it would be the F1 of entities."
-        )
-        return replace(self, label_space=label_space, metric=metric, notes=(note,) if are_numbers else ())
+        return replace(self, label_space=label_space, metric=metric)
 
     def encode(self, inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
         """Tokenize tokens joined by spaces; a tag is at its token's first piece, -100 at other pieces."""
