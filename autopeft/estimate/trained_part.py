@@ -19,7 +19,7 @@ from autopeft.space import plan_everywhere
 from autopeft.types import ModelSpec, Plan
 
 FULL = "full"  # the word for full fine-tuning
-_SHORTHAND = re.compile(r"([a-z0-9_]+?)(?:_r(\d+))?")  # such as lora_r16, or ia3
+_SHORTHAND = re.compile(r"([a-z0-9_]+?)(?:_r([1-9]\d*))?")  # such as lora_r16, or ia3
 _RANK = 16  # of a method that is named without one; heuristic
 
 

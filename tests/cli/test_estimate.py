@@ -180,7 +180,7 @@ def test_rows_are_read_for_the_named_task(model_dir: Path, tmp_path: Path) -> No
         (("lora_r8", "--max-length", 4096), ("4,096", "2,048")),
         (("lora_r8", "--memory", "lots"), ("lots", "2GiB")),
         (("full", "--quantize", "4bit"), ("4bit", "leave --quantize out")),
-        (("lora_r0",), ("no rank as small as 0",)),
+        (("lora_r0",), ("'lora_r0'", "Did you mean 'lora'?")),
         (("full_r3",), ("'full_r3'", "full")),
         (("fourierft_r4",), ("no rank as small as 4", "its smallest is")),
     ],
