@@ -1,9 +1,10 @@
 """Metrics of labels: one table, each with one score per example whose mean is the metric.
 
-Tasks of tokens and texts have metrics of their own. For a metric θ that is no mean of examples, the scores
-are pseudo-values, which `jackknife` makes from a plain function: that of example i is N θ - (N - 1) θ without
-i, and their variance over N estimates that of θ. Here all are shifted by the same amount, so that their mean
-is θ itself and not its bias-corrected value.
+Tasks of tokens and texts have metrics of their own. For a metric θ that is not a mean over examples, the
+scores are pseudo-values, which `jackknife` computes from a plain function: that of example i is
+N θ - (N - 1) θ without i, and their variance over N estimates that of θ. Here all are shifted by the same
+amount, so that their mean is θ itself and not its bias-corrected value. scikit-learn has most of these
+metrics, but takes 15 seconds to leave out each of 2,000 examples of 77 classes.
 
 Source:
     Tukey 1958; Efron & Stein 1981, Annals of Statistics 9:586, on the variance. The shift is ours.
@@ -29,7 +30,7 @@ class LabelMetric:
     """A metric as `plugins.Metric` has it; `score` is called with truth and guesses.
 
     `chance` is the metric of guesses by chance, 0 for a correlation; None if that depends on the data.
-    `label` is what people call the metric; empty if that is its name.
+    `label` is the usual name of the metric; empty if that is `name`.
     """
 
     name: str
@@ -44,13 +45,13 @@ class LabelMetric:
 
 
 def mean_of(scores: npt.NDArray[np.generic]) -> Scored:
-    """Make the metric that is the mean of its examples' scores (N,), numbers or booleans."""
+    """Return the mean of scores (N,), numbers or booleans, and the scores."""
     scores = scores.astype(float)
     return float(scores.mean()), tuple(scores.tolist())
 
 
 def pseudo_values(metric: float, without: npt.ArrayLike) -> tuple[float, ...]:
-    """Make one number per example from the metric without that example (N,); their mean is the metric.
+    """Compute one number per example from the metric without that example (N,); their mean is the metric.
 
     Example:
         >>> pseudo_values(2.0, [2.5, 2.0, 1.5])  # a mean of 1, 2 and 3
@@ -88,7 +89,7 @@ def jackknife(function: Callable[[Floats, Floats], float], truth: Floats, guesse
 
 
 def class_codes(truth: Floats, guesses: Floats) -> tuple[Codes, Codes, int]:
-    """Number the classes that occur in truth or guesses (N,); returns both in numbers, and how many classes.
+    """Number the classes that occur in truth or guesses (N,); return both as numbers, and how many there are.
 
     Example:
         >>> true, guessed, n_classes = class_codes(np.array([5.0, 7.0]), np.array([7.0, 9.0]))
@@ -101,7 +102,7 @@ def class_codes(truth: Floats, guesses: Floats) -> tuple[Codes, Codes, int]:
 
 
 def score_f1_of_labels(truth: Floats, guesses: Floats, *, average: str) -> Scored:
-    """Score F1 of labels (N, C), 0 or 1; `average` is macro or micro; a label that never occurs has F1 0."""
+    """Compute F1 of labels (N, C), 0 or 1, averaged by macro or micro; a label that never occurs has F1 0."""
     hits, both = truth * guesses, truth + guesses
     if average == "micro":
         hits, both = hits.sum(axis=1, keepdims=True), both.sum(axis=1, keepdims=True)
@@ -117,7 +118,7 @@ def f1_of_counts(hits: Any, both: Any) -> Floats:
 
 
 def balanced_accuracy(truth: Floats, guesses: Floats) -> float:
-    """Average the share that is guessed right over the classes that have rows; truth and guesses are (N,)."""
+    """Average the recall of the classes that have rows; truth and guesses are (N,)."""
     _, true = np.unique(truth, return_inverse=True)
     return float((np.bincount(true, weights=truth == guesses) / np.bincount(true)).mean())
 
@@ -154,19 +155,19 @@ def matthews(truth: Floats, guesses: Floats) -> float:
 
 
 def pearson(truth: Floats, guesses: Floats) -> float:
-    """Pearson's correlation of numbers, in [-1, 1]; 0 if one side is constant."""
+    """Compute Pearson's correlation, in [-1, 1]; 0 if one side is constant."""
     if np.ptp(truth) == 0 or np.ptp(guesses) == 0:
         return 0.0
     return float(np.corrcoef(truth, guesses)[0, 1])
 
 
 def spearman(truth: Floats, guesses: Floats) -> float:
-    """Spearman's correlation of numbers, in [-1, 1]; 0 if one side is constant."""
+    """Compute Spearman's correlation, in [-1, 1]; 0 if one side is constant."""
     return pearson(_ranks(truth), _ranks(guesses))
 
 
 def _ranks(values: Floats) -> Floats:
-    """Rank numbers from 1; equal ones share their mean rank."""
+    """Rank numbers from 1; equal ones have their mean rank."""
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[places]
 

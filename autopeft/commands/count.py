@@ -1,4 +1,4 @@
-"""`count`: how many parameters are trained, from the base model's config alone."""
+"""`count`: how many parameters are trained, from the base model's config."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from autopeft.store import read_plan
 
 
 def count(trained: Path | str, *, model_id: str | None = None, revision: str | None = None) -> Count:
-    """Count what a plan, a run's best plan, an `adapter_config.json` or its folder, or a method would train.
+    """Count the parameters that a plan, a run's best plan, a peft config or a method trains.
 
     A method, such as `lora_r16`, is counted at every target module. `model_id` is a hub id, or a directory
-    with a `config.json`; None takes the base model that the file names.
+    with a `config.json`; None uses the base model that the file names.
 
     Raises:
         SpecError: A file that cannot be read, an unknown word, no base model, or the word `full`.
@@ -28,10 +28,10 @@ def count(trained: Path | str, *, model_id: str | None = None, revision: str | N
     """
     path, methods = Path(trained), discover("autopeft.methods")  # one may register its own type with `peft`
     with model.quiet_libraries(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the notes say what `peft` warns of while it attaches
+        warnings.simplefilter("ignore")  # what `peft` warns of while it attaches is in the notes
         part, spec = read_trained_part(str(trained), model_id=model_id, revision=revision)
         if part.is_full:
-            raise SpecError("full trains all weights; `autopeft estimate full` says what that takes.")
+            raise SpecError("full trains all weights; `autopeft estimate full` prints what that takes.")
         if part.method is not None:
             base = model.load_skeleton(spec, auto_class=None)
             return estimate.count_part(part, part.on(base, methods), base, methods, task_type=None)
@@ -48,7 +48,7 @@ def count(trained: Path | str, *, model_id: str | None = None, revision: str | N
         counted = adapters.count_plan(document.plan, base, methods, task_type=task.peft_task_type)
     if model_id:
         return counted
-    # The plan knows its labels, and what the weights lack, such as a pooler; a config does not.
+    # A plan counts its labels, and what the checkpoint does not have, such as a pooler; a config does not.
     n_more = document.head_params - counted.head_params
     n_bytes = counted.adapter_bytes + n_more * torch.float32.itemsize  # as heads are trained
     return replace(counted, head_params=counted.head_params + n_more, adapter_bytes=n_bytes)

@@ -1,4 +1,4 @@
-"""`estimate`: the memory and time of a training step and of a run, from the base model's config alone."""
+"""`estimate`: the memory and time of a training step and of a run, from the base model's config."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 class RunRequest:
     """The run whose time is predicted: its task, data and length; `price` is per hour, in any currency.
 
-    Without a source in `data` no rows are read. `task` None takes the task of the plan, or of the class that
-    the model's config names. With `accumulates` a step that does not fit goes through the model in parts.
+    Without a source in `data` no rows are read. `task` None uses the task of the plan, or of the class that
+    the model's config names. With `accumulates` a step that does not fit is computed in micro-batches.
     """
 
     task: str | None = None
@@ -74,7 +74,7 @@ class EstimateRequest:
 class RunEstimate:
     """The time of a full run; a search at its default limit of cost takes `search_runs` times as long.
 
-    `price` is that of an hour, in any currency; None if it is unknown.
+    `price` is per hour, in any currency; None if it is unknown.
     """
 
     seconds: float
@@ -86,10 +86,9 @@ class RunEstimate:
 class StepEstimate:
     """What is trained, how, and what it takes.
 
-    `dtype` is bfloat16, float16 or float32; `like` names the training loop. The answer is
-    about the longest train row of the data, if there are any. `rates` are None if the device's speed is
-    not known; then no time is predicted. `n_steps` are those of a full run, None without
-    data or --max-steps. `run` is None if the time or the steps are not known.
+    `dtype` is bfloat16, float16 or float32; `like` names the training loop. With data the answer is for the
+    longest train row. `rates` are None if the device's speed is not known; then no time is predicted.
+    `n_steps` are those of a full run, None without data or --max-steps; `price` is that of an hour.
     """
 
     part: TrainedPart
@@ -102,7 +101,7 @@ class StepEstimate:
     rates: Rates | None = None
     n_steps: int | None = None
     rows: RowLengths | None = None
-    run: RunEstimate | None = None
+    price: float | None = None
 
     @property
     def fits(self) -> bool:
@@ -112,8 +111,16 @@ class StepEstimate:
     @property
     def seconds(self) -> float | None:
         """Seconds of a step of all its rows; None if the device's rates are not known."""
-        part = self.answer.typical
-        return None if part.seconds is None else part.seconds * self.n_rows / part.n_rows
+        typical = self.answer.typical
+        return None if typical.seconds is None else typical.seconds * self.n_rows / typical.n_rows
+
+    @property
+    def run(self) -> RunEstimate | None:
+        """The time of a full run; None if the number of its steps or their time is not known."""
+        if self.n_steps is None or self.seconds is None:
+            return None
+        search_runs = round(usual_cost(self.n_steps), 1)
+        return RunEstimate(seconds=self.n_steps * self.seconds, search_runs=search_runs, price=self.price)
 
 
 def estimate_step(request: EstimateRequest) -> StepEstimate:
@@ -172,7 +179,7 @@ def estimate_step(request: EstimateRequest) -> StepEstimate:
             accumulates=run.accumulates,
         )
         answer = estimate.answer(step_request, describe)
-    estimated = StepEstimate(
+    return StepEstimate(
         part=part,
         dtype=precision.dtype,
         like=request.like,
@@ -183,8 +190,8 @@ def estimate_step(request: EstimateRequest) -> StepEstimate:
         rates=rates,
         n_steps=rows.n_steps if rows else run.max_steps,
         rows=rows,
+        price=run.price,
     )
-    return replace(estimated, run=_run(estimated, price=run.price))
 
 
 def _check_request(request: EstimateRequest) -> None:
@@ -197,7 +204,7 @@ def _check_request(request: EstimateRequest) -> None:
         raise UnknownNameError("task", task, sorted(tasks))
     sizes = {"task.batch_size": request.batch_size, "task.max_length": request.max_length}
     sizes = {name: size for name, size in sizes.items() if size is not None}
-    resolve_settings(config=None, env={}, flags=sizes, assignments=())  # raises for senseless sizes
+    resolve_settings(config=None, env={}, flags=sizes, assignments=())  # raises for sizes out of range
     if request.quantize is not None and request.quantize not in _BITS:
         raise UnknownNameError("quantization", request.quantize, _BITS)
     run = request.run
@@ -208,7 +215,7 @@ def _check_request(request: EstimateRequest) -> None:
 def _computing(device: str, spec: ModelSpec, *, dtype: str) -> tuple[Precision, Rates | None]:
     """Choose the precision for `auto`, and find the device's rates: by its data sheet, else measured.
 
-    `cuda` on a machine without a GPU gets bfloat16, and None for the rates.
+    For `cuda` on a machine without a GPU they are bfloat16 and None.
     """
     precision = None if dtype == "auto" else Precision(dtype=dtype)
     if device in estimate.CARDS:
@@ -222,15 +229,6 @@ def _computing(device: str, spec: ModelSpec, *, dtype: str) -> tuple[Precision, 
     precision = precision or model.choose_precision(model.config_of(spec), torch_device)
     with exact_products():
         return precision, estimate.measure_rates(torch_device, precision.torch_dtype)
-
-
-def _run(step: StepEstimate, *, price: float | None) -> RunEstimate | None:
-    """Predict the time of a full run; None if the number of its steps or their time is not known."""
-    seconds, n_steps = step.seconds, step.n_steps
-    if n_steps is None or seconds is None:
-        return None
-    search_runs = round(usual_cost(n_steps), 1)
-    return RunEstimate(seconds=n_steps * seconds, search_runs=search_runs, price=price)
 
 
 def read_trained_part(
@@ -247,9 +245,7 @@ def read_trained_part(
     if not path.exists():
         part = estimate.by_name(trained, discover("autopeft.methods"))
         if model_id is None:
-            raise SpecError(
-                f"{trained} says nothing of a base model; pass --model with its id or config.json."
-            )
+            raise SpecError(f"{trained} has no base model; pass --model with its id or config.json.")
         return part, ModelSpec(id=model_id, revision=revision)
     if adapters.is_adapter(path):
         files = tuple(adapters.read_configs(path))
@@ -286,17 +282,17 @@ class RowLengths:
 def row_lengths(spec: ModelSpec, data: DataSpec, *, task: TaskSpec, device: str) -> RowLengths:
     """Measure the rows of a full run, encoded as by a search; settings that `task` leaves open are derived.
 
-    They depend on the type of the device, such as cpu. No weights of the base model are read.
+    These depend on the type of the device, such as cpu. No weights of the base model are read.
 
     Raises:
         DataError, ModelError: The data cannot be read, or the model has no tokenizer.
     """
     run = RunSpec(model=spec.model_copy(update={"quantize": "none"}), data=data, task=task)
-    part = discover("autopeft.tasks")[task.name]
-    loaded = load_data(run, part.read_rows, NAMED)
-    base = model.load_skeleton(spec, auto_class=part.auto_class)
-    base.tokenizer = model.load_processor(spec, needs_images=reads_images(part.auto_class))
-    fitted = part.fitted(run.task, loaded.label_space, base.tokenizer)
+    plugin = discover("autopeft.tasks")[task.name]
+    loaded = load_data(run, plugin.read_rows, NAMED)
+    base = model.load_skeleton(spec, auto_class=plugin.auto_class)
+    base.tokenizer = model.load_processor(spec, needs_images=reads_images(plugin.auto_class))
+    fitted = plugin.fitted(run.task, loaded.label_space, base.tokenizer)
     run, length = with_max_length(run, loaded, base, fitted, device)
     encoded = train.encode_split(
         loaded.joined("train", "search"), base=base, task=fitted, max_length=run.task.max_length

@@ -154,7 +154,7 @@ def suggest(request: SuggestRequest) -> Suggestion:
         run=RunRequest(task=request.task, data=request.data, price=request.gpu_price, accumulates=True),
     )
     step = estimate_step(estimate_request)
-    if request.quantize is None and not step.fits and step.answer.described.takes_few_bits:
+    if request.quantize is None and not step.fits and step.answer.described.can_be_quantized:
         in_4_bits = estimate_step(replace(estimate_request, quantize="4bit"))
         step = in_4_bits if in_4_bits.fits else step
     return Suggestion(

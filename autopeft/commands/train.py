@@ -18,7 +18,7 @@ from autopeft.errors import RunDirError, SpecError, TrainingError
 from autopeft.exports import write_loading_files
 from autopeft.plugins import is_own_metric, own_function
 from autopeft.report.formatting import duration
-from autopeft.run.base_facts import DATA, base_difference, facts_of
+from autopeft.run.base_facts import facts_of
 from autopeft.run.best import plan_document, training_json
 from autopeft.run.prepare import Prepared, prepare, with_all_rows
 from autopeft.run.reporting import TRAINED, environment, setting_of, write_trained_card
@@ -29,7 +29,6 @@ from autopeft.store import (
     fresh_folder,
     is_run,
     read_checked,
-    read_object,
     read_plan,
     refuse_files,
     resolve_settings,
@@ -40,7 +39,7 @@ from autopeft.store import (
     write_plan,
     write_text,
 )
-from autopeft.train import SCHEDULE, kept_step
+from autopeft.train import SCHEDULE, Bench, kept_step
 from autopeft.types import (
     MAX_SEED,
     Fidelity,
@@ -54,7 +53,7 @@ from autopeft.types import (
     to_json,
 )
 
-_SECONDS = 10.0  # between two log lines about the steps; chosen by hand
+_SECONDS = 10.0  # between two log lines about the steps; heuristic
 
 log = logging.getLogger(__name__)
 
@@ -85,16 +84,16 @@ def train_plan(
     """Train a plan at full length and save the adapter in `peft`'s format, head included.
 
     Steps are logged every ten seconds. A training that is stopped leaves nothing in `out`. After the first
-    minute its state is kept in `<out>.unfinished`; `resume` goes on from there to the same bits.
+    minute its state is kept in `<out>.unfinished`; `resume` continues it to the same bits.
 
     Args:
         path: plan.yaml or a run directory.
         out: Folder for the adapter; must be empty or absent. None is `reports/adapter-<plan>-<seed>`;
             with `all_rows`, `-all-rows` follows.
-        seed: None takes the plan's seed.
-        overrides: Values in place of the plan's: of `model.id`, `model.quantize`, `data.source` (it must have
+        seed: None uses the plan's seed.
+        overrides: Values instead of the plan's: of `model.id`, `model.quantize`, `data.source` (it must have
             the columns that the plan names), and of `execution`. None is no value.
-        resume: Go on with a training that was stopped; plan, seed, model and data must be the same.
+        resume: Continue a training that was stopped; plan, seed, model and data must be the same.
         all_rows: Train on the rows of search and confirm too, for as many epochs as the plan says.
 
     Raises:
@@ -112,20 +111,7 @@ def train_plan(
     unfinished = Unfinished(out=target)
     refuse_files(target)  # before any work
     unfinished.check(resume=resume)
-    overridden = {name: value for name, value in (overrides or {}).items() if value is not None}
-    require_data(path, document, overridden.get("data.source"))
-    if document.schedule != SCHEDULE:
-        log.warning("The training does not follow the schedule in %s, but its own: %s.", path, SCHEDULE)
-    spec = spec_of_plan(document, overridden)
-    if is_own_metric(spec.task.metric):
-        own_function(str(spec.task.metric))  # refuses a bad one before the model is loaded
-    prepared = prepare(spec)
-    head_rate = document.head_learning_rate
-    bench = replace(prepared.bench, head_learning_rate=head_rate and head_rate / document.plan.head_factor)
-    prepared = replace(prepared, bench=bench)
-    prepared = with_all_rows(prepared) if all_rows else prepared
-    check_plan(document.plan, prepared.base, prepared.methods)
-    _warn_of_changes(path, document, prepared, overridden=overridden)
+    prepared = _prepare(path, document, overrides or {}, all_rows=all_rows)
     fidelity = Fidelity(
         split="confirm",
         train_steps=prepared.full_steps,
@@ -133,10 +119,10 @@ def train_plan(
         eval_examples=1 if all_rows else prepared.n_evaluated("confirm"),
         seed=seed,
     )
-    facts = start_facts(prepared, document.plan, fidelity)
+    facts = _start_facts(prepared, document.plan, fidelity)
     with (
-        logged_steps(kept=lambda: unfinished.words),
         unfinished.kept(facts, resume=resume),
+        logged_steps(),
         fresh_folder(target) as fresh,
     ):
         bench = replace(prepared.bench, keep_weights=lambda *_: fresh, under_way=lambda *_: unfinished.state)
@@ -145,14 +131,8 @@ def train_plan(
             if not measurement.status.is_of_machine:
                 unfinished.forget()  # it would fail in the same way again
             raise TrainingError(f"Training plan {document.plan.digest} failed: {measurement.reason}.")
-        if all_rows:  # a score on rows that were trained on would mislead
-            measurement = replace(measurement, metric=None, loss=None)
-            if n_test := prepared.n_evaluated("test"):
-                at = replace(fidelity, split="test", eval_examples=n_test)
-                tested = bench.measure(document.plan, at)
-                if tested.status is not Status.COMPLETE:
-                    log.warning("The adapter has no score on the test split: %s.", tested.reason)
-                measurement = replace(measurement, fidelity=at, metric=tested.metric, loss=tested.loss)
+        if all_rows:
+            measurement = _tested(measurement, bench, n_test=prepared.n_evaluated("test"))
         _write_files(fresh, prepared, measurement, at=f"./{target.name}", weights=facts["weights"]["body"])
     return Trained(
         measurement=measurement,
@@ -162,7 +142,29 @@ def train_plan(
     )
 
 
-def require_data(path: Path, document: PlanDocument, data_source: object) -> None:
+def _prepare(
+    path: Path, document: PlanDocument, overrides: Mapping[str, object], *, all_rows: bool
+) -> Prepared:
+    """Load the data and the model of a plan, and check that the plan fits them."""
+    overridden = {name: value for name, value in overrides.items() if value is not None}
+    _require_data(path, document, overridden.get("data.source"))
+    if document.schedule != SCHEDULE:
+        log.warning("The training does not follow the schedule in %s, but its own: %s.", path, SCHEDULE)
+    spec = spec_of_plan(document, overridden)
+    if is_own_metric(spec.task.metric):
+        own_function(str(spec.task.metric))  # raises for a bad one before the model is loaded
+    prepared = prepare(spec)
+    head_rate = document.head_learning_rate
+    bench = replace(prepared.bench, head_learning_rate=head_rate and head_rate / document.plan.head_factor)
+    prepared = replace(prepared, bench=bench)
+    prepared = with_all_rows(prepared) if all_rows else prepared
+    check_plan(document.plan, prepared.base, prepared.methods)
+    if note := other_base_note(document, prepared.base):
+        log.warning("%s", note)
+    return prepared
+
+
+def _require_data(path: Path, document: PlanDocument, data_source: object) -> None:
     """Raise SpecError if neither the user nor the plan names a dataset, unless the plan is of the demo.
 
     A pushed plan, for example, names none. It would be trained on the demo's sentences otherwise.
@@ -175,8 +177,20 @@ def require_data(path: Path, document: PlanDocument, data_source: object) -> Non
         raise SpecError(f"{path} names no dataset to train on; pass one with --data.")
 
 
+def _tested(measurement: Measurement, bench: Bench, *, n_test: int) -> Measurement:
+    """Replace the scores by those of the test split, since all other rows were trained on."""
+    measurement = replace(measurement, metric=None, loss=None)
+    if not n_test:
+        return measurement
+    fidelity = replace(measurement.fidelity, split="test", eval_examples=n_test)
+    tested = bench.measure(measurement.plan, fidelity)
+    if tested.status is not Status.COMPLETE:
+        log.warning("The adapter has no score on the test split: %s.", tested.reason)
+    return replace(measurement, fidelity=fidelity, metric=tested.metric, loss=tested.loss)
+
+
 def spec_of_plan(document: PlanDocument, overridden: Mapping[str, object] | None = None) -> RunSpec:
-    """Take the settings from a plan, but for those that the user replaces, by their names.
+    """Return the settings of a plan, with those of `overridden` by their names.
 
     The data is split by the plan's seed, so that the confirm split is that of its search.
 
@@ -202,28 +216,10 @@ def spec_of_plan(document: PlanDocument, overridden: Mapping[str, object] | None
     )
 
 
-def _warn_of_changes(
-    path: Path, document: PlanDocument, prepared: Prepared, *, overridden: Mapping[str, object]
-) -> None:
-    """Warn if the base model, or the rows, are not those of the plan or of the finished weights beside it."""
-    if note := other_base_note(document, prepared.base):
-        log.warning("%s", note)
-    parent = path if path.is_dir() else path.parent
-    folders = (parent / "best" / "weights", parent / "weights", parent)
-    weights = next((folder for folder in folders if (folder / TRAINING).is_file()), None)
-    if weights is None:
-        return
-    base, rows = prepared.base, read_object(weights / TRAINING).get(DATA)
-    if "model.id" not in overridden and (differing := base_difference(weights, base.module, base.tokenizer)):
-        log.warning("%s was trained on another base model: %s.", weights, differing)
-    if "data.source" not in overridden and rows is not None and rows != prepared.data.fingerprint:
-        log.warning("%s was trained on other rows than the data files hold now.", weights)
-
-
 def _write_files(
     folder: Path, prepared: Prepared, measurement: Measurement, *, at: str, weights: Mapping[str, str]
 ) -> None:
-    """Write all files beside the weights of a trained plan; its card loads the adapter from `at`."""
+    """Write all files next to the weights of a trained plan; its card loads the adapter from `at`."""
     plan, seed = measurement.plan, measurement.fidelity.seed
     write_plan(folder / "plan.yaml", replace(plan_document(prepared, plan), seed=seed))
     write_text(folder / TRAINING, training_json(measurement, facts_of(prepared, weights)))
@@ -239,7 +235,7 @@ def _write_files(
     write_trained_card(folder, trained, at=at)
 
 
-def start_facts(prepared: Prepared, plan: Plan, fidelity: Fidelity) -> dict[str, Any]:
+def _start_facts(prepared: Prepared, plan: Plan, fidelity: Fidelity) -> dict[str, Any]:
     """Collect, by name, all that the bits of a trained adapter depend on."""
     return {
         **loaded_facts(prepared),
@@ -255,7 +251,7 @@ def start_facts(prepared: Prepared, plan: Plan, fidelity: Fidelity) -> dict[str,
 
 @dataclass(frozen=True, kw_only=True)
 class Unfinished:
-    """The kept state of a training whose adapter goes to the folder `out`, in a folder beside it."""
+    """The kept state of a training whose adapter is written to `out`, in a folder next to it."""
 
     out: Path
 
@@ -274,13 +270,6 @@ class Unfinished:
         """The step after which the state was kept; None if nothing is kept."""
         return kept_step(self.state)
 
-    @property
-    def words(self) -> str:
-        """What is kept of the training, as the end of a sentence."""
-        if self.step is None:
-            return "nothing was kept"
-        return f"the state after step {self.step:,} is kept; the same command with --resume goes on from it"
-
     def check(self, *, resume: bool) -> None:
         """Raise RunDirError if `resume` finds no kept state, or a start without `resume` finds one."""
         if resume and self.step is None:
@@ -288,7 +277,7 @@ class Unfinished:
         if not resume and self.step is not None:
             raise RunDirError(
                 f"{self.folder} holds a training that was stopped after step {self.step:,}; pass --resume to "
-                "go on with it, another --out, or remove that folder."
+                "continue it, another --out, or remove that folder."
             )
 
     @contextlib.contextmanager
@@ -298,7 +287,7 @@ class Unfinished:
         Raises:
             RunDirError: The training to resume started with other `facts`, or the folder cannot be written.
         """
-        start, remedy = self.folder / "start.json", f"remove {self.folder} and start anew"
+        start, remedy = self.folder / "start.json", f"remove {self.folder} and start again"
         with without_empty_parents(self.folder):
             if resume:
                 try:
@@ -307,20 +296,20 @@ class Unfinished:
                     raise RunDirError(f"{start} is missing; {remedy}.") from error
                 if differing := differences(started_with, facts, whose="now it is"):
                     raise RunDirError(
-                        f"{self.folder} was trained with {differing}; put it back as it was, or {remedy}."
+                        f"{self.folder} was trained with {differing}; use the same settings, or {remedy}."
                     )
                 sweep_fresh_folders(self.out)
-                log.info("The training goes on after step %s.", f"{self.step:,}")
+                log.info("The training continues after step %s.", f"{self.step:,}")
             else:
                 self.forget()
                 write_checked(start, facts)
             try:
                 yield
-            except BaseException as error:
-                if self.step is None:
+            except BaseException:
+                if (step := self.step) is None:
                     self.forget()
-                elif isinstance(error, Exception):  # of a signal, `logged_steps` logs more
-                    log.warning("No adapter was written, but %s.", self.words)
+                else:
+                    log.warning("The state after step %s is kept; --resume continues it.", f"{step:,}")
                 raise
             self.forget()
 
@@ -330,12 +319,10 @@ class Unfinished:
 
 
 @contextlib.contextmanager
-def logged_steps(
-    clock: Callable[[], float] = time.monotonic, *, kept: Callable[[], str] = lambda: "nothing was kept"
-) -> Iterator[None]:
+def logged_steps(clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
     """Log the step, the loss and the time left of a training, every ten seconds or so.
 
-    If a signal ends the context, the last step is logged, and what `kept` says of the kept state.
+    If a signal ends the context, the last step is logged.
     """
     steps = _Steps(clock)
     try:
@@ -343,7 +330,7 @@ def logged_steps(
             yield
     except (KeyboardInterrupt, SystemExit):
         where = f"at step {steps.step:,} of {steps.n_steps:,}" if steps.n_steps else "before the first step"
-        log.warning("Stopped %s; %s.", where, kept())
+        log.warning("Stopped %s.", where)
         raise
 
 
@@ -358,7 +345,7 @@ class _Steps:
     def add(self, step: int, n_steps: int, loss: Callable[[], float]) -> None:
         """Note a step, and log it if the last line was logged ten seconds ago or more."""
         now = self._clock()
-        if not self.n_steps or step <= self.step:  # training began, maybe anew in less memory
+        if not self.n_steps or step <= self.step:  # training began, maybe again in less memory
             self._started, self._start_step, self._last_logged = now, step, now
         self.step, self.n_steps = step, n_steps
         if now - self._last_logged < _SECONDS:

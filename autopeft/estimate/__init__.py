@@ -1,8 +1,8 @@
-"""What a training step will take, predicted before it runs and without weights.
+"""Predicts the memory and time of a training step before it runs and without weights.
 
 A model without weights is built from its config (trained_part, traced_model). A step is replayed on fake
-tensors (fake_tensors, replay) while its living storages are counted (memory_tracker). Models of equal layers
-are replayed with a few of them (scaling), and several steps say what fits into a memory (answers).
+tensors (fake_tensors, replay) while the storages that are alive are counted (memory_tracker). Models of equal
+layers are replayed with a few of them (scaling), and several steps show what fits into a memory (answers).
 
 Inside the folder each file imports only from those before it: rates → fake_tensors → memory_tracker →
 measured_rates, replay → scaling → trained_part → traced_model → answers.
@@ -11,7 +11,7 @@ measured_rates, replay → scaling → trained_part → traced_model → answers
 from __future__ import annotations
 
 from autopeft.estimate.answers import MOST_ROWS, Limits, Step, StepAnswer, StepRequest, answer
-from autopeft.estimate.fake_tensors import StandInArrays, StandInValues, quantize_maps
+from autopeft.estimate.fake_tensors import StandInArrays, StandInValues, quantize_linear_layers
 from autopeft.estimate.measured_rates import measure_rates
 from autopeft.estimate.rates import CARDS, Rates, rates_of
 from autopeft.estimate.replay import Replay, TrainingStep, measure, without_weights

@@ -1,10 +1,11 @@
-"""What a training step takes, and which settings fit into a memory."""
+"""Predicts what a training step takes, and which settings fit into a memory."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from autopeft.errors import SpecError
 from autopeft.estimate.memory_tracker import HEAD
@@ -12,26 +13,26 @@ from autopeft.estimate.replay import StepMemory
 from autopeft.estimate.scaling import MemoryModel
 from autopeft.estimate.traced_model import Description
 
-_N_ROWS, _N_TOKENS = 4, 1024  # if the user names none; chosen by hand
-_LONGEST = 2**17  # most tokens of a row if the model has no limit; chosen by hand
-_LEAST_TOKENS = 16  # of the smallest step that anybody would train; chosen by hand
-_FEW_BITS = "4bit"
-# What the allocator keeps beside what lives, as a share of activations, logits and loss. Fitted on two halves
-# of 66 published configs the reserve is 7.5 % and 2.5 % of the peak, as the length of their rows is not known
-# (benchmarks/studies/published_memory.md); 7 % of these parts is 5 % of those peaks.
+_N_ROWS, _N_TOKENS = 4, 1024  # if the user sets none; heuristic
+_LONGEST = 2**17  # most tokens of a row if the model has no limit; heuristic
+_LEAST_TOKENS = 16  # of the smallest step that anybody would train; heuristic
+_SMALLEST = "4bit"
+# What the allocator keeps in addition to what is alive, as a share of activations, logits and loss. Fitted on
+# two halves of 66 published configs the reserve is 7.5 % and 2.5 % of the peak, as the length of their rows
+# is not known (benchmarks/studies/published_memory.md); 7 % of these numbers is 5 % of those peaks.
 RESERVE = 0.07
 # The margin from expected to high, as a share of the same parts and the reserve: 64 of the 66 configs lie
 # within 5 % of the expected peak.
 _MARGIN = 0.1
-# What a CUDA context and the libraries' workspaces take of a GPU, apart from the allocator; chosen by hand.
+# What a CUDA context and the libraries' workspaces take of a GPU, apart from the allocator; heuristic.
 _CONTEXT_BYTES = 2**29
 # What Python, torch, transformers, peft, the tokenizer and the rows take of a process on a CPU. Fitted on
 # three points of MiniLM-L6, tested on one more and SmolLM2-135M (benchmarks/studies/resident_memory.md).
 PROCESS_BYTES = 715 * 10**6
-MOST_ROWS = 2**12  # more rows are not tried; chosen by hand
-_CLOSE = 8  # a number that fits and one that does not are close within an eighth; chosen by hand
-_FAR = 4  # and far apart if one is four times the other; chosen by hand
-_TOKEN_STEP = 16  # lengths of rows are tried in multiples of it; chosen by hand
+MOST_ROWS = 2**12  # more rows are not tried; heuristic
+_CLOSE = 8  # a number that fits and one that does not are close within an eighth; heuristic
+_FAR = 4  # and far apart if one is four times the other; heuristic
+_TOKEN_STEP = 16  # lengths of rows are tried in multiples of it; heuristic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,8 @@ class StepRequest:
 
     `checkpointing` None checkpoints only if the step would not fit into `max_bytes` otherwise. `n_tokens` is
     the length of the longest row, which decides the memory; `typical_tokens`, if set, decides the time. With
-    `accumulates` and `max_bytes`, the answer is a step of as many rows as fit: all, a half, a quarter …
+    `accumulates` and `max_bytes`, the answer is the largest micro-batch that fits: all rows, a half, a
+    quarter …
     """
 
     n_rows: int | None = None
@@ -56,7 +58,7 @@ class StepRequest:
 class Memory:
     """The peak memory of a training step, in bytes.
 
-    `reserve` is what is taken besides tensors, as a low, an expected and a high estimate: on a GPU the
+    `reserve` is what is taken in addition to tensors, as a low, an expected and a high estimate: on a GPU the
     allocator's reserve, in the high one also a margin and the CUDA context; on a CPU the same without a CUDA
     context, and in all three what Python and its libraries take.
     """
@@ -70,12 +72,12 @@ class Memory:
 
     @property
     def low(self) -> int:
-        """The tensors alone; on a CPU with Python and its libraries."""
+        """The tensors; on a CPU with Python and its libraries."""
         return self.weights + self.trained + self.activations + self.logits + self.reserve[0]
 
     @property
     def expected(self) -> int:
-        """The best guess."""
+        """The best estimate."""
         return self.low - self.reserve[0] + self.reserve[1]
 
     @property
@@ -145,7 +147,7 @@ def answer(request: StepRequest, describe: Callable[[str], Description]) -> Step
     steps = _Steps(describe=describe, max_tokens=max_tokens)
     limits = None
     if request.accumulates and request.max_bytes is not None:
-        step = steps.largest_part(request, n_rows, n_tokens, request.max_bytes)
+        step = steps.largest_micro_batch(request, n_rows, n_tokens, request.max_bytes)
     else:
         step = steps.at(n_rows, n_tokens, request.quantize, checkpointing=bool(request.checkpointing))
         if request.max_bytes is not None:
@@ -166,7 +168,7 @@ class _Steps:
     _models: dict[tuple[str, bool], MemoryModel] = field(default_factory=dict)
 
     def at(self, n_rows: int, n_tokens: int, quantize: str, *, checkpointing: bool) -> Step:
-        """Replay a step of so many rows and tokens."""
+        """Replay a step of `n_rows` rows of `n_tokens` tokens each."""
         model = self._model(quantize, checkpointing=checkpointing)
         step, rates = model.at(n_rows, n_tokens), model.traced.rates
         return Step(
@@ -179,30 +181,27 @@ class _Steps:
             seconds=None if rates is None else rates.of_step(step.busy_seconds, step.n_calls),
         )
 
-    def largest_part(self, request: StepRequest, n_rows: int, n_tokens: int, max_bytes: int) -> Step:
+    def largest_micro_batch(self, request: StepRequest, n_rows: int, n_tokens: int, max_bytes: int) -> Step:
         """Find how many of the rows fit at a time: all, a half, a quarter … and 1 at least.
 
         If the request leaves checkpointing open, layers are checkpointed only if a single row does not fit
-        otherwise. If a single row never fits, its step is returned. A single row's own bytes bound those of
-        each further row, so that the first guess fits. Memory grows by nearly the same bytes with each row,
-        so that a line through the two replays shows whether more rows fit.
+        otherwise. If a single row never fits, its step is returned. The bytes of a single row are an upper
+        bound of those of each further row, so that the first guess fits. Memory grows by nearly the same
+        bytes with each row, so that a line through the two replays shows whether more rows fit.
         """
-        ways = (False, True) if request.checkpointing is None else (request.checkpointing,)
+        at = partial(self.at, n_tokens=n_tokens, quantize=request.quantize)
         halves = [n_rows >> power for power in range(n_rows.bit_length())]
 
-        def fitting(single: Step, row_bytes: float) -> int:
+        def most(row_bytes: float) -> int:
             return next(n for n in halves if single.memory.high + (n - 1) * row_bytes <= max_bytes)
 
-        for checkpointing in ways:
-            single = self.at(1, n_tokens, request.quantize, checkpointing=checkpointing)
-            if single.memory.high > max_bytes:
-                continue
-            n_other = max(2, fitting(single, single.memory.activations + single.memory.logits))
-            other = self.at(n_other, n_tokens, request.quantize, checkpointing=checkpointing)
-            row_bytes = max(1, other.memory.high - single.memory.high) / (n_other - 1)
-            return self.at(
-                fitting(single, row_bytes), n_tokens, request.quantize, checkpointing=checkpointing
-            )
+        for checkpointing in (False, True) if request.checkpointing is None else (request.checkpointing,):
+            single = at(1, checkpointing=checkpointing)
+            if single.memory.high <= max_bytes:
+                n_other = max(2, most(single.memory.activations + single.memory.logits))
+                other = at(n_other, checkpointing=checkpointing)
+                row_bytes = max(1, other.memory.high - single.memory.high) / (n_other - 1)
+                return at(most(row_bytes), checkpointing=checkpointing)
         return single
 
     def limits(self, step: Step, max_bytes: int) -> Limits:
@@ -225,17 +224,17 @@ class _Steps:
         nearest = self._nearest(step, max_bytes)
         if nearest is not None:
             return replace(limits, nearest=nearest)
-        n_least, quantize = min(_LEAST_TOKENS, self.max_tokens), self._bits(step)[-1]
+        n_least, quantize = min(_LEAST_TOKENS, self.max_tokens), self._quantizations(step)[-1]
         return replace(limits, least=self.at(1, n_least, quantize, checkpointing=True))
 
     def _nearest(self, step: Step, max_bytes: int) -> Step | None:
-        """Try fewer rows, then fewer bits, then shorter rows, all checkpointed; None if nothing fits."""
-        for quantize in self._bits(step):
+        """Try fewer rows, then 4-bit weights, then shorter rows, all checkpointed; None if nothing fits."""
+        for quantize in self._quantizations(step):
             model = self._model(quantize, checkpointing=True)
             n_rows = most_rows(model, n_tokens=step.n_tokens, max_bytes=max_bytes, start=step.n_rows)
             if n_rows:
                 return self.at(min(n_rows, step.n_rows), step.n_tokens, quantize, checkpointing=True)
-        for quantize in self._bits(step):
+        for quantize in self._quantizations(step):
             model = self._model(quantize, checkpointing=True)
             n_tokens = longest_row(
                 model, n_rows=1, max_bytes=max_bytes, limit=step.n_tokens, start=step.n_tokens
@@ -244,10 +243,10 @@ class _Steps:
                 return self.at(1, n_tokens, quantize, checkpointing=True)
         return None
 
-    def _bits(self, step: Step) -> list[str]:
-        """The bits to try for the weights; `4bit` only if the model can be quantized and shrinks."""
-        takes_few_bits = self.describe(step.quantize).takes_few_bits
-        return list(dict.fromkeys((step.quantize, _FEW_BITS))) if takes_few_bits else [step.quantize]
+    def _quantizations(self, step: Step) -> list[str]:
+        """List the quantizations to try; `4bit` only if the model can be quantized and shrinks."""
+        is_tried = self.describe(step.quantize).can_be_quantized
+        return list(dict.fromkeys((step.quantize, _SMALLEST))) if is_tried else [step.quantize]
 
     def _model(self, quantize: str, *, checkpointing: bool) -> MemoryModel:
         key = (quantize, checkpointing)
@@ -259,7 +258,7 @@ class _Steps:
 
 
 def in_parts(memory: StepMemory, *, on_gpu: bool) -> Memory:
-    """Split the peak memory of a step into its parts, and add what is taken besides tensors."""
+    """Split the peak memory of a step into its parts, and add the reserve."""
     phase, peak = memory.peak_phase, memory.peak_bytes
     trained = memory.trained_bytes + memory.optimizer_bytes + memory.gradients_at_peak.get(phase, 0)
     computed = max(0, peak - memory.weights_bytes - trained)
@@ -278,10 +277,7 @@ def in_parts(memory: StepMemory, *, on_gpu: bool) -> Memory:
 
 
 def most_rows(model: MemoryModel, *, n_tokens: int, max_bytes: int, start: int = 1) -> int:
-    """Find the most rows of a length whose high estimate fits; 0 if not even one row does.
-
-    `start` is the number of rows to try first.
-    """
+    """Find the most rows of a length that fit by the high estimate, trying `start` first; 0 if none."""
 
     def high(n_rows: int) -> int:
         return in_parts(model.at(n_rows, n_tokens), on_gpu=model.traced.on_gpu).high
@@ -292,9 +288,9 @@ def most_rows(model: MemoryModel, *, n_tokens: int, max_bytes: int, start: int =
 def longest_row(
     model: MemoryModel, *, n_rows: int, max_bytes: int, limit: int, start: int = _TOKEN_STEP
 ) -> int:
-    """Find the longest rows whose high estimate fits, in multiples of 16 tokens up to `limit`; 0 if none.
+    """Find the longest rows that fit by the high estimate, in multiples of 16 tokens; 0 if none.
 
-    `start` is the length to try first.
+    `limit` is the longest length, `start` the one to try first.
     """
 
     def high(n: int) -> int:

@@ -1,14 +1,12 @@
 """Fake tensors for a model: they have shapes and number formats, pretend to be on a CPU, and hold no values.
 
-Maps in 4 or 8 bits have stand-ins, since bitsandbytes has no tensors without memory.
+Quantized linear layers have stand-ins, since bitsandbytes has no tensors without memory.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,15 +25,6 @@ _N_VALUES = "_autopeft_n_values"  # marks a stand-in for a sparse tensor
 _ATEN = torch.ops.aten
 _ONE = torch.ones(())
 _INDEXING = (_ATEN.index.Tensor, _ATEN.index_put.default, _ATEN.index_put_.default)
-
-# Kernels of a replay after which a log line says what takes so long: about 10 seconds of one core; chosen by
-# hand. Kernels are counted, not seconds, so that every machine logs the same.
-SLOW_KERNELS = 100_000
-_SPACES = ("aten", "prims")  # torch's own kernels, whose results follow from shapes
-_PLAIN = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
-_UNKNOWN = object()
-
-log = logging.getLogger(__name__)
 
 
 def make_fake(module: nn.Module, mode: FakeTensorMode) -> None:
@@ -63,19 +52,17 @@ def _fake(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
 
 
 class StandInValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A context that gives a stand-in when code reads a value of a fake tensor.
+    """A context in which reading a value of a fake tensor returns a stand-in.
 
     1. A number is 1 and a truth value is True. A single random number is 1, so that LayerDrop drops no layer.
     2. `all` and `any` are False: a mask has padding, and no value is infinite.
     3. A mask selects every element; a mask of `mask_size` elements selects `n_true`.
 
-    With `results`, a kernel is not run again if its result follows from an earlier call. With `attaching`,
-    tensors on the meta device stay there when code asks for a copy on the CPU.
+    With `attaching`, tensors on the meta device stay there when code asks for a copy on the CPU.
     """
 
-    def __init__(self, results: KernelResults | None = None, *, attaching: bool = False) -> None:
+    def __init__(self, *, attaching: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._results = results
         self._attaching = attaching
         self.mask_size, self.n_true = 0, 0
 
@@ -83,21 +70,21 @@ class StandInValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         options = dict(kwargs or {})
-        if func is _ATEN._local_scalar_dense.default and _lacks_values(args[0]):
+        if func is _ATEN._local_scalar_dense.default and _has_no_values(args[0]):
             return _scalar(args[0])
-        if func is _ATEN.nonzero.default and _lacks_values(args[0]):
+        if func is _ATEN.nonzero.default and _has_no_values(args[0]):
             return args[0].new_empty((self._n_selected(args[0]), args[0].ndim), dtype=torch.long)
         if func is _ATEN.rand.default and not args[0]:  # LayerDrop drops a layer if the number is small
             drawn = func(*args, **options)
             drawn.constant = _ONE
             return drawn
-        if func is _ATEN.bincount.default and _lacks_values(args[0]):
+        if func is _ATEN.bincount.default and _has_no_values(args[0]):
             return args[0].new_zeros(options.get("minlength", 0))
         if self._attaching and func is _ATEN._to_copy.default:
             options.pop("device", None)  # peft decomposes weights on the CPU, wherever they are
         if func in _INDEXING:
             args = (args[0], self._without_masks(args[1]), *args[2:])
-        result = func(*args, **options) if self._results is None else self._results.of(func, args, options)
+        result = func(*args, **options)
         if func in (_ATEN.all.default, _ATEN.any.default):
             setattr(result, _IS_FALSE, True)
         return result
@@ -109,7 +96,7 @@ class StandInValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Replace each mask in the indices by tensors of positions, one for each of the mask's dimensions."""
         numbers: list[torch.Tensor | None] = []
         for index in indices:
-            if index is not None and index.dtype == torch.bool and _lacks_values(index):
+            if index is not None and index.dtype == torch.bool and _has_no_values(index):
                 n_selected = self._n_selected(index)
                 shape = (n_selected,)
                 numbers += [index.new_empty(shape, dtype=torch.long) for _ in range(index.ndim)]
@@ -121,19 +108,19 @@ class StandInValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
 class StandInArrays(TorchFunctionMode):
     """A context in which numpy arrays and sparse tensors of fake tensors have stand-ins.
 
-    `numpy()` gives random numbers. A sparse tensor is one number, repeated over the shape. A tensor from a
+    `numpy()` returns random numbers. A sparse tensor is one number, repeated over the shape. A tensor from a
     list of whole numbers, such as a shape, keeps its values.
     """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func is torch.Tensor.numpy and _lacks_values(args[0]):
+        if func is torch.Tensor.numpy and _has_no_values(args[0]):
             return np.random.default_rng(0).normal(size=tuple(args[0].shape)).astype(np.float32)
         is_list = func is torch.tensor and isinstance(args[0], list)
         if is_list and all(type(value) is int for value in args[0]):
             return func(*args, **{**(kwargs or {}), "device": "cpu"})
-        if func is torch.sparse_coo_tensor and _lacks_values(args[1]):
+        if func is torch.sparse_coo_tensor and _has_no_values(args[1]):
             sparse = _Sparse.apply(*args[:3])  # type: ignore[no-untyped-call, unused-ignore]
             setattr(sparse, _N_VALUES, args[1].numel())
             return sparse
@@ -162,7 +149,7 @@ class _Sparse(torch.autograd.Function):
         return None, torch.empty_like(values), None
 
 
-def _lacks_values(tensor: torch.Tensor) -> bool:
+def _has_no_values(tensor: torch.Tensor) -> bool:
     return tensor.is_meta or isinstance(tensor, FakeTensor)
 
 
@@ -176,7 +163,7 @@ def _scalar(tensor: torch.Tensor) -> bool | int | float:
 
 
 class _Dequantized(torch.autograd.Function):
-    """A product with a packed map, unpacked once forward and once backward, as bitsandbytes does."""
+    """A product with a packed weight, unpacked once forward and once backward, as bitsandbytes does."""
 
     @staticmethod
     def forward(ctx: Any, inputs: torch.Tensor, packed: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
@@ -195,11 +182,11 @@ def _unpacked(packed: torch.Tensor, shape: tuple[int, int], dtype: torch.dtype) 
     return torch.empty(shape, dtype=dtype, device=packed.device)
 
 
-class FewBitsLinear(nn.Linear):
-    """A linear layer whose weight takes few bits and has no values; only its memory is right."""
+class QuantizedLinear(nn.Linear):
+    """A linear layer with a quantized weight without values; only its memory is right."""
 
     def __init__(self, plain: nn.Linear, weight_bytes: float, *, dtype: torch.dtype) -> None:
-        """Take the place of a plain map; products are computed in `dtype`."""
+        """Replace a plain linear layer; products are computed in `dtype`."""
         super().__init__(1, 1, bias=False, device="meta")
         self.in_features, self.out_features = plain.in_features, plain.out_features
         n_bytes = int(plain.weight.numel() * weight_bytes)
@@ -209,146 +196,29 @@ class FewBitsLinear(nn.Linear):
         self.compute_dtype = dtype
 
     def unpacked(self) -> torch.Tensor:
-        """A tensor like the unpacked weight (out, in); bitsandbytes unpacks 8 bits to float32."""
+        """Return a tensor like the unpacked weight (out, in); bitsandbytes unpacks 8 bits to float32."""
         shape = (self.out_features, self.in_features)
         is_wide = self.weight.numel() >= math.prod(shape)
         return _unpacked(self.weight, shape, torch.float32 if is_wide else self.compute_dtype)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Outputs of the right shape, in the number format of the inputs."""
+        """Return outputs of the right shape."""
         shape = (self.out_features, self.in_features)
         outputs: torch.Tensor = _Dequantized.apply(input.to(self.compute_dtype), self.weight, shape)  # type: ignore[no-untyped-call, unused-ignore]
         return outputs if self.bias is None else outputs + self.bias
 
 
-def quantize_maps(
+def quantize_linear_layers(
     module: nn.Module, bits: str | float, *, skipped: Iterable[str], dtype: torch.dtype = torch.bfloat16
 ) -> None:
-    """Replace the linear layers of a model without weights by stand-ins in few bits, in place.
+    """Replace the linear layers of a model without weights by quantized stand-ins, in place.
 
     `bits` are `4bit` (NF4 with double quantization), `8bit`, or the bytes that one weight takes. The modules
-    `skipped`, head and output layer, stay plain with all their children. Maps are multiplied in `dtype`.
+    `skipped`, head and output layer, stay plain with all their children. Products are computed in `dtype`.
     """
     plain_names = tuple(skipped)
     weight_bytes = BYTES_PER_WEIGHT[bits] if isinstance(bits, str) else bits
     for name, child in list(module.named_modules()):
         is_plain = any(name == plain or name.startswith(f"{plain}.") for plain in plain_names)
         if type(child) is nn.Linear and not is_plain:
-            module.set_submodule(name, FewBitsLinear(child, weight_bytes, dtype=dtype))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Form:
-    """The form of a result; `argument` is the index of the tensor whose storage it shares, None if none."""
-
-    shape: torch.Size
-    stride: tuple[int, ...]
-    dtype: torch.dtype
-    offset: int = 0
-    argument: int | None = None
-
-
-class _NeedsValuesError(Exception):
-    """The result of a call depends on values, not on shapes alone."""
-
-
-@dataclass(kw_only=True)
-class KernelResults:
-    """Remembers the forms of kernels' results, for the fake tensors of one mode.
-
-    The call after `slow_kernels` logs that the replay is slow, and why.
-    """
-
-    mode: FakeTensorMode
-    slow_kernels: int = SLOW_KERNELS
-    _forms: dict[Any, Any] = field(default_factory=dict)
-    _n_calls: int = 0
-
-    def of(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Run a kernel, or make its result anew from the form of an earlier call with the same shapes."""
-        self._n_calls += 1
-        if self._n_calls == self.slow_kernels + 1:
-            log.info(
-                "Still replaying a training step for its memory; a model whose code goes over tokens or "
-                "experts one by one (Mamba) takes a minute or more."
-            )
-        tensors: list[FakeTensor] = []
-        try:
-            key = (func, _key(args, tensors), _key(tuple(kwargs.items()), tensors))
-        except _NeedsValuesError:
-            return func(*args, **kwargs)
-        form = self._forms.get(key)
-        if form is None:
-            result = func(*args, **kwargs)
-            self._forms[key] = _form(result, tensors) if func.namespace in _SPACES else _UNKNOWN
-            return result
-        return func(*args, **kwargs) if form is _UNKNOWN else self._remade(form, tensors)
-
-    def _remade(self, form: Any, tensors: list[FakeTensor]) -> Any:
-        if isinstance(form, int):
-            return tensors[form]
-        if isinstance(form, _Form):
-            return self._tensor(form, tensors)
-        return type(form)(None if each is None else self._remade(each, tensors) for each in form)
-
-    def _tensor(self, form: _Form, tensors: list[FakeTensor]) -> FakeTensor:
-        guard = torch._C._DisableTorchDispatch()
-        try:
-            if form.argument is None:
-                plain = torch.empty_strided(form.shape, form.stride, dtype=form.dtype, device="meta")
-            else:
-                storage = tensors[form.argument].untyped_storage()
-                plain = torch.empty(0, dtype=form.dtype, device="meta")
-                plain.set_(storage, form.offset, form.shape, form.stride)
-            return FakeTensor(self.mode, plain, _DEVICE)
-        finally:
-            del guard
-
-
-def _key(value: Any, tensors: list[FakeTensor]) -> Any:
-    """Make a key of what decides a result; append the tensors in `value` to `tensors`."""
-    kind = type(value)
-    if kind is FakeTensor:
-        if value.constant is not None or value.layout is not torch.strided or value.dtype.is_complex:
-            raise _NeedsValuesError
-        tensors.append(value)
-        return value.shape, value.stride(), value.storage_offset(), value.dtype
-    if kind in (tuple, list):
-        return kind, *[_key(each, tensors) for each in value]
-    if kind in _PLAIN:
-        return kind, value
-    raise _NeedsValuesError
-
-
-def _form(result: Any, tensors: list[FakeTensor]) -> Any:
-    """Return the form of a result; the index of an argument if it is one, `_UNKNOWN` if it has no form."""
-    if type(result) in (tuple, list):
-        forms = [None if each is None else _form(each, tensors) for each in result]
-        return _UNKNOWN if any(form is _UNKNOWN for form in forms) else type(result)(forms)
-    if type(result) is not FakeTensor or result.fake_device != _DEVICE or result.constant is not None:
-        return _UNKNOWN
-    if result.layout is not torch.strided or result.dtype.is_complex:
-        return _UNKNOWN
-    storage = result.untyped_storage()
-    for i, tensor in enumerate(tensors):
-        if tensor is result:
-            return i
-    shared = [i for i, each in enumerate(tensors) if each.untyped_storage()._cdata == storage._cdata]
-    form = _Form(
-        shape=result.shape,
-        stride=result.stride(),
-        dtype=result.dtype,
-        offset=int(result.storage_offset()),
-        argument=shared[0] if shared else None,
-    )
-    if not shared and storage.nbytes() != _least_bytes(result):
-        return _UNKNOWN
-    return form
-
-
-def _least_bytes(tensor: torch.Tensor) -> int:
-    """Count the bytes from the start of a storage to the last element of a tensor in it."""
-    if 0 in tensor.shape:
-        return 0
-    last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
-    return int((tensor.storage_offset() + last + 1) * tensor.element_size())
+            module.set_submodule(name, QuantizedLinear(child, weight_bytes, dtype=dtype))

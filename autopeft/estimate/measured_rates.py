@@ -18,8 +18,8 @@ from autopeft.estimate.rates import Rates
 _CPU_SIDE, _CPU_TOGETHER = 512, 1
 _GPU_SIDE, _GPU_TOGETHER = 4096, 20
 _COPIED = 2**24  # numbers of the copies, more than caches hold, as in a backward pass
-_SMALL, _DEPTH = 64, 4  # width and layers of a step whose time is that of starting kernels; chosen by hand
-_REPEATS = 9  # timings whose median counts; chosen by hand
+_SMALL, _DEPTH = 64, 4  # width and layers of a step whose time is that of starting kernels; heuristic
+_REPEATS = 9  # timings whose median counts; heuristic
 
 
 def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
@@ -42,7 +42,7 @@ def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
 
 
 class _SmallLayer(nn.Module):
-    """A frozen map with a low-rank adapter, as in an adapted model."""
+    """A frozen linear layer with a low-rank adapter, as in an adapted model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,13 +51,13 @@ class _SmallLayer(nn.Module):
         self.down, self.up = nn.Linear(_SMALL, 4, bias=False), nn.Linear(4, _SMALL, bias=False)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """The outputs, of the shape of the inputs."""
+        """Return outputs of the shape of the inputs."""
         change = self.up(self.down(inputs))
         return torch.as_tensor(self.norm(inputs + functional.gelu(self.frozen(inputs) + 2 * change)))
 
 
 def _call_seconds(device: torch.device, dtype: torch.dtype) -> float:
-    """Seconds from one kernel's start to the next in a training step, its Python code included."""
+    """Measure the seconds from one kernel's start to the next in a training step, with its Python code."""
     model = nn.Sequential(*(_SmallLayer() for _ in range(_DEPTH))).to(device)
     inputs = torch.ones(_SMALL, _SMALL, device=device)
 

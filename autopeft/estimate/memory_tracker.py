@@ -1,4 +1,4 @@
-"""Adds up the storages that are alive while torch computes, of real or fake tensors, and the operations.
+"""Counts the storages that are alive while torch computes, of real or fake tensors, and the operations.
 
 Hooks on the layers of a model separate the phases of a training step. In a phase memory rises or falls by as
 much at every layer, so that its peak is a straight line of the number of layers, from three layers on. The
@@ -61,7 +61,7 @@ class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._alive: set[int] = set()
 
     def watch(self, tensors: Iterable[torch.Tensor]) -> int:
-        """Count tensors that exist already; returns their bytes, each storage once."""
+        """Count tensors that exist already; return their bytes, each storage once."""
         n_bytes = self.now
         for tensor in tensors:
             self._add(tensor)
@@ -129,11 +129,11 @@ def _bytes_of(values: Any) -> int:
 
 
 def _flops(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> int:
-    """Count the floating-point operations of one call of a kernel; 0 if it is no product and no attention."""
+    """Count the floating-point operations of a kernel call; 0 unless it is a product or attention."""
     kernel = getattr(func, "_overloadpacket", None)
     if kernel in flop_registry:
         return int(flop_registry[kernel](*args, **kwargs, out_val=result))
-    if kernel is _EXPERTS:  # each row meets the matrix of one expert
+    if kernel is _EXPERTS:  # each row is multiplied with the matrix of one expert
         return int(2 * args[0].numel() * args[1].shape[-1])
     if kernel is _ATTENTION:
         return 2 * _product(*args[:2])
@@ -155,7 +155,7 @@ def repeated_layers(model: nn.Module) -> nn.ModuleList | None:
 
 @contextlib.contextmanager
 def tracking_phases(model: nn.Module, tracker: MemoryTracker) -> Iterator[None]:
-    """Let hooks on the layers of a model begin the phases within a context; no effect without layers."""
+    """Begin phases by hooks on the layers of a model in this context; no effect without layers."""
     layers = repeated_layers(model)
     if layers is None:
         yield

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# What training reaches of a card's data sheet, and the time between two kernels of torch without compilation:
-# the middle of what was fitted on two halves of 66 published configs, on NVIDIA's L40S
+# The share of a card's data sheet that training reaches, and the time between two kernels of torch without
+# compilation: the middle of what was fitted on two halves of 66 published configs, on NVIDIA's L40S
 # (benchmarks/studies/published_times.md).
 _FLOPS_SHARE, _BYTES_SHARE, _CALL_SECONDS = 0.85, 0.68, 8e-6
 
@@ -26,11 +26,11 @@ class Rates:
     runs_ahead: bool
 
     def of_kernel(self, flops: int, n_bytes: int) -> float:
-        """Seconds of one kernel: of its products or its memory traffic, whichever is slower (a roofline)."""
+        """Return the seconds of a kernel: of its products or memory traffic, the larger (a roofline)."""
         return max(flops / self.flops, n_bytes / self.bytes)
 
     def of_step(self, busy_seconds: float, n_calls: float) -> float:
-        """Seconds of a step whose `n_calls` kernels compute for `busy_seconds`."""
+        """Return the seconds of a step of `n_calls` kernels that compute for `busy_seconds`."""
         starting = n_calls * self.call_seconds
         return max(busy_seconds, starting) if self.runs_ahead else busy_seconds + starting
 

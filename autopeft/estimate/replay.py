@@ -18,7 +18,7 @@ from torch.optim import AdamW
 
 from autopeft.adapters.skeleton import add_shira_indices, forgo_initial_values
 from autopeft.errors import SpecError, reason_of
-from autopeft.estimate.fake_tensors import KernelResults, StandInArrays, StandInValues, make_fake
+from autopeft.estimate.fake_tensors import StandInArrays, StandInValues, make_fake
 from autopeft.estimate.memory_tracker import (
     BACKWARD,
     FORWARD,
@@ -34,12 +34,12 @@ from autopeft.model.light_layers import lighten
 from autopeft.model.training_pass import can_checkpoint, checkpointed
 from autopeft.plugins import Batch
 
-# What torch and `peft` raise where code needs a value that a tensor without memory lacks.
-_LACKS_VALUES = (
+# What torch and `peft` raise where code needs a value of a tensor without memory.
+_VALUE_ERRORS = (
     *(NotImplementedError, RuntimeError, TypeError, ValueError, AssertionError),
     *(LookupError, AttributeError),
 )
-# Buffers that `peft` 0.21.2 makes on the CPU and never moves: BOFT's permutations, one matrix for each map.
+# Buffers that `peft` 0.21.2 makes on the CPU and never moves: BOFT's permutations, one matrix for each layer.
 _LEFT_ON_CPU = ("boft_P",)
 
 
@@ -47,10 +47,9 @@ _LEFT_ON_CPU = ("boft_P",)
 class TrainingStep:
     """What is computed in one step.
 
-    `micro_batches` are on the CPU and go through the model one after the other; a replay uses their shapes
-    alone. `n_terms` counts the terms that the `loss` of a batch is the mean of; None weights batches equally.
-    With `on_gpu` the memory of a GPU is counted: with its autocast, without tensors that `peft` leaves on the
-    CPU.
+    `micro_batches` are on the CPU and go through the model one after the other; a replay only uses their
+    shapes. The `loss` of a batch is a mean over `n_terms` terms; None weights batches equally. With `on_gpu`
+    the memory of a GPU is counted: with its autocast, without tensors that `peft` leaves on the CPU.
     """
 
     micro_batches: Sequence[Batch]
@@ -67,8 +66,8 @@ class TrainingStep:
 class StepMemory:
     """The memory and work of a training step, from the second on, when AdamW has its moments.
 
-    `body_bytes` are what a forward pass adds to what was alive before it. Real tensors take a few kernels
-    more than `n_calls`.
+    `body_bytes` are what a forward pass adds to what was alive before it. A step with real tensors has a few
+    kernels more than `n_calls`.
     """
 
     weights_bytes: int  # what stays frozen
@@ -100,7 +99,7 @@ def without_weights(
     dtype: torch.dtype,
     lightened: bool = True,
 ) -> PeftModel:
-    """Attach adapters in float32 to a skeleton, in place, as the trainer does; no configs: the head alone.
+    """Attach adapters in float32 to a skeleton, in place, as the trainer does; without configs only the head.
 
     Frozen weights have the format `dtype`, except the task head; buffers keep theirs. With `lightened`,
     layers are replaced by the lighter ones of our trainer, else they are `peft`'s own.
@@ -133,7 +132,7 @@ def with_configs(
 
 
 def set_dtype(base: BaseModel, dtype: torch.dtype) -> None:
-    """Set the number format of a skeleton's weights; weights packed in few bits keep theirs."""
+    """Set the number format of a skeleton's weights; quantized weights keep theirs."""
     for parameter in base.module.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
@@ -160,9 +159,9 @@ def _without_values() -> Iterator[None]:
     log.setLevel(logging.CRITICAL)
     try:
         yield
-    except _LACKS_VALUES as error:
+    except _VALUE_ERRORS as error:
         raise SpecError(
-            f"The memory of this plan cannot be told without weights: {reason_of(error)}; model or peft "
+            f"The memory of this plan cannot be predicted without weights: {reason_of(error)}; model or peft "
             "read values of tensors there. Train a few steps to see it, or choose another method."
         ) from error
     finally:
@@ -177,16 +176,15 @@ class Replay:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """Take a model on the meta device, changed in place; its `requires_grad` says what is trained."""
+        """Use a model on the meta device, changed in place; its `requires_grad` decides what is trained."""
         add_shira_indices(model)
         self._model = model
         self._fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
         make_fake(model, self._fake_mode)
-        self._results = KernelResults(mode=self._fake_mode)
         self._optimizers: dict[bool, _Optimizer] = {}  # by whether AdamW goes over all parameters at once
 
     def memory(self, step: TrainingStep) -> StepMemory:
-        """Replay a training step and count its memory; raises SpecError if a pass needs values of tensors."""
+        """Replay a training step and count its memory; raise SpecError if a pass needs values of tensors."""
         n_terms = iter([step.n_terms(batch) if step.n_terms else 0 for batch in step.micro_batches])
 
         def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -194,7 +192,7 @@ class Replay:
             stand_ins.mask_size = batch["labels"].numel() if stand_ins.n_true else 0
             return step.loss(model, batch)
 
-        stand_ins = StandInValues(self._results)
+        stand_ins = StandInValues()
         with _without_values(), self._fake_mode, StandInArrays(), stand_ins:
             if step.foreach not in self._optimizers:
                 self._optimizers[step.foreach] = _Optimizer(self._model, foreach=step.foreach)
@@ -213,7 +211,7 @@ class _Optimizer:
         self.adamw.zero_grad()
 
     def moments(self) -> Iterator[torch.Tensor]:
-        """All tensors that AdamW keeps."""
+        """Yield all tensors that AdamW keeps."""
         for state in self.adamw.state.values():
             yield from (value for value in state.values() if isinstance(value, torch.Tensor))
 
@@ -306,10 +304,11 @@ def _counting_gradients(trained: Sequence[nn.Parameter], tracker: MemoryTracker)
 
 @contextlib.contextmanager
 def gpu_autocast() -> Iterator[None]:
-    """A context in which autocast on a CPU computes LayerNorm in float32, as it does on a GPU.
+    """Compute LayerNorm in float32 under a CPU's autocast in this context, as a GPU's does.
 
-    Else it keeps the number format of the inputs. RMSNorm is the model's own code, alike on both. We replace
-    torch's function, since no mode of torch lasts in the backward pass, where checkpointing computes again.
+    A CPU's keeps the number format of the inputs. RMSNorm is the model's own code, and equal on both. We
+    replace torch's function, since no mode of torch lasts in the backward pass, where checkpointing computes
+    again.
     """
     plain = functional.layer_norm
 

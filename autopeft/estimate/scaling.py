@@ -1,8 +1,8 @@
 """The memory of a training step at any depth, from replays with few layers.
 
-All bytes of a phase are a straight line of the number of layers, where layers are alike. They are no smooth
-function of rows and tokens: the peak of a phase moves from one layer to another as rows get longer. So each
-batch and length is replayed as it is.
+All bytes of a phase are a straight line of the number of layers, where layers are alike. They are not a
+smooth function of rows and tokens: the peak of a phase moves from one layer to another as rows get longer. So
+each batch and length is replayed as it is.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ DEPTHS = (3, 4)  # layers; with fewer the first and the last layer are one, or h
 class TracedModel:
     """What a replay needs: how to build the model, its batches and its loss.
 
-    `build` makes the model without weights, with so many layers or with all of them (None). `n_layers` is
-    None if layers differ, so that all of them must be replayed. `batch` makes a batch of rows and tokens.
+    `build` builds the model without weights, with a number of layers or with all of them (None). `n_layers`
+    is None if layers differ, so that all of them must be replayed. `batch` makes a batch of rows and tokens.
     `max_tokens` is the longest row that the model takes, None without a limit.
     """
 

@@ -1,4 +1,4 @@
-"""A model with what is trained on it, built from the config alone."""
+"""Builds a model with what is trained on it, from the config alone."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPIN
 
 from autopeft.adapters import Count, auto_class_of, compile_plan, count_configs, count_plan
 from autopeft.errors import SpecError, TargetError
-from autopeft.estimate.fake_tensors import quantize_maps
+from autopeft.estimate.fake_tensors import quantize_linear_layers
 from autopeft.estimate.memory_tracker import repeated_layers
 from autopeft.estimate.replay import set_dtype, with_configs, without_weights
 from autopeft.estimate.scaling import DEPTHS, TracedModel
-from autopeft.estimate.trained_part import Setup, TrainedPart, refusal_in_few_bits, require_trainable
+from autopeft.estimate.trained_part import Setup, TrainedPart, quantized_refusal, require_trainable
 from autopeft.model import BaseModel, load_processor, load_skeleton, task_type_of
 from autopeft.model.checkpoint_source import is_built_by
 from autopeft.model.checks import example_features
@@ -34,7 +34,7 @@ from autopeft.tasks._shared.token_losses import pieces_of_a_gpu
 from autopeft.types import Plan, listed
 
 ONE_IMAGE = 1  # "tokens" of an image, whose size the processor decides
-_MOST_EXPERTS = 0.5  # of all weights: with more in experts, quantizing saves little; chosen by hand
+_MOST_EXPERTS = 0.5  # of all weights: with more in experts, quantizing saves little; heuristic
 _CLASSES, _IMAGES = "AutoModelForSequenceClassification", "AutoModelForImageClassification"
 # The auto classes whose batches we can make.
 _READ = (
@@ -50,7 +50,7 @@ class Description:
 
     `task` is the name of the task that is trained; an image counts as a row of one token. `count` has the
     trained parameters, None for full fine-tuning. `stored` is set if the checkpoint is quantized already.
-    `takes_few_bits` says whether `--quantize` is allowed and would save memory.
+    With `can_be_quantized`, `--quantize` is allowed and would save memory.
     """
 
     traced: TracedModel
@@ -60,7 +60,7 @@ class Description:
     head_params: int
     count: Count | None
     stored: StoredWeights | None = None
-    takes_few_bits: bool = True
+    can_be_quantized: bool = True
     notes: tuple[str, ...] = ()
 
     @property
@@ -79,7 +79,7 @@ def describe(
     """Describe what is trained on which model, from the model's config alone.
 
     Raises:
-        SpecError: Its class is none whose batches we can make, or all its weights are trained quantized.
+        SpecError: We cannot make batches for its class, or all its weights are trained quantized.
         ModelError: `--quantize` is set, and the model is quantized already.
         TargetError: What is trained does not fit the model.
     """
@@ -87,49 +87,56 @@ def describe(
     if part.task is not None:  # a plan names its task; the checkpoint may name the class of its pretraining
         auto_class = tasks[part.task].auto_class
     base = load_skeleton(setup.model, auto_class=auto_class)
-    stored = stored_weights(base.module.config)
-    require_trainable(part, setup, base, stored)
     task = _task_of(part, base, auto_class, tasks)
     if auto_class is None and not is_built_by(base.module, task.auto_class):
         base = load_skeleton(setup.model, auto_class=task.auto_class)
-    # All of this is read before adapters are counted, which changes the model.
-    n_layers = _n_equal_layers(base.module, stored.kept_modules(base.module) if stored else ())
-    max_tokens, notes, image = base.max_tokens, _notes(setup, base, stored), None
-    if task.auto_class == _IMAGES:
-        base.tokenizer = load_processor(setup.model, needs_images=True)
-        max_tokens, image = ONE_IMAGE, example_features(base, task.auto_class)
-    is_mostly_experts = expert_weights(base.module) >= _MOST_EXPERTS * base.base_params
+    stored = stored_weights(base.module.config)
+    require_trainable(part, setup, base, stored)
     plan = None if part.is_full or part.files else part.on(base, methods)
-    refusal = None if plan is None else refusal_in_few_bits(plan, base, methods)
+    refusal = None if plan is None else quantized_refusal(plan, base, methods)
     if refusal and setup.model.quantize != "none":
         raise TargetError(
             f"In {setup.model.quantize} {refusal}; leave --quantize out, or choose another method."
         )
-    count = None
-    if plan is not None:
-        count = count_part(part, plan, base, methods, task_type=task.peft_task_type)
-    elif part.files:
-        count = count_configs(part.files, base, path=part.path)
-    if count is not None and n_layers is not None and not _is_even(count, n_layers):
-        n_layers = None
-    if setup.dtype == torch.float16:  # as large as bfloat16, the one that CPUs' autocast and kernels take
-        setup = replace(setup, dtype=torch.bfloat16)
-    builder = _Builder(part=part, setup=setup, task=task, methods=methods, auto_class=auto_class, image=image)
-    return Description(
-        traced=builder.traced_model(n_layers=n_layers, max_tokens=max_tokens),
+    image = None
+    if task.auto_class == _IMAGES:
+        base.tokenizer = load_processor(setup.model, needs_images=True)
+        image = example_features(base, task.auto_class)
+    is_mostly_experts = expert_weights(base.module) >= _MOST_EXPERTS * base.base_params
+    # float16 is as large as bfloat16, the one that CPUs' autocast and kernels take.
+    as_replayed = replace(setup, dtype=torch.bfloat16) if setup.dtype == torch.float16 else setup
+    builder = _Builder(
+        part=part, setup=as_replayed, task=task, methods=methods, auto_class=auto_class, image=image
+    )
+    described = Description(
+        traced=builder.traced_model(
+            n_layers=_n_equal_layers(base.module, stored.kept_modules(base.module) if stored else ()),
+            max_tokens=ONE_IMAGE if image is not None else base.max_tokens,
+        ),
         base_model=base.name,
         task=task.name,
         base_params=base.base_params,
         head_params=base.head_params,
-        count=count,
+        count=None,
         stored=stored,
-        takes_few_bits=not (stored or part.is_full or refusal or is_mostly_experts),
-        notes=notes,
+        can_be_quantized=not (stored or part.is_full or refusal or is_mostly_experts),
+        notes=_notes(setup, base, stored),
     )
+    if part.is_full:
+        return described
+    # Counted at the end, since that attaches the adapters to the model.
+    if plan is None:
+        count = count_configs(part.files, base, path=part.path)
+    else:
+        count = count_part(part, plan, base, methods, task_type=task.peft_task_type)
+    traced = described.traced
+    if traced.n_layers is not None and not _is_even(count, traced.n_layers):
+        traced = replace(traced, n_layers=None)  # layers train different numbers of parameters
+    return replace(described, traced=traced, count=count)
 
 
 def _notes(setup: Setup, base: BaseModel, stored: StoredWeights | None) -> tuple[str, ...]:
-    """Say how the weights of a quantized checkpoint are counted, or which ones `--quantize` leaves plain."""
+    """Describe how quantized weights are counted, or which weights `--quantize` leaves plain."""
     dtype, n_weights = str(setup.dtype).removeprefix("torch."), base.base_params + base.head_params
     if stored is None:
         bits = setup.model.quantize
@@ -140,15 +147,14 @@ def _notes(setup: Setup, base: BaseModel, stored: StoredWeights | None) -> tuple
         return (f"{already}: it is dequantized to be trained, and counted in {dtype}.",)
     if stored.weight_bytes is None:
         return (f"{already}: its weights are counted as if plain.",)
-    experts = expert_weights(base.module)
-    of_experts = f", experts in {dtype}" if experts else ""
+    of_experts = f", experts in {dtype}" if expert_weights(base.module) else ""
     n_bytes = f"{stored.weight_bytes:.3g} bytes"
     return (f"{already}: a weight of its linear layers is counted with {n_bytes}{of_experts}.",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Builder:
-    """Makes models without weights, their batches and their losses."""
+    """Builds models without weights, their batches and their losses."""
 
     part: TrainedPart
     setup: Setup
@@ -158,7 +164,7 @@ class _Builder:
     image: Batch | None  # the features of one image, for a task of images
 
     def traced_model(self, *, n_layers: int | None, max_tokens: int | None) -> TracedModel:
-        """Combine what a replay needs; a plain loop takes the loss that the model computes itself."""
+        """Combine what a replay needs; in a plain loop the model computes its own loss."""
         setup, task = self.setup, self.task
         return TracedModel(
             build=self.build,
@@ -183,11 +189,11 @@ class _Builder:
             return base.module.requires_grad_(True)
         if setup.model.quantize != "none":
             kept = (*base.head_names, *output_layer_names(base.module))
-            quantize_maps(base.module, setup.model.quantize, skipped=kept, dtype=setup.dtype)
+            quantize_linear_layers(base.module, setup.model.quantize, skipped=kept, dtype=setup.dtype)
         stored = stored_weights(base.module.config)
         if stored is not None and stored.weight_bytes is not None:
             kept = (*base.head_names, *stored.kept_modules(base.module))
-            quantize_maps(base.module, stored.weight_bytes, skipped=kept, dtype=setup.dtype)
+            quantize_linear_layers(base.module, stored.weight_bytes, skipped=kept, dtype=setup.dtype)
         lightened = not setup.plain_loop
         if part.files:
             configs = [file.config for file in part.files]
@@ -214,7 +220,7 @@ class _Builder:
 
 
 def _task_of(part: TrainedPart, base: BaseModel, auto_class: str | None, tasks: Mapping[str, Task]) -> Task:
-    """Return the task of the part, or of the model's class (SpecError for an unknown one)."""
+    """Return the task of what is trained, else of the model's class; raise SpecError for an unknown one."""
 
     def of_type(word: str | None) -> Task | None:
         return next((task for task in tasks.values() if word and task.peft_task_type == word), None)
@@ -235,9 +241,8 @@ def _task_of(part: TrainedPart, base: BaseModel, auto_class: str | None, tasks: 
     if task is None or task.auto_class not in _READ or base.module.main_input_name != reads:
         readable = sorted(task.name for task in tasks.values() if task.auto_class in _READ)
         raise SpecError(
-            f"The memory of {base.name} ({auto_class or type(base.module).__name__}) cannot be told; it can "
-            f"be for {listed(readable, len(readable))}, named by --task. autopeft search --dry-run tells it, "
-            "and the learning rate."
+            f"The memory of {base.name} ({auto_class or type(base.module).__name__}) cannot be predicted; it "
+            f"can be for the --task {listed(readable, len(readable))}. Else run autopeft search --dry-run."
         )
     return task
 
@@ -245,7 +250,7 @@ def _task_of(part: TrainedPart, base: BaseModel, auto_class: str | None, tasks: 
 def count_part(
     part: TrainedPart, plan: Plan, base: BaseModel, methods: Mapping[str, Method], *, task_type: str | None
 ) -> Count:
-    """Count the plan that a part is on a base model; a note says where a method gets less than its rank."""
+    """Count the parameters that are trained; a note shows where a method has a lower rank than asked for."""
     counted = count_plan(plan, base, methods, task_type=task_type)
     if part.method is None:
         return counted
@@ -254,7 +259,7 @@ def count_part(
     if lower:  # some target modules are narrower than the rank asked for
         ranks = str(min(lower)) if min(lower) == max(lower) else f"{min(lower)} to {max(lower)}"
         notes.append(
-            f"{len(lower)} of {len(plan.adapters)} target modules get rank {ranks} in place of {part.rank}, "
+            f"{len(lower)} of {len(plan.adapters)} target modules get rank {ranks} instead of {part.rank}, "
             f"the highest that they can use; a peft config of r={part.rank} attaches that rank there "
             "too, with more parameters."
         )
@@ -264,7 +269,7 @@ def count_part(
 def _n_equal_layers(module: nn.Module, kept: Sequence[str]) -> int | None:
     """Count the layers of a model if all have the same tensors; None if they may differ or are too few.
 
-    `kept` names the maps that a quantized checkpoint holds plain.
+    `kept` names the layers that a quantized checkpoint holds plain.
     """
     layers = repeated_layers(module)
     config: Any = module.config

@@ -19,15 +19,15 @@ from autopeft.space import plan_everywhere
 from autopeft.types import ModelSpec, Plan
 
 FULL = "full"  # the word for full fine-tuning
-_SHORTHAND = re.compile(r"([a-z0-9_]+?)(?:_r(\d+))?")  # such as lora_r16, or ia3
-_RANK = 16  # of a method that is named without one; chosen by hand
+_SHORTHAND = re.compile(r"([a-z0-9_]+?)(?:_r([1-9]\d*))?")  # such as lora_r16, or ia3
+_RANK = 16  # of a method that is named without one; heuristic
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedPart:
     """What is trained: a plan, files of configs, or a method with a rank; the whole model if none is set.
 
-    `path` is where the configs were read, for messages.
+    `path` is the file or folder of the configs.
     """
 
     label: str
@@ -49,10 +49,8 @@ class TrainedPart:
             assert self.plan is not None, "configs and the whole model have no plan"
             names = {target.name for target in base.targets}
             return replace(self.plan, adapters=tuple(a for a in self.plan.adapters if a.target in names))
-        name, targets = (
-            self.method.name,
-            [target for target in base.targets if self.method.refusal(target) is None],
-        )
+        name = self.method.name
+        targets = [target for target in base.targets if self.method.refusal(target) is None]
         if not targets:
             raise TargetError(f"{name} fits no target module of {base.name}; choose another method.")
         plan = plan_everywhere(name, self.rank, base.targets, methods)
@@ -85,26 +83,18 @@ def by_name(word: str, methods: Mapping[str, Method]) -> TrainedPart:
         return TrainedPart(label="full fine-tuning")
     match = _SHORTHAND.fullmatch(word.casefold())
     name, rank = (match[1], match[2]) if match else (word, None)
-    if name == FULL:
-        raise SpecError(f"{word} has a rank, and full fine-tuning takes none; write {FULL}.")
     if name not in methods:
-        hint = hint_for(name, methods)
-        near = nearest(name, [*methods, FULL])
-        if near and rank and near in methods and methods[near].ranked:
-            near = f"{near}_r{rank}"
-        if near and not hint:
-            hint = f"Did you mean {near!r}?"
+        near = nearest(name, methods)
+        hint = hint_for(name, methods) or (f"Did you mean {near!r}?" if near else "")
         raise UnknownNameError("file, folder or method", word, [*methods, FULL], hint=hint)
     method = methods[name]
-    if rank is not None and not int(rank):
-        raise SpecError(f"{word} has the rank 0; a rank is 1 or more, as in {name}_r{_RANK}.")
     rank = int(rank or _RANK) if method.ranked else 0
     shown = f"{method.label} of rank {rank}" if rank else method.label
     return TrainedPart(label=f"{shown} at all target modules", method=method, rank=rank)
 
 
 def require_trainable(part: TrainedPart, setup: Setup, base: BaseModel, stored: StoredWeights | None) -> None:
-    """Refuse full fine-tuning of quantized weights (SpecError), and to quantize them twice (ModelError)."""
+    """Raise SpecError for full fine-tuning of quantized weights, ModelError for quantizing them twice."""
     if part.is_full and setup.model.quantize != "none":
         raise SpecError(
             f"Full fine-tuning cannot train weights in {setup.model.quantize}; leave --quantize out."
@@ -118,8 +108,8 @@ def require_trainable(part: TrainedPart, setup: Setup, base: BaseModel, stored: 
         )
 
 
-def refusal_in_few_bits(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> str | None:
-    """Say why a method of the plan cannot be trained on a quantized map; None if all can."""
+def quantized_refusal(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> str | None:
+    """Describe why a method of the plan cannot be trained on a quantized layer; None if all can."""
     plain = (*base.head_names, *output_layer_names(base.module))
     targets = {
         target.name: target for target in base.targets if target.kind == "linear" and target.name not in plain

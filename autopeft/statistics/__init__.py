@@ -1,8 +1,8 @@
 """Compares two finished plans: a paired interval of their difference, a label, and a sentence.
 
 Every table of scores has shape (S, N): S seeds, and N rows of a split in the same order in all tables.
-Larger is better; losses are negated and have `span=None`. For a metric that is no mean over rows the scores
-are jackknife pseudo-values (`metrics`). `Examples` says which rows belong together.
+Larger is better; losses are negated and have `span=None`. For a metric that is not a mean over rows the
+scores are jackknife pseudo-values (`metrics`). `Examples` lists which rows belong together.
 
     difference = paired_difference(challenger, baseline, span=1.0, n_challengers=2)
     verdict(difference, names=("HiRA", "LoRA"), params=(9_000, 9_000), margin=0.01, metric=accuracy)

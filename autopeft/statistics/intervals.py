@@ -41,9 +41,9 @@ class Examples:
     """How much one row can change a score, and which rows of a split belong together.
 
     `step`, > 0, is the difference of two plans' scores on a row that one plan has right and the other wrong;
-    None takes the span of the scores. Without step and span (losses) no pseudo-rows are added. `groups` has
+    None uses the span of the scores. Without step and span (losses) no pseudo-rows are added. `groups` has
     one number for each row, equal for rows that belong together; empty if all rows are independent. Rows that
-    are all of one group count as independent, since nothing says how much groups differ.
+    are all of one group count as independent, since how much groups differ is unknown.
     """
 
     step: float | None = None
@@ -84,7 +84,7 @@ def paired_difference(
 
     Args:
         challenger: Scores of shape (S, N), larger is better. With N >= 2 rows, S >= 1. With one number per
-            run, N = 1 and S >= 2: the seeds stand for the rows, and tell nothing of other rows.
+            run, N = 1 and S >= 2: the seeds replace the rows, and the interval does not cover new rows.
         baseline: Scores of the same shape, seeds and rows.
         span: Width of the range of the scores, > 0 (1 for accuracy); None where they have no bounds.
         examples: The effect of one row on a score, and which rows belong together.
@@ -103,7 +103,7 @@ def paired_difference(
         which is slightly wider.
     """
     challengers, defaults = _checked(challenger), _checked(baseline)
-    is_by_seeds = np.shape(challenger) != challengers.shape  # one number per run: seeds stand for rows
+    is_by_seeds = np.shape(challenger) != challengers.shape  # one number per run: seeds replace rows
     assert challengers.shape == defaults.shape, f"shapes {challengers.shape} and {defaults.shape} differ"
     assert n_challengers >= 1, n_challengers
     table = challengers - defaults
@@ -164,25 +164,24 @@ def _checked(scores: npt.ArrayLike) -> Floats:
     if (n_examples := table.shape[1]) < 2:
         raise SpecError(
             f"An interval needs at least 2 examples and the split for the verdict has {n_examples}; "
-            "give a larger dataset."
+            "use a larger dataset."
         )
     return table
 
 
 def _check_span(widest: float, span: float | None) -> None:
-    """Raise SpecError if two scores lie further apart than the task's range is wide."""
+    """Raise SpecError if two scores are further apart than the task's range is wide."""
     assert span is None or span > 0, span
     if span is not None and widest > span * (1 + _FLOAT32_ROUNDING):
         raise SpecError(
-            f"The task says that its scores lie in a range of width {span:g}, but two are {widest:g} apart; "
-            "correct the task's range or declare it unbounded."
+            f"The task's score_span is {span:g}, but two scores are {widest:g} apart; correct it or use None."
         )
 
 
 def _variance(
     table: Floats, groups: Sequence[int], *, pseudo: tuple[float, ...], seed_rows: float
 ) -> tuple[float, float]:
-    """Variance of the mean of a table (S, N) over rows and seeds, and the degrees of freedom of the rows.
+    """Estimate the variance of the mean of a table (S, N), and the degrees of freedom of the rows.
 
     The formula is in the module's docstring. If rows belong together, its rows are groups, except in s**2.
     `pseudo` are extra scores, equal on all seeds, that count as half a row each.
@@ -208,11 +207,11 @@ def _variance(
 
 
 def _units(table: Floats, groups: Sequence[int]) -> tuple[Floats, float]:
-    """Turn scores (S, N) into scores (S, G) of G independent groups, and give their degrees of freedom.
+    """Turn scores (S, N) into scores (S, G) of G independent groups; return their degrees of freedom too.
 
-    Rows that belong together (the sentences of a document, the recordings of a speaker) are alike, and tell
-    less than as many independent ones. Each group gets the jackknife's pseudo-value: with n_g rows in group
-    g, T_g the sum of their scores and m the mean of all N,
+    Rows that belong together (the sentences of a document, the recordings of a speaker) are alike, and have
+    less information than as many independent ones. The score of a group is the jackknife's pseudo-value: with
+    n_g rows in group g, T_g the sum of their scores and m the mean of all N,
 
         score of the group = m + c_g - mean of c,    c_g = (G - 1) (T_g - n_g m) / (N - n_g).
 
@@ -246,5 +245,5 @@ def _units(table: Floats, groups: Sequence[int]) -> tuple[Floats, float]:
 
 
 def _std_error(variance: float, scale: float) -> float:
-    """Take the root of a variance, at least one float32 rounding of `scale`, or of 1 if larger."""
+    """Return the root of a variance, at least one float32 rounding of `scale`, or of 1 if larger."""
     return max(math.sqrt(variance), _FLOAT32_ROUNDING * max(1.0, scale))

@@ -1,13 +1,13 @@
-"""Gives the verdict on a challenger and its baseline: a label and a sentence."""
+"""Decides the verdict on a challenger and its baseline: a label and a sentence."""
 
 from __future__ import annotations
 
 from autopeft.statistics.intervals import Difference
 from autopeft.types import MetricFacts, Verdict
 
-KEPT = "default kept"  # the only label with which the baseline is handed over
-_SMALLER = 0.5  # share of the baseline's parameters, at most, that counts as smaller; chosen by hand
-_ROUNDING = 1e-6  # a number below this share of the largest one counts as 0; chosen by hand
+KEPT = "default kept"  # the only label with which the baseline is returned
+_SMALLER = 0.5  # share of the baseline's parameters, at most, that counts as smaller; heuristic
+_ROUNDING = 1e-6  # a number below this share of the largest one counts as 0; heuristic
 _SENTENCES = {
     "better": "{challenger} {scores} than {baseline} on {rows}; {interval}.",
     "as good and smaller": "{challenger} has {share} of the parameters of {baseline} and {scores} on {rows}; "
@@ -16,7 +16,7 @@ _SENTENCES = {
     KEPT: "{baseline} is kept, since {challenger} is {how}: it {scores} on {rows}; {interval}.",
 }
 _INTERVAL = "expect {low} to {high}{of_what} on new rows and if trained again (95 % interval)"
-_ALONE = "{baseline} is handed over without a comparison: no other plan was trained in full."
+_ALONE = "{baseline} is returned without a comparison: no other plan was trained in full."
 
 
 def verdict(
@@ -29,15 +29,15 @@ def verdict(
 ) -> Verdict:
     """Label the difference between a challenger and its baseline, and describe it in a sentence.
 
-    The first label that fits is given:
+    The label is the first that fits:
 
-    1. `better`: the 95 % interval lies above 0.
+    1. `better`: the 95 % interval is above 0.
     2. `as good and smaller`: at most half of the parameters, and the interval does not reach below -margin.
-    3. `inconclusive`: ahead by a standard error or more. The challenger is handed over all the same.
-    4. `default kept`: the baseline is handed over.
+    3. `inconclusive`: ahead by a standard error or more. The challenger is returned all the same.
+    4. `default kept`: the baseline is returned.
 
     Args:
-        difference: Challenger less baseline; None if only one plan was trained in full.
+        difference: Challenger minus baseline; None if only one plan was trained in full.
         names: Names of the challenger and the baseline. Without a difference only the baseline's is used.
         params: Trainable parameters of the challenger and the baseline.
         margin: Largest difference that does not matter, >= 0, in units of the scores.
@@ -81,7 +81,7 @@ def verdict(
 
 
 def _started(sentence: str) -> str:
-    """The sentence with a capital letter; names of plans may begin with a small one."""
+    """Capitalize the sentence; names of plans may begin with a small letter."""
     return sentence[0].upper() + sentence[1:]
 
 

@@ -1,1 +1,1 @@
-"""Task types, one file each; what several of them share lies in `parts/`."""
+"""Task types, one file each, and `_shared`, which several of them use."""

@@ -14,49 +14,27 @@ from autopeft.plugins import Batch, Encoded, Example
 from autopeft.tasks._shared.batches import Rows
 from autopeft.tasks._shared.labelled import LabelledTask
 from autopeft.tasks._shared.usual import IMAGES
-from autopeft.types import listed
 
-_CHUNK = 64  # images that the processor gets at a time; chosen by hand
-_MOST_NAMES = 50  # of broken images in an error; chosen by hand
+_CHUNK = 64  # images that the processor gets at a time; heuristic
 _MAX_KEPT = 2**28  # pixel values of a split in memory, 1 GiB; beyond it every batch reads its images again
 
 
 def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
-    """Encode images by their processor, `tokenizer`; an error names all that do not open."""
-    files: list[data.ImageFile] = [file for (file,) in inputs]
-    try:
-        return Encoded(examples=_examples(files, tokenizer), labels=tuple(labels))
-    except DataError as error:
-        if len(broken := [file.path for file in files if not _opens(file)]) < 2:
-            raise
-        text = f"{error} In all {len(broken)} do not open: {listed(broken, _MOST_NAMES)}."
-        raise DataError(text) from error
+    """Run the processor, `tokenizer`, over all images.
 
-
-def _opens(file: data.ImageFile) -> bool:
-    try:
-        file.load(is_draft=True)
-    except DataError:
-        return False
-    return True
-
-
-def _examples(files: Sequence[data.ImageFile], processor: Any) -> tuple[Example, ...]:
-    """Run the processor over all images; if their pixels would exceed `_MAX_KEPT`, keep the files instead.
-
-    All images are taken to have as many pixels as the first.
+    If their pixels would exceed `_MAX_KEPT`, all counted as the first, the files are kept instead.
     """
-    is_kept = _processed(files[:1], processor)["pixel_values"].numel() * len(files) <= _MAX_KEPT
+    files: list[data.ImageFile] = [file for (file,) in inputs]
     examples: list[Example] = []
-    if is_kept:
+    if _processed(files[:1], tokenizer)["pixel_values"].numel() * len(files) <= _MAX_KEPT:
         for start in range(0, len(files), _CHUNK):
-            made = _processed(files[start : start + _CHUNK], processor)
+            made = _processed(files[start : start + _CHUNK], tokenizer)
             examples += [dict(zip(made, row, strict=True)) for row in zip(*made.values(), strict=True)]
     else:
         for file in files:  # a broken one raises now, and not in the middle of a training run
             file.load(is_draft=True)
-        examples = [{"file": file, "processor": processor} for file in files]
-    return tuple(examples)
+        examples = [{"file": file, "processor": tokenizer} for file in files]
+    return Encoded(examples=tuple(examples), labels=tuple(labels))
 
 
 def _collate_inputs(examples: Sequence[Example], pad_token_id: int) -> Batch:
@@ -67,10 +45,10 @@ def _collate_inputs(examples: Sequence[Example], pad_token_id: int) -> Batch:
 
 
 def _processed(files: Sequence[data.ImageFile], processor: Any) -> Batch:
-    """Run the processor over some images; return its tensors, a row per image, `pixel_values` in fp32.
+    """Run the processor over some images; return its tensors, a row per image, `pixel_values` in float32.
 
-    Most give only `pixel_values` (B, channels, height, width); SigLIP 2's gives patches, their mask, and the
-    number of rows and columns. Raises DataError if the processor refuses an image.
+    Most have only `pixel_values` (B, channels, height, width); SigLIP 2's has patches, their mask, and the
+    number of rows and columns.
     """
     images = [file.load() for file in files]
     try:

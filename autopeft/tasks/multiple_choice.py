@@ -1,6 +1,6 @@
 """Multiple choice: which of several answers to a question is right.
 
-Every choice is scored beside its question by one head; the loss is the cross-entropy over a row's choices.
+Every choice is scored with its question by one head; the loss is the cross-entropy over a row's choices.
 """
 
 from __future__ import annotations

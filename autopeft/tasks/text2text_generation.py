@@ -1,4 +1,4 @@
-"""Text to text by a model with encoder and decoder (T5, BART): it completes a prompt."""
+"""Text to text: completions of prompts by a model with encoder and decoder, such as T5 or BART."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from autopeft.plugins import IGNORED, Batch, Encoded, LabelSpace
 from autopeft.tasks._shared.batches import without_labels
 from autopeft.tasks._shared.generating import generate_greedily
-from autopeft.tasks._shared.tokens import Row, as_row, beginnings, chunks, tokenized
+from autopeft.tasks._shared.tokens import Row, as_row, chunks, tokenized
 from autopeft.tasks._shared.writing import TextModel, WritingTask, all_dropped
 
 
@@ -26,15 +26,14 @@ def _encode(
 ) -> Encoded:
     """Tokenize prompts as features, cut at their end to `max_length` tokens, and completions as labels.
 
-    A row with a longer completion gets no labels and is dropped. Prompts are not learned.
+    A row with a longer completion has no labels and is dropped. Prompts are not learned, whatever `learn` is.
     """
     examples, cut = tokenized(tokenizer, [texts], max_length=max_length)
     labels: list[Row] = []
     dropped: list[int] = []
     longest = 0
-    for part in chunks(completions):
-        targets = beginnings(tokenizer, completions[part], max_length=max_length)
-        for ids in tokenizer(text_target=targets, verbose=False)["input_ids"]:
+    for chunk in chunks(completions):
+        for ids in tokenizer(text_target=list(completions[chunk]), verbose=False)["input_ids"]:
             longest = max(longest, len(ids))
             if len(ids) > max_length:
                 dropped.append(len(labels))

@@ -8,14 +8,14 @@ from typing import Any
 from autopeft.plugins import Encoded
 from autopeft.tasks._shared.batches import Rows, pad_features
 from autopeft.tasks._shared.labelled import LabelledTask
-from autopeft.tasks._shared.tokens import pair_form, tokenized, tokens_in_words
+from autopeft.tasks._shared.tokens import pair_form, tokenized
 
 
 def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
     """Tokenize each text or pair to at most `max_length` tokens; a pair is cut at its longer text."""
     columns = list(zip(*inputs, strict=True))
     examples, cut = tokenized(tokenizer, columns, max_length=max_length)
-    longest = tokens_in_words(max(cut, default=0), columns, max_length=max_length)
+    longest = max(cut, default=0)
     note = f"{len(cut)} of {len(inputs)} texts were cut to {max_length} tokens; the longest has {longest}."
     form = pair_form(tokenizer) if len(inputs[0]) > 1 else ""
     notes = (note,) if cut else ()

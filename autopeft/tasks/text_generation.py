@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from torch import nn
@@ -15,28 +15,18 @@ from autopeft.plugins import IGNORED, Batch, Encoded, Example, LabelKind, LabelS
 from autopeft.tasks._shared.batches import pad, without_labels
 from autopeft.tasks._shared.chat_templates import (
     TEMPLATE_FAULTS,
-    divided,
     earlier_answers,
     end_of_answer,
+    split_at_answer,
     start_of_next_turn,
 )
 from autopeft.tasks._shared.generating import generate_greedily
-from autopeft.tasks._shared.tokens import (
-    Row,
-    as_row,
-    beginnings,
-    chunks,
-    endings,
-    filled,
-    read_only,
-    token_pairs,
-    tokens_in_words,
-)
+from autopeft.tasks._shared.tokens import Row, as_row, chunks, filled, read_only, token_pairs
 from autopeft.tasks._shared.writing import WITH_PROMPT, TextModel, WritingTask, all_dropped
 from autopeft.types import counted, shortened
 
-# The tokens of a prompt and of its completion, and the labels of the prompt: [] where nothing of it is
-# learned, None where its earlier answers were not found.
+# The tokens of a prompt and of its completion, and the labels of the prompt; None if its earlier answers were
+# not found.
 _Labelled = tuple[list[int], list[int], list[int] | None]
 
 
@@ -62,20 +52,19 @@ def _encode_blocks(texts: Sequence[str], tokenizer: Any, max_length: int, *, are
 
     An end-of-text token follows each document; texts of other kinds are parts of one long text. If the
     tokenizer begins texts with a token, every block begins with it: Gemma cannot read text without it.
-    Raises DataError if that makes less than two blocks.
     """
     end, start = tokenizer.eos_token_id, _start_of(tokenizer)
-    parts = [as_row([])]
+    tokens_of_chunks = [as_row([])]
     # Parts of one text are joined: tokenized piece by piece, SmolLM2's loss on it is 0.3 nats higher.
-    pieces = texts if are_documents else ["".join(texts[part]) for part in chunks(texts)]
-    for part in chunks(pieces):  # several at once, which a fast tokenizer spreads over the cores
+    pieces = texts if are_documents else ["".join(texts[chunk]) for chunk in chunks(texts)]
+    for chunk in chunks(pieces):  # several at once, which a fast tokenizer spreads over the cores
         ids: list[int] = []
-        rows = tokenizer(list(pieces[part]), add_special_tokens=are_documents, verbose=False)["input_ids"]
+        rows = tokenizer(list(pieces[chunk]), add_special_tokens=are_documents, verbose=False)["input_ids"]
         for piece in rows:
-            lacks_end = are_documents and end is not None and (not piece or piece[-1] != end)
-            ids += [*piece, end] if lacks_end else piece
-        parts.append(as_row(ids))
-    tokens, start_row = read_only(np.concatenate(parts)), as_row(start)
+            needs_end = are_documents and end is not None and piece[-1:] != [end]
+            ids += [*piece, end] if needs_end else piece
+        tokens_of_chunks.append(as_row(ids))
+    tokens, start_row = read_only(np.concatenate(tokens_of_chunks)), as_row(start)
     size = max(1, max_length - len(start))
     rows = [tokens[i : i + size] for i in range(0, len(tokens), size)]  # views, no copies
     if start:
@@ -102,12 +91,9 @@ def _encode_completions(
 ) -> Encoded:
     """Make an example of each prompt with its completion; labels are -100 at what is not learned.
 
-    1. With a chat template the prompt becomes the user's message.
-    2. Without a template the completion follows the prompt, after a line break if neither has white space
-       there, and the end-of-text token follows the completion.
-    3. An example longer than `max_length` loses the beginning of its prompt, but for the token with which
-       texts begin, down to half of the length. If the completion does not fit then, the example is dropped.
-    4. `learn` says whether the earlier answers of a chat are learned too (`answers`), or all text (`all`).
+    With a chat template the prompt becomes the user's message. Without one the completion follows the prompt,
+    after a line break if neither has white space there, and the end-of-text token follows the completion.
+    `learn` is `answers` if the earlier answers of a chat are learned too, `all` if all text is.
     """
     if is_chat and not tokenizer.chat_template:
         raise DataError(
@@ -117,78 +103,83 @@ def _encode_completions(
     encode_pairs = _encode_plain
     if tokenizer.chat_template:
         encode_pairs = partial(_encode_chats, is_chat=is_chat, learns_earlier=is_chat and learn == "answers")
-    examples: list[Example] = []
-    labels: list[Row] = []
-    start = _start_of(tokenizer)
-    dropped: list[int] = []
-    n_rows, n_cut, n_last_alone, longest = len(prompts), 0, 0, 0
-    for part in chunks(prompts, completions):
-        for prompt, completion, earlier_labels in encode_pairs(
-            prompts[part], completions[part], tokenizer, max_length
-        ):
+    fitted: list[_Fitted] = []
+    n_last_alone = longest = 0
+    start, n_rows = _start_of(tokenizer), len(prompts)
+    for chunk in chunks(prompts, completions):
+        for prompt, completion, prompt_labels in encode_pairs(prompts[chunk], completions[chunk], tokenizer):
             longest = max(longest, len(prompt) + len(completion))
-            n_last_alone += earlier_labels is None
-            prompt_labels = prompt if learn == "all" else earlier_labels or [IGNORED] * len(prompt)
-            n_completion = min(len(completion), max(max_length - len(prompt), max_length // 2))
-            n_prompt = min(len(prompt), max_length - n_completion)
-            if n_prompt < len(prompt):
-                n_cut += 1
-                keeps_start = n_prompt > len(start) and prompt[: len(start)] == start
-                kept_start = start if keeps_start else []
-                prompt = [*kept_start, *prompt[len(prompt) - n_prompt + len(kept_start) :]]
-            row, row_labels = [*prompt, *completion], [*prompt_labels[-n_prompt:], *completion]
-            if n_completion < len(completion):
-                dropped.append(len(examples))
-                row_labels = [IGNORED] * len(row)
-            examples.append(_example(as_row(row[:max_length])))
-            labels.append(as_row(row_labels[:max_length]))
-    n_longest = tokens_in_words(longest, (prompts, completions), max_length=max_length)
+            n_last_alone += prompt_labels is None
+            labels = prompt if learn == "all" else prompt_labels or [IGNORED] * len(prompt)
+            fitted.append(_fit(prompt, completion, labels, start=start, max_length=max_length))
+    n_cut = sum(row.is_cut for row in fitted)
+    dropped = tuple(i for i, row in enumerate(fitted) if row.is_dropped)
     refusal = ""
     if len(dropped) == n_rows:
-        refusal = all_dropped(n_rows, n_longest, max_length)
+        refusal = all_dropped(n_rows, longest, max_length)
     elif 2 * n_cut > n_rows:
         refusal = (
             f"{n_cut} of {n_rows} prompts do not fit into {max_length} tokens with their completions; "
-            f"the longest example has {n_longest}: raise --max-length if the model's context allows it, or "
+            f"the longest example has {longest}: raise --max-length if the model's context allows it, or "
             "shorten the prompts."
         )
-    dropping = "rows are dropped, since their completions would lose their end"
-    cuts = {"prompts lost their beginning": n_cut, dropping: len(dropped)}
-    phrases = [f"{n} of {n_rows} {phrase}" for phrase, n in cuts.items() if n]
-    note = f"{' and '.join(phrases)}: an example has at most {max_length} tokens, the longest {n_longest}."
-    notes = [note] if phrases else []
+    notes = []
+    if n_cut or dropped:
+        notes.append(
+            f"{n_cut} of {n_rows} prompts lost their beginning, and {len(dropped)} rows are dropped, since "
+            f"their completions would lose their end; an example has at most {max_length} tokens, and the "
+            f"longest {longest}."
+        )
     if n_last_alone:
         notes.append(
-            f"Of {n_last_alone} of {n_rows} chats the last answer alone is learned: the chat template writes "
-            "earlier answers differently, or the tokenizer does not tell where they stand."
+            f"In {n_last_alone} of {n_rows} chats only the last answer is learned: the chat template writes "
+            "earlier answers differently, or the tokenizer does not report where its tokens are."
+        )
+    if is_chat and "tools" not in str(tokenizer.chat_template) and (n_tools := sum(map(_has_tools, prompts))):
+        notes.append(
+            f"The chat template of the base model writes no tools; {n_tools} of {n_rows} chats have some."
         )
     return Encoded(
-        examples=tuple(examples),
-        labels=tuple(labels),
-        notes=(*notes, *_notes_on_template(prompts, tokenizer, is_chat=is_chat)),
+        examples=tuple(_example(row.ids) for row in fitted),
+        labels=tuple(row.labels for row in fitted),
+        notes=tuple(notes),
         refusal=refusal,
-        dropped=tuple(dropped),
+        dropped=dropped,
     )
 
 
-def _notes_on_template(prompts: Sequence[str], tokenizer: Any, *, is_chat: bool) -> list[str]:
-    """Write notes on tools that the chat template leaves out, and on an end that is added to answers."""
-    notes = []
-    if is_chat and "tools" not in str(tokenizer.chat_template):
-        chats = map(chat_of, prompts)
-        n_chats = sum(bool(tools) or any("tool_calls" in turn for turn in turns) for turns, tools in chats)
-        text = f"writes no tools; {n_chats} of {len(prompts)} chats have some."
-        notes += [f"The chat template of the base model {text}"] if n_chats else []
-    if tokenizer.chat_template and _added_end(tokenizer) == [tokenizer.eos_token_id]:
-        notes.append(
-            "The chat template of the base model writes nothing behind an answer; "
-            f"{tokenizer.eos_token} is learned as its end."
-        )
-    return notes
+class _Fitted(NamedTuple):
+    ids: Row
+    labels: Row
+    is_cut: bool
+    is_dropped: bool
+
+
+def _fit(
+    prompt: list[int], completion: list[int], prompt_labels: list[int], *, start: list[int], max_length: int
+) -> _Fitted:
+    """Join a prompt and its completion to at most `max_length` tokens.
+
+    The prompt loses its beginning, but for the token with which texts begin, down to half of the length. If
+    the completion does not fit then, nothing is learned.
+    """
+    n_completion = min(len(completion), max(max_length - len(prompt), max_length // 2))
+    n_prompt = min(len(prompt), max_length - n_completion)
+    is_cut, is_dropped = n_prompt < len(prompt), n_completion < len(completion)
+    labels = [IGNORED] * max_length if is_dropped else [*prompt_labels[-n_prompt:], *completion]
+    if is_cut:
+        kept = start if n_prompt > len(start) and prompt[: len(start)] == start else []
+        prompt = [*kept, *prompt[len(prompt) - n_prompt + len(kept) :]]
+    return _Fitted(as_row([*prompt, *completion][:max_length]), as_row(labels), is_cut, is_dropped)
+
+
+def _has_tools(prompt: str) -> bool:
+    turns, tools = chat_of(prompt)
+    return bool(tools) or any("tool_calls" in turn for turn in turns)
 
 
 def _start_of(tokenizer: Any) -> list[int]:
-    """Find the token with which the tokenizer begins every text; [] if it adds none."""
+    """Return the token with which the tokenizer begins every text; [] if it adds none."""
     start = getattr(tokenizer, "bos_token_id", None)
     return [start] if start is not None and tokenizer("")["input_ids"][:1] == [start] else []
 
@@ -201,19 +192,21 @@ def _encode_chats(
     prompts: Sequence[str],
     completions: Sequence[str],
     tokenizer: Any,
-    max_length: int,
     *,
     is_chat: bool,
     learns_earlier: bool,
 ) -> list[_Labelled]:
-    """Tokenize each row as the chat template writes it, cut where the answer begins; else DataError."""
+    """Tokenize each row as the chat template writes it, split where the answer begins."""
     pairs: list[tuple[str, str]] = []
-    earlier_spans: list[list[tuple[int, int]] | None] = []
+    earlier: list[list[tuple[int, int]] | None] = []
+    end = _added_end(tokenizer)
     for prompt, completion in zip(prompts, completions, strict=True):
         turns, tools = chat_of(prompt) if is_chat else ([{"role": "user", "content": prompt}], None)
         answer = {"role": "assistant", "content": completion}
         try:
-            pair = divided(tokenizer, turns, answer, tools=tools)
+            pair = split_at_answer(tokenizer, turns, answer, tools=tools)
+            if pair is not None:
+                spans = earlier_answers(tokenizer, turns, pair[0], tools=tools) if learns_earlier else []
         except TEMPLATE_FAULTS as error:
             roles = ", ".join(str(turn["role"]) for turn in (*turns, answer))
             raise DataError(
@@ -226,64 +219,53 @@ def _encode_chats(
             remedy = "put the text of system messages into the user's, or " if has_system else ""
             raise DataError(
                 "The chat template of the base model writes a prompt differently once it is answered, so "
-                f"that prompt and completion cannot be told apart; {remedy}use rows with a plain text, or "
+                f"that the completion cannot be separated from it; {remedy}use rows with a plain text, or "
                 "another base model."
             )
         pairs.append(pair)
-        has_earlier = learns_earlier and any(turn["role"] == "assistant" for turn in turns)
-        earlier_spans.append(earlier_answers(tokenizer, turns, pair[0], tools=tools) if has_earlier else [])
+        earlier.append(spans)
     texts, answers = zip(*pairs, strict=True)
-    end = _added_end(tokenizer)
-    ids = token_pairs(
-        tokenizer,
-        endings(tokenizer, texts, max_length=max_length),
-        beginnings(tokenizer, answers, max_length=max_length),
-        add_special_tokens=False,
-    )
+    ids = token_pairs(tokenizer, texts, answers, add_special_tokens=False)
     return [
-        (prompt, [*completion, *end], _labels_of(tokenizer, text, spans, prompt, end))
-        for (prompt, completion), text, spans in zip(ids, texts, earlier_spans, strict=True)
+        (prompt, [*completion, *end], _prompt_labels(tokenizer, text, spans, prompt=prompt, end=end))
+        for (prompt, completion), text, spans in zip(ids, texts, earlier, strict=True)
     ]
 
 
-def _labels_of(
-    tokenizer: Any, text: str, spans: list[tuple[int, int]] | None, prompt: list[int], end: list[int]
+def _prompt_labels(
+    tokenizer: Any, text: str, spans: list[tuple[int, int]] | None, *, prompt: list[int], end: list[int]
 ) -> list[int] | None:
-    """Label the tokens of a prompt that are part of an earlier answer, and the token that ends each answer.
+    """Label the tokens of a prompt that belong to an earlier answer, and the token that ends each answer.
 
-    [] without earlier answers, None if they were not found. A prompt that was cut lacks its first tokens.
+    None if the answers were not found.
     """
-    if not spans:
-        return None if spans is None else []
-    if not tokenizer.is_fast:
+    if spans is None or (spans and not tokenizer.is_fast):
         return None
+    labels = [IGNORED] * len(prompt)
+    if not spans:
+        return labels
     tokens = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ids, labels = tokens["input_ids"], [IGNORED] * len(tokens["input_ids"])
-    n_span = 0
+    n_passed = 0
     for i, (first_character, past_character) in enumerate(tokens["offset_mapping"]):
-        while n_span < len(spans) and first_character >= spans[n_span][1]:
-            if end == ids[i : i + 1]:
-                labels[i] = ids[i]
-            n_span += 1
-        if n_span < len(spans) and past_character > spans[n_span][0]:
-            labels[i] = ids[i]
-    labels[-1] = IGNORED  # the last token of a prompt belongs to no earlier answer
-    return [*[IGNORED] * (len(prompt) - len(ids)), *labels][-len(prompt) :]
+        while n_passed < len(spans) and first_character >= spans[n_passed][1]:
+            if end == prompt[i : i + 1]:
+                labels[i] = prompt[i]
+            n_passed += 1
+        if n_passed < len(spans) and past_character > spans[n_passed][0]:
+            labels[i] = prompt[i]
+    labels[-1] = IGNORED  # `last_answer` would take it for a part of the completion
+    return labels
 
 
-def _encode_plain(
-    prompts: Sequence[str], completions: Sequence[str], tokenizer: Any, max_length: int
-) -> list[_Labelled]:
+def _encode_plain(prompts: Sequence[str], completions: Sequence[str], tokenizer: Any) -> list[_Labelled]:
     """Tokenize each prompt with the line break after it, and the completion with an end-of-text token."""
     starts = [
         prompt if prompt[-1:].isspace() or completion[:1].isspace() else prompt + "\n"
         for prompt, completion in zip(prompts, completions, strict=True)
     ]
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    starts = endings(tokenizer, starts, max_length=max_length)
-    completions = beginnings(tokenizer, completions, max_length=max_length)
     pairs = token_pairs(tokenizer, starts, completions, add_special_tokens=True)
-    return [(prompt, [*completion, *end], []) for prompt, completion in pairs]
+    return [(prompt, [*completion, *end], [IGNORED] * len(prompt)) for prompt, completion in pairs]
 
 
 def _added_end(tokenizer: Any) -> list[int]:
@@ -298,7 +280,7 @@ def _added_end(tokenizer: Any) -> list[int]:
 
 
 def _text_form(kind: LabelKind, tokenizer: Any) -> str:
-    """Say how a row with a prompt is written as one text; empty for other rows."""
+    """Describe how a row with a prompt is written as one text; empty for other rows."""
     if kind not in WITH_PROMPT:
         return ""
     if not tokenizer.chat_template:
@@ -309,13 +291,13 @@ def _text_form(kind: LabelKind, tokenizer: Any) -> str:
         )
     prompt = "the prompt" if kind == "chat" else "the prompt as the user's message"
     end = "".join(
-        f", with {token} behind it" for token in tokenizer.convert_ids_to_tokens(_added_end(tokenizer))
+        f", followed by {token}" for token in tokenizer.convert_ids_to_tokens(_added_end(tokenizer))
     )
     return f"The tokenizer's chat template writes {prompt}, and the completion as the answer{end}."
 
 
 def _generate(model: nn.Module, batch: Batch, tokenizer: Any, max_new_tokens: int) -> list[str]:
-    """Continue the prompts of a batch greedily; a prompt is what stands before the last labelled part."""
+    """Continue the prompts of a batch greedily; a prompt is what precedes the last answer."""
     # A dropped row, if it is read at all, has no label: its prompt is its first token.
     prompts = [
         ids[: max(1, last_answer(labels)[0])].tolist()
@@ -340,7 +322,7 @@ def _generate(model: nn.Module, batch: Batch, tokenizer: Any, max_new_tokens: in
 
 
 def _end_ids(model: nn.Module, tokenizer: Any) -> list[int] | None:
-    """Gather the tokens that end a text, from tokenizer, generation config and chat template; None without.
+    """Collect the tokens that end a text, from tokenizer, generation config and chat template.
 
     The template of Qwen's base models ends turns with another token than the one that ends their texts.
     """
@@ -350,12 +332,12 @@ def _end_ids(model: nn.Module, tokenizer: Any) -> list[int] | None:
 
 
 def _ends_of_turns(tokenizer: Any) -> set[int]:
-    """Find the special token right after an answer, else at the start of the next turn; empty without one."""
+    """Find the special token right after an answer, else at the start of the next turn."""
     text = end_of_answer(tokenizer) or start_of_next_turn(tokenizer)
     end = tokenizer(text, add_special_tokens=False)["input_ids"][:1]
     added = getattr(tokenizer, "added_tokens_decoder", {})
     special = {index for index, token in added.items() if token.special}
-    # A turn that begins as texts do is no end of the turn before it.
+    # The token with which texts begin does not end the turn before it.
     return set(end) & (special | set(tokenizer.all_special_ids)) - {tokenizer.bos_token_id}
 
 

@@ -1,4 +1,4 @@
-"""Token classification: one tag for each token of a text; entities count where the tags name them."""
+"""Token classification: one tag for each token of a text, judged by entities or by tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from autopeft.plugins import IGNORED, Batch, Encoded, Evaluation, Example, Label
 from autopeft.tasks._shared.batches import Rows, logits_of, n_labelled, pad, pad_features
 from autopeft.tasks._shared.token_losses import losses_and_hits
 from autopeft.tasks._shared.token_metrics import TOKEN_ACCURACY, TokenCounts
-from autopeft.tasks._shared.tokens import Row, as_row, beginnings, chunks, split_rows
+from autopeft.tasks._shared.tokens import Row, as_row, chunks, split_rows
 from autopeft.tasks._shared.usual import TAGS, require_kind, require_metric
 from autopeft.types import TaskSpec
 
@@ -55,11 +55,11 @@ class TokenClassification:
 
     @property
     def metric_label(self) -> str:
-        """What people call the metric: `entity F1`, `token accuracy`."""
+        """The usual name of the metric: `entity F1`, `token accuracy`."""
         return self.metric.replace("-f1", "-F1").replace("-", " ")
 
     def fitted(self, spec: TaskSpec, label_space: LabelSpace, tokenizer: Any = None) -> TokenClassification:
-        """Adapt the task to a dataset; tags without entities (parts of speech) are judged by accuracy."""
+        """Adapt the task to a dataset; tags that mark no entities are judged by token accuracy."""
         require_kind(self.name, label_space, ("tags",))
         no_entity = next((name for name in label_space.names if not _ENTITY_TAG.fullmatch(name)), None)
         metric = spec.metric or (_ENTITY_F1 if no_entity is None else TOKEN_ACCURACY)
@@ -69,26 +69,22 @@ class TokenClassification:
                 f"{metric} needs tags such as B-place, I-place and O, but there is {no_entity!r}; "
                 f"set --metric {TOKEN_ACCURACY}."
             )
-        are_numbers = spec.metric is None and all(name.isdecimal() for name in label_space.names)
-        note = (
-            "The tags are numbers whose names the data do not tell, so that plans are compared by the "
-            "accuracy of tokens; with tags such as B-place it would be the F1 of entities."
-        )
-        return replace(self, label_space=label_space, metric=metric, notes=(note,) if are_numbers else ())
+        return replace(self, label_space=label_space, metric=metric)
 
     def encode(self, inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
-        """Tokenize tokens joined by blanks; a tag is at its token's first piece, -100 at other pieces."""
+        """Tokenize tokens joined by spaces; a tag is at its token's first piece, -100 at other pieces."""
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(
-                "The tokenizer of the base model does not map its pieces to characters (it is no fast one); "
-                "use a base model with a tokenizer.json."
+                "The tokenizer of the base model does not map its pieces to characters; use a base model "
+                "with a tokenizer.json."
             )
         examples: list[Example] = []
         aligned: list[Row] = []
         joined = [" ".join(words) for (words,) in inputs]
         for part in chunks(joined):
-            texts = beginnings(tokenizer, joined[part], max_length=max_length)
-            encoded = tokenizer(texts, truncation=True, max_length=max_length, return_offsets_mapping=True)
+            encoded = tokenizer(
+                joined[part], truncation=True, max_length=max_length, return_offsets_mapping=True
+            )
             offsets = encoded.pop("offset_mapping")
             for (words,), tags, pieces in zip(inputs[part], labels[part], offsets, strict=True):
                 aligned.append(as_row(_align(words, tags, pieces)))
@@ -96,7 +92,7 @@ class TokenClassification:
         n_tags = sum(tag != IGNORED for tags in labels for tag in tags)
         n_lost = n_tags - sum(int((row != IGNORED).sum()) for row in aligned)
         note = (
-            f"{n_lost} of {n_tags} tags count neither in training nor in the metric: their tokens lie beyond "
+            f"{n_lost} of {n_tags} tags count neither in training nor in the metric: their tokens are beyond "
             f"{max_length} pieces, or the tokenizer has no piece for them."
         )
         notes = (note,) if n_lost else ()
@@ -170,15 +166,15 @@ def _mean_f1(counts: Any) -> Any:
 
 
 def _align(words: Sequence[str], tags: Sequence[int], pieces: Sequence[tuple[int, int]]) -> list[int]:
-    """Give each token's first piece its tag, else -100; `pieces` are (start, end) in the joined text."""
-    # For each character of the text the word that it belongs to; the blank after a word counts to the word.
+    """Label each token's first piece with its tag, others -100; `pieces` are (start, end) in the text."""
+    # For each character of the text the word that it belongs to; the space after a word belongs to the word.
     word_at = [index for index, word in enumerate(words) for _ in range(len(word) + 1)]
     labels, seen = [], set[int]()
     for start, end in pieces:
         if end == start:  # a special token
             labels.append(IGNORED)
             continue
-        word = word_at[end - 1]  # by the last character: a piece may begin with the blank before its word
+        word = word_at[end - 1]  # by the last character: a piece may begin with the space before its word
         labels.append(IGNORED if word in seen else tags[word])
         seen.add(word)
     return labels

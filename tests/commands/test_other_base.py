@@ -133,10 +133,8 @@ def without_special_tokens(folder):
         (rename_cls, "tokenizer.cls_token [CLS], now bad"),
     ],
 )
-def test_every_change_of_the_base_model_is_named(trained, own_base, edit, name, tmp_path, caplog):
+def test_every_change_of_the_base_model_is_named(trained, own_base, edit, name, tmp_path):
     edit(own_base)
-    train_plan(trained, out=tmp_path / "again")
-    assert name in caplog.text
     refused(verify(trained), 2, name, str(trained))
     assert name in merged_notes(trained, tmp_path / "merged")
 
@@ -150,18 +148,6 @@ def test_edited_label_names_are_refused(trained, tmp_path):
     )
     for words in commands:
         refused(CliRunner().invoke(app, [*map(str, words)]), 2, "config.json is damaged or was edited")
-
-
-def test_other_rows_than_those_of_the_trained_adapter_are_told(own_base, data_dir, tmp_path, caplog):
-    data = shutil.copytree(data_dir, tmp_path / "data")
-    write_plan(tmp_path / "plan.yaml", plan_of_queries(own_base, data, max_steps=2))
-    folder = train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter").folder
-    train_plan(folder, out=tmp_path / "same")
-    assert "trained on other rows" not in caplog.text
-    path = data / "train.csv"
-    path.write_text(path.read_text().replace("lovely", "awful", 1))
-    train_plan(folder, out=tmp_path / "again")
-    assert "trained on other rows" in caplog.text
 
 
 def test_a_plan_whose_ranks_were_swapped_after_training_is_refused(trained):

@@ -32,7 +32,7 @@ def test_views_take_no_time_and_a_look_up_reads_only_its_rows():
     assert (n_calls, seconds) == (1, pytest.approx(2 * 3 * N * 4 / 1e6))
 
 
-def test_backward_pass_of_a_frozen_map_is_one_product_more_and_of_a_trained_one_two():
+def test_backward_pass_of_a_frozen_layer_is_one_product_more_and_of_a_trained_one_two():
     inputs = torch.ones(N, N, requires_grad=True)
     product = 2 * N**3 / SLOW.flops
     for is_trained, n_products in ((False, 2), (True, 3)):

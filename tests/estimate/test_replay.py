@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from toys.bases import PEFT_TASKS, toy_base
 
 from autopeft.adapters import compile_plan
-from autopeft.estimate import Replay, TrainingStep, measure, quantize_maps, without_weights
+from autopeft.estimate import Replay, TrainingStep, measure, quantize_linear_layers, without_weights
 from autopeft.estimate.memory_tracker import MemoryTracker
 from autopeft.estimate.replay import gpu_autocast
 from autopeft.model import BaseModel, attach
@@ -105,7 +105,7 @@ def test_replayed_step_of_every_method_has_the_bytes_of_a_real_one(method, metho
 
 @pytest.mark.parametrize("choices", [{}, {"checkpointing": True}, {"n_parts": 3}], ids=str)
 def test_replayed_step_of_hira_in_16_bits_has_the_bytes_of_a_real_one(choices, methods, make_plan):
-    """Where it makes its updates anew for the backward pass, in the format of autocast."""
+    """It computes its updates again in the backward pass, in the format of autocast."""
     usual = {"dtype": torch.bfloat16, "autocast": True}
     predicted, real = both("llama-lm", "hira", methods, make_plan, **usual, **choices)
     assert_same(predicted, real, slack=LABELS)
@@ -201,14 +201,14 @@ def test_checkpointing_and_micro_batches_lower_the_peak():
 
 
 @pytest.mark.parametrize(("quantize", "bytes_per_weight"), [("4bit", 0.515869140625), ("8bit", 1.0)])
-def test_maps_in_few_bits_take_their_packed_bytes_and_one_map_unpacked(quantize, bytes_per_weight):
-    hidden, inner = 64, 1024  # so wide that the peak lies where a map is unpacked
+def test_quantized_layers_take_their_packed_bytes_and_one_layer_unpacked(quantize, bytes_per_weight):
+    hidden, inner = 64, 1024  # so wide that the peak is where a layer is unpacked
     shape = {"hidden_size": hidden, "intermediate_size": inner, "vocab_size": 20}
 
     def memory(quantize):
         base = llama_skeleton(**shape)
         if quantize is not None:
-            quantize_maps(base.module, quantize, skipped=("lm_head",))
+            quantize_linear_layers(base.module, quantize, skipped=("lm_head",))
         adapted = without_weights(base, [lora_of(2)], task_type="CAUSAL_LM", dtype=torch.bfloat16)
         return Replay(adapted).memory(TrainingStep(micro_batches=batches_of("llama-lm"), loss=plain_loss))
 
@@ -226,7 +226,7 @@ def test_eight_billion_weights_train_in_the_memory_of_one_small_gpu(quantize, ma
     shape = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 128256}
     base = llama_skeleton(**shape, num_key_value_heads=8, intermediate_size=14336)
     if quantize is not None:
-        quantize_maps(base.module, quantize, skipped=("lm_head",))
+        quantize_linear_layers(base.module, quantize, skipped=("lm_head",))
     config = LoraConfig(r=16, target_modules="all-linear")  # 0.52 % of the weights
     adapted = without_weights(base, [config], task_type="CAUSAL_LM", dtype=torch.bfloat16)
     ids, task = torch.zeros(4, 512, dtype=torch.long), discover("autopeft.tasks")["text-generation"]
@@ -285,3 +285,15 @@ def test_operations_of_a_step_are_those_that_torch_counts():
     fused = measure(transformers.LlamaForCausalLM(config), step).flops
     # The fused backward pass multiplies queries and keys once more, for rows of ten tokens in five layers.
     assert fused == counted.get_total_flops() + 5 * 2 * 2 * 10 * 10 * 32
+
+
+def test_a_model_that_was_replayed_before_takes_what_a_new_one_takes():
+    def skeleton():
+        shape = {"hidden_size": 32, "intermediate_size": 80, "vocab_size": 50, "num_hidden_layers": 4}
+        return without_weights(
+            llama_skeleton(**shape), [lora_of(4)], task_type="CAUSAL_LM", dtype=torch.bfloat16
+        )
+
+    steps = [step_of("llama-lm", checkpointing=on, n_parts=n) for on in (False, True) for n in (1, 2)]
+    used = Replay(skeleton())
+    assert [used.memory(step) for step in steps] == [Replay(skeleton()).memory(step) for step in steps]

@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory):
-    """As `folder`, with adapters of a high rank that count beside the activations of a long row."""
+    """As `folder`, with adapters of a high rank that count next to the activations of a long row."""
     path = tmp_path_factory.mktemp("wide")
     return saved_config(path, n_words=WORDS, n_positions=2**16, hidden_size=256, intermediate_size=700)
 
@@ -125,11 +125,11 @@ def test_more_rank_never_fits_longer_rows(wide):
     assert lengths[0] > lengths[1] > 8192
 
 
-def test_hira_in_another_loop_keeps_its_update_of_each_map(folder):
+def test_hira_in_another_loop_keeps_its_update_of_each_layer(folder):
     traced = (described(folder, "hira_r2", plain_loop=plain).traced for plain in (False, True))
     ours, theirs = (in_parts(MemoryModel(traced=each).at(2, 64), on_gpu=True) for each in traced)
-    maps = 4 * HIDDEN**2 + 3 * HIDDEN * 80
-    assert theirs.activations - ours.activations >= 2 * (N_LAYERS - 1) * maps
+    n_weights = 4 * HIDDEN**2 + 3 * HIDDEN * 80
+    assert theirs.activations - ours.activations >= 2 * (N_LAYERS - 1) * n_weights
 
 
 def test_hira_of_a_config_file_takes_what_hira_by_name_does(folder, tmp_path):
@@ -148,7 +148,7 @@ def test_hira_of_a_config_file_takes_what_hira_by_name_does(folder, tmp_path):
 
 
 @pytest.mark.parametrize("bits", ["4bit", pytest.param("8bit", marks=pytest.mark.nightly)])
-def test_hira_keeps_as_much_on_maps_in_few_bits_as_on_others(folder, bits):
+def test_hira_keeps_as_much_on_quantized_layers_as_on_others(folder, bits):
     kept = []
     for quantize in ("none", bits):
         traced = described(folder, "hira_r2", quantize=quantize).traced
@@ -157,11 +157,11 @@ def test_hira_keeps_as_much_on_maps_in_few_bits_as_on_others(folder, bits):
 
 
 @pytest.mark.parametrize("word", ["delora_r2", "shira_r2"])
-def test_methods_that_need_the_weights_are_refused_in_few_bits(folder, word):
-    with pytest.raises(TargetError, match=f"^In 4bit {word[:-3]} cannot be trained at model.layers.0.*: it "):
+def test_methods_that_need_the_weights_are_refused_on_quantized_layers(folder, word):
+    with pytest.raises(TargetError, match=f"{word[:-3]} cannot be trained at model.layers.0"):
         described(folder, word, quantize="4bit")
-    assert not described(folder, word).takes_few_bits  # so that no advice names them
-    assert described(folder, "lora_r2").takes_few_bits
+    assert not described(folder, word).can_be_quantized  # so that no advice names them
+    assert described(folder, "lora_r2").can_be_quantized
 
 
 def test_layers_that_train_unevenly_are_all_replayed(folder, tmp_path):
@@ -176,9 +176,9 @@ def test_layers_that_train_unevenly_are_all_replayed(folder, tmp_path):
 def test_parts_of_a_step_are_what_the_shapes_say(folder):
     traced = described(folder, "lora_r4", plain_loop=True).traced
     memory = in_parts(MemoryModel(traced=traced).at(2, 64), on_gpu=True)
-    maps = 4 * HIDDEN**2 + 3 * HIDDEN * 80
-    n_frozen = N_LAYERS * (maps + 2 * HIDDEN) + 2 * WORDS * HIDDEN + HIDDEN
-    assert memory.weights == pytest.approx(2 * n_frozen, rel=0.001)  # beside a few numbers of the rotation
+    n_weights = 4 * HIDDEN**2 + 3 * HIDDEN * 80
+    n_frozen = N_LAYERS * (n_weights + 2 * HIDDEN) + 2 * WORDS * HIDDEN + HIDDEN
+    assert memory.weights == pytest.approx(2 * n_frozen, rel=0.001)  # and a few numbers of the rotation
     n_trained = 4 * N_LAYERS * (4 * 2 * HIDDEN + 3 * (HIDDEN + 80))
     assert 12 * n_trained <= memory.trained <= 16 * n_trained + 4 * 14 * N_LAYERS
     assert memory.phase == "output layer and loss"
@@ -204,13 +204,13 @@ def test_most_rows_fit_and_one_more_does_not(folder, checkpointing):
     assert high(3, n_tokens) <= 1.005 * max_bytes
 
 
-def test_few_bits_and_float32_change_the_weights_alone_as_they_should(folder):
+def test_4bit_and_float32_change_only_the_weights(folder):
     def weights(**setup):
         return MemoryModel(traced=described(folder, "lora_r4", **setup).traced).at(1, 32).weights_bytes
 
-    n_maps = N_LAYERS * (4 * HIDDEN**2 + 3 * HIDDEN * 80)
+    n_linear = N_LAYERS * (4 * HIDDEN**2 + 3 * HIDDEN * 80)
     plain = weights()
-    assert plain - weights(quantize="4bit") == pytest.approx((2 - 0.515869) * n_maps, rel=0.001)
+    assert plain - weights(quantize="4bit") == pytest.approx((2 - 0.515869) * n_linear, rel=0.001)
     assert weights(dtype=torch.float32) == pytest.approx(2 * plain, rel=0.001)
 
 
@@ -232,5 +232,5 @@ def test_families_are_scaled_too(kind, task, tmp_path):
     assert traced.n_layers == 6
     scaled = MemoryModel(traced=traced).at(2, 50)
     replayed = whole(traced, 2, 50, checkpointing=False)
-    # Of six layers of a Gemma 3 one attends to all tokens, with a mask that the first few lack.
+    # Of six layers of a Gemma 3 one attends to all tokens, with a mask that the first few do not have.
     assert scaled.peak_bytes == pytest.approx(replayed.peak_bytes, rel=0.005)

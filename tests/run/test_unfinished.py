@@ -89,11 +89,8 @@ def test_a_stopped_training_goes_on_to_the_bytes_of_an_unbroken_one(plan_file, t
     out = tmp_path / "new" / "adapter"
     unfinished = stopped(plan_file, out, stop_at)
     assert not out.exists() and kept_step(unfinished / "state") == 6
-    assert caplog.messages[-1] == (
-        "Stopped at step 7 of 12; the state after step 6 is kept; the same command with --resume goes on "
-        "from it."
-    )
-    with pytest.raises(RunDirError, match="a training that was stopped after step 6; pass --resume to go on"):
+    assert "step 7 of 12" in caplog.text and "step 6 is kept" in caplog.messages[-1]
+    with pytest.raises(RunDirError, match="after step 6"):
         commands.train_plan(plan_file, out=out)
     seen = []
     with pytest.MonkeyPatch.context() as patched:
@@ -107,7 +104,7 @@ def test_a_stopped_training_goes_on_to_the_bytes_of_an_unbroken_one(plan_file, t
 def test_what_is_resumed_is_the_same_training(plan_file, data_dir, tmp_path, stop_at):
     out = tmp_path / "adapter"
     stopped(plan_file, out, stop_at)
-    with pytest.raises(RunDirError, match="was trained with seed 0, now it is 5; put it back as it was"):
+    with pytest.raises(RunDirError, match="seed 0, now it is 5"):
         commands.train_plan(plan_file, out=out, resume=True, seed=5)
     other = tmp_path / "data"
     other.mkdir()
@@ -129,7 +126,7 @@ def test_a_training_that_was_stopped_before_its_first_state_leaves_nothing(
     plan_file, tmp_path, stop_at, caplog
 ):
     unfinished = stopped(plan_file, tmp_path / "new" / "adapter", stop_at, step=1)
-    assert caplog.messages[-1] == "Stopped at step 1 of 12; nothing was kept."
+    assert caplog.messages[-1] == "Stopped at step 1 of 12."
     assert not unfinished.exists() and not (tmp_path / "new").exists()
 
 
@@ -148,7 +145,7 @@ def test_the_command_that_was_killed_goes_on(plan_file, tmp_path):
         os.kill(process.pid, signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
     assert 3 <= kept_step(state) < 400 and not out.exists()
     refused = CliRunner().invoke(app, words)
-    assert refused.exit_code == 2 and "pass --resume to go on with it" in " ".join(refused.stderr.split())
+    assert refused.exit_code == 2 and "pass --resume" in " ".join(refused.stderr.split())
     done = CliRunner().invoke(app, [*words, "--resume"])
     assert done.exit_code == 0 and f"adapter {out}" in done.stdout, done.output
     unbroken = commands.train_plan(plan_file, out=tmp_path / "unbroken").folder

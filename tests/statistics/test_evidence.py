@@ -169,7 +169,7 @@ def test_equally_good_classifiers_are_called_better_in_2_and_a_half_percent(n_ro
 @pytest.mark.parametrize("n_seeds", [1, 2, 3])
 @pytest.mark.parametrize("n_rows", [100, 400])
 def test_coverage_is_near_its_level_where_seeds_move_plans_as_recorded(n_seeds: int, n_rows: int) -> None:
-    """Normal scores of residual 1; the truth is over all seeds and rows, and both are drawn anew."""
+    """Normal scores of residual 1; the truth is over all seeds and rows, and both are drawn again."""
     rng, covered, n_runs = np.random.default_rng([n_seeds, n_rows]), 0, 2000
     for _ in range(n_runs):
         rows = 0.5 * rng.standard_normal(n_rows) + math.sqrt(0.75) * rng.standard_normal((n_seeds, n_rows))
@@ -275,9 +275,9 @@ def test_one_number_per_run_gives_the_interval_of_a_paired_t_test_over_the_seeds
 
 def test_scores_that_allow_no_interval_are_refused() -> None:
     single, many = np.ones((1, 1)), np.ones((2, 9))
-    with pytest.raises(SpecError, match="needs at least 2 examples and the split for the verdict has 1;"):
+    with pytest.raises(SpecError, match="at least 2 examples"):
         paired_difference(single, single, span=1.0)
-    with pytest.raises(SpecError, match="range of width 1, but two are 100 apart"):
+    with pytest.raises(SpecError, match="100 apart"):
         paired_difference(100 * many, 0 * many, span=1.0)
-    with pytest.raises(SpecError, match="range of width 1, but two are 2 apart"):
+    with pytest.raises(SpecError, match="2 apart"):
         mean_and_std_error([[0.0, 2.0, 1.0]], span=1.0)

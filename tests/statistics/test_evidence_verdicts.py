@@ -8,7 +8,7 @@ from toys.metrics import ACCURACY, ERROR_RATE, LOSS, PEARSON
 from autopeft.statistics import KEPT, Difference, verdict
 from autopeft.types import MetricFacts, Verdict
 
-NAMES = ("HiRA on all maps", "LoRA on q and v")
+NAMES = ("HiRA", "LoRA")
 
 
 def judged(
@@ -55,52 +55,18 @@ def test_verdict_keeps_the_numbers_that_it_judged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mean", "half", "n_params", "sentence"),
+    ("mean", "half", "n_params", "words"),
     [
-        (
-            0.021,
-            0.018,
-            10,
-            "HiRA on all maps scores 2.1 points more than LoRA on q and v on 1,500 confirm "
-            "rows; expect +0.3 to +3.9 on new "
-            "rows and if trained again (95 % interval).",
-        ),
-        (
-            -0.002,
-            0.006,
-            4,
-            "HiRA on all maps has 40 % of the parameters of LoRA on q and v and scores 0.2 points less "
-            "on 1,500 confirm rows; expect -0.8 to +0.4 on new "
-            "rows and if trained again (95 % interval).",
-        ),
-        (
-            0.02,
-            0.03,
-            10,
-            "HiRA on all maps scores 2.0 points more than LoRA on q and v on 1,500 confirm rows, which may "
-            "be chance; expect -1.0 to +5.0 on new "
-            "rows and if trained again (95 % interval).",
-        ),
-        (
-            -0.02,
-            0.03,
-            10,
-            "LoRA on q and v is kept, since HiRA on all maps is not clearly better: it scores 2.0 points "
-            "less on 1,500 confirm rows; expect -5.0 to +1.0 on new "
-            "rows and if trained again (95 % interval).",
-        ),
-        (
-            -0.04,
-            0.03,
-            10,
-            "LoRA on q and v is kept, since HiRA on all maps is worse: it scores 4.0 points "
-            "less on 1,500 confirm rows; expect -7.0 to -1.0 on new "
-            "rows and if trained again (95 % interval).",
-        ),
+        (0.021, 0.018, 10, ("HiRA scores 2.1 points more than LoRA", "expect +0.3 to +3.9")),
+        (-0.002, 0.006, 4, ("HiRA has 40 % of the parameters of LoRA", "0.2 points less")),
+        (0.02, 0.03, 10, ("2.0 points more", "which may be chance", "-1.0 to +5.0")),
+        (-0.02, 0.03, 10, ("LoRA is kept", "not clearly better", "2.0 points less")),
+        (-0.04, 0.03, 10, ("LoRA is kept", "is worse", "-7.0 to -1.0")),
     ],
 )
-def test_each_label_has_its_sentence(mean: float, half: float, n_params: int, sentence: str) -> None:
-    assert judged(mean, half, params=(n_params, 10)).sentence == sentence
+def test_each_label_has_its_sentence(mean: float, half: float, n_params: int, words: tuple[str, ...]) -> None:
+    sentence = judged(mean, half, params=(n_params, 10)).sentence
+    assert [each for each in words if each not in sentence] == []
 
 
 @pytest.mark.parametrize(
@@ -113,13 +79,11 @@ def test_each_label_has_its_sentence(mean: float, half: float, n_params: int, se
     ],
 )
 def test_unit_and_direction_are_those_of_the_metric(metric: MetricFacts, gain: str, interval: str) -> None:
-    assert judged(0.05, 0.02, metric=metric).sentence == (
-        f"HiRA on all maps {gain} than LoRA on q and v on 1,500 confirm rows; expect {interval} on new rows "
-        "and if trained again (95 % interval)."
-    )
+    sentence = judged(0.05, 0.02, metric=metric).sentence
+    assert f"HiRA {gain} than LoRA" in sentence and f"expect {interval} on new rows" in sentence
 
 
-def test_several_seeds_stand_in_the_sentence() -> None:
+def test_several_seeds_are_in_the_sentence() -> None:
     assert "on 1,500 confirm rows and 2 seeds; expect " in judged(0.05, 0.02, n_seeds=2).sentence
 
 
@@ -137,5 +101,5 @@ def test_an_end_that_rounds_to_0_has_no_minus() -> None:
 
 def test_a_name_in_small_letters_starts_a_sentence_with_a_capital() -> None:
     given = verdict(None, names=("", "the suggested plan"), params=(1, 1), margin=0.01, metric=ACCURACY)
-    assert given.sentence.startswith("The suggested plan is handed over without a comparison:")
+    assert given.sentence.startswith("The suggested plan is returned without a comparison:")
     assert (given.label, given.mean_difference, given.interval_95) == (KEPT, None, None)

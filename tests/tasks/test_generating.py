@@ -40,7 +40,7 @@ def cache_bytes(model, n_rows, n_tokens):
 def test_rows_at_a_time_leave_half_of_the_memory_to_their_cache(n_free_rows, llama, monkeypatch):
     row_bytes = cache_bytes(llama, 1, LENGTH + NEW)
     monkeypatch.setattr(generating, "free_bytes", lambda device: int(2 * n_free_rows * row_bytes))
-    assert generating.rows_with_room(llama, LENGTH + NEW, device=CPU) == max(1, int(n_free_rows))
+    assert generating.rows_that_fit(llama, LENGTH + NEW, device=CPU) == max(1, int(n_free_rows))
 
 
 def test_texts_are_the_same_however_many_rows_are_written_at_a_time(llama, monkeypatch):
@@ -50,7 +50,7 @@ def test_texts_are_the_same_however_many_rows_are_written_at_a_time(llama, monke
     texts, calls = [], []
     hook = llama.model.register_forward_pre_hook(lambda *_: calls.append(1))
     for n_rows in (5, 2, 1):
-        monkeypatch.setattr(generating, "rows_with_room", lambda *_, n=n_rows, **place: n)
+        monkeypatch.setattr(generating, "rows_that_fit", lambda *_, n=n_rows, **place: n)
         config = {"max_new_tokens": NEW, "pad_token_id": 0, "eos_token_id": None}
         texts.append(generating.generate_greedily(llama, Words(), features, n_skipped=LENGTH, **config))
     hook.remove()
@@ -77,11 +77,11 @@ def test_settings_of_the_model_s_own_config_change_no_text_and_bring_no_warnings
         n_before = ids.shape[1] if kind == "llama" else 1
         config["eos_token_id"] = int(plain[0].split()[n_before])
     before = generating.generate_greedily(model, Words(), features, **config)
-    own, told = model.generation_config, []
+    own, logged = model.generation_config, []
     model.generation_config = transformers.GenerationConfig(**{**own.to_diff_dict(), **values})
     known = model.generation_config.to_dict()
     handler = logging.Handler()
-    handler.emit = lambda record: told.append(record.getMessage())
+    handler.emit = lambda record: logged.append(record.getMessage())
     logging.getLogger("transformers").addHandler(handler)
     try:
         with warnings.catch_warnings():
@@ -91,4 +91,4 @@ def test_settings_of_the_model_s_own_config_change_no_text_and_bring_no_warnings
     finally:
         logging.getLogger("transformers").removeHandler(handler)
         model.generation_config = own
-    assert (texts, told) == (before, [])
+    assert (texts, logged) == (before, [])

@@ -12,6 +12,7 @@ from tokenizers.processors import TemplateProcessing
 from toys.bases import toy_base
 from toys.tasks import CHAT_TEMPLATE, with_end_of_text
 
+from autopeft.errors import DataError
 from autopeft.plugins import IGNORED, LabelSpace, discover
 from autopeft.types import TaskSpec
 
@@ -108,7 +109,7 @@ def test_the_end_of_a_turn_ends_what_is_generated(words):
     ],
 )
 def test_templates_write_the_same_date_every_day(words, template):
-    """As Llama 3, SmolLM3 and gpt-oss write it: what they are told, or today's."""
+    """As Llama 3, SmolLM3 and gpt-oss write it: the date that is passed, or today's."""
     words = copy.deepcopy(words)
     words.chat_template = f"{template} {CHAT_TEMPLATE}"
     chat = json.dumps([{"role": "user", "content": "the food"}])
@@ -130,17 +131,9 @@ MISTRAL = (
 )
 
 
-def test_a_system_message_stands_where_the_template_writes_it_for_the_question(words):
-    """As Mistral's does: in the user's last turn, while nothing follows it."""
-    words = copy.deepcopy(words)
+def test_a_system_message_that_an_answer_moves_is_refused(words):
+    """Mistral's template writes it into the user's last turn, while nothing follows it."""
     words.chat_template = MISTRAL
-    user, answer = {"role": "user", "content": "the film"}, {"role": "assistant", "content": "bad"}
-    turns = [{"role": "system", "content": "and so"}, user, answer, {**user, "content": "the food"}]
-    asked = words.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    assert asked == "day the film [SEP] bad [SEP] day and so\n\nthe food [SEP] "
-    _, made = encoded(words, "chat", [json.dumps(turns)], ["good"], max_length=40)
-    (row,), (labels,) = [e["input_ids"] for e in made.examples], made.labels
-    assert words.decode(row) == words.decode(
-        words(asked + "good [SEP]", add_special_tokens=False)["input_ids"]
-    )
-    assert words.decode([i for i in labels if i != -100]) == "good [SEP]"
+    turns = [{"role": "system", "content": "and so"}, {"role": "user", "content": "the film"}]
+    with pytest.raises(DataError, match="system messages"):
+        encoded(words, "chat", [json.dumps(turns)], ["good"], max_length=40)

@@ -31,9 +31,6 @@ MARKED = (
 WITH_LATE_THOUGHTS = CHAT_TEMPLATE.replace(
     "{{ m.content }}", "{{ 'and and ' if m.role == 'assistant' and loop.last else '' }}{{ m.content }}"
 )
-REWRITING = CHAT_TEMPLATE.replace(
-    "m.content", "('of' if m.role == 'assistant' and not loop.last and messages | length > 4 else m.content)"
-)
 
 
 @pytest.fixture
@@ -114,13 +111,6 @@ def test_thoughts_that_only_the_last_answer_has_hide_no_earlier_one(words):
     assert notes == ()
 
 
-def test_a_chat_whose_earlier_turns_are_rewritten_learns_its_last_answer_and_is_counted(words):
-    words.chat_template = REWRITING
-    text, (note,) = learned(words, TURNS)
-    assert text == "_ " * 22 + "poor it [SEP]"
-    assert note.startswith("Of 1 of 1 chats the last answer alone is learned")
-
-
 def test_a_greeting_before_the_first_question_hides_no_later_answer(words):
     """Templates such as SmolLM2's read the first message, and cannot write a chat without any."""
     words.chat_template = "{% if messages[0].role == 'system' %}{% endif %}" + CHAT_TEMPLATE
@@ -149,7 +139,7 @@ def test_an_answer_of_weight_0_is_not_learned(words, template):
     assert learned(words, turns)[0].split()[16:18] == ["bad", "[SEP]"]
 
 
-def test_the_end_that_a_template_lacks_is_learned_after_every_answer(words):
+def test_an_end_that_the_template_does_not_write_is_learned_after_every_answer(words):
     """As GLM's: an answer ends where the next turn begins."""
     words.chat_template = CHAT_TEMPLATE.replace(" [SEP]", "").replace("{{ 'day '", "{{ '[SEP] day '")
     assert learned(words, TURNS)[0].endswith("_ _ _ _ bad [SEP] _ _ _ _ poor it [SEP]")
@@ -166,7 +156,7 @@ def test_all_learns_the_prompt_and_leaves_none_to_answer(words):
     words.chat_template = CHAT_TEMPLATE
     ids, labels, _ = encoded(words, TURNS, learn="all")
     assert labels == ids
-    with pytest.raises(SpecError, match=r"^task\.learn all leaves no prompt to answer"):
+    with pytest.raises(SpecError, match="no prompt"):
         encoded(words, TURNS, learn="all", metric="exact-match")
 
 

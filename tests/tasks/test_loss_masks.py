@@ -1,7 +1,7 @@
 """Labels of prompts and padding, and the ids at padding, change neither loss nor gradients.
 
 `by_hand` is the loss over what counts alone, from all log-probabilities, a mask of ones and zeros, and drawn
-numbers in place of every label and id that must not matter.
+numbers instead of every label and id that must not matter.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def test_the_right_choice_is_a_number_a_letter_or_a_text(tmp_path, right):
     assert (data.label_space.kind, data.label_names) == ("choice", ("A", "B", "C"))
 
 
-def test_choices_may_stand_in_columns_or_in_a_record(tmp_path):
+def test_choices_may_be_in_columns_or_in_a_record(tmp_path):
     rows = [{"sent1": f"q{i}", "a": "x", "b": "y", "label": i % 2} for i in range(60)]
     named = read(tmp_path / "a.jsonl", rows, text_columns=("sent1", "a", "b"))
     assert named.text_columns == ("sent1", "a", "b") and set(named.train.labels) == {0, 1}
@@ -50,12 +50,12 @@ def test_choices_may_stand_in_columns_or_in_a_record(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"answer": "maybe"}, "The label 'maybe' of row 61 of train names none of its 3 choices"),
-        ({"answer": 3}, "The label '3' of row 61 of train names none"),
-        ({"choices": ["yes", "no"]}, "The rows have 2 to 3 choices; give all the same number"),
-        ({"question": " "}, "The question or a choice is missing in row 61 of train; complete"),
-        ({"choices": ["yes", None, "so"]}, "The question or a choice is missing in row 61 of train"),
-        ({"answer": 1}, "The label '1' of row 61 of train names none of its 3 choices, read as letters"),
+        ({"answer": "maybe"}, "'maybe' of row 61"),
+        ({"answer": 3}, "'3' of row 61"),
+        ({"choices": ["yes", "no"]}, "2 to 3 choices"),
+        ({"question": " "}, "missing in row 61"),
+        ({"choices": ["yes", None, "so"]}, "missing in row 61"),
+        ({"answer": 1}, "'1' of row 61"),
     ],
 )
 def test_rows_that_cannot_be_used_are_refused(tmp_path, row, message):
@@ -139,7 +139,7 @@ def test_part_without_labels_is_left_out_and_such_rows_of_train_dropped(tmp_path
     assert len(by_question(mixed)) == 60 and "Dropped 2 train rows without a label." in mixed.notes
 
 
-def test_scores_are_those_of_each_choice_beside_its_question(tokenizer):
+def test_scores_are_those_of_each_choice_with_its_question(tokenizer):
     toy = make_toy(PLUGIN, tokenizer)
     scores = []
     for question, *choices in toy.inputs:

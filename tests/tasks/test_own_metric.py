@@ -62,7 +62,7 @@ def test_the_function_gets_texts_references_and_prompts_and_its_mean_is_the_metr
 
 def test_scores_that_are_not_one_a_text_are_refused(module, tokenizer):
     allow_own_function(f"{module}:few")
-    with pytest.raises(SpecError, match=r"gave \[1\.0\] for 2 texts; it should give one finite"):
+    with pytest.raises(SpecError, match="for 2 texts"):
         evaluated(tokenizer, f"{module}:few")
 
 
@@ -72,15 +72,13 @@ def test_code_that_a_file_names_runs_only_if_the_user_names_it_too(module, tmp_p
     config.write_text(f"task:\n  metric: '{name}'\n")
     settings = {"config": config, "env": {}, "assignments": ()}
     spec, _ = resolve_settings(flags={}, **settings)
-    with pytest.raises(SpecError, match=f"pass --metric {name} if you trust it"):
+    with pytest.raises(SpecError, match=f"--metric {name}"):
         own_function(spec.task.metric)
     resolve_settings(flags={"task.metric": name}, **settings)
     assert callable(own_function(name))
 
 
-@pytest.mark.parametrize(
-    ("function", "fault"), [("lost", "AttributeError"), ("value", "is int; it should be a function")]
-)
+@pytest.mark.parametrize(("function", "fault"), [("lost", "AttributeError"), ("value", "function")])
 def test_names_that_lead_to_no_function_are_refused(module, function, fault):
     allow_own_function(f"{module}:{function}")
     with pytest.raises(SpecError, match=fault):

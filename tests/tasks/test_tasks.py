@@ -127,9 +127,9 @@ def test_neither_batch_size_nor_padding_changes_what_is_measured(toy):
 
 @by_task
 def test_unknown_metric_and_target_of_another_task_are_refused(toy, part):
-    with pytest.raises(UnknownNameError, match="no metric of"):
+    with pytest.raises(UnknownNameError, match="beauty"):
         part.fitted(TaskSpec(metric="beauty"), toy.task.label_space)
-    with pytest.raises(DataError, match=r"choose another --task"):
+    with pytest.raises(DataError, match="smells"):
         part.fitted(TaskSpec(), LabelSpace(kind="smells"))
 
 
@@ -175,13 +175,13 @@ def test_encoded_texts_are_cut_to_the_longest_length_allowed(task, tokenizer):
     assert {len(values) for values in example.values()} == {7}
 
 
-def test_pair_of_texts_stands_in_one_example(task, tokenizer):
+def test_pair_of_texts_is_one_example(task, tokenizer):
     (example,) = task.encode([["good film", "bad plot"]], [0], tokenizer, CONTEXT).examples
     words = tokenizer.convert_ids_to_tokens(example["input_ids"])
     assert words == ["[CLS]", "good", "film", "[SEP]", "bad", "plot", "[SEP]"]
 
 
-def test_scores_stand_in_the_order_of_the_examples(task, rows):
+def test_scores_are_in_the_order_of_the_examples(task, rows):
     examples, labels = rows(task)
     right = nn.functional.one_hot(torch.tensor(labels)) * 20.0
     right[[2, 11, 19]] *= -1

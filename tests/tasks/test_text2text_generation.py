@@ -68,6 +68,6 @@ def test_what_is_cut_is_noted(toy):
     made = toy.encoded(max_length=4)
     assert {len(example["input_ids"]) for example in made.examples} == {4}
     (note,) = made.notes
-    assert note.startswith("20 of 20 prompts were cut to 4 tokens, and 6 rows are dropped")
+    assert note.startswith("20 of 20 prompts were cut to 4 tokens, and 6 rows")
     assert made.dropped == tuple(i for i, labels in enumerate(made.labels) if set(labels.tolist()) == {-100})
     assert len(made.dropped) == 6

@@ -1,4 +1,4 @@
-"""Turns rows of token ids into batches, padded on the right, and runs a model on a batch."""
+"""Makes batches of rows of token ids, padded on the right, and runs a model on a batch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def pad_features(examples: Sequence[Example], pad_token_id: int) -> Batch:
 
 
 def without_labels(batch: Batch) -> Batch:
-    """Take the features of a batch, with which the model is called."""
+    """Return the features of a batch, with which the model is called."""
     return {name: value for name, value in batch.items() if name != "labels"}
 
 

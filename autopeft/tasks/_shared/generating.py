@@ -1,4 +1,4 @@
-"""Generates texts, as many at a time as there is memory for their keys and values."""
+"""Generates texts, as many at a time as the memory holds keys and values for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from autopeft.model import free_bytes
 from autopeft.plugins import Batch
 from autopeft.types import FLOAT32_BYTES
 
-# Set here, since `generate` would take the values of the model's own config: beams, repetition penalties.
+# Set here, since `generate` would use the values of the model's own config: beams, repetition penalties.
 _GREEDY: dict[str, Any] = {
     "do_sample": False,
     "num_beams": 1,
@@ -23,8 +23,8 @@ _GREEDY: dict[str, Any] = {
     "no_repeat_ngram_size": 0,
     "encoder_no_repeat_ngram_size": 0,
 }
-# Values of the model's own config that mean nothing for greedy texts of any length. They are removed, not set
-# to a neutral value: transformers would warn in every call of a length that is given under two names.
+# Values of the model's own config that have no meaning for greedy texts of any length. They are removed, not
+# set to a neutral value: transformers would warn in every call of a length that is given under two names.
 _UNSET = (
     *("min_length", "min_new_tokens", "max_length"),
     *("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"),
@@ -32,7 +32,7 @@ _UNSET = (
 )
 # Names in a base model's own generation config that change no text; all others do, such as suppressed tokens.
 NOT_OF_THE_MODEL = frozenset({*_GREEDY, *_UNSET, "max_new_tokens", "_from_model_config"})
-_CACHE_SHARE = 0.5  # of a device's free memory, for keys and values; chosen by hand
+_CACHE_SHARE = 0.5  # of a device's free memory, for keys and values; heuristic
 
 
 def generate_greedily(
@@ -48,12 +48,12 @@ def generate_greedily(
     greedy = GenerationConfig(**_GREEDY, max_new_tokens=max_new_tokens, **config)
     ids = features["input_ids"]
     n_rows, n_tokens = ids.shape
-    n_at_once = min(n_rows, rows_with_room(model, n_tokens + max_new_tokens, device=ids.device))
+    n_at_once = min(n_rows, rows_that_fit(model, n_tokens + max_new_tokens, device=ids.device))
     texts: list[str] = []
     for start in range(0, n_rows, n_at_once):
-        part = {name: tensor[start : start + n_at_once] for name, tensor in features.items()}
+        some = {name: tensor[start : start + n_at_once] for name, tensor in features.items()}
         with _without_sampling(model):
-            written = cast(Any, model).generate(**part, generation_config=greedy)
+            written = cast(Any, model).generate(**some, generation_config=greedy)
         texts += tokenizer.batch_decode(written[:, n_skipped:], skip_special_tokens=True)
     return texts
 
@@ -72,7 +72,7 @@ def _without_sampling(model: nn.Module) -> Iterator[None]:
             setattr(config, name, value)
 
 
-def rows_with_room(model: nn.Module, n_tokens: int, *, device: torch.device) -> int:
+def rows_that_fit(model: nn.Module, n_tokens: int, *, device: torch.device) -> int:
     """Count the rows of `n_tokens` tokens whose keys and values fit into half the free memory, at least 1.
 
     A batch that fits a forward pass may not fit here, since generation makes rows longer: a model of 8

@@ -17,7 +17,7 @@ from autopeft.tasks._shared.batches import Rows, logits_of
 from autopeft.tasks._shared.usual import LABELLED, require_kind, require_metric
 from autopeft.types import TaskSpec
 
-# Classes are uneven if the most frequent is this many times as frequent as the rarest. Chosen by hand:
+# Classes are uneven if the most frequent is this many times as frequent as the rarest. Heuristic:
 # poem_sentiment has 11 (always guessing the majority gives 66 % accuracy, TF-IDF 69 % with a macro-F1 of
 # 0.37), banking77 has 5.
 _UNEVEN = 10
@@ -72,7 +72,7 @@ class LabelledTask:
     metric_label = property(lambda self: getattr(self._metric, "label", ""))
 
     def fitted(self, spec: TaskSpec, label_space: LabelSpace, tokenizer: Any = None) -> LabelledTask:
-        """Adapt the task to a dataset; its metric is the user's or the default; uneven classes differ."""
+        """Adapt the task to a dataset; the default metric depends on the labels and how even they are."""
         require_kind(self.name, label_space, self.kinds)
         task = replace(self, label_space=label_space, chosen_metric=spec.metric, notes=())
         if spec.metric is not None:
@@ -103,7 +103,7 @@ class LabelledTask:
         return {**self.collate_inputs(examples, pad_token_id), "labels": truth}
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Average the examples' losses, shape ()."""
+        """Compute the mean loss of the examples, shape ()."""
         return _losses(self.label_space, logits_of(model, batch), batch["labels"]).mean()
 
     def n_terms(self, batch: Batch) -> int:

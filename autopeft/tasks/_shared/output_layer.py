@@ -1,8 +1,8 @@
-"""A language model cut before its output layer, so that logits are made for some positions alone.
+"""Runs a language model up to its output layer, so that logits are computed only for some positions.
 
-`logits_to_keep` of `transformers` would do for most models, but it makes the logits of all these positions at
-once, and models with code of their own lack it. The cut needs one fact: the output layer is a child of the
-model itself. Other models give all logits, of which some are kept.
+`logits_to_keep` of `transformers` computes the logits of all these positions at once, and models with code of
+their own do not have it. The cut needs the output layer to be a child of the model itself. For other models
+all logits are computed, of which some are kept.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from autopeft.plugins import IGNORED, Batch
 
 @dataclass(frozen=True, kw_only=True)
 class HeadInputs:
-    """The inputs of a model's output layer at labelled positions, and a function that makes logits of them.
+    """The inputs of a model's output layer at labelled positions, and a function that computes their logits.
 
-    `to_logits` runs the model's forward pass, with the recorded outputs in place of all layers before the
-    output layer. So the model itself scales or caps the logits, in whatever pieces they are made.
+    `to_logits` runs the model's forward pass, with recorded outputs instead of all layers before the output
+    layer. So the model itself scales or caps the logits, in whatever pieces they are computed.
     """
 
     states: Tensor  # (N, D)
@@ -39,7 +39,7 @@ class HeadInputs:
 def positions_of(targets: Tensor) -> Tensor:
     """List row and column of each target (B, T) that is not -100, shape (2, N), row by row.
 
-    Call it on the CPU if possible: a GPU must finish its work to tell the number of positions.
+    Call it on the CPU if possible: a GPU must finish its work before the number of positions is known.
     """
     return torch.stack((targets != IGNORED).nonzero(as_tuple=True))
 
@@ -49,8 +49,8 @@ def run_to_output(
 ) -> HeadInputs:
     """Run a model up to its output layer, and keep the states at `positions` (2, N).
 
-    None takes all positions whose target (B, T) is not -100. If the model cannot be cut there, all logits are
-    made, and those at the positions stand for states.
+    None takes all positions whose target (B, T) is not -100. If the model cannot be cut there, the states are
+    the logits at the positions.
     """
     rows, columns = positions_of(targets) if positions is None else positions
     labels = targets[rows, columns]
@@ -101,14 +101,14 @@ def run_to_output(
 
 
 def _from_logits(logits: Tensor, labels: Tensor) -> HeadInputs:
-    """Make logits (N, V) stand for the states."""
+    """Use logits (N, V) as the states."""
     return HeadInputs(
         states=logits, labels=labels, to_logits=lambda piece: piece, n_words=logits.shape[-1], parameters=()
     )
 
 
 class _Replay(nn.Module):
-    """Stands for a module: returns its recorded outputs in order, and has all its attributes."""
+    """Replaces a module: returns its recorded outputs in order, and has all its attributes."""
 
     def __init__(self, original: nn.Module, outputs: Sequence[Any]) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class _Replay(nn.Module):
 
 @contextlib.contextmanager
 def _replaying(inner: nn.Module, outputs: Mapping[str, Sequence[Any]]) -> Iterator[None]:
-    """Let children of a model return recorded outputs in this context; their hooks are not called."""
+    """Replay recorded outputs of a model's children in this context; their hooks are not called."""
     originals = {name: inner.get_submodule(name) for name in outputs}
     try:
         for name, original in originals.items():
@@ -139,7 +139,7 @@ def _replaying(inner: nn.Module, outputs: Mapping[str, Sequence[Any]]) -> Iterat
 
 @contextlib.contextmanager
 def _fed(output_layer: nn.Module, states: Tensor) -> Iterator[None]:
-    """Feed the output layer these states (n, D) as one row of n positions, in place of its input."""
+    """Feed the output layer these states (n, D) as one row of n positions, instead of its input."""
     hook = output_layer.register_forward_pre_hook(lambda _, args: (states[None], *args[1:]))
     try:
         yield

@@ -13,9 +13,9 @@ from torch.autograd.function import once_differentiable
 
 from autopeft.tasks._shared.output_layer import HeadInputs
 
-# Most logits of a piece: 64 MiB in float32, 32 MiB in bfloat16, and both again for the gradient. Chosen by
-# hand: 2**23 and 2**24 were fastest for 49,152 words. Each piece reads the whole output layer: 1 GB of
-# 128,256 words in bfloat16. A GPU would wait for it at 131 tokens a piece, so it takes four times as much.
+# Most logits of a piece: 64 MiB in float32, 32 MiB in bfloat16, and both again for the gradient. 2**23 and
+# 2**24 were fastest for 49,152 words. Each piece reads the whole output layer: 1 GB of 128,256 words in
+# bfloat16. A GPU would wait for it at 131 tokens a piece, so that its pieces are four times as large.
 PIECE_LOGITS = 2**24
 GPU_PIECE_LOGITS = 2**26
 
@@ -23,13 +23,13 @@ _as_on_gpu = ContextVar("as_on_gpu", default=False)
 
 
 def piece_logits(*, on_gpu: bool) -> int:
-    """Look up how many logits may be in memory at a time."""
+    """Return how many logits may be in memory at a time."""
     return GPU_PIECE_LOGITS if on_gpu else PIECE_LOGITS
 
 
 @contextlib.contextmanager
 def pieces_of_a_gpu() -> Iterator[None]:
-    """Let a CPU take pieces as large as a GPU's in this context, to trace the memory of a GPU's step."""
+    """Use pieces as large as a GPU's on a CPU in this context, to trace the memory of a GPU's step."""
     token = _as_on_gpu.set(True)
     try:
         yield
@@ -47,7 +47,7 @@ def mean_loss(head: HeadInputs) -> Tensor:
 
 
 def over_pieces(head: HeadInputs, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Apply `function` piece by piece to logits (n, V) in fp32 and labels (n,); join its rows to (N, …)."""
+    """Apply `function` piece by piece to float32 logits (n, V) and labels (n,); join its rows to (N, …)."""
     return torch.cat([function(head.to_logits(x).float(), labels) for x, labels in _pieces(head)])
 
 

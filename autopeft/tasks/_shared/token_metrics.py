@@ -1,4 +1,4 @@
-"""Metrics of tokens and of written texts, from counts per example that are collected batch by batch."""
+"""Metrics of tokens and of generated texts, from counts per example that are collected batch by batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LARGEST_EXPONENT = 700.0  # exp overflows a float at 709.8
 
 @dataclass
 class TokenCounts:
-    """Per example: summed cross-entropy, number of labelled tokens, right ones, score of the written text."""
+    """Per example: summed cross-entropy, labelled tokens, right ones, and the score of the generated text."""
 
     losses: list[float] = field(default_factory=list)
     n_tokens: list[int] = field(default_factory=list)
@@ -80,7 +80,7 @@ def _mean_of_texts(counts: TokenCounts) -> Scored:
     return sum(counts.text_scores) / len(counts.text_scores), tuple(counts.text_scores)
 
 
-OWN = TokenMetric(score=_mean_of_texts, greater_is_better=True, is_share=False)  # a function of the user's
+OWN = TokenMetric(score=_mean_of_texts, greater_is_better=True, is_share=False)  # the user's function
 TOKEN_METRICS = {
     "loss": TokenMetric(score=_loss, greater_is_better=False, is_share=False),
     "perplexity": TokenMetric(score=_perplexity, greater_is_better=False, is_share=False),

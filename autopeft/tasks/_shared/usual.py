@@ -1,6 +1,6 @@
-"""Checks of a task's target and metric, and the defaults of a full run by the kind of examples.
+"""Checks of a task's label space and metric, and the defaults of a full run by the kind of examples.
 
-All numbers are chosen by hand, for the reasons beside them.
+All numbers are heuristic, for the reasons next to them.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ GENERATED = replace(COMPLETIONS, max_new_tokens=(16, 1024))
 
 
 def require_kind(task: str, label_space: LabelSpace, kinds: Sequence[str]) -> None:
-    """Raise DataError if the task does not learn this kind of target."""
+    """Raise DataError if the task does not learn this kind of labels."""
     if label_space.kind not in kinds:
         raise DataError(
-            f"{task} learns {' or '.join(kinds)}, but the target of these rows is {label_space.kind}; choose "
-            "another --task."
+            f"{task} learns labels of kind {' or '.join(kinds)}, but these rows have {label_space.kind}; "
+            "choose another --task."
         )
 
 

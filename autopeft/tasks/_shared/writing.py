@@ -1,4 +1,4 @@
-"""The record of tasks that write text: settings, loss, and evaluation by tokens or by generated answers."""
+"""The record of tasks that generate text: settings, loss, and evaluation by tokens or by answers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from autopeft.tasks._shared.token_metrics import EXACT_MATCH, OWN, TOKEN_METRICS
 from autopeft.tasks._shared.usual import BLOCKS, COMPLETIONS, GENERATED, require_kind, require_metric
 from autopeft.types import TaskSpec, shortened
 
-# Thoughts before an answer, also without the opening tag, which may stand in the prompt.
+# Thoughts before an answer, also without the opening tag, which may be part of the prompt.
 _THOUGHTS = re.compile(
     rf"\A\s*<({THOUGHTS})>.*?</\1>\s*|\A(?:(?!<{THOUGHTS}>).)*?</{THOUGHTS}>\s*", re.DOTALL
 )
@@ -47,7 +47,7 @@ _LEARNED = {
     "answers": "Every answer of the assistant is learned.",
     "all": "All of the chat is learned.",
 }
-WITH_PROMPT = ("completion", "chat")  # kinds of targets whose rows are a prompt and what is to follow it
+WITH_PROMPT = ("completion", "chat")  # kinds of labels whose rows are a prompt and a completion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +57,8 @@ class TextModel:
     - `encode`: the kind of labels, texts, completions, tokenizer, max_length, `learn` -> features and labels.
     - `features`: model and batch -> what the model is called with.
     - `targets`: labels (B, T) -> the label that each position predicts (B, T), -100 if it predicts none.
-    - `generate`: model, batch, tokenizer and max_new_tokens -> one text per example, for `exact-match`.
-    - `text_form`: the kind of labels and tokenizer -> how a row is written as one text, in words; empty if
-      there is nothing to tell.
+    - `generate`: model, batch, tokenizer and max_new_tokens -> one text per example.
+    - `text_form`: the kind of labels and tokenizer -> a sentence on how a row becomes one text, or nothing.
     """
 
     encode: Callable[..., Encoded]
@@ -71,7 +70,7 @@ class TextModel:
 
 @dataclass(frozen=True, kw_only=True)
 class WritingTask:
-    """A task that learns to write text, by cross-entropy in nats per labelled token; that is its metric, too.
+    """A task that learns to generate text, by cross-entropy in nats per labelled token.
 
     `kinds` are the kinds of `LabelSpace` that the task learns; `model_type` has what differs by type of
     model.
@@ -85,9 +84,9 @@ class WritingTask:
     model_type: TextModel
     notes: tuple[str, ...] = ()
     spec: TaskSpec = field(default_factory=TaskSpec)
-    max_new_tokens: int = 64  # of an answer, if no data say how many; chosen by hand
+    max_new_tokens: int = 64  # of an answer, if the rows do not say how many; heuristic
     tokenizer: Any = field(default=None, repr=False, compare=False)
-    # Labels of a batch on its device -> positions of its targets. Parts of a batch are not in it.
+    # Labels of a batch on its device -> positions of its targets. Slices of a batch are not in it.
     _positions: WeakTensorKeyDictionary = field(
         default_factory=WeakTensorKeyDictionary, init=False, repr=False, compare=False
     )
@@ -104,7 +103,7 @@ class WritingTask:
 
     @property
     def defaults(self) -> TaskDefaults:
-        """Defaults of a full run: for generated answers, prompts with completions, or blocks of text."""
+        """Defaults of a full run: of generated answers, prompts with completions, or blocks of text."""
         if self.judges_texts:
             return GENERATED
         return COMPLETIONS if self.label_space.kind in WITH_PROMPT else BLOCKS
@@ -112,10 +111,9 @@ class WritingTask:
     @property
     def text_form(self) -> str:
         """How a row with a prompt becomes one text, in words; empty without tokenizer and for other rows."""
-        form = (
-            "" if self.tokenizer is None else self.model_type.text_form(self.label_space.kind, self.tokenizer)
-        )
-        return f"{form} {_LEARNED[self.spec.learn]}" if form and self.label_space.kind == "chat" else form
+        kind = self.label_space.kind
+        form = "" if self.tokenizer is None else self.model_type.text_form(kind, self.tokenizer)
+        return f"{form} {_LEARNED[self.spec.learn]}" if form and kind == "chat" else form
 
     metrics = tuple(TOKEN_METRICS)  # the default first
     judges_texts = property(lambda self: self.metric == EXACT_MATCH or is_own_metric(self.metric))
@@ -133,7 +131,7 @@ class WritingTask:
             require_metric(self.name, task.metric, self.metrics)
         if task.judges_texts and label_space.kind not in WITH_PROMPT:
             raise DataError(
-                f"{task.metric} needs prompts with completions, but the target of these rows is "
+                f"{task.metric} needs prompts with completions, but the labels of these rows are of kind "
                 f"{label_space.kind}; set --metric {self.metrics[0]}."
             )
         if spec.learn == "all" and task.judges_texts:
@@ -145,8 +143,7 @@ class WritingTask:
             re.compile(spec.answer_pattern or "")
         except re.error as error:
             raise SpecError(
-                f"task.answer_pattern {spec.answer_pattern!r} is no regular expression ({error}); correct it "
-                "or leave it out."
+                f"task.answer_pattern {spec.answer_pattern!r} is not a regular expression ({error})."
             ) from error
         return task
 
@@ -160,11 +157,11 @@ class WritingTask:
         )
 
     def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
-        """Make a batch, padded on the right: features (B, T), and `labels` (B, U), -100 at padding."""
+        """Make a batch, padded on the right: features (B, T) and `labels` (B, U), -100 at padding."""
         return {**pad_features(examples, pad_token_id), "labels": pad(labels, IGNORED)}
 
     def placed(self, batch: Batch, place: Callable[[Tensor], Tensor]) -> Batch:
-        """Copy a batch to its device, and the positions of its targets, which the CPU lists before."""
+        """Copy a batch to its device, and the positions of its targets, which the CPU finds before."""
         positions = positions_of(self.model_type.targets(batch["labels"]))
         on_device = {name: place(tensor) for name, tensor in batch.items()}
         self._positions[on_device["labels"]] = place(positions)
@@ -200,12 +197,12 @@ class WritingTask:
         return run_to_output(model, features, self.model_type.targets(labels), positions)
 
     def _written(self, model: nn.Module, batch: Batch) -> list[WrittenText]:
-        """Let the model write a text for each example."""
+        """Generate a text for each example."""
         assert self.tokenizer is not None, "the task was fitted without a tokenizer"
         texts = self.model_type.generate(model, batch, self.tokenizer, self.max_new_tokens)
         answers = [last_answer(labels) for labels in batch["labels"].tolist()]
         inputs = batch["input_ids"].tolist()
-        if self.peft_task_type == "CAUSAL_LM":  # the answer stands in the same row
+        if self.peft_task_type == "CAUSAL_LM":  # the answer is in the same row
             inputs = [row[:start] for row, (start, _) in zip(inputs, answers, strict=True)]
         prompts, references = (
             self.tokenizer.batch_decode(ids, skip_special_tokens=True)
@@ -227,21 +224,21 @@ class WritingTask:
 def _own_scores(name: str, *columns: Sequence[str]) -> list[float]:
     """Call the user's function with texts, references and, if it takes them, prompts; check its scores."""
     score = own_function(name)
-    parameters = inspect.signature(score).parameters.values()
-    n_taken = sum(each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD) for each in parameters)
-    takes_all = n_taken > 2 or any(each.kind is each.VAR_POSITIONAL for each in parameters)
-    scores = list(score(*columns[: 3 if takes_all else 2]))
-    numbers = [float(number) for number in scores]
-    if len(numbers) != len(columns[0]) or not all(map(math.isfinite, numbers)):
+    try:
+        inspect.signature(score).bind(*columns)
+    except TypeError:
+        columns = columns[:2]
+    scores = [float(number) for number in score(*columns)]
+    if len(scores) != len(columns[0]) or not all(map(math.isfinite, scores)):
         raise SpecError(
-            f"--metric {name} gave {shortened(str(scores), 60)} for {len(columns[0])} texts; it should give "
-            "one finite number a text, the larger the better."
+            f"--metric {name} returned {shortened(str(scores), 60)} for {len(columns[0])} texts; it should "
+            "return one finite number per text, the larger the better."
         )
-    return numbers
+    return scores
 
 
-def all_dropped(n_rows: int, longest: int | str, max_length: int) -> str:
-    """Write the refusal if no row keeps the end of its completion; it names the length that would do."""
+def all_dropped(n_rows: int, longest: int, max_length: int) -> str:
+    """Format the refusal if no row keeps the end of its completion; it has the length that would do."""
     return (
         f"All {n_rows} rows would be dropped, since their completions lose their end in {max_length} tokens; "
         f"the longest has {longest}: set --max-length to that if the model's context allows it, or shorten "
@@ -250,9 +247,10 @@ def all_dropped(n_rows: int, longest: int | str, max_length: int) -> str:
 
 
 def _find_answer(text: str, pattern: str | None) -> str | None:
-    """Find the first match, or its first group if there is one; None: no match. No pattern: the whole text.
+    """Return the first match, or its first group if there is one; None without a match.
 
-    Thoughts before an answer, which some chat templates write even if they are empty, are removed first.
+    Without a pattern the answer is the whole text. Thoughts before an answer, which some chat templates write
+    even if they are empty, are removed first.
     """
     text = _THOUGHTS.sub("", text)
     if pattern is None:
@@ -262,7 +260,7 @@ def _find_answer(text: str, pattern: str | None) -> str | None:
 
 
 def _require_answers(completions: Sequence[str], pattern: str | None) -> None:
-    """Raise DataError if the pattern finds no answer in a true completion: none could be compared with it."""
+    """Raise DataError if the pattern finds no answer in a true completion."""
     missing = [text for text in completions if not _find_answer(text, pattern)]
     if missing:
         raise DataError(
