@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
 from peft import PeftConfig
 
 from autopeft import exports, model, space
@@ -14,18 +12,17 @@ from autopeft.adapters import compile_plan
 from autopeft.commands.estimate import EstimateRequest, RunRequest, StepEstimate, estimate_step
 from autopeft.errors import BudgetError, SpecError, UnknownNameError
 from autopeft.model import BaseModel
-from autopeft.plugins import PACKED_KINDS, discover
+from autopeft.plugins import PACKED_KINDS, ExportSource, TrainingFacts, discover
+from autopeft.report.formatting import render
 from autopeft.run.prepare import methods_for
 from autopeft.run.resources import budget_of
 from autopeft.space import BASELINE_METHOD, AllocationContext
 from autopeft.train import MOVE_BELOW, MOVE_OF_NUMBERS, head_move, warmup_steps
 from autopeft.types import BudgetSpec, DataSpec, ModelSpec, Plan, RunSpec, TaskSpec
 
-TRAINERS = ("peft", "trl", "unsloth", "axolotl")
 _RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # powers of two, as people and kernels use them
 _USUAL_ROWS = 16  # of a step without --data, as people train language models
-_LINE = 84  # columns of a list in the printed lines; heuristic
-_USUAL_STEPS = 1000  # of a run without --data, for its warm-up; chosen by hand
+_USUAL_STEPS = 1000  # of a run without --data, for its warm-up; heuristic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,38 +87,48 @@ class Suggestion:
         return {name: sorted(value) if isinstance(value, set) else value for name, value in values.items()}
 
     def snippet(self, trainer: str) -> str:
-        """Write the lines that set this suggestion up in `peft`, TRL, unsloth or axolotl.
+        """Return the lines that set this suggestion up in a trainer of `exports.RECIPES`, such as TRL.
 
         Raises:
-            UnknownNameError: `trainer` is none of `TRAINERS`.
-            SpecError: It trains only models that continue texts, and this one is of another kind.
+            UnknownNameError: There are no lines for this trainer.
+            SpecError: It cannot train this model or adapter.
         """
-        if trainer not in TRAINERS:
-            raise UnknownNameError("trainer", trainer, TRAINERS)
-        if trainer != "peft" and (kind := self.config.task_type) not in ("CAUSAL_LM", None):
-            raise SpecError(f"{trainer} trains models that continue texts, not {kind}; pass --for peft.")
-        rows = self.estimate.rows
-        environment = Environment(loader=PackageLoader("autopeft", "templates"), trim_blocks=True)
-        environment.filters["literal"] = _literal
-        return environment.get_template(f"suggest/{trainer}.j2").render(
-            config=self.config,
-            suggestion=self,
-            step=self.estimate.answer.step,
-            max_length=self.max_length,
-            kind=rows and rows.kind,
-            packed_kinds=PACKED_KINDS,
-            n_steps=self.estimate.n_steps,
-            dtype=self.estimate.dtype,
-            moves=(head_move(None if rows is None else rows.n_epochs), MOVE_OF_NUMBERS, MOVE_BELOW),
+        if trainer not in exports.RECIPES:
+            raise UnknownNameError("trainer", trainer, exports.RECIPES)
+        recipe, step, rows = exports.RECIPES[trainer], self.estimate.answer.step, self.estimate.rows
+        learning_rate = float(f"{self.learning_rate:.1e}")
+        source = ExportSource(
+            configs=(self.config,),
+            base_model=self.base_model,
+            task_type=self.config.task_type,
+            head=tuple(self.config.modules_to_save or ()),
+            training=TrainingFacts(
+                learning_rate=learning_rate,
+                micro_batch_size=step.n_rows,
+                accumulation_steps=self.accumulation_steps,
+                max_steps=self.estimate.n_steps,
+                warmup_steps=self.warmup_steps,
+                max_length=self.max_length,
+                quantize=step.quantize,
+                dtype=self.estimate.dtype,
+                checkpointing=step.checkpointing,
+                packs=rows is not None and rows.kind in PACKED_KINDS,
+            ),
         )
-
-
-def _literal(value: Any) -> str:
-    """Write a value for Python on one line; a list that is too long for it gets a line for each item."""
-    text = json.dumps(value)
-    if not isinstance(value, list) or len(text) <= _LINE:
-        return text
-    return "[\n" + "".join(f"        {json.dumps(item)},\n" for item in value) + "    ]"
+        if trainer != "peft" and (faults := recipe.problems(source)):
+            raise SpecError(f"{trainer} cannot train this: {'; '.join(faults)}; pass --for peft.")
+        lines = recipe.text(source)
+        if trainer != "peft" or self.output_layer is None:
+            return lines
+        moves = {
+            "classes": head_move(None if rows is None else rows.n_epochs),
+            "numbers": MOVE_OF_NUMBERS,
+            "below": MOVE_BELOW,
+        }
+        optimizer = render(
+            "head_optimizer.py", learning_rate=learning_rate, output_layer=self.output_layer, moves=moves
+        )
+        return f"{lines}\n\n{optimizer.rstrip()}"
 
 
 def suggest(request: SuggestRequest) -> Suggestion:

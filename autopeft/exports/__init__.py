@@ -1,4 +1,4 @@
-"""Export formats, one file each; `recipes` has those for other trainers, `parts` what several share."""
+"""Export formats, one file each; `recipes` has those for other trainers, `_shared` what several use."""
 
 from __future__ import annotations
 
@@ -12,3 +12,4 @@ from autopeft.exports._shared.reading_back import (
     readers_of,
 )
 from autopeft.exports._shared.weights import read_all_weights, read_weights
+from autopeft.exports.recipes import RECIPES

@@ -32,8 +32,7 @@ ALLOWED = (
     ("run/search_problem.py", "gradient fisher", "scores that every report shows beside the chosen one"),
     ("run/defaults.py", "exact-match", "what is offered where completions are short"),
     ("cli/results.py", "image-classification", "the example of `try` is a file there"),
-    ("commands/suggest.py", "trl axolotl", "trainers for which it has lines of their own"),
-    ("templates/", "lora", "a word of axolotl's and LLaMA-Factory's files"),
+    ("exports/", "lora", "a word of axolotl's and LLaMA-Factory's files"),
     ("tasks/", "exact-match", "a metric of written answers, which their tasks compute themselves"),
 )
 
