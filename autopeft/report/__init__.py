@@ -19,7 +19,6 @@ from autopeft.report.page import (
     page_of,
     report_html,
     report_md,
-    several_html,
     short_html,
     short_text,
 )

@@ -1,8 +1,7 @@
-"""The pages that people read: a run as HTML and Markdown, several runs as HTML, a few lines for Python."""
+"""The pages that people read: a run as HTML and Markdown, and a summary for notebooks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
@@ -217,21 +216,6 @@ def page_html(page: RunPage) -> str:
 def report_md(result: SearchResult, *, words: PartWords) -> str:
     """Write the same report in GitHub's Markdown, without charts."""
     return render("report.md", page=page_of(result, words), max_runs=_MAX_RUNS, max_layers=MAX_ROWS)
-
-
-def several_html(runs: Sequence[tuple[str, SearchResult, PartWords]]) -> str:
-    """Write one page about several runs, each given by name, result and the words of its parts."""
-    shown = [
-        {
-            "page": page_of(result, words),
-            "name": name,
-            "anchor": f"run-{number}",
-            "seconds": result.cost.total_seconds,
-            "difference_chart": difference_chart(result.verdict, is_share=result.setting.metric_is_share),
-        }
-        for number, (name, result, words) in enumerate(runs, 1)
-    ]
-    return render("runs.html", runs=shown)
 
 
 def short_text(result: SearchResult, path: str) -> str:

@@ -7,7 +7,7 @@ import logging
 import os
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -48,20 +48,6 @@ def render(path: Path, out: Path | None = None) -> SearchResult:
     result = RunDir.open(path).load_result()
     report.write(result, out or path, words=part_words(result))
     return result
-
-
-def render_several(paths: Sequence[Path], out: Path) -> tuple[SearchResult, ...]:
-    """Write one page about several finished runs to `out`; the runs stay as they are.
-
-    A run is named by its folder, with the parent folder before it if two runs have the same name.
-    """
-    results = tuple(RunDir.open(path).load_result() for path in paths)
-    ends = [path.resolve().parts[-2:] for path in paths]
-    folders = [parts[-1] for parts in ends]
-    names = [parts[-1] if folders.count(parts[-1]) == 1 else "/".join(parts) for parts in ends]
-    pages = [(name, result, part_words(result)) for name, result in zip(names, results, strict=True)]
-    write_text(out, report.several_html(pages))
-    return results
 
 
 def part_words(result: SearchResult | SearchSoFar | TrainedPlan) -> PartWords:

@@ -111,7 +111,6 @@ def test_the_untrained_model_costs_no_training():
 def test_what_people_read_has_no_private_words(result):
     texts = [render(result, words=WORDS) for render in (report.report_html, report.report_md)]
     texts += [report.short_html(result, "runs/a", WORDS), report.short_text(result, "runs/a")]
-    texts += [report.several_html([("a", result, WORDS), ("b", result, WORDS)])]
     for text in texts:
         read = " ".join(Page(text).texts)
         assert PRIVATE.findall(read) == []

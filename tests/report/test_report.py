@@ -373,18 +373,6 @@ def test_a_difference_is_not_written_as_zero(gain):
     assert float(text.removesuffix(" points")) == pytest.approx(100 * gain, abs=0.05 if gain > 5e-4 else 5e-3)
 
 
-def test_several_runs_share_a_page_with_ids_of_their_own(result):
-    html = report.several_html([("first", result, WORDS), ("second", kept_default(), WORDS)])
-    assert 'href="#run-2"' in html and html.count('id="run-2"') == 1
-    table = Page(html).columns("verdict")
-    assert table["verdict"] == ("better than the default", "default kept")
-    assert texts(table["best"]) == ["95.4 % ± 0.2", "94.0 % ± 0.2"]
-    assert texts(table["difference to the default"]) == [
-        "+1.4 points +0.6 to +2.2",
-        "−0.7 points −2.8 to +1.4",
-    ]
-
-
 @pytest.mark.parametrize("render", BOTH)
 def test_control_characters_of_names_are_in_no_report(result, render):
     setting = replace(result.setting, base_model="base\x1b]0;title\x07", label_names=("\x9b31m", "b"))
