@@ -292,10 +292,10 @@ def with_base(
         device="cpu" if spec.quantize == "none" else None,
         precision=precision,
     )
-    lacking = exports.lacking_weights(base.untrained, source)
-    if lacking:
+    missing = exports.missing_weights(base.untrained, source)
+    if missing:
         raise SpecError(
-            f"Neither {base.name} nor the adapter has weights for {', '.join(lacking[:3])}, which would be "
+            f"Neither {base.name} nor the adapter has weights for {', '.join(missing[:3])}, which would be "
             "random; pass --model with the base model that the adapter was trained on."
         )
     if problem is not None:

@@ -171,7 +171,7 @@ def suggest(request: SuggestRequest) -> Suggestion:
         batch_size=step.n_rows,
         warmup_steps=warmup_steps(step.n_steps or _USUAL_STEPS),
         estimate=step,
-        servers=exports.readers_of((config,))[1:] if config.task_type == "CAUSAL_LM" else (),
+        servers=exports.servers_of((config,)) if config.task_type == "CAUSAL_LM" else (),
         output_layer=base.output_layer if config.modules_to_save else None,
     )
 

@@ -84,7 +84,7 @@ def _weight_folders(plan: Plan) -> WeightFolders:
         order=tuple(sorted(configs, key=unmergeable.__getitem__)) if len(configs) > 1 else (),
         n_unmerged=sum(unmergeable.values()),
         imports=tuple(name for name in modules if not name.startswith("peft.")),
-        servers=exports.readers_of(stack.configs)[1:],
+        servers=exports.servers_of(stack.configs),
     )
 
 
