@@ -135,10 +135,10 @@ def costs(result: SearchResult) -> tuple[tuple[str, float, float | None], ...]:
         "short runs": cost.search_seconds,
         "full runs": cost.full_seconds,
         "test split": cost.test_seconds,
-        "in all": cost.total_seconds,
+        "total": cost.total_seconds,
     }
     if result.sizes:
-        stages["of this, smaller budgets"] = cost.sizes_seconds
+        stages["of which smaller budgets"] = cost.sizes_seconds
     full = cost.full_run_seconds
     return tuple((name, seconds, seconds / full if full else None) for name, seconds in stages.items())
 

@@ -33,7 +33,7 @@ def labelled(label):
         ),
         (
             "inconclusive",
-            "Try LoRA of rank 2 to 13 on 7 modules: accuracy 94.8 % on the test split, but it is ",
+            "Try LoRA of rank 2 to 13 on 7 modules: accuracy 94.8 % on the test split, but it may ",
         ),
         (
             "default kept",
@@ -67,7 +67,7 @@ def test_where_no_plan_is_surely_above_chance_nothing_was_learned():
 
     assert answer_beside(0.949).mark == "better than the default"
     assert answer_beside(0.95).mark == "nothing learned"
-    assert answer_beside(0.95).use.startswith("Nothing was learned for certain")
+    assert answer_beside(0.95).use.startswith("Nothing was learned:")
     assert answer_beside(None).mark == "better than the default"
 
 
@@ -92,9 +92,9 @@ def test_the_cost_of_the_best_plan_stands_beside_that_of_the_default():
     best, default = (f"{4 * (n_params + 390) / 1e3:.0f} kB" for n_params in (7_296, 9_900))
     share = f"{100 * 7_296 / 1_234_567:.2f} %"
     assert report.answer_of(toy_result(), WORDS).cost == (
-        f"It trains 7,296 adapter parameters ({share} of the base model) and a task head of 390 "
-        f"in 2.5 min with 1.0 MB of memory beside the weights; its file has {best}. "
-        f"The default trains 9,900 in 2.5 min with 1.0 MB; its file has {default}."
+        f"It trains 7,296 adapter parameters ({share} of the base model) and 390 of the task head "
+        f"in 2.5 min, using 1.0 MB of memory on top of the weights; its file has {best}. "
+        f"The default trains 9,900 in 2.5 min, using 1.0 MB; its file has {default}."
     )
     kept = report.answer_of(kept_default(), WORDS).cost
     assert kept.startswith("It trains 9,900 adapter parameters (0.80 %") and "The default" not in kept
@@ -104,7 +104,7 @@ def test_the_cost_of_the_best_plan_stands_beside_that_of_the_default():
 def test_the_untrained_model_costs_no_training():
     result = of_language_model()
     kept = replace(result, best=result.baseline, full_runs=result.full_runs[::-1])
-    assert report.answer_of(kept, WORDS).cost == "It costs no training: it is the base model as it is."
+    assert report.answer_of(kept, WORDS).cost == "It needs no training: it is the base model itself."
 
 
 @pytest.mark.parametrize("result", [with_sizes(toy_result()), kept_default(), of_language_model()])
@@ -143,12 +143,12 @@ def test_a_plan_is_named_as_best_once():
 @pytest.mark.parametrize(
     ("weights", "served"),
     [
-        (WeightFolders(servers=("vllm", "llama.cpp")), "vLLM and llama.cpp serve the adapter as it is."),
+        (WeightFolders(servers=("vllm", "llama.cpp")), "vLLM and llama.cpp can serve the adapter as is."),
         (
             WeightFolders(),
-            "No server reads the adapter as it is; autopeft export writes what servers read.",
+            "Servers cannot read the adapter as is; autopeft export writes a form that they read.",
         ),
-        (WeightFolders(n_unmerged=1), "No server reads the adapter as it is."),
+        (WeightFolders(n_unmerged=1), "Servers cannot read the adapter as is."),
     ],
 )
 def test_the_answer_says_what_serves_the_adapter_of_a_language_model_alone(weights, served):

@@ -21,7 +21,7 @@ def test_names_that_others_chose_stay_text_in_the_card():
     named = replace(result, setting=replace(result.setting, base_model="runs/a [b](http://c) <img>"))
     facts = CardFacts(base_model=None, dataset=None, peft_types=("lora",), seed=0, own_class="`<b>")
     text = ModelCard(model_card(named, facts, WORDS)).text.partition("```python")
-    assert "An adapter of c) &lt;img>:" in text[0] and "`<b>" not in text[2]
+    assert "An adapter for c) &lt;img>:" in text[0] and "`<b>" not in text[2]
     assert "[org/base](https://huggingface.co/org/base)" in card(result, seed=0).text
 
 
@@ -57,7 +57,7 @@ def test_the_card_has_the_full_runs_with_their_numbers():
     start = "| best | LoRA of rank 2 to 13 on 7 modules | 7,296 | 4e-3 |"
     assert f"{start} 95.4 % ± 0.2 | 94.8 % ± 0.2 |" in text
     assert "| finalist | IA³ on k | 128 | 2.5e-2 | 95.1 % ± 0.2 | – |" in text
-    assert "Each plan was trained in full, 300 steps. ± is one standard error over the examples" in text
+    assert "Each plan was trained for all 300 steps. ± is one standard error over the examples" in text
     bare = card(of_language_model(), seed=0).text
     assert "| baseline | untrained model | 0 | – | 2.500 ± 0.002 |" in bare and "(test" not in bare
 

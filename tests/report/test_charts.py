@@ -94,7 +94,7 @@ def test_a_loss_far_above_stands_at_the_edge_and_is_told(result):
     chart = short_runs(changed)
     assert chart.n_above == 1 and chart.y.high < 3
     html = report.report_html(replace(result, measurements=(*result.measurements, *runs, far)), words=WORDS)
-    assert "Points at the upper edge have higher losses: 1." in html
+    assert "drawn at the upper edge: 1." in html
 
 
 def test_one_short_run_draws_nothing(result):
