@@ -1,4 +1,4 @@
-"""`suggest`: what to write down before any search, from the config of a base model alone."""
+"""`suggest`: a good LoRA without a search, from the config of a base model alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from autopeft.train import MOVE_BELOW, MOVE_OF_NUMBERS, head_move, warmup_steps
 from autopeft.types import BudgetSpec, DataSpec, ModelSpec, Plan, RunSpec, TaskSpec
 
 _RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # powers of two, as people and kernels use them
-_USUAL_ROWS = 16  # of a step without --data, as people train language models
+_USUAL_ROWS = 16  # of a step without --data; usual for language models
 _USUAL_STEPS = 1000  # of a run without --data, for its warm-up; heuristic
 
 
@@ -46,7 +46,7 @@ class Suggestion:
 
     `batch_size` rows make a step, `estimate.answer.step.n_rows` of them at a time. With data, the estimate
     has the steps of a run, their time and price. `servers` can read the adapter of a causal language model.
-    `output_layer` is the last linear layer of a task head that is trained beside the adapter.
+    `output_layer` is the last linear layer of a task head that is trained with the adapter.
     """
 
     base_model: str
@@ -60,7 +60,7 @@ class Suggestion:
 
     @property
     def learning_rate(self) -> float:
-        """Give the peak of AdamW's rate."""
+        """Return the peak learning rate of AdamW."""
         return self.plan.learning_rate
 
     @property
@@ -70,18 +70,18 @@ class Suggestion:
 
     @property
     def accumulation_steps(self) -> int:
-        """How many micro-batches make a step."""
+        """The number of micro-batches in a step."""
         return -(-self.batch_size // self.estimate.answer.step.n_rows)
 
     @property
     def max_length(self) -> int:
-        """Tokens that a row may have: as in a run on the data, else those that the memory is for."""
+        """The longest row in tokens: as in a run on the data, else as in the memory estimate."""
         rows = self.estimate.rows
         return self.estimate.answer.step.n_tokens if rows is None else rows.max_length
 
     @property
     def places(self) -> dict[str, Any]:
-        """Fields of the config that say where: modules, experts, single ranks, a trained head."""
+        """Fields of the config on modules, experts, single ranks and a trained head."""
         names = ("target_modules", "target_parameters", "rank_pattern", "alpha_pattern", "modules_to_save")
         values = {name: value for name in names if (value := getattr(self.config, name))}
         return {name: sorted(value) if isinstance(value, set) else value for name, value in values.items()}
@@ -132,13 +132,13 @@ class Suggestion:
 
 
 def suggest(request: SuggestRequest) -> Suggestion:
-    """Spend the budget on LoRA of one round rank on all linear layers; predict batch, memory, time and price.
+    """Spend the budget on LoRA of one rank on all linear layers; predict batch, memory, time and price.
 
-    Neither weights nor, without `data`, a tokenizer are read. If the step does not fit and the user set no
-    `quantize`, the base model is in 4 bits, provided that it can be and then fits.
+    No weights are read, and no tokenizer without `data`. If the step does not fit and the user set no
+    `quantize`, the base model is quantized to 4 bits, if it can be and then fits.
 
     Raises:
-        BudgetError: The budget does not pay rank 1 on all linear layers.
+        BudgetError: The budget does not cover rank 1 on all linear layers.
         SpecError, ModelError, DataError: As for `estimate`.
     """
     spec = RunSpec(
@@ -177,15 +177,15 @@ def suggest(request: SuggestRequest) -> Suggestion:
 
 
 def _largest_lora(spec: RunSpec, base: BaseModel) -> tuple[int, Plan, PeftConfig]:
-    """Find the largest LoRA of a round rank on all linear layers; returns its rank, plan and config."""
+    """Return rank, plan and config of the largest LoRA of a rank in `_RANKS` on all linear layers."""
     methods, budget = methods_for(base), budget_of(spec, base)
     per_rank = budget_of(spec.model_copy(update={"budget": BudgetSpec(requested="r1")}), base)
     max_rank = budget.max_trainable_params // per_rank.max_trainable_params
     if not max_rank:
         raise BudgetError(
             f"The budget {budget.requested!r} allows {budget.max_trainable_params:,} parameters, and LoRA of "
-            f"rank 1 on all linear layers trains {per_rank.max_trainable_params:,}; ask for more, or let "
-            "autopeft search find modules to leave out."
+            f"rank 1 on all linear layers trains {per_rank.max_trainable_params:,}; raise --budget, or let "
+            "autopeft search choose fewer modules."
         )
     rank = max(rank for rank in _RANKS if rank <= max_rank)
     context = AllocationContext(

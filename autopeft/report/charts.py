@@ -14,19 +14,16 @@ from autopeft.report.formatting import (
     interval,
     metric,
     render,
-    significant,
     within_share,
 )
 from autopeft.report.plan_names import Group
 from autopeft.report.table_rows import RunRow
 from autopeft.types import Verdict, minus
 
-# Sizes in units of the picture, chosen by hand: as narrow as the text allows on a phone.
+# Sizes in units of the picture, heuristic: as narrow as the text allows on a phone.
 _WIDTH, _HEIGHT = 400.0, 270.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54.0, 16.0, 24.0, 46.0
 _NAME_GAP = 14.0  # between the names of two points
-# A few very high losses would flatten the rest: the axis ends at so many ranges of the lower three quarters.
-_FAR = 3.0
 # The outline of the points of each group, by the number of its color, around the origin.
 SHAPES = (
     "M-4.5-4.5H4.5V4.5H-4.5z",
@@ -54,14 +51,14 @@ class Axis:
     is_log: bool = False
 
     def at(self, value: float) -> float:
-        """Give the pixel of a value."""
+        """Return the pixel of a value."""
         scale = math.log if self.is_log else float
         low, high = scale(self.low), scale(self.high)
         return self.start + (self.end - self.start) * (scale(value) - low) / (high - low)
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        """Give pixel and text of each tick, at round values."""
+        """List pixel and text of each tick, at round values."""
         low, high = self.low, self.high
         if self.is_log:
             steps = (1, 2, 5) if high < 100 * low else (1, 3) if high < 2000 * low else (1,)
@@ -77,7 +74,7 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A marker at a pixel, with a tooltip and a name beside it."""
+    """A marker at a pixel, with a tooltip and a name next to it."""
 
     x: float
     y: float
@@ -89,9 +86,9 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """One picture; `label` says in words what it shows, `budget` is the pixel of the line at the budget.
+    """One chart; `label` describes it, `budget` is the pixel of the line at the budget.
 
-    `n_above` points lie above the upper edge, and are drawn at it.
+    `n_above` points lie above the upper edge and are drawn at it.
     """
 
     label: str
@@ -136,7 +133,7 @@ def short_run_chart(rows: Sequence[RunRow], *, budget: int, steps: int) -> Chart
 
 
 def difference_chart(verdict: Verdict, *, is_share: bool) -> Markup | None:
-    """Draw its difference to the default with its interval and the margin; None without a challenger."""
+    """Draw the difference from the default, its interval and margin; None without a challenger."""
     if verdict.interval_95 is None or verdict.mean_difference is None:
         return None
     low, high = map(within_share, verdict.interval_95) if is_share else verdict.interval_95
@@ -153,7 +150,7 @@ def difference_chart(verdict: Verdict, *, is_share: bool) -> Markup | None:
     return Markup(
         render(
             "difference.svg",
-            label=f"The challenger less the default: {mean}, 95 % interval {interval(low, high, is_share)}",
+            label=f"Challenger minus default: {mean}, 95 % interval {interval(low, high, is_share)}",
             mean=mean,
             x=x,
             middle=x.at(verdict.mean_difference),
@@ -167,11 +164,11 @@ def difference_chart(verdict: Verdict, *, is_share: bool) -> Markup | None:
 def _parameter_axis(values: Sequence[float]) -> Axis:
     """Make a logarithmic axis around the values, at least a decade wide."""
     low, high = min(values), max(values)
-    centre, reach = (low * high) ** 0.5, max(10**0.5, (high / low) ** 0.5 * 1.5)
+    center, reach = (low * high) ** 0.5, max(10**0.5, (high / low) ** 0.5 * 1.5)
     return Axis(
         label="adapter parameters",
-        low=centre / reach,
-        high=centre * reach,
+        low=center / reach,
+        high=center * reach,
         start=_LEFT,
         end=_WIDTH - _RIGHT,
         words=_parameters,
@@ -180,21 +177,19 @@ def _parameter_axis(values: Sequence[float]) -> Axis:
 
 
 def _loss_axis(losses: Sequence[float], *, steps: int) -> Axis:
-    """Make an axis from the lowest loss to the highest that does not flatten the lower three quarters."""
+    """Make an axis that a few very high losses do not flatten, by the range of the lower three quarters."""
     ordered = sorted(losses)
     low, quartile, high = ordered[0], ordered[3 * (len(ordered) - 1) // 4], ordered[-1]
-    if 0 < low < quartile:
-        high = max(loss for loss in ordered if loss <= quartile * (quartile / low) ** _FAR)
-    is_log = low > 0 and high > 6 * low
+    if low < quartile:
+        high = max(loss for loss in ordered if loss <= low + 3 * (quartile - low))
     margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
     return Axis(
         label=f"loss after {steps:,} steps",
-        low=low / 1.15 if is_log else low - margin,
-        high=high * 1.15 if is_log else high + margin,
+        low=low - margin,
+        high=high + margin,
         start=_HEIGHT - _BOTTOM,
         end=_TOP,
-        words=significant if is_log else _short,
-        is_log=is_log,
+        words=_short,
     )
 
 
@@ -203,7 +198,7 @@ def _short(value: float, *, sign: str = "") -> str:
 
 
 def _parameters(value: float) -> str:
-    """Write a number of parameters beside a tick.
+    """Format a number of parameters for a tick.
 
     Example:
         >>> _parameters(20_000), _parameters(1_500_000), _parameters(800)

@@ -33,7 +33,7 @@ def scored_record(result: SearchResult, plan: Plan) -> FullRun:
 
 
 def arms(result: SearchResult | SearchSoFar) -> dict[Plan, str]:
-    """Say what proposed every measured plan: its first trial, else the stage that measured it."""
+    """Map every measured plan to what proposed it: its first trial, else the stage that measured it."""
     names = {run.plan: _SIZE_ARM for run in result.measurements}
     names |= {step.plan: str(step.arm) for step in result.sizes}
     names |= {record.plan: record.name for record in result.full_runs}
@@ -128,7 +128,7 @@ def run_rows(split: str, result: SearchResult | SearchSoFar, words: PartWords) -
 
 
 def costs(result: SearchResult) -> tuple[tuple[str, float, float | None], ...]:
-    """List each stage with its seconds, and the same in R; None in place of R without a timed full run."""
+    """List each stage with its seconds and R, which is None without a timed full run."""
     cost = result.cost
     stages = {
         "sensitivity scores": cost.sensitivity_seconds,
@@ -144,7 +144,7 @@ def costs(result: SearchResult) -> tuple[tuple[str, float, float | None], ...]:
 
 
 def examples(result: SearchResult | SearchSoFar, split: str) -> str:
-    """Write the size of a split: `595`, or `352 of 595` if fewer were evaluated, and their groups."""
+    """Format the size of a split: `595`, or `352 of 595` if fewer were evaluated, and their groups."""
     splits = result.setting.splits
     size, n_groups = getattr(splits, split), getattr(splits, f"{split}_groups", 0)
     runs = (run.fidelity.eval_examples for run in result.measurements if run.fidelity.split == split)
@@ -154,9 +154,9 @@ def examples(result: SearchResult | SearchSoFar, split: str) -> str:
 
 
 def position_of(plan: Plan, result: SearchResult | SearchSoFar) -> float | None:
-    """Locate a plan's learning rate in its range, 0 to 1; None if the run kept no range for it.
+    """Return the position of a plan's learning rate in its range, 0 to 1; None without a range.
 
-    It is None for the user's own baseline, too: its scale may differ, and good rates with it.
+    It is also None for the user's own baseline, which may have another scale and other good rates.
     """
     if any(p.plan == plan and p.arm.kind == "given" for p in result.proposals):
         return None

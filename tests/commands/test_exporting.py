@@ -175,8 +175,8 @@ def test_run_without_weights_gives_its_configs_and_no_weights(run_dir, tmp_path)
     assert not (tmp_path / "other").exists()
 
 
-def test_run_that_has_not_finished_is_told_how_to_go_on(run_dir, tmp_path):
+def test_unfinished_run_gets_the_command_that_resumes_it(run_dir, tmp_path):
     path, _ = run_dir
     shutil.rmtree(path / "best")
     refused(export(path, "--to", "native", "--out", tmp_path / "out"), 2, "no best plan yet", "--resume")
-    refused(export(tmp_path, "--to", "native", "--out", tmp_path / "out"), 2, "holds no run.yaml")
+    refused(export(tmp_path, "--to", "native", "--out", tmp_path / "out"), 2, "run.yaml")
