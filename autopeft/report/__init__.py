@@ -3,7 +3,7 @@
 All functions but the two that write are pure. `templates/` has the layout.
 
 Inside the folder each file imports only from those before it: schema, formatting, plan_names → table_rows,
-layer_maps → answer, charts, result_files → card → page.
+layer_maps, charts → answer, result_files → card → page.
 """
 
 from __future__ import annotations

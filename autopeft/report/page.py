@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 from autopeft.report.answer import Answer, answer_of
 from autopeft.report.card import python_lines
-from autopeft.report.charts import SHAPES, difference_chart, short_run_chart
+from autopeft.report.charts import difference_chart
 from autopeft.report.formatting import render
 from autopeft.report.layer_maps import MAX_ROWS, Map, enough_examples, merged, rank_map, score_map
 from autopeft.report.plan_names import PartWords, name_of
@@ -198,16 +198,10 @@ def report_html(result: SearchResult, *, words: PartWords) -> str:
 
 def page_html(page: RunPage) -> str:
     """Return the HTML page of a run, finished or not."""
-    budget = page.setting.budget.max_trainable_params
-    chart = short_run_chart(page.short_rows, budget=budget, steps=page.short_steps)
-    drawn = {point.group for point in chart.points} if chart else set()
     return render(
         "report.html",
         page=page,
         difference_chart=page.answer and difference_chart(page.answer.verdict, is_share=page.is_share),
-        short_run_chart=chart,
-        legend=sorted(drawn, key=lambda group: group.color),
-        shapes=SHAPES,
         max_runs=_MAX_RUNS,
         max_layers=MAX_ROWS,
     )

@@ -11,7 +11,6 @@ ANSWERS = ("best", "baseline", "challenger")  # the plans that a result names
 HEAD_ALONE, UNTRAINED = "head alone", "untrained model"  # a plan without adapters
 LINEAR = ("linear", "conv1d")  # kinds of target modules that are linear layers
 _MOST_ROLES, _MOST_LAYERS = 5, 4  # that are listed one by one; heuristic
-_N_COLORS = 9  # of the page: `--g0` to `--g8`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,30 +146,3 @@ def marks_of(result: SearchResult | SearchSoFar, plan: Plan) -> str:
     """
     named = [name for name in ANSWERS if getattr(result, name) == plan]
     return " = ".join(named[:1] if named == ["best", "challenger"] else named)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    """Plans of one method or mix. `color` is the number of the page's variable `--gN`, and of its shape."""
-
-    label: str
-    color: int
-
-
-def groups(result: SearchResult | SearchSoFar, words: PartWords) -> dict[Plan, Group]:
-    """Group every measured plan by its methods, in the order of the measurements.
-
-    Groups beyond the colors of the page share the last one.
-    """
-    labels = {
-        plan: " + ".join(dict.fromkeys(method_words(a, words.labels) for a in plan.adapters))
-        or name_of(plan, result, words.labels)
-        for plan in dict.fromkeys(run.plan for run in result.measurements)
-    }
-    order = list(dict.fromkeys(labels.values()))
-    last = "other methods" if len(order) > _N_COLORS else order[-1] if order else ""
-    colors = {label: min(place, _N_COLORS - 1) for place, label in enumerate(order)}
-    return {
-        plan: Group(label=label if colors[label] < _N_COLORS - 1 else last, color=colors[label])
-        for plan, label in labels.items()
-    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from autopeft.report.plan_names import Group, PartWords, groups, is_untrained, marks_of, name_of
+from autopeft.report.plan_names import PartWords, is_untrained, marks_of, name_of
 from autopeft.types import (
     FLOAT32_BYTES,
     FullRun,
@@ -97,7 +97,6 @@ class RunRow:
     mark: str
     words: str
     source: str
-    group: Group
     run: Measurement
     learning_rate: float | None
 
@@ -110,7 +109,6 @@ def runs_on(split: str, result: SearchResult | SearchSoFar) -> list[Measurement]
 
 def run_rows(split: str, result: SearchResult | SearchSoFar, words: PartWords) -> tuple[RunRow, ...]:
     """Gather the runs on a split that finished, lowest loss first."""
-    by_plan = groups(result, words)
     sources = {
         replace(proposal.plan, head_factor=1.0): proposal.source for proposal in reversed(result.proposals)
     }
@@ -119,7 +117,6 @@ def run_rows(split: str, result: SearchResult | SearchSoFar, words: PartWords) -
             mark=marks_of(result, run.plan),
             words=name_of(run.plan, result, words.labels),
             source=sources.get(replace(run.plan, head_factor=1.0), _SIZE_ARM),
-            group=by_plan[run.plan],
             run=run,
             learning_rate=None if is_untrained(result, run.plan) else run.plan.learning_rate,
         )

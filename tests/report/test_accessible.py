@@ -65,8 +65,7 @@ def test_every_text_has_a_contrast_of_four_and_a_half(colors):
 
 
 def test_whatever_is_drawn_has_a_contrast_of_three(colors):
-    groups = [f"g{n}" for n in range(9)]
-    pairs = [*((name, "card") for name in (*groups, "soft", "ink")), ("hatch", "l6"), ("soft", "band")]
+    pairs = [("soft", "card"), ("ink", "card"), ("hatch", "l6"), ("soft", "band")]
     low = {pair: contrast(*map(colors.get, pair)) for pair in pairs}
     assert {pair: ratio for pair, ratio in low.items() if ratio < 3} == {}
 
