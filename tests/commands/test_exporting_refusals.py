@@ -78,7 +78,7 @@ def test_weights_that_are_not_those_of_the_config_are_refused(change, words, to,
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("to", ["native", "uniform-lora", "merged", "axolotl", "trl"])
+@pytest.mark.parametrize("to", ["native", "merged", "trl"])
 @pytest.mark.parametrize(
     ("fields", "code", "words"),
     [

@@ -6,16 +6,11 @@ import re
 from dataclasses import replace
 
 import pytest
-from toys.pages import Page
 from toys.results import BEST, WORDS, kept_default, of_language_model, toy_result, with_sizes
 
 from autopeft import report
 from autopeft.report import WeightFolders
-from autopeft.report.answer import _MARKS
 from autopeft.types import IN_MEMORY
-
-# Words of earlier versions or of the code, which a stranger does not know.
-PRIVATE = re.compile(r"\b(incumbent|rungs?|confirmations?|confirmed|proxy|proxies|smallest|fidelity)\b", re.I)
 
 
 def labelled(label):
@@ -24,38 +19,20 @@ def labelled(label):
 
 
 @pytest.mark.parametrize(
-    ("label", "start"),
+    ("label", "verb", "words"),
     [
-        ("better", "Use LoRA of rank 2 to 13 on 7 modules: accuracy 94.8 % on the test split, better than "),
-        (
-            "as good and smaller",
-            "Use LoRA of rank 2 to 13 on 7 modules: accuracy 94.8 % on the test split, as good as ",
-        ),
-        (
-            "inconclusive",
-            "Try LoRA of rank 2 to 13 on 7 modules: accuracy 94.8 % on the test split, but it may ",
-        ),
-        (
-            "default kept",
-            "Keep the default, LoRA of rank 4 on all linear layers: accuracy 93.6 % on the test ",
-        ),
+        ("better", "Use LoRA", "accuracy 94.8 % on the test split, better than the default LoRA (93.6 %)"),
+        ("as good and smaller", "Use LoRA", "as good as the default LoRA (93.6 %)"),
+        ("inconclusive", "Try LoRA", "no better than the default LoRA (93.6 %)"),
+        ("default kept", "Keep the default, LoRA", "accuracy 93.6 % on the test split"),
     ],
 )
-def test_the_label_decides_the_headline(label, start):
+def test_the_label_decides_the_headline(label, verb, words):
     result = labelled(label)
-    assert report.answer_of(result, WORDS).use.startswith(start)
+    headline = report.answer_of(result, WORDS).use
+    assert headline.startswith(verb) and words in headline
     for render in (report.report_html, report.report_md):
-        assert start in render(result, words=WORDS)
-
-
-def test_there_is_one_headline_for_each_label_and_one_where_nothing_was_learned():
-    assert set(_MARKS) == {
-        "better",
-        "as good and smaller",
-        "inconclusive",
-        "default kept",
-        "nothing learned",
-    }
+        assert headline in render(result, words=WORDS)
 
 
 def test_where_no_plan_is_surely_above_chance_nothing_was_learned():
@@ -83,10 +60,6 @@ def test_no_number_of_a_short_run_is_in_the_answer():
     assert not re.search(r"\b(88|9[0123])\.\d %|\b0\.(300|350|41|50)", sentences)
 
 
-def test_the_verdict_stands_below_the_headline():
-    assert report.answer_of(toy_result(), WORDS).sure == toy_result().verdict.sentence
-
-
 def test_the_cost_of_the_best_plan_stands_beside_that_of_the_default():
     """Each trained 150 s with 1 MB of memory; a number takes four bytes, and 390 are the head's."""
     best, default = (f"{4 * (n_params + 390) / 1e3:.0f} kB" for n_params in (7_296, 9_900))
@@ -105,15 +78,6 @@ def test_the_untrained_model_costs_no_training():
     result = of_language_model()
     kept = replace(result, best=result.baseline, full_runs=result.full_runs[::-1])
     assert report.answer_of(kept, WORDS).cost == "It needs no training: it is the base model itself."
-
-
-@pytest.mark.parametrize("result", [with_sizes(toy_result()), kept_default(), of_language_model()])
-def test_what_people_read_has_no_private_words(result):
-    texts = [render(result, words=WORDS) for render in (report.report_html, report.report_md)]
-    texts += [report.short_html(result, "runs/a", WORDS), report.short_text(result, "runs/a")]
-    for text in texts:
-        read = " ".join(Page(text).texts)
-        assert PRIVATE.findall(read) == []
 
 
 def test_a_run_on_objects_in_memory_is_told_of_arguments():

@@ -38,7 +38,7 @@ def test_the_hub_is_told_the_score_of_the_seed_whose_weights_are_there(seed, val
     assert told.dataset_split == "test"
 
 
-def test_the_hub_is_told_which_part_of_a_split_gave_the_score():
+def test_the_hub_gets_the_share_of_a_split_that_gave_the_score():
     """500 of 500 examples of test were evaluated; here the split has 595, and the run 500 of them."""
     result = toy_result()
     (whole,) = card(result, seed=0).data.eval_results
@@ -62,7 +62,7 @@ def test_the_card_has_the_full_runs_with_their_numbers():
     assert "| baseline | untrained model | 0 | – | 2.500 ± 0.002 |" in bare and "(test" not in bare
 
 
-def test_what_the_base_model_lacks_stands_in_the_card():
+def test_weights_missing_from_the_base_model_are_in_the_card():
     told = "The base model lacks weights for bert.pooler.dense; all plans train them."
     result = toy_result()
     lacking = replace(result, setting=replace(result.setting, lacking=told))

@@ -103,14 +103,6 @@ def test_the_short_runs_are_ordered_by_their_loss(result, page):
     assert rows_of(report.report_md(result, words=WORDS), "proposed by")["loss"] == table["loss"]
 
 
-def test_a_run_without_short_runs_says_so(result):
-    full = tuple(run for run in result.measurements if run.fidelity.split != "search")
-    bare = replace(result, measurements=full, proposals=(), front=())
-    for text in (report.report_html(bare, words=WORDS), report.report_md(bare, words=WORDS)):
-        assert "There were no short runs." in text
-        assert "Each plan trained 0" not in text
-
-
 def test_the_stages_of_the_cost_add_up_to_the_whole(page):
     table = page.columns("in R")
     seconds = dict(zip(table["stage"], table["in R"], strict=True))
@@ -306,7 +298,7 @@ def test_the_trials_of_a_search_without_an_answer_are_those_of_the_finished_one(
     assert report.trials_csv(so_far(result)) == report.trials_csv(result)
 
 
-def test_what_the_base_model_lacks_is_told(result):
+def test_weights_missing_from_the_base_model_are_reported(result):
     told = "The base model lacks weights for bert.pooler.dense; all plans train them."
     lacking = replace(result, setting=replace(result.setting, lacking=told))
     assert report.result_json(lacking)["sentences"] == [told]
@@ -314,7 +306,7 @@ def test_what_the_base_model_lacks_is_told(result):
         assert told in render(lacking, words=WORDS)
 
 
-def test_groups_are_told_with_the_sizes_and_the_errors(result):
+def test_groups_are_counted_with_the_sizes_and_the_errors(result):
     splits = replace(result.setting.splits, confirm_groups=1200)
     grouped = replace(result, setting=replace(result.setting, splits=splits))
     for render in BOTH:
