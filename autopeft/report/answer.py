@@ -97,14 +97,14 @@ def _cost(result: SearchResult, best: FullRow, baseline: FullRow | None) -> str:
     peak = f", using {memory(best.peak_bytes)} of memory on top of the weights" if best.peak_bytes else ""
     cost = (
         f"It trains {count(best.plan.trainable_params)} adapter parameters ({share} of the base model){head} "
-        f"in {duration(best.train_seconds)}{peak}; its file has {memory(best.file_bytes)}."
+        f"in {duration(best.train_seconds)}{peak}; its file is {memory(best.file_bytes)}."
     )
     if baseline is None or baseline.train_seconds is None:
         return cost
     peak = f", using {memory(baseline.peak_bytes)}" if baseline.peak_bytes else ""
     return (
         f"{cost} The default trains {count(baseline.plan.trainable_params)} in "
-        f"{duration(baseline.train_seconds)}{peak}; its file has {memory(baseline.file_bytes)}."
+        f"{duration(baseline.train_seconds)}{peak}; its file is {memory(baseline.file_bytes)}."
     )
 
 

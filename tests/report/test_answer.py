@@ -66,8 +66,8 @@ def test_the_cost_of_the_best_plan_stands_beside_that_of_the_default():
     share = f"{100 * 7_296 / 1_234_567:.2f} %"
     assert report.answer_of(toy_result(), WORDS).cost == (
         f"It trains 7,296 adapter parameters ({share} of the base model) and 390 of the task head "
-        f"in 2.5 min, using 1.0 MB of memory on top of the weights; its file has {best}. "
-        f"The default trains 9,900 in 2.5 min, using 1.0 MB; its file has {default}."
+        f"in 2.5 min, using 1.0 MB of memory on top of the weights; its file is {best}. "
+        f"The default trains 9,900 in 2.5 min, using 1.0 MB; its file is {default}."
     )
     kept = report.answer_of(kept_default(), WORDS).cost
     assert kept.startswith("It trains 9,900 adapter parameters (0.80 %") and "The default" not in kept
