@@ -71,12 +71,12 @@ def push(
     if base_model is None:
         if result.setting.base_model_source == IN_MEMORY:
             raise SpecError(
-                f"The base model {result.setting.base_model} was in memory; pass the id of a model with "
-                "the same weights on the hub as --base-model."
+                f"The base model {result.setting.base_model} was in memory; pass --base-model with the id "
+                "of a model on the hub that has its weights."
             )
         raise SpecError(
-            f"The base model {result.setting.base_model} is a local folder; pass its id on the hub as "
-            "--base-model."
+            f"The base model {result.setting.base_model} is a local folder; pass --base-model with "
+            "its id on the hub."
         )
     require_unchanged(weights)
     document = read_plan(run)
