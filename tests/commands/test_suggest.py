@@ -84,7 +84,7 @@ def test_lines_for_trainers_of_language_models_are_for_them_alone():
 
 
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
-def test_the_lines_of_all_trainers_hold_the_base_in_the_bits_that_memory_is_told_for(model, bits):
+def test_lines_for_all_trainers_quantize_the_base_as_the_estimate_does(model, bits):
     suggestion = suggest(SuggestRequest(model_id=model, budget="r8", device="l4", quantize=bits))
     in_axolotl = yaml.safe_load(suggestion.snippet("axolotl"))
     assert in_axolotl["adapter"] == ("qlora" if bits == "4bit" else "lora")
@@ -195,7 +195,7 @@ def experts(tmp_path_factory):
     return folder
 
 
-def test_the_snippet_trains_what_is_told_in_a_model_with_experts(experts):
+def test_the_snippet_trains_the_reported_parameters_of_a_model_with_experts(experts):
     suggestion = suggest(SuggestRequest(model_id=str(experts), budget="r8", device="t4"))
     written: dict = {}
     exec(suggestion.snippet("peft"), written)
@@ -210,7 +210,7 @@ def test_the_snippet_trains_what_is_told_in_a_model_with_experts(experts):
     assert in_axolotl["lora_target_parameters"] == suggestion_json(suggestion)["target_parameters"]
 
 
-def test_maps_that_a_suggestion_of_all_maps_leaves_out_are_named(tmp_path):
+def test_linear_layers_that_a_suggestion_leaves_out_are_listed(tmp_path):
     config = DeepseekV3Config(
         **{"hidden_size": 32, "intermediate_size": 64, "moe_intermediate_size": 16, "vocab_size": 100},
         **{"num_hidden_layers": 3, "first_k_dense_replace": 1, "n_routed_experts": 4, "n_group": 2},
@@ -268,7 +268,7 @@ def test_float16_takes_the_memory_of_bfloat16(model):
     assert in_float16 == in_bfloat16
 
 
-def test_a_quantized_checkpoint_that_does_not_fit_is_told_so(model, tmp_path):
+def test_a_quantized_checkpoint_that_does_not_fit_is_reported(model, tmp_path):
     config = json.loads((Path(model) / "config.json").read_text())
     stored = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}
     (tmp_path / "config.json").write_text(json.dumps(config | stored))

@@ -195,7 +195,7 @@ def test_planted_fault_is_found(plant, to, train, tmp_path):
     assert not found["is_same"], found
 
 
-def test_config_that_names_what_the_model_lacks_is_no_success(train, tmp_path):
+def test_config_with_a_module_missing_from_the_model_fails(train, tmp_path):
     answer(train("DoRA"), "--to", "native", "--out", tmp_path / "out")
     edit_config(tmp_path / "out", target_modules=["value", "nowhere"])
     found = verified(tmp_path / "out", "--run", train("DoRA"))

@@ -227,7 +227,7 @@ def test_mix_of_methods_is_refused(name, language_model, make_plan, tmp_path):
     ("name", "reason"),
     [("axolotl", "has 4.5"), ("llama-factory", "rank_pattern=.*alpha_pattern=")],
 )
-def test_what_a_yaml_cannot_say_is_refused_in_one_go(name, reason, language_model, make_plan, tmp_path):
+def test_all_that_a_yaml_cannot_express_is_refused_at_once(name, reason, language_model, make_plan, tmp_path):
     plan = uneven(language_model, make_plan)
     odd = [replace(a, scale=1.5 if a.rank == 3 else a.scale) for a in plan.adapters]
     with pytest.raises(SpecError, match=f"{reason}.*Use --to trl or --to native"):

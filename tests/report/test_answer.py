@@ -60,7 +60,7 @@ def test_no_number_of_a_short_run_is_in_the_answer():
     assert not re.search(r"\b(88|9[0123])\.\d %|\b0\.(300|350|41|50)", sentences)
 
 
-def test_the_cost_of_the_best_plan_stands_beside_that_of_the_default():
+def test_the_cost_of_the_best_plan_is_next_to_that_of_the_default():
     """Each trained 150 s with 1 MB of memory; a number takes four bytes, and 390 are the head's."""
     best, default = (f"{4 * (n_params + 390) / 1e3:.0f} kB" for n_params in (7_296, 9_900))
     share = f"{100 * 7_296 / 1_234_567:.2f} %"
@@ -80,7 +80,7 @@ def test_the_untrained_model_costs_no_training():
     assert report.answer_of(kept, WORDS).cost == "It needs no training: it is the base model itself."
 
 
-def test_a_run_on_objects_in_memory_is_told_of_arguments():
+def test_a_run_on_objects_in_memory_reads_of_arguments():
     result = toy_result()
     model = result.spec.model.model_copy(update={"id": IN_MEMORY})
     sentence = "A larger --max-cost or --seeds 3 would help."
@@ -115,7 +115,7 @@ def test_a_plan_is_named_as_best_once():
         (WeightFolders(n_unmerged=1), "Servers cannot read the adapter as is."),
     ],
 )
-def test_the_answer_says_what_serves_the_adapter_of_a_language_model_alone(weights, served):
+def test_servers_are_listed_for_language_models_only(weights, served):
     words = replace(WORDS, auto_class="AutoModelForCausalLM", weights=weights)
     assert report.answer_of(of_language_model(), words).served == served
     assert report.answer_of(toy_result(), replace(WORDS, weights=weights)).served == ""

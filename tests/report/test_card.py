@@ -26,7 +26,7 @@ def test_names_that_others_chose_stay_text_in_the_card():
 
 
 @pytest.mark.parametrize(("seed", "value"), [(101, 0.944), (102, 0.948), (103, 0.952)])
-def test_the_hub_is_told_the_score_of_the_seed_whose_weights_are_there(seed, value):
+def test_the_hub_gets_the_score_of_the_seed_of_the_weights(seed, value):
     """Three seeds have 94.4, 94.8 and 95.2 % on test."""
     seeds = (101, 102, 103)
     tested = tuple(

@@ -34,11 +34,11 @@ def names(layers, roles):
         (["pooler"], "1 module"),
     ],
 )
-def test_modules_are_told_by_role_and_layer(targets, words):
+def test_modules_are_described_by_role_and_layer(targets, words):
     assert module_words(set(targets), (*TARGETS, POOLER)) == words
 
 
-def test_a_plan_is_told_by_method_rank_and_modules():
+def test_a_plan_is_described_by_method_rank_and_modules():
     lora = [Adapter(method="lora", target=name, rank=2 + (name[2] == "3")) for name in names(range(4), "qv")]
     ia3 = [Adapter(method="ia3", target=name) for name in names(range(4), ("down",))]
     plan = Plan(adapters=(*lora, *ia3), learning_rate=1e-3, trainable_params=1)

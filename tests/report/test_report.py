@@ -73,7 +73,7 @@ def test_the_table_of_full_runs_has_the_numbers_of_the_record(result, page):
     assert text["difference from the default"] == ("+1.4 points (+0.6 to +2.2)", "–", "–")
 
 
-def test_the_difference_stands_in_the_row_of_the_challenger():
+def test_the_difference_is_in_the_row_of_the_challenger():
     table = Page(report.report_html(kept_default(), words=WORDS)).columns("difference from the default")
     assert texts(table["difference from the default"]) == ["–", "−0.7 points −2.8 to +1.4", "–"]
     assert [cell[:5] for cell in table["plan"]] == ["best ", "chall", "final"]
@@ -156,7 +156,7 @@ def test_the_challenger_is_in_the_result_whether_or_not_it_is_handed_over():
     assert report.report_md(alone, words=WORDS)
 
 
-def test_result_json_never_says_nan(result):
+def test_result_json_has_no_nan(result):
     broken = replace(
         result, full_runs=(replace(result.full_runs[0], mean_loss=float("nan")), *result.full_runs[1:])
     )
