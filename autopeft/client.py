@@ -1,4 +1,4 @@
-"""Read a trial of `autopeft tune`, attach its adapter, and write the score: all that a training script needs.
+"""Read a trial of `autopeft tune`, attach its adapter, and write its score, in your training script.
 
 This file imports nothing but the standard library, so a script in another environment, without autopeft and
 with any peft from 0.14 on, can use a copy of it:
@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 SCHEMA_VERSION = 1
 _HEADS = ("score", "classifier", "qa_outputs")  # what transformers calls task heads
-_LEAST_RMS = 0.01  # a head behind a batch norm has far smaller inputs in evaluation than in training
+_LEAST_RMS = 0.01  # after a batch norm, inputs are far smaller in evaluation than in training; heuristic
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Score:
             rows = tuple(float(_plain(row)) for row in _plain(self.per_example))
             loss = None if self.loss is None else float(_plain(self.loss))
             numbers = {"value": float(_plain(self.value)), "per_example": rows, "loss": loss}
-        except (TypeError, ValueError, RuntimeError) as error:  # the last by a tensor of several elements
+        except (TypeError, ValueError, RuntimeError) as error:  # the last from a tensor of several elements
             raise ValueError(
-                f"The value and loss of a score are one number each, and per_example one a row: {error}."
+                f"value and loss of a score must be numbers, and per_example a list of numbers: {error}."
             ) from error
         for name, number in numbers.items():
             object.__setattr__(self, name, number)
@@ -61,7 +61,7 @@ class Score:
     def of(
         cls, metric: str, truth: Sequence[Any], guesses: Sequence[Any], *, loss: float | None = None
     ) -> Score:
-        """Score guesses by a metric that autopeft knows, such as accuracy or spearman; needs autopeft.
+        """Compute a metric of autopeft, such as accuracy or spearman; autopeft must be installed.
 
         Raises:
             UnknownNameError: There is no such metric.
@@ -106,8 +106,8 @@ class Trial:
     """One run that the search asks for: the content of `trial.json`.
 
     Attributes:
-        schema_version: Of the file; this client reads version 1.
-        number: From 0 on, in the order in which trials are given out.
+        schema_version: Version of the file; this client reads version 1.
+        number: Counts trials from 0.
         words: A short description of the plan, such as `LoRA on q and v`.
         config: Folder of the `adapter_config.json` to attach; `peft_config` is the loaded config.
         learning_rate: Peak learning rate of AdamW for the adapter.
@@ -116,7 +116,7 @@ class Trial:
         trainable_params: Parameters of the adapter, without a task head.
         steps: Optimizer steps to make; the rate decays to 0 at the last one. 0 if `split` is `test`: the
             adapter in `folder` is to be evaluated.
-        warmup_steps: How many of the steps are the warm-up.
+        warmup_steps: Number of these steps that are the warm-up.
         full_steps: Steps of a full run.
         seed: Seed of the training.
         split: Rows to evaluate on: `search` after short runs, `confirm` after full ones, `test` once.
@@ -199,13 +199,13 @@ class Trial:
         if head and not getattr(self.peft_config, "modules_to_save", None):
             raise ValueError(
                 f"The head of {type(model).__name__} ({', '.join(head)}) would stay untrained, since "
-                "the config names a class without head; pass the class that your trainer loads, as "
-                "auto_class='AutoModelForSequenceClassification' or --auto-class, and another out."
+                "the study adapts a class without a head; start it again with the class that your trainer "
+                "loads, as auto_class='AutoModelForSequenceClassification' or --auto-class."
             )
         return get_peft_model(model, self.peft_config)
 
     def optimizer_groups(self, model: Any, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Make groups for AdamW: the adapter at the trial's rate, a new task head at rates of its own.
+        """Make parameter groups for AdamW: the adapter at the trial's rate, a new task head at its own rates.
 
         A head at the adapter's rate costs up to 16 points of accuracy. AdamW moves an output by about
         rate × inputs × their root mean square (RMS). So the rate of a linear layer of the head is its move
@@ -258,7 +258,7 @@ class Trial:
         half_written.replace(path)
 
     def report(self, step: int, loss: float) -> bool:
-        """Check a step and its training loss; false if the training is hopeless and should stop.
+        """Report a step and its training loss; false if the loss is not finite and training should stop.
 
         Raises:
             ValueError: The step is beyond those of the trial.

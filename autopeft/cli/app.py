@@ -343,43 +343,28 @@ def try_command(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    path: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
     out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the report of one run, as on a read-only disk; or file for one page about "
-            "several runs. Default: the run, or ./autopeft-runs.html."
-        ),
+        Path | None, typer.Option(help="Folder for the report, as of a read-only run. Default: the run.")
     ] = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Render the report of a run again, finished or not, or put several finished runs on one page."""
+    """Render the report of a run again, finished or not."""
     with exit_codes(as_json=as_json):
         with heavy_imports():
-            from autopeft.cli import results
-            from autopeft.report import result_json
             from autopeft.run.live import render_so_far
-            from autopeft.run.reporting import render, render_several
+            from autopeft.run.reporting import render
             from autopeft.store import RunDir
 
-        runs = list({run.resolve(): run for run in runs}.values())  # a folder that is named twice counts once
-        if len(runs) == 1 and (out is None or not out.suffix):
-            run = RunDir.open(runs[0])
-            if out is not None or not run.has_page_so_far:
-                _print_run(render(run.path, out), out or run.path, as_json=as_json)
-                return
-            status, page = render_so_far(run), run.path / "report.html"
-            if as_json:
-                print_json({"status": status, "run": str(run.path), "page": str(page)})
-            else:
-                print(f"{status}\nreport  {page}")
+        run = RunDir.open(path)
+        if out is not None or not run.has_page_so_far:
+            _print_run(render(run.path, out), out or run.path, as_json=as_json)
             return
-        page = out or Path("autopeft-runs.html")
-        finished = render_several(runs, page)
+        status, page = render_so_far(run), run.path / "report.html"
         if as_json:
-            print_json({"page": str(page), "runs": [result_json(each) for each in finished]})
+            print_json({"status": status, "run": str(run.path), "page": str(page)})
         else:
-            results.print_several(runs, finished, page)
+            print(f"{status}\nreport  {page}")
 
 
 app.add_typer(facts.app)

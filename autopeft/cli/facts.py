@@ -159,7 +159,7 @@ def suggest(
     memory: _Memory = None,
     gpu_price: Annotated[float | None, typer.Option(min=0, help="Price of an hour, in any currency.")] = None,
     trainer: Annotated[
-        str, typer.Option("--for", help="Print lines for peft, trl, unsloth or axolotl.")
+        str, typer.Option("--for", help="Print lines for peft, trl, unsloth, axolotl or llama-factory.")
     ] = "peft",
     as_json: opt.Json = False,
 ) -> None:

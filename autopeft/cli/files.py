@@ -13,7 +13,7 @@ import typer
 from autopeft.cli import options as opt
 from autopeft.cli.environment import heavy_imports
 from autopeft.cli.exit_codes import exit_codes
-from autopeft.cli.printing import lines_of, print_json, table
+from autopeft.cli.printing import lines_of, print_json
 from autopeft.types import counted, rate, shortened
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-_MAX_ENTRY = 48  # characters of a pattern that are shown; chosen by hand
+_MAX_ENTRY = 48  # characters of a pattern that are shown; heuristic
 
 
 @app.command()
@@ -35,7 +35,7 @@ def export(
     to: Annotated[str, typer.Option(help="Name of the format; `autopeft formats` lists them.")],
     out: Annotated[Path, typer.Option(help="Folder to write to; must be empty or absent.")],
     model: Annotated[
-        str | None, typer.Option(help="Base model in place of the one that the run or adapter names.")
+        str | None, typer.Option(help="Base model instead of the one that the run or adapter names.")
     ] = None,
     dtype: Annotated[
         str | None,
@@ -46,7 +46,7 @@ def export(
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Write a plan or a trained adapter in a format that other tools read, or say why it does not fit."""
+    """Write a plan or a trained adapter in a format that other tools read, or explain why it does not fit."""
     with exit_codes(as_json=as_json, quiet=quiet):
         with heavy_imports():
             from autopeft import commands
@@ -74,12 +74,8 @@ def verify(
             help="Run, or folder that `train` wrote, to compare with. Default: the one that PATH lies in."
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Base model in place of the one that is named.")] = None,
-    data: Annotated[str | None, typer.Option(help="Dataset in place of the run's.")] = None,
-    reader: Annotated[
-        list[str] | None,
-        typer.Option(help="peft, vllm or llama.cpp; may be repeated. Default: those that PATH is made for."),
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="Base model instead of the one that is named.")] = None,
+    data: Annotated[str | None, typer.Option(help="Dataset instead of the run's.")] = None,
     max_examples: Annotated[int, typer.Option(min=1, help="Rows to compare, at most.")] = 32,
     tolerance: Annotated[
         float | None,
@@ -100,7 +96,6 @@ def verify(
             run=run,
             model_id=model,
             data_source=data,
-            readers=tuple(reader or ()),
             max_examples=max_examples,
             tolerance=tolerance,
         )
@@ -148,33 +143,26 @@ def push(
 def verification_json(verification: Verification) -> dict[str, object]:
     """Turn a verification into plain values; an infinite difference becomes None."""
     answer = dataclasses.asdict(verification) | {"is_same": verification.is_same}
-    for reading in answer["readings"]:
-        if reading["largest_difference"] == float("inf"):
-            reading["largest_difference"] = None
+    if math.isinf(verification.largest_difference):
+        answer["largest_difference"] = None
     return answer
 
 
 def verification_text(verification: Verification) -> str:
-    """Write a verification: what was compared, the modules of each config entry, each reader, the answer."""
+    """Write a verification: what was compared, the modules of each config entry, the answer."""
     subject = [
-        f"{verification.path} on {verification.base_model}",
+        f"{verification.path} on {verification.base_model}, read by {verification.reader}",
         f"compared with {verification.reference} on {verification.n_examples} rows of the "
         f"{verification.split} split, in float32",
     ]
     for match in verification.targets:
         entry = shortened(re.sub(r"\\(.)", r"\1", match.entry), _MAX_ENTRY)  # without escapes
         subject.append(f"{entry}: {counted(len(match.modules), 'module')}")
-    rows = []
-    for reading in verification.readings:
-        largest = reading.largest_difference
-        shown = rate(largest) if math.isfinite(largest) else "infinite"
-        answer = "same" if reading.is_same else "DIFFERS"
-        rows.append((reading.reader, answer, f"largest difference of an output {shown}"))
-    faults = dict.fromkeys(fault for reading in verification.readings for fault in reading.faults)
-    answer = "the same outputs" if verification.is_same else "other outputs than the finished plan"
-    blocks = [
-        lines_of(subject),
-        [*table((), rows, n_texts=3), *lines_of(f"- {fault}" for fault in faults)],
-        lines_of([f"{answer}, within {rate(verification.tolerance)}"]),
+    largest = verification.largest_difference
+    shown = rate(largest) if math.isfinite(largest) else "infinite"
+    answer = "The outputs are the same" if verification.is_same else "The outputs differ"
+    lines = [
+        *(f"- {fault}" for fault in verification.faults),
+        f"{answer}: largest difference {shown}, tolerance {rate(verification.tolerance)}.",
     ]
-    return "\n\n".join("\n".join(block) for block in blocks)
+    return "\n\n".join("\n".join(lines_of(block)) for block in (subject, lines))

@@ -151,17 +151,6 @@ def _full_runs(
     return headers, filled
 
 
-def print_several(paths: Sequence[Path], results: Sequence[SearchResult], page: Path) -> None:
-    """Print the answer of each run in one sentence, and where the page is."""
-    from autopeft.run.reporting import part_words
-
-    out = console()
-    for path, result in zip(paths, results, strict=True):
-        headline = answer_of(result, part_words(result)).use
-        out.print(f"[bold]{escape(str(path))}[/bold]: {escape(headline)}")
-    out.print(f"\nreport  {page}", markup=False, soft_wrap=True)
-
-
 def reply_text(reply: Reply, *, is_alone: bool) -> str:
     """Write what a model answers: a label with its probability, a number, a tag a line, or a text.
 

@@ -53,9 +53,9 @@ def export(
 ) -> Export:
     """Write a plan or a trained adapter in the format `to`, which other tools read, whole or not at all.
 
-    The plan is the best one of a run, or that of an adapter, a folder that `peft` wrote. `model_id` takes
-    the place of the base model that these name. `dtype` is the number format of a whole model; None is that
-    of the base model's checkpoint.
+    The plan is the best one of a run, or that of an adapter, a folder that `peft` wrote. `model_id` replaces
+    the base model that these name. `dtype` is the number format of a whole model; None is that of the base
+    model's checkpoint.
 
     Raises:
         UnknownNameError: The format does not exist.
@@ -79,10 +79,10 @@ def export(
         if not exporter.problems(source):
             needs_base = exporter.needs_base
             notes += _check_fit(files, source, spec, document, folder=folder, needs_base=needs_base)
-            if exporter.needs_base != "none":
+            if needs_base != "none":
                 source = with_base(source, spec, exporter=exporter, folder=folder, path=path)
-            if exporter.needs_base == "weights" and (change := _base_change(folder, source, spec)):
-                notes.append(f"{source.base_model} is not as it was when this was trained: {change}")
+            if needs_base == "weights" and (change := _base_change(folder, source, spec)):
+                notes.append(f"{source.base_model} has changed since this was trained: {change}")
         notes = [*exporter.export(source, out), *notes]  # raises if there are problems
     paths = (path for path in out.rglob("*") if path.is_file())
     written = tuple(sorted(path.relative_to(out).as_posix() for path in paths))
@@ -90,7 +90,7 @@ def export(
 
 
 def _base_change(folder: Path, source: ExportSource, spec: ModelSpec) -> str:
-    """Say how a base model differs from the one that an adapter was trained on; "" if it does not."""
+    """Describe how a base model differs from the one that an adapter was trained on; "" if it does not."""
     processor = None
     with contextlib.suppress(ModelError):  # the model has no tokenizer or image processor
         needs_images = source.tokenizer is not None and not hasattr(source.tokenizer, "get_vocab")
@@ -106,11 +106,11 @@ def _locate(path: Path) -> tuple[Path, PlanDocument | None]:
         remedy = "pass a run or a folder that peft wrote"
         if any(path.glob("*/adapter_config.json")):
             remedy = "write several adapters with autopeft.save"
-        raise SpecError(f"{path} holds no run.yaml, adapter_config.json or order.json; {remedy}.")
+        raise SpecError(f"{path} has no run.yaml, adapter_config.json or order.json; {remedy}.")
     run = RunDir.open(path)
     if not (run.best / "plan.yaml").is_file():
         command = resume_command(run.read_spec(), run.path)
-        raise RunDirError(f"{path} has no best plan yet; go on with: {command}")
+        raise RunDirError(f"{path} has no best plan yet; resume it with: {command}")
     weights = run.best / "weights"
     return finished_weights(run) if weights.is_dir() else run.best / "adapters", read_plan(run.path)
 
@@ -170,7 +170,7 @@ def _check_fit(
     except ModelError:
         if not here_only or os.path.isdir(source.base_model):  # noqa: PTH112 - see model.checkpoint_source
             raise
-        return [f"not checked against {source.base_model}, whose config is not at hand"]
+        return [f"not checked against {source.base_model}, since its config is not on this machine"]
     if any(map(adapters.reads_weights, source.configs)):
         return [f"not checked against {source.base_model}, since peft needs weights to attach it"]
     note = None if document is None else adapters.other_base_note(document, base)
@@ -182,7 +182,7 @@ def _check_fit(
 
 
 def plan_of(adapter: Path) -> PlanDocument | None:
-    """Read the plan beside trained weights, or beside `best/weights` of a run; None if there is none."""
+    """Read the plan of trained weights, which may be `best/weights` of a run; None if there is none."""
     run = _run_of(adapter)
     path = adapter / "plan.yaml" if run is None else run / "best" / "plan.yaml"
     return read_plan(path) if path.is_file() else None
@@ -203,16 +203,16 @@ def training_facts(document: PlanDocument | None, spec: ModelSpec, folder: Path 
         runs = result.measurements if isinstance(result, SearchResult) else (result.measurement,)
         lengths = [run.fidelity.train_steps for run in runs if run.fidelity.split == "confirm"]
         n_steps = max(lengths, default=task.max_steps)
-    tokens, n_parts = environment.get("micro_batch_tokens", ""), 1
+    tokens, n_batches = environment.get("micro_batch_tokens", ""), 1
     if tokens.isdigit() and task.batch_size and task.max_length:
-        # The fewest equal parts of a batch such that a part of the longest rows has at most so many tokens.
+        # The fewest equal micro-batches such that one of the longest rows has at most this many tokens.
         n_rows = max(1, int(tokens) // task.max_length)
         sizes = range(1, task.batch_size + 1)
-        n_parts = next(n for n in sizes if task.batch_size % n == 0 and task.batch_size // n <= n_rows)
+        n_batches = next(n for n in sizes if task.batch_size % n == 0 and task.batch_size // n <= n_rows)
     return TrainingFacts(
         learning_rate=adapters.common_learning_rate(document.plan),
-        micro_batch_size=None if task.batch_size is None else task.batch_size // n_parts,
-        accumulation_steps=None if task.batch_size is None else n_parts,
+        micro_batch_size=None if task.batch_size is None else task.batch_size // n_batches,
+        accumulation_steps=None if task.batch_size is None else n_batches,
         epochs=task.epochs,
         max_steps=task.max_steps,
         warmup_steps=None if n_steps is None else warmup_steps(n_steps),
@@ -260,10 +260,10 @@ def with_base(
 ) -> ExportSource:
     """Load as much of the base model as the exporter needs.
 
-    A quantized base model is dequantized: the adapter was trained on the weights with their rounding. Other
-    models are loaded on the CPU, since a GPU may lack the memory. A format that writes a whole model gets it
-    in the number format of its checkpoint, which takes no more memory than the checkpoint itself. The labels
-    are those of a config.json in the adapter's `folder`, else those of the run at `path`.
+    A quantized base model is dequantized: the adapter was trained on the rounded weights. Other models are
+    loaded on the CPU, since a GPU may not have the memory. A whole model is loaded in the number format of
+    its checkpoint, which needs no more memory than the checkpoint itself. The labels are those of a
+    config.json in the adapter's `folder`, else those of the run at `path`.
 
     Raises:
         SpecError: Some weights are neither in the base model nor in the adapter.
@@ -292,10 +292,10 @@ def with_base(
         device="cpu" if spec.quantize == "none" else None,
         precision=precision,
     )
-    lacking = exports.lacking_weights(base.untrained, source)
-    if lacking:
+    missing = exports.missing_weights(base.untrained, source)
+    if missing:
         raise SpecError(
-            f"Neither {base.name} nor the adapter has weights for {', '.join(lacking[:3])}, which would be "
+            f"Neither {base.name} nor the adapter has weights for {', '.join(missing[:3])}, which would be "
             "random; pass --model with the base model that the adapter was trained on."
         )
     if problem is not None:
@@ -312,7 +312,7 @@ def _label_names(
     id2label = head_config.get("id2label")
     if isinstance(id2label, dict) and (n_labels is None or len(id2label) == n_labels):
         return tuple(str(id2label[key]) for key in sorted(id2label, key=int))
-    with contextlib.suppress(RunDirError):  # an adapter is no run, and an unfinished run stores no labels
+    with contextlib.suppress(RunDirError):  # an adapter is not a run, and an unfinished run stores no labels
         if names := RunDir.open(path).load_result().setting.label_names:
             return tuple(names)
     return () if n_labels is None else tuple(f"LABEL_{index}" for index in range(n_labels))

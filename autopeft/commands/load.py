@@ -44,10 +44,10 @@ def apply(
         plan: A plan, or a plan document read from a file.
         module: A transformers model: the plan's base model, or one of the same shape.
         seed: Decides the adapters' initial values.
-        weights: Folder of trained weights: a run's `best/weights`, or what `save` wrote; None starts anew.
+        weights: Folder of trained weights: a run's `best/weights`, or what `save` wrote.
 
     Raises:
-        ModelError: The module is no transformers model in float32 or 16 bits, or has adapters already.
+        ModelError: The module is not a transformers model in float32 or 16 bits, or has adapters already.
         TargetError: An adapter does not fit the model, or `peft` attached another number of parameters.
         SpecError: `plan` is not a plan, a rank or option is out of range, the plan's parameter count is
             wrong, or the weights belong to another plan.
@@ -66,9 +66,9 @@ def _attach(plan: Plan | PlanDocument, module: nn.Module, *, seed: int = 0, fold
     if not isinstance(plan, Plan):
         raise SpecError(f"The plan is a {type(plan).__name__}; pass a Plan, or what load_plan reads.")
     methods: Mapping[str, Method] = discover("autopeft.methods")
-    put_back, is_training = note_flags(module), module.training
+    restore, is_training = note_flags(module), module.training
     try:
-        # Modules that the checkpoint lacked were trained with the head: their weights are in the folder.
+        # Modules missing from the checkpoint were trained with the head: their weights are in the folder.
         whole = () if folder is None else tuple(f"{name}." for name in modules_kept_whole(folder))
         untrained = frozenset(name for name, _ in module.named_parameters() if name.startswith(whole))
         name = loaded_from(module) or type(module).__name__
@@ -84,7 +84,7 @@ def _attach(plan: Plan | PlanDocument, module: nn.Module, *, seed: int = 0, fold
             weights=folder,
         )
     except BaseException:
-        put_back()
+        restore()
         raise
     return attached.train(is_training)
 
@@ -92,9 +92,9 @@ def _attach(plan: Plan | PlanDocument, module: nn.Module, *, seed: int = 0, fold
 def load_finished(result: SearchResult, folder: Path, *, module: nn.Module | None = None) -> PeftModel:
     """Load the base model of a run with its finished adapter and head, in eval mode.
 
-    Without `module`, it goes to the run's device if that is here and holds it, else to the CPU. It is in
-    float32, or in 16 bits if the run held a language model so and trained no norm: it needs no autocast. A
-    `module` is changed in place; its outputs get the run's labels, in the order of the trained head.
+    Without `module`, it is loaded to the run's device if that is available and has the memory, else to the
+    CPU: in float32, or in 16 bits if the run held a language model so and trained no norm, so that it needs
+    no autocast. A `module` is changed in place; its outputs get the run's labels, in the order of the head.
 
     Raises:
         RunDirError: The folder is gone, or the run has no finished weights.
@@ -102,8 +102,8 @@ def load_finished(result: SearchResult, folder: Path, *, module: nn.Module | Non
     """
     if not folder.is_dir():
         raise RunDirError(
-            f"{folder}, the folder of this run, does not exist; if it was moved, load the result from "
-            "its new place with autopeft.load_result(folder)."
+            f"{folder}, the folder of this run, does not exist; if it was moved, load the result with "
+            "autopeft.load_result(folder)."
         )
     weights, setting = finished_weights(RunDir.open(folder)), result.setting
     if module is not None:

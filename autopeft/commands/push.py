@@ -25,7 +25,7 @@ _HTTP_ERROR: type[Exception] = errors.HTTPError
 
 @dataclass(frozen=True, kw_only=True)
 class Pushed:
-    """A push: `files` gives bytes by name; `url` is None if nothing was uploaded."""
+    """A push: `files` maps names to bytes; `url` is None if nothing was uploaded."""
 
     repo: str
     base_model: str
@@ -56,14 +56,14 @@ def push(
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise SpecError(f"{repo!r} is no name of a repository; pass user/name.") from error
+        raise SpecError(f"{repo!r} is not the name of a repository; pass user/name.") from error
     if "/" not in repo:
-        raise SpecError(f"{repo!r} names a repository without its user; pass user/name.")
+        raise SpecError(f"{repo!r} is the name of a repository without its user; pass user/name.")
     trained = read_trained(run)
     if trained is None and not is_run(run):
         raise RunDirError(
-            f"{run} has neither the run.yaml of a search nor the {TRAINED} of `train`, which "
-            "versions before 0.3 did not write; pass a folder that has one, or train the plan again."
+            f"{run} has neither the run.yaml of a search nor the {TRAINED} of `train`; pass a folder that "
+            "has one."
         )
     weights = finished_weights(RunDir.open(run)) if trained is None else run
     result = trained or RunDir.open(run).load_result()
@@ -71,19 +71,18 @@ def push(
     if base_model is None:
         if result.setting.base_model_source == IN_MEMORY:
             raise SpecError(
-                f"The base model {result.setting.base_model} of this run was an object in memory, and no "
-                "model on the hub is known to have its weights; pass the id of one that has them with "
-                "--base-model."
+                f"The base model {result.setting.base_model} was in memory; pass --base-model with the id "
+                "of a model on the hub that has its weights."
             )
         raise SpecError(
-            f"The base model {result.setting.base_model} lies in a folder that others do not have; pass its "
-            "id on the hub with --base-model."
+            f"The base model {result.setting.base_model} is a local folder; pass --base-model with "
+            "its id on the hub."
         )
     require_unchanged(weights)
     document = read_plan(run)
     with tempfile.TemporaryDirectory(prefix="autopeft-") as parent:
-        # Paths of this machine, and rows of the data; earlier versions kept rows in outputs.json.
-        withheld = shutil.ignore_patterns(TRAINED, WRITTEN_TEXTS, "outputs.json")
+        # Paths of this machine, and rows of the data.
+        withheld = shutil.ignore_patterns(TRAINED, WRITTEN_TEXTS)
         folder = shutil.copytree(weights, Path(parent) / "adapter", ignore=withheld)
         if isinstance(result, TrainedPlan):
             write_trained_card(folder, result, at=repo, base_model=base_model)
@@ -110,7 +109,7 @@ def _upload(folder: Path, repo: str, *, private: bool, overwrite: bool) -> str:
         url = api.create_repo(repo, private=private, exist_ok=True)
         api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload adapter with autopeft")
     except OfflineModeIsEnabled as error:
-        raise HubError("The hub cannot be reached, as HF_HUB_OFFLINE is set; unset it.") from error
+        raise HubError("The hub cannot be reached, since HF_HUB_OFFLINE is set; unset it.") from error
     except (_HTTP_ERROR, LocalTokenNotFoundError, ImportError) as error:  # ImportError: of a SOCKS proxy
         raise HubError(
             f"{repo} cannot be pushed ({reason_of(error)}); check the name, the "

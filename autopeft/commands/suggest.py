@@ -1,12 +1,10 @@
-"""`suggest`: what to write down before any search, from the config of a base model alone."""
+"""`suggest`: a good LoRA without a search, from the config of a base model alone."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
 from peft import PeftConfig
 
 from autopeft import exports, model, space
@@ -14,18 +12,17 @@ from autopeft.adapters import compile_plan
 from autopeft.commands.estimate import EstimateRequest, RunRequest, StepEstimate, estimate_step
 from autopeft.errors import BudgetError, SpecError, UnknownNameError
 from autopeft.model import BaseModel
-from autopeft.plugins import PACKED_KINDS, discover
+from autopeft.plugins import PACKED_KINDS, ExportSource, TrainingFacts, discover
+from autopeft.report.formatting import render
 from autopeft.run.prepare import methods_for
 from autopeft.run.resources import budget_of
 from autopeft.space import BASELINE_METHOD, AllocationContext
 from autopeft.train import MOVE_BELOW, MOVE_OF_NUMBERS, head_move, warmup_steps
 from autopeft.types import BudgetSpec, DataSpec, ModelSpec, Plan, RunSpec, TaskSpec
 
-TRAINERS = ("peft", "trl", "unsloth", "axolotl")
 _RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # powers of two, as people and kernels use them
-_USUAL_ROWS = 16  # of a step without --data, as people train language models
-_LINE = 84  # columns of a list in the printed lines; heuristic
-_USUAL_STEPS = 1000  # of a run without --data, for its warm-up; chosen by hand
+_USUAL_ROWS = 16  # of a step without --data; usual for language models
+_USUAL_STEPS = 1000  # of a run without --data, for its warm-up; heuristic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +46,7 @@ class Suggestion:
 
     `batch_size` rows make a step, `estimate.answer.step.n_rows` of them at a time. With data, the estimate
     has the steps of a run, their time and price. `servers` can read the adapter of a causal language model.
-    `output_layer` is the last linear layer of a task head that is trained beside the adapter.
+    `output_layer` is the last linear layer of a task head that is trained with the adapter.
     """
 
     base_model: str
@@ -63,7 +60,7 @@ class Suggestion:
 
     @property
     def learning_rate(self) -> float:
-        """Give the peak of AdamW's rate."""
+        """Return the peak learning rate of AdamW."""
         return self.plan.learning_rate
 
     @property
@@ -73,65 +70,75 @@ class Suggestion:
 
     @property
     def accumulation_steps(self) -> int:
-        """How many micro-batches make a step."""
+        """The number of micro-batches in a step."""
         return -(-self.batch_size // self.estimate.answer.step.n_rows)
 
     @property
     def max_length(self) -> int:
-        """Tokens that a row may have: as in a run on the data, else those that the memory is for."""
+        """The longest row in tokens: as in a run on the data, else as in the memory estimate."""
         rows = self.estimate.rows
         return self.estimate.answer.step.n_tokens if rows is None else rows.max_length
 
     @property
     def places(self) -> dict[str, Any]:
-        """Fields of the config that say where: modules, experts, single ranks, a trained head."""
+        """Fields of the config on modules, experts, single ranks and a trained head."""
         names = ("target_modules", "target_parameters", "rank_pattern", "alpha_pattern", "modules_to_save")
         values = {name: value for name in names if (value := getattr(self.config, name))}
         return {name: sorted(value) if isinstance(value, set) else value for name, value in values.items()}
 
     def snippet(self, trainer: str) -> str:
-        """Write the lines that set this suggestion up in `peft`, TRL, unsloth or axolotl.
+        """Return the lines that set this suggestion up in a trainer of `exports.RECIPES`, such as TRL.
 
         Raises:
-            UnknownNameError: `trainer` is none of `TRAINERS`.
-            SpecError: It trains only models that continue texts, and this one is of another kind.
+            UnknownNameError: There are no lines for this trainer.
+            SpecError: It cannot train this model or adapter.
         """
-        if trainer not in TRAINERS:
-            raise UnknownNameError("trainer", trainer, TRAINERS)
-        if trainer != "peft" and (kind := self.config.task_type) not in ("CAUSAL_LM", None):
-            raise SpecError(f"{trainer} trains models that continue texts, not {kind}; pass --for peft.")
-        rows = self.estimate.rows
-        environment = Environment(loader=PackageLoader("autopeft", "templates"), trim_blocks=True)
-        environment.filters["literal"] = _literal
-        return environment.get_template(f"suggest/{trainer}.j2").render(
-            config=self.config,
-            suggestion=self,
-            step=self.estimate.answer.step,
-            max_length=self.max_length,
-            kind=rows and rows.kind,
-            packed_kinds=PACKED_KINDS,
-            n_steps=self.estimate.n_steps,
-            dtype=self.estimate.dtype,
-            moves=(head_move(None if rows is None else rows.n_epochs), MOVE_OF_NUMBERS, MOVE_BELOW),
+        if trainer not in exports.RECIPES:
+            raise UnknownNameError("trainer", trainer, exports.RECIPES)
+        recipe, step, rows = exports.RECIPES[trainer], self.estimate.answer.step, self.estimate.rows
+        learning_rate = float(f"{self.learning_rate:.1e}")
+        source = ExportSource(
+            configs=(self.config,),
+            base_model=self.base_model,
+            task_type=self.config.task_type,
+            head=tuple(self.config.modules_to_save or ()),
+            training=TrainingFacts(
+                learning_rate=learning_rate,
+                micro_batch_size=step.n_rows,
+                accumulation_steps=self.accumulation_steps,
+                max_steps=self.estimate.n_steps,
+                warmup_steps=self.warmup_steps,
+                max_length=self.max_length,
+                quantize=step.quantize,
+                dtype=self.estimate.dtype,
+                checkpointing=step.checkpointing,
+                packs=rows is not None and rows.kind in PACKED_KINDS,
+            ),
         )
-
-
-def _literal(value: Any) -> str:
-    """Write a value for Python on one line; a list that is too long for it gets a line for each item."""
-    text = json.dumps(value)
-    if not isinstance(value, list) or len(text) <= _LINE:
-        return text
-    return "[\n" + "".join(f"        {json.dumps(item)},\n" for item in value) + "    ]"
+        if trainer != "peft" and (faults := recipe.problems(source)):
+            raise SpecError(f"{trainer} cannot train this: {'; '.join(faults)}; pass --for peft.")
+        lines = recipe.text(source)
+        if trainer != "peft" or self.output_layer is None:
+            return lines
+        moves = {
+            "classes": head_move(None if rows is None else rows.n_epochs),
+            "numbers": MOVE_OF_NUMBERS,
+            "below": MOVE_BELOW,
+        }
+        optimizer = render(
+            "head_optimizer.py", learning_rate=learning_rate, output_layer=self.output_layer, moves=moves
+        )
+        return f"{lines}\n\n{optimizer.rstrip()}"
 
 
 def suggest(request: SuggestRequest) -> Suggestion:
-    """Spend the budget on LoRA of one round rank on all linear layers; predict batch, memory, time and price.
+    """Spend the budget on LoRA of one rank on all linear layers; predict batch, memory, time and price.
 
-    Neither weights nor, without `data`, a tokenizer are read. If the step does not fit and the user set no
-    `quantize`, the base model is in 4 bits, provided that it can be and then fits.
+    No weights are read, and no tokenizer without `data`. If the step does not fit and the user set no
+    `quantize`, the base model is quantized to 4 bits, if it can be and then fits.
 
     Raises:
-        BudgetError: The budget does not pay rank 1 on all linear layers.
+        BudgetError: The budget does not cover rank 1 on all linear layers.
         SpecError, ModelError, DataError: As for `estimate`.
     """
     spec = RunSpec(
@@ -164,21 +171,21 @@ def suggest(request: SuggestRequest) -> Suggestion:
         batch_size=step.n_rows,
         warmup_steps=warmup_steps(step.n_steps or _USUAL_STEPS),
         estimate=step,
-        servers=exports.readers_of((config,))[1:] if config.task_type == "CAUSAL_LM" else (),
+        servers=exports.servers_of((config,)) if config.task_type == "CAUSAL_LM" else (),
         output_layer=base.output_layer if config.modules_to_save else None,
     )
 
 
 def _largest_lora(spec: RunSpec, base: BaseModel) -> tuple[int, Plan, PeftConfig]:
-    """Find the largest LoRA of a round rank on all linear layers; returns its rank, plan and config."""
+    """Return rank, plan and config of the largest LoRA of a rank in `_RANKS` on all linear layers."""
     methods, budget = methods_for(base), budget_of(spec, base)
     per_rank = budget_of(spec.model_copy(update={"budget": BudgetSpec(requested="r1")}), base)
     max_rank = budget.max_trainable_params // per_rank.max_trainable_params
     if not max_rank:
         raise BudgetError(
             f"The budget {budget.requested!r} allows {budget.max_trainable_params:,} parameters, and LoRA of "
-            f"rank 1 on all linear layers trains {per_rank.max_trainable_params:,}; ask for more, or let "
-            "autopeft search find modules to leave out."
+            f"rank 1 on all linear layers trains {per_rank.max_trainable_params:,}; raise --budget, or let "
+            "autopeft search choose fewer modules."
         )
     rank = max(rank for rank in _RANKS if rank <= max_rank)
     context = AllocationContext(

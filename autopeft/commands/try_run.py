@@ -1,4 +1,4 @@
-"""`try`: what the finished adapter of a run answers to inputs that the user types."""
+"""`try`: run the finished adapter of a run on inputs that the user types."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from autopeft.store import RunDir
 from autopeft.train.encoding import NO_CUT
 from autopeft.types import IN_MEMORY, SearchResult
 
-_MAX_NEW_TOKENS = "128"  # of a written text, if the run derived no length; chosen by hand
+_MAX_NEW_TOKENS = "128"  # of a written text, if the run derived no length; heuristic
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """What a model answers to one input; fields that its task does not fill are None or empty.
+    """The answer of a model to one input; fields that its task does not fill are None or empty.
 
     - `label`: the class of the highest probability, or the choice.
     - `labels`: the labels above 50 %, if an input may have several.
@@ -45,15 +45,15 @@ class Reply:
 
 
 def try_run(run: Path, words: Sequence[str] | Sequence[tuple[str, ...]]) -> tuple[Reply, ...]:
-    """Ask the finished adapter of a run.
+    """Return the replies of a run's finished adapter.
 
-    `words` are texts, prompts or paths of images, each an input. If rows of the run have two texts or more,
-    as many words make one input. For multiple choice all words are one input, the question first. Or they are
-    one tuple of words for each input.
+    `words` are texts, prompts or paths of images, one for each input. If rows of the run have several texts,
+    as many words make one input. For multiple choice all words are one input, the question first. `words` may
+    also be a tuple of words for each input.
 
     Raises:
-        SpecError: The words make no whole inputs, or name a file in place of a text. Or the run cannot be
-            asked: its model was in memory, another trainer trained it, or an earlier version made it.
+        SpecError: The words make no whole inputs, or are names of files instead of texts. Or the model was in
+            memory, or another trainer trained it.
         DataError: An image cannot be read.
         RunDirError: The run has not finished, or has no finished weights.
         ModelError: The base model cannot be loaded, or has no tokenizer.
@@ -63,20 +63,20 @@ def try_run(run: Path, words: Sequence[str] | Sequence[tuple[str, ...]]) -> tupl
     setting, kind = result.setting, result.setting.label_kind
     if not kind or result.spec.model.id == IN_MEMORY:
         raise SpecError(
-            f"{run} does not say how to ask its model: it was in memory, your own trainer trained it, or an "
-            "earlier version made the run. In Python, autopeft.load_result(run).load() gives the model."
+            f"{run} does not know the inputs of its model: it was in memory or trained by your own trainer. "
+            "In Python, autopeft.load_result(run).load() returns the model."
         )
     rows = [words] if all(isinstance(word, str) for word in words) else words
     inputs = [each for row in rows for each in _inputs(run, cast(Sequence[str], row), result)]
     if rows is words and len(inputs) != len(rows):
         raise SpecError(
             f"{len(rows)} inputs have {len(inputs)} texts, and this run reads one text an input; join the "
-            "words of an input with blanks."
+            "words of an input with spaces."
         )
     weights = finished_weights(folder)
     adapted, base = load_with_base(result, weights)
     if base.tokenizer is None:
-        raise ModelError(f"{base.name} has no tokenizer; put it back beside the model.")
+        raise ModelError(f"{base.name} has no tokenizer; restore its files in the folder of the model.")
     label_space = LabelSpace(kind=cast(Any, kind), names=setting.label_names)
     task: Task = discover("autopeft.tasks")[setting.task].fitted(
         result.spec.task, label_space, base.tokenizer
@@ -156,7 +156,7 @@ def _write(
     label_space: LabelSpace,
     result: SearchResult,
 ) -> Reply:
-    """Answer with the text that the model writes after a prompt, always taking the likeliest token."""
+    """Answer with the text that the model writes after a prompt by greedy decoding."""
     (prompt,) = inputs
     tokenizer, max_length = base.tokenizer, result.spec.task.max_length or NO_CUT
     if label_space.kind in ("completion", "chat"):  # a chat of one message is a prompt

@@ -18,7 +18,7 @@ class Native:
     needs_base: NeededBase = "none"
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
-        """Find no problem: this format holds every plan."""
+        """Return no problems: this format holds every plan."""
         return ()
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:

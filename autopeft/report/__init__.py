@@ -1,9 +1,9 @@
-"""A search's result as files: report.html and report.md for people, the rest for programs.
+"""The files of a result: report.html and report.md for people, the others for programs.
 
-Everything but `write` is a pure function of the result. `templates/` has the layout, and all sentences.
+All functions but the two that write are pure. `templates/` has the layout.
 
 Inside the folder each file imports only from those before it: schema, formatting, plan_names → table_rows,
-layer_maps → answer, charts, result_files → card → page.
+layer_maps, charts → answer, result_files → card → page.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from autopeft.report.page import (
     page_of,
     report_html,
     report_md,
-    several_html,
     short_html,
     short_text,
 )
@@ -37,12 +36,12 @@ def write(result: SearchResult, out: Path, *, words: PartWords) -> None:
     write_text(out / "sensitivity.csv", sensitivity_csv(result.targets, result.scores))
     write_text(out / "report.md", report_md(result, words=words))
     write_text(out / "report.html", report_html(result, words=words))
-    # Last, so that whoever finds the answer finds the rest too.
+    # Last, so that result.json is never without the other files.
     answer = json.dumps(result_json(result), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(out / "result.json", answer + "\n")
 
 
 def write_so_far(search: SearchSoFar, out: Path, *, words: PartWords, status: str) -> None:
-    """Write the page and the trials of a search without an answer; `status` is that of its `RunPage`."""
+    """Write the page and the trials of an unfinished search; `status` is that of its `RunPage`."""
     write_text(out / "trials.csv", trials_csv(search))
     write_text(out / "report.html", page_html(page_of(search, words, status)))

@@ -1,21 +1,21 @@
-"""The answer: what to use, what it costs, how sure it is. `answer.txt.j2` has the sentences."""
+"""The answer in sentences: what to use, what it costs, how sure it is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from autopeft.report.formatting import render
+from autopeft.report.formatting import count, difference, duration, interval, memory, metric, percent
 from autopeft.report.plan_names import PartWords, is_untrained
-from autopeft.report.table_rows import full_rows, scored_record
+from autopeft.report.table_rows import FullRow, full_rows, scored_record
 from autopeft.space import BASELINE_METHOD
-from autopeft.types import SearchResult, Verdict, in_words_of
+from autopeft.types import FullRun, SearchResult, Verdict, in_words_of
 
 NO_LEARNING = "nothing learned"
 # Label of the verdict, or what overrules it -> words and tone of the mark above the answer.
 _MARKS = {
     "better": ("better than the default", "better"),
     "as good and smaller": ("as good and smaller", "better"),
-    "inconclusive": ("not settled", "inconclusive"),
+    "inconclusive": ("inconclusive", "inconclusive"),
     "default kept": ("default kept", "calm"),
     NO_LEARNING: (NO_LEARNING, "inconclusive"),
 }
@@ -23,10 +23,10 @@ _MARKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """Sentences below a mark, whose color is its tone.
+    """Sentences below a mark; `tone` decides the color of the mark.
 
-    `evaluated` says what the user's own function measured, `refit` that the returned adapter was trained on
-    all rows, `served` what serves the adapter of a language model; each may be "".
+    `evaluated` is the score of the user's own function, `refit` describes the returned adapter if it was
+    trained on all rows, `served` lists what serves the adapter of a language model; each may be "".
     """
 
     mark: str
@@ -46,47 +46,101 @@ class Answer:
 
 
 def answer_of(result: SearchResult, words: PartWords) -> Answer:
-    """Say what to use, what it costs beside the default, and how sure that is.
-
-    If no full run is surely better than guesses, it says that nothing was learned, whatever the verdict.
-    """
+    """Compose the answer; if no full run surely beats guessing, nothing was learned, whatever the verdict."""
     setting, verdict = result.setting, result.verdict
     label, chance = verdict.label, setting.chance
     if chance is not None and not any(run.is_surely_above(chance) for run in result.full_runs):
         label = NO_LEARNING
-    rows = full_rows(result, words)
-    best, baseline = (
-        next(row for row in rows if row.plan == plan) for plan in (result.best, result.baseline)
-    )
+    rows = {row.plan: row for row in full_rows(result, words)}
+    best, baseline = rows[result.best], rows[result.baseline]
     is_compared = best != baseline and not is_untrained(result, result.baseline)
-    sentences = render(
-        "answer.txt",
-        label=label,
-        best=best,
-        baseline=baseline if is_compared else None,
-        default="the default LoRA" if result.baseline.lead_method == BASELINE_METHOD else "the default",
-        is_untrained=is_untrained(result, result.best),
-        scored=scored_record(result, result.best),
-        scored_baseline=scored_record(result, result.baseline) if is_compared else None,
-        setting=setting,
-        is_share=setting.metric_is_share,
-        evaluation=result.evaluation,
-        refit=result.refit,
-        is_default=result.best == result.baseline,
-        weights=words.weights,
-        is_language_model=words.auto_class == "AutoModelForCausalLM",
-    ).splitlines()
+    default = "the default LoRA" if result.baseline.lead_method == BASELINE_METHOD else "the default"
     mark, tone = _MARKS[label]
-    use, cost, evaluated, refit, served = (*sentences, "", "", "")[:5]
-    use, sure = (in_words_of(result.spec, sentence) for sentence in (use, verdict.sentence))
     return Answer(
         mark=mark,
         tone=tone,
-        use=use,
-        cost=cost,
-        sure=sure,
-        evaluated=evaluated,
-        refit=refit,
-        served=served,
+        use=in_words_of(result.spec, _use(result, label, best.words, default, is_compared=is_compared)),
+        cost=_cost(result, best, baseline if is_compared else None),
+        sure=in_words_of(result.spec, verdict.sentence),
+        evaluated=_evaluated(result, default),
+        refit=_refit(result),
+        served=_served(words) if not is_untrained(result, result.best) else "",
         verdict=verdict,
     )
+
+
+def _use(result: SearchResult, label: str, plan: str, default: str, *, is_compared: bool) -> str:
+    setting, record = result.setting, scored_record(result, result.best)
+
+    def shown(record: FullRun) -> str:
+        return metric(record.metric_mean, setting.metric_is_share)
+
+    score = f"{setting.metric_words} {shown(record)} on the {record.split} split"
+    if is_compared:
+        default = f"{default} ({shown(scored_record(result, result.baseline))})"
+    return {
+        "better": f"Use {plan}: {score}, better than {default}.",
+        "as good and smaller": f"Use {plan}: {score}, as good as {default} with fewer parameters.",
+        "inconclusive": f"Try {plan}: {score}, but it may be no better than {default}.",
+        "default kept": f"Keep the default, {plan}: {score}.",
+        NO_LEARNING: f"Nothing was learned: {plan} may be no better than guessing. Check --label-column, "
+        "train longer, or hold out more rows.",
+    }[label]
+
+
+def _cost(result: SearchResult, best: FullRow, baseline: FullRow | None) -> str:
+    """Compare the plans by time and memory too, since fewer parameters need not be cheaper."""
+    if best.train_seconds is None:
+        return "It needs no training: it is the base model itself."
+    share = percent(100 * best.plan.trainable_params / result.setting.budget.base_params)
+    head = f" and {count(n)} of the task head" if (n := result.setting.head_params) else ""
+    peak = f", using {memory(best.peak_bytes)} of memory on top of the weights" if best.peak_bytes else ""
+    cost = (
+        f"It trains {count(best.plan.trainable_params)} adapter parameters ({share} of the base model){head} "
+        f"in {duration(best.train_seconds)}{peak}; its file is {memory(best.file_bytes)}."
+    )
+    if baseline is None or baseline.train_seconds is None:
+        return cost
+    peak = f", using {memory(baseline.peak_bytes)}" if baseline.peak_bytes else ""
+    return (
+        f"{cost} The default trains {count(baseline.plan.trainable_params)} in "
+        f"{duration(baseline.train_seconds)}{peak}; its file is {memory(baseline.file_bytes)}."
+    )
+
+
+def _evaluated(result: SearchResult, default: str) -> str:
+    evaluation = result.evaluation
+    if evaluation is None:
+        return ""
+    sentence = f"By {evaluation.function} (larger is better): {metric(evaluation.best, False)}"
+    if result.best != result.baseline:
+        sentence += f" for the best plan, {metric(evaluation.baseline, False)} for {default}"
+    if evaluation.interval_95 is not None:
+        gap = difference(evaluation.mean_difference, False)
+        ends = interval(*evaluation.interval_95, False)
+        sentence += f", difference {gap} ({ends}) over {count(evaluation.n_rows)} rows"
+    return f"{sentence}."
+
+
+def _refit(result: SearchResult) -> str:
+    refit, setting = result.refit, result.setting
+    if refit is None:
+        return ""
+    score = ""
+    if refit.test is not None:
+        shown = metric(refit.test.metric_mean, setting.metric_is_share)
+        score = f": {setting.metric_words} {shown} on the test split"
+    return (
+        f"The returned adapter, best/weights, is this plan trained again on all {count(refit.train_rows)} "
+        f"rows{score}. The adapter that was judged is best/judged."
+    )
+
+
+def _served(words: PartWords) -> str:
+    if words.auto_class != "AutoModelForCausalLM":
+        return ""
+    if words.weights.servers:
+        named = "vLLM and llama.cpp" if len(words.weights.servers) > 1 else "vLLM"
+        return f"{named} can serve the adapter as is."
+    remedy = "" if words.weights.n_unmerged else "; autopeft export writes a form that they read"
+    return f"Servers cannot read the adapter as is{remedy}."

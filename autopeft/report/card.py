@@ -20,7 +20,7 @@ from autopeft.types import IN_MEMORY, QUANTIZED, SearchResult, TrainedPlan, shor
 # In the order of `peft`'s own cards, which end with these lines.
 _LIBRARIES = {"PEFT": "peft", "Transformers": "transformers", "Pytorch": "torch", "Datasets": "datasets"}
 _ON_HUB = re.compile(r"[\w.-]+(/[\w.-]+)?")  # an owner and a name, or a name alone
-_MOST_LABELS, _LONGEST_LABEL = 20, 60  # labels that a card lists, characters of each; chosen by hand
+_MOST_LABELS, _LONGEST_LABEL = 20, 60  # labels that a card lists, characters of each; heuristic
 _FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".zip", ".gguf", ".txt")
 BEST_WEIGHTS = "best/weights"  # in the folder of a run
 _IMAGE_CLASS = "AutoModelForImageClassification"  # its base models come with an image processor, no tokenizer
@@ -28,11 +28,11 @@ _IMAGE_CLASS = "AutoModelForImageClassification"  # its base models come with an
 
 @dataclass(frozen=True, kw_only=True)
 class CardFacts:
-    """Facts on a model card that the result of a search does not hold.
+    """Facts on a model card that are not in the result of a search.
 
     `base_model` and `dataset` are ids on the hub; None if they have none. `peft_types` are `peft`'s words,
     such as `lora`. `folder` is where a reader loads the adapter from. `seed` is that of the weights.
-    `own_class` is the class that the base model's config names if the adapter does not fit it, else empty.
+    `own_class` is the class in the base model's config if the adapter does not fit it, else empty.
     `schedule` describes the learning rate over the steps.
     """
 
@@ -101,7 +101,7 @@ def _card(
     score: tuple[str, float, str] | None,
     context: dict[str, Any],
 ) -> str:
-    """Fill in a card; `score` has the split, the metric, and a phrase on the rows, "" if they are all."""
+    """Fill in a card; `score` has split, metric, and a phrase on the rows, "" if all were evaluated."""
     base, setting, spec, environment = facts.base_model, result.setting, result.spec, result.environment
     base_name = PureWindowsPath(base or setting.base_model).name  # it splits at / and at \
     data_name = PureWindowsPath(setting.data).name
@@ -137,7 +137,7 @@ def _card(
         model_name=title,
         eval_results=evaluated or None,
     )
-    names = () if spec.has_own_trainer else setting.label_names  # that trainer did not say its names
+    names = () if spec.has_own_trainer else setting.label_names  # that trainer did not name them
     labels = [shortened(name, _LONGEST_LABEL) for name in names[:_MOST_LABELS]]
     body = render(
         template,
@@ -178,7 +178,7 @@ def python_lines(
     folder: str = BEST_WEIGHTS,
     source: str | None = None,
 ) -> str:
-    """Write Python lines that load the trained adapter, by default for use in the folder of the run.
+    """Return Python lines that load the trained adapter, by default for use in the folder of the run.
 
     `folder` is the adapter's (`best/weights`, or a path that begins with `./`), or its id on the hub.
     `source` is where to load the base model from; None takes the source of the run.

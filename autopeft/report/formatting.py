@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from decimal import Decimal
 from functools import cache
 from pathlib import PurePath
@@ -23,12 +22,12 @@ _EDGE_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # not between letter
 
 
 def count(number: int) -> str:
-    """Write a count with thousands separators."""
+    """Format a count with thousands separators."""
     return f"{number:,}"
 
 
 def last_part(name: str) -> str:
-    """Shorten the name of a base model: a local path to its last part, which says enough in a heading.
+    """Shorten the name of a base model for a heading: a local path to its last part.
 
     Example:
         >>> last_part("/data/models/tiny.gguf"), last_part("org/tiny")
@@ -38,14 +37,14 @@ def last_part(name: str) -> str:
 
 
 def percent(number: float) -> str:
-    """Write a percentage with two decimals, or with two digits if it is small."""
+    """Format a percentage with two decimals, or with two digits if it is small."""
     if number == 0 or number >= 0.1:
         return f"{number:.2f} %"
     return f"{number:.2g} %" if number >= 1e-4 else "< 0.0001 %"
 
 
 def share_words(share: float) -> str:
-    """Write a share of the budget as a fraction.
+    """Format a share of the budget as a fraction.
 
     Example:
         >>> share_words(0.2), share_words(1 / 25)
@@ -55,7 +54,7 @@ def share_words(share: float) -> str:
 
 
 def significant(number: float, n_digits: int = 2) -> str:
-    """Write a number with some significant digits; with an exponent only below a millionth.
+    """Format a number with some significant digits; with an exponent only below a millionth.
 
     Example:
         >>> significant(100.0), significant(4.25), significant(0.0000312, 3), significant(-0.00000031)
@@ -66,7 +65,7 @@ def significant(number: float, n_digits: int = 2) -> str:
 
 
 def metric(value: float | None, is_share: bool) -> str:
-    """Write a metric: percent with one decimal if it is a share in [0, 1], else three decimals.
+    """Format a metric: percent with one decimal if it is a share in [0, 1], else three decimals.
 
     Numbers too small for these have three digits.
 
@@ -84,7 +83,7 @@ def metric(value: float | None, is_share: bool) -> str:
 
 
 def plus_minus(std_error: float | None, is_share: bool) -> str:
-    """Write a standard error in the unit of `metric`, with two digits if it would round to zero.
+    """Format a standard error in the unit of `metric`, with two digits if it would round to zero.
 
     Example:
         >>> plus_minus(0.0123, True), plus_minus(0.0123, False), plus_minus(0.000012, False)
@@ -97,7 +96,7 @@ def plus_minus(std_error: float | None, is_share: bool) -> str:
 
 
 def difference(value: float | None, is_share: bool, *, signed: bool = True) -> str:
-    """Write a difference of metrics: points with one decimal for a share, else three decimals.
+    """Format a difference of metrics: points with one decimal for a share, else three decimals.
 
     Shares differ by 100 points at most; a larger difference is cut. If all decimals would be 0, points have
     one more, and other metrics have two significant digits.
@@ -123,7 +122,7 @@ def difference(value: float | None, is_share: bool, *, signed: bool = True) -> s
 
 
 def interval(low: float, high: float, is_share: bool) -> str:
-    """Write the ends of an interval of differences, without their unit.
+    """Format the ends of an interval of differences, without their unit.
 
     Example:
         >>> interval(-0.006, 0.022, True), interval(-0.006, 0.022, False)
@@ -138,7 +137,7 @@ def within_share(difference: float) -> float:
 
 
 def minuses(sentence: str) -> str:
-    """Give the negative numbers of a sentence a minus sign in place of the hyphen.
+    """Replace the hyphens of negative numbers in a sentence by minus signs.
 
     Example:
         >>> minuses("-1.5 points, 95 % interval -2.0 to 1.0, half-length runs at 1e-3")
@@ -148,7 +147,7 @@ def minuses(sentence: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write seconds as seconds, minutes or hours."""
+    """Format seconds as seconds, minutes or hours."""
     if seconds < 10:
         return f"{seconds:.1f} s" if seconds >= 1 else f"{significant(seconds)} s"
     if seconds < 90:
@@ -157,7 +156,7 @@ def duration(seconds: float) -> str:
 
 
 def memory(n_bytes: int | None) -> str:
-    """Write bytes of memory or of a file in kB, MB or GB."""
+    """Format bytes of memory or of a file in kB, MB or GB."""
     if not n_bytes:
         return NOTHING
     size, unit = next((pair for pair in ((1e9, "GB"), (1e6, "MB")) if n_bytes >= pair[0]), (1e3, "kB"))
@@ -171,7 +170,7 @@ def first_line(error: str | None) -> str:
 
 
 def render(template: str, /, **context: Any) -> str:
-    """Fill in a template; its name says the kind of file: `report.html`, `report.md` or `chart.svg`."""
+    """Fill in a template, such as `report.html`, with the escapes of its kind of file."""
     text = _environment(template.rpartition(".")[2]).get_template(f"{template}.j2").render(context)
     return text.translate(CONTROLS)
 
@@ -179,11 +178,10 @@ def render(template: str, /, **context: Any) -> str:
 @cache
 def _environment(kind: str) -> Environment:
     """Load the templates with the escapes that a kind of file needs."""
-    finalize: dict[str, Callable[[Any], Any]] = {"md": _escape_markdown, "svg": _printable}
     environment = Environment(
         loader=PackageLoader("autopeft", "templates"),
         autoescape=kind in ("html", "svg"),
-        finalize=finalize.get(kind),
+        finalize=_escape_markdown if kind == "md" else None,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -206,10 +204,3 @@ def _escape_markdown(value: Any) -> Any:
     for special, escaped in _SPECIAL.items():
         text = text.replace(special, escaped)
     return _EDGE_UNDERSCORE.sub(r"\\_", text)
-
-
-def _printable(value: Any) -> Any:
-    """Replace characters that XML cannot hold; values marked `safe` stay as they are."""
-    if isinstance(value, Markup) or not isinstance(value, str):
-        return value
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in value)

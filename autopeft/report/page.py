@@ -1,15 +1,14 @@
-"""The pages that people read: a run as HTML and Markdown, several runs as HTML, a few lines for Python."""
+"""The pages that people read: a run as HTML and Markdown, and a summary for notebooks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
 
 from autopeft.report.answer import Answer, answer_of
 from autopeft.report.card import python_lines
-from autopeft.report.charts import SHAPES, difference_chart, short_run_chart
+from autopeft.report.charts import difference_chart
 from autopeft.report.formatting import render
 from autopeft.report.layer_maps import MAX_ROWS, Map, enough_examples, merged, rank_map, score_map
 from autopeft.report.plan_names import PartWords, name_of
@@ -29,12 +28,12 @@ from autopeft.types import (
     train_command,
 )
 
-_MAX_RUNS = 40  # of a table; chosen by hand: as many as a reader scrolls through; trials.csv has the rest
+_MAX_RUNS = 40  # of a table; heuristic; trials.csv has the rest
 
 
 @dataclass(frozen=True, kw_only=True)
 class BestPlan:
-    """How to load, train and count the plan that is handed over, and which modules it adapts.
+    """How to load, train and count the plan that is returned, and which modules it adapts.
 
     `position` is where its learning rate lies in the searched range, in [0, 1]; None without a range.
     `is_command` is False if `commands` are Python code, for objects in memory.
@@ -61,7 +60,7 @@ class Details:
 
 @dataclass(frozen=True, kw_only=True)
 class RunPage:
-    """All that the pages of a run show.
+    """The content of the report of a run.
 
     An unfinished run has no answer and no best plan (None), and some empty tables. `status` is complete, or a
     sentence that begins with running, stopped or failed. `run_rows` has the short runs and, before a verdict,
@@ -88,7 +87,7 @@ class RunPage:
 
     @property
     def is_running(self) -> bool:
-        """Whether the page should load itself again, since there will be more to see."""
+        """Whether the page should load itself again."""
         return self.status.startswith("running")
 
     @property
@@ -98,7 +97,7 @@ class RunPage:
 
     @property
     def unjudged_rows(self) -> list[RunRow]:
-        """The full runs that nothing has judged yet."""
+        """The full runs that have not been judged yet."""
         return [row for row in self.run_rows if row.run.fidelity.split == "confirm"]
 
     @property
@@ -113,7 +112,7 @@ class RunPage:
 
 
 def page_of(result: SearchResult | SearchSoFar, words: PartWords, status: str = "complete") -> RunPage:
-    """Gather what the pages show of a run, finished or not."""
+    """Gather what the report of a run shows, finished or not."""
     finished = result if isinstance(result, SearchResult) else None
     in_words = partial(in_words_of, result.spec)
     maps = ((score_map(result.targets, score), enough_examples(score)) for score in result.scores)
@@ -193,56 +192,35 @@ def _settings(result: SearchResult | SearchSoFar) -> list[tuple[str, str]]:
 
 
 def report_html(result: SearchResult, *, words: PartWords) -> str:
-    """Write one self-contained HTML page: nothing is loaded from elsewhere, all names are escaped."""
+    """Return one self-contained HTML page: it loads nothing, and all names are escaped."""
     return page_html(page_of(result, words))
 
 
 def page_html(page: RunPage) -> str:
-    """Fill in the HTML page of a run, finished or not."""
-    budget = page.setting.budget.max_trainable_params
-    chart = short_run_chart(page.short_rows, budget=budget, steps=page.short_steps)
-    drawn = {point.group for point in chart.points} if chart else set()
+    """Return the HTML page of a run, finished or not."""
     return render(
         "report.html",
         page=page,
         difference_chart=page.answer and difference_chart(page.answer.verdict, is_share=page.is_share),
-        short_run_chart=chart,
-        legend=sorted(drawn, key=lambda group: group.color),
-        shapes=SHAPES,
         max_runs=_MAX_RUNS,
         max_layers=MAX_ROWS,
     )
 
 
 def report_md(result: SearchResult, *, words: PartWords) -> str:
-    """Write the same report in GitHub's Markdown, without charts."""
+    """Return the same report in GitHub's Markdown, without charts."""
     return render("report.md", page=page_of(result, words), max_runs=_MAX_RUNS, max_layers=MAX_ROWS)
 
 
-def several_html(runs: Sequence[tuple[str, SearchResult, PartWords]]) -> str:
-    """Write one page about several runs, each given by name, result and the words of its parts."""
-    shown = [
-        {
-            "page": page_of(result, words),
-            "name": name,
-            "anchor": f"run-{number}",
-            "seconds": result.cost.total_seconds,
-            "difference_chart": difference_chart(result.verdict, is_share=result.setting.metric_is_share),
-        }
-        for number, (name, result, words) in enumerate(runs, 1)
-    ]
-    return render("runs.html", runs=shown)
-
-
 def short_text(result: SearchResult, path: str) -> str:
-    """Write one line: verdict, metric of the best plan, its parameters, the folder of the run."""
+    """Return one line: verdict, metric of the best plan, its parameters, the folder of the run."""
     best = next(record for record in result.full_runs if record.plan == result.best)
     score = f"{result.setting.metric_words} {best.metric_mean:.3f} ± {best.metric_std_error:.3f}"
     return f"Result({result.verdict.label} · {score} · {result.best.trainable_params:,} params · {path})"
 
 
 def short_html(result: SearchResult, path: str, words: PartWords) -> str:
-    """Write the answer, the full runs as a table, their difference and a link to the page, for notebooks."""
+    """Return a summary for notebooks: answer, full runs, difference and a link to the page."""
     is_share = result.setting.metric_is_share
     return render(
         "summary.html",

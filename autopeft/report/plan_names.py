@@ -1,4 +1,4 @@
-"""What people call a plan and its parts: methods, ranks, modules, and the names that a result gives it."""
+"""Words for a plan: its methods, ranks and modules, and its role in a result."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from autopeft.types import Adapter, Plan, SearchResult, SearchSoFar, Target, cou
 ANSWERS = ("best", "baseline", "challenger")  # the plans that a result names
 HEAD_ALONE, UNTRAINED = "head alone", "untrained model"  # a plan without adapters
 LINEAR = ("linear", "conv1d")  # kinds of target modules that are linear layers
-_MOST_ROLES, _MOST_LAYERS = 5, 4  # up to so many are named one by one; chosen by hand
-_N_COLOURS = 9  # of the page: `--g0` to `--g8`
+_MOST_ROLES, _MOST_LAYERS = 5, 4  # that are listed one by one; heuristic
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightFolders:
-    """How the trained weights of a plan lie in their folder, and what loads them.
+    """How the trained weights of a plan are stored in their folder, and what loads them.
 
     `order` names the sub-folders of several configs in the order of loading: configs that can be merged come
     first. It is empty for one config, which lies in the folder itself. `n_unmerged` counts the configs that
@@ -32,12 +31,12 @@ class WeightFolders:
 
 @dataclass(frozen=True, kw_only=True)
 class PartWords:
-    """What the parts of a search say about themselves; a report cannot import them, since they need torch.
+    """Words of the plug-ins of a search, which a report cannot import, since they need torch.
 
-    `labels` gives the name that people write for each method, and under `choice_key` the words for an unusual
-    choice of an option; `short_labels` gives one word that fits a map's cell. A method that is no longer
-    installed has no label, and keeps its own name. `auto_class` names the transformers class that loads the
-    task's base model. `weights` says how the best plan's weights are loaded.
+    `labels` has the label of each method, and under `choice_key` the words for an unusual choice of an
+    option; `short_labels` has one word for the cells of a table. A method that is not installed keeps its
+    name. `auto_class` is the transformers class that loads the task's base model. `weights` describes how the
+    best plan's weights are loaded.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -47,7 +46,7 @@ class PartWords:
 
 
 def choice_key(method: str, option: str, value: object) -> str:
-    """Make the key of an option's words in `PartWords.labels`: `lora.dora=True`."""
+    """Return the key of an option's words in `PartWords.labels`, such as `lora.dora=True`."""
     return f"{method}.{option}={value}"
 
 
@@ -57,31 +56,30 @@ def plan_words(
     """Describe a plan by method, rank and modules; `head` are the words for a plan without adapters.
 
     Example:
-        >>> target modules = [Target(name=f"h.{n}.q", layer=n, role="q", kind="linear", in_features=8,
-            out_features=8,
-        ...               has_bias=False) for n in range(4)]
+        >>> sizes = {"in_features": 8, "out_features": 8, "has_bias": False}
+        >>> targets = [Target(name=f"h.{n}.q", layer=n, role="q", kind="linear", **sizes) for n in range(4)]
         >>> adapters = tuple(Adapter(method="lora", target=f"h.{n}.q", rank=4) for n in (2, 3))
         >>> plan = Plan(adapters=adapters, learning_rate=1e-3, trainable_params=128)
-        >>> plan_words(plan, target modules, {"lora": "LoRA"})
+        >>> plan_words(plan, targets, {"lora": "LoRA"})
         'LoRA of rank 4 on all linear layers in the last 2 of 4 layers'
     """
     by_method: dict[str, list[Adapter]] = {}
     for adapter in plan.adapters:
         by_method.setdefault(method_words(adapter, labels), []).append(adapter)
-    parts = []
+    phrases = []
     for method, adapters in by_method.items():
         ranks = sorted({adapter.rank for adapter in adapters if adapter.rank})
         ends = " to ".join(map(str, dict.fromkeys((ranks[0], ranks[-1])))) if ranks else ""
         modules = module_words({adapter.target for adapter in adapters}, targets)
-        parts.append(f"{method} of rank {ends} on {modules}" if ends else f"{method} on {modules}")
+        phrases.append(f"{method} of rank {ends} on {modules}" if ends else f"{method} on {modules}")
     choices = [f", {name} {value}" for name, value in plan.choices]
     if plan.head_factor != 1:
         choices.append(f", head rate / {1 / plan.head_factor:g}")
-    return (" + ".join(parts) or head) + "".join(choices)
+    return (" + ".join(phrases) or head) + "".join(choices)
 
 
 def method_words(adapter: Adapter, labels: Mapping[str, str]) -> str:
-    """Name the method of an adapter as people do, with its unusual choices.
+    """Return the label of an adapter's method, with its unusual choices.
 
     Example:
         >>> adapter = Adapter(method="lora", target="q", rank=4, scale=2.0, options=(("dora", True),))
@@ -116,7 +114,7 @@ def module_words(names: Collection[str], targets: Sequence[Target]) -> str:
 
 
 def _layer_words(layers: Sequence[int], targets: Sequence[Target]) -> str:
-    """Say in which layers: the last or first ones, a span, a list, or else their number."""
+    """Describe layers as the last or first ones, a span, a list, or else by their number."""
     all_layers = sorted({target.layer for target in targets if target.layer is not None})
     n_layers, count = len(layers), f"{len(layers)} " if len(layers) > 1 else ""
     for end, at_end in (("last", all_layers[-n_layers:]), ("first", all_layers[:n_layers])):
@@ -144,34 +142,7 @@ def is_untrained(result: SearchResult | SearchSoFar, plan: Plan) -> bool:
 def marks_of(result: SearchResult | SearchSoFar, plan: Plan) -> str:
     """Join the roles of a plan in the result, such as `best = baseline`; "" for a plan without a role.
 
-    A challenger that is handed over is only called best.
+    A challenger that is returned is only called best.
     """
     named = [name for name in ANSWERS if getattr(result, name) == plan]
     return " = ".join(named[:1] if named == ["best", "challenger"] else named)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    """Plans of one method or mix. `color` is the number of the page's variable `--gN`, and of its shape."""
-
-    label: str
-    color: int
-
-
-def groups(result: SearchResult | SearchSoFar, words: PartWords) -> dict[Plan, Group]:
-    """Group every measured plan by its methods, in the order of the measurements.
-
-    Groups beyond the colors of the page share the last one.
-    """
-    labels = {
-        plan: " + ".join(dict.fromkeys(method_words(a, words.labels) for a in plan.adapters))
-        or name_of(plan, result, words.labels)
-        for plan in dict.fromkeys(run.plan for run in result.measurements)
-    }
-    order = list(dict.fromkeys(labels.values()))
-    last = "other methods" if len(order) > _N_COLOURS else order[-1] if order else ""
-    colors = {label: min(place, _N_COLOURS - 1) for place, label in enumerate(order)}
-    return {
-        plan: Group(label=label if colors[label] < _N_COLOURS - 1 else last, color=colors[label])
-        for plan, label in labels.items()
-    }

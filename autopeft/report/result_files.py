@@ -1,4 +1,4 @@
-"""What programs read: result.json, trials.csv and sensitivity.csv as text or plain values; a leaderboard."""
+"""The files for programs: result.json, trials.csv, sensitivity.csv; and a leaderboard."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Row = TypeVar("Row", bound=BaseModel)
 
 
 def result_json(result: SearchResult) -> dict[str, Any]:
-    """Make the content of result.json (schema_version 3): plain values, None for NaN and infinity."""
+    """Return the content of result.json (schema_version 3); None stands for NaN and infinity."""
     arm = arms(result)[result.baseline]
     tests = [record_of(result.test, plan) for plan in (result.best, result.baseline)]
     best, baseline = (record and _filled(Numbers, record) for record in tests)
@@ -93,12 +93,12 @@ def _plan_facts(result: SearchResult, plan: Plan) -> dict[str, Any]:
 
 
 def sentences_of(result: SearchResult | SearchSoFar) -> tuple[str, ...]:
-    """Collect sentences that a reader needs besides the verdict: at present, what the base model lacks."""
+    """Collect what a reader must know in addition to the verdict: weights missing from the base model."""
     return tuple(filter(None, (result.setting.lacking,)))
 
 
 def trials_csv(result: SearchResult | SearchSoFar) -> str:
-    """Write the content of trials.csv: one row per measurement, in their order.
+    """Return the content of trials.csv: one row per measurement, in their order.
 
     Floats are written as `repr` does, so that equal runs give equal text. Seconds that were not counted are
     empty: no clock measures 0.
@@ -141,7 +141,7 @@ def _described(plan: Plan, result: SearchResult | SearchSoFar) -> dict[str, Any]
 
 
 def sensitivity_csv(targets: Sequence[Target], scores: Sequence[TargetScores]) -> str:
-    """Write the content of sensitivity.csv: one row per target module, one column per score.
+    """Return the content of sensitivity.csv: one row per target module, one column per score.
 
     The layer is empty for a target module outside the stack.
     """

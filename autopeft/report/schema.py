@@ -1,4 +1,4 @@
-"""What result.json and a row of trials.csv hold; the JSON Schemas in `docs/` are made from these models.
+"""Models of result.json and of a row of trials.csv, from which the JSON Schemas in `docs/` are made.
 
 `result_files` fills them, and writes their keys in the order that they have here. A model with several bases
 has the keys of its last base first.
@@ -42,8 +42,8 @@ class PlanFacts(_Keys):
     """A plan.
 
     `plan_id` is the plan's name in every file of a run. `share_of_base` is the share of the base model's
-    parameters, in [0, 1]. `learning_rate_position` is the place of the rate in the range that was searched, 0
-    the lowest and 1 the highest.
+    parameters, in [0, 1]. `learning_rate_position` is the position of the rate in the range that was
+    searched, from 0 to 1.
     """
 
     plan: Plan
@@ -65,7 +65,7 @@ class Named(_Keys):
 
 
 class BestAnswer(PlanAnswer):
-    """The plan that is handed over; `plan_path` is relative to the folder of the run."""
+    """The plan that is returned; `plan_path` is relative to the folder of the run."""
 
     plan_path: str
 
@@ -180,7 +180,7 @@ class TrialRow(_Keys):
     """One row of trials.csv: one measurement. An empty cell stands for null.
 
     `ranks` is one number, or the lowest and the highest; null without ranks. `trial` is the first that
-    proposed the plan, null if none did. `arm` says what proposed it: the arm of that trial, the name of a
+    proposed the plan, null if none did. `arm` is what proposed it: the arm of that trial, the name of a
     finalist, or `smaller budget`. Seconds are null if they were not counted; `train_seconds` of a run that
     broke off are all that it took.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from autopeft.report.plan_names import Group, PartWords, groups, is_untrained, marks_of, name_of
+from autopeft.report.plan_names import PartWords, is_untrained, marks_of, name_of
 from autopeft.types import (
     FLOAT32_BYTES,
     FullRun,
@@ -33,7 +33,7 @@ def scored_record(result: SearchResult, plan: Plan) -> FullRun:
 
 
 def arms(result: SearchResult | SearchSoFar) -> dict[Plan, str]:
-    """Say what proposed every measured plan: its first trial, else the stage that measured it."""
+    """Map every measured plan to what proposed it: its first trial, else the stage that measured it."""
     names = {run.plan: _SIZE_ARM for run in result.measurements}
     names |= {step.plan: str(step.arm) for step in result.sizes}
     names |= {record.plan: record.name for record in result.full_runs}
@@ -97,7 +97,6 @@ class RunRow:
     mark: str
     words: str
     source: str
-    group: Group
     run: Measurement
     learning_rate: float | None
 
@@ -110,7 +109,6 @@ def runs_on(split: str, result: SearchResult | SearchSoFar) -> list[Measurement]
 
 def run_rows(split: str, result: SearchResult | SearchSoFar, words: PartWords) -> tuple[RunRow, ...]:
     """Gather the runs on a split that finished, lowest loss first."""
-    by_plan = groups(result, words)
     sources = {
         replace(proposal.plan, head_factor=1.0): proposal.source for proposal in reversed(result.proposals)
     }
@@ -119,7 +117,6 @@ def run_rows(split: str, result: SearchResult | SearchSoFar, words: PartWords) -
             mark=marks_of(result, run.plan),
             words=name_of(run.plan, result, words.labels),
             source=sources.get(replace(run.plan, head_factor=1.0), _SIZE_ARM),
-            group=by_plan[run.plan],
             run=run,
             learning_rate=None if is_untrained(result, run.plan) else run.plan.learning_rate,
         )
@@ -128,23 +125,23 @@ def run_rows(split: str, result: SearchResult | SearchSoFar, words: PartWords) -
 
 
 def costs(result: SearchResult) -> tuple[tuple[str, float, float | None], ...]:
-    """List each stage with its seconds, and the same in R; None in place of R without a timed full run."""
+    """List each stage with its seconds and R, which is None without a timed full run."""
     cost = result.cost
     stages = {
         "sensitivity scores": cost.sensitivity_seconds,
         "short runs": cost.search_seconds,
         "full runs": cost.full_seconds,
         "test split": cost.test_seconds,
-        "in all": cost.total_seconds,
+        "total": cost.total_seconds,
     }
     if result.sizes:
-        stages["of this, smaller budgets"] = cost.sizes_seconds
+        stages["of which smaller budgets"] = cost.sizes_seconds
     full = cost.full_run_seconds
     return tuple((name, seconds, seconds / full if full else None) for name, seconds in stages.items())
 
 
 def examples(result: SearchResult | SearchSoFar, split: str) -> str:
-    """Write the size of a split: `595`, or `352 of 595` if fewer were evaluated, and their groups."""
+    """Format the size of a split: `595`, or `352 of 595` if fewer were evaluated, and their groups."""
     splits = result.setting.splits
     size, n_groups = getattr(splits, split), getattr(splits, f"{split}_groups", 0)
     runs = (run.fidelity.eval_examples for run in result.measurements if run.fidelity.split == split)
@@ -154,9 +151,9 @@ def examples(result: SearchResult | SearchSoFar, split: str) -> str:
 
 
 def position_of(plan: Plan, result: SearchResult | SearchSoFar) -> float | None:
-    """Locate a plan's learning rate in its range, 0 to 1; None if the run kept no range for it.
+    """Return the position of a plan's learning rate in its range, 0 to 1; None without a range.
 
-    It is None for the user's own baseline, too: its scale may differ, and good rates with it.
+    It is also None for the user's own baseline, which may have another scale and other good rates.
     """
     if any(p.plan == plan and p.arm.kind == "given" for p in result.proposals):
         return None

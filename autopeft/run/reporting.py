@@ -7,7 +7,7 @@ import logging
 import os
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -50,20 +50,6 @@ def render(path: Path, out: Path | None = None) -> SearchResult:
     return result
 
 
-def render_several(paths: Sequence[Path], out: Path) -> tuple[SearchResult, ...]:
-    """Write one page about several finished runs to `out`; the runs stay as they are.
-
-    A run is named by its folder, with the parent folder before it if two runs have the same name.
-    """
-    results = tuple(RunDir.open(path).load_result() for path in paths)
-    ends = [path.resolve().parts[-2:] for path in paths]
-    folders = [parts[-1] for parts in ends]
-    names = [parts[-1] if folders.count(parts[-1]) == 1 else "/".join(parts) for parts in ends]
-    pages = [(name, result, part_words(result)) for name, result in zip(names, results, strict=True)]
-    write_text(out, report.several_html(pages))
-    return results
-
-
 def part_words(result: SearchResult | SearchSoFar | TrainedPlan) -> PartWords:
     """Look up what a report calls the installed methods, and how the best plan's weights are loaded."""
     setting, methods = result.setting, discover("autopeft.methods").values()
@@ -98,7 +84,7 @@ def _weight_folders(plan: Plan) -> WeightFolders:
         order=tuple(sorted(configs, key=unmergeable.__getitem__)) if len(configs) > 1 else (),
         n_unmerged=sum(unmergeable.values()),
         imports=tuple(name for name in modules if not name.startswith("peft.")),
-        servers=exports.readers_of(stack.configs)[1:],
+        servers=exports.servers_of(stack.configs),
     )
 
 

@@ -126,7 +126,7 @@ def test_a_model_that_was_trained_in_memory_is_not_taken_for_its_checkpoint(trai
         assert "# base_model: the model in memory" in text
         assert f'"{folder / "model"}"' not in text
     assert result.setting.base_model_source == IN_MEMORY
-    assert "the adapter fits its weights alone" in (weights / "README.md").read_text(encoding="utf-8")
+    assert "the adapter fits only its weights" in (weights / "README.md").read_text(encoding="utf-8")
 
 
 def test_adapters_of_a_trained_model_are_not_put_on_another(trained_run, data_dir):

@@ -10,8 +10,6 @@ import transformers
 from typer.testing import CliRunner
 
 from autopeft.cli.app import app
-from autopeft.commands.verify import tolerance_of
-from autopeft.errors import SpecError
 
 
 def run(*arguments, env=None):
@@ -27,13 +25,6 @@ def llama(tmp_path_factory) -> Path:
         **sizes, vocab_size=200, architectures=["LlamaForCausalLM"], max_position_embeddings=64
     ).save_pretrained(folder)
     return folder
-
-
-@pytest.mark.parametrize("tolerance", [float("inf"), float("nan"), -1.0])
-def test_a_tolerance_that_lets_everything_pass_is_refused(tolerance):
-    with pytest.raises(SpecError, match=r"The tolerance is .*; pass --tolerance with a number of at least 0"):
-        tolerance_of(None, tolerance)
-    assert tolerance_of(None, 0.5) == 0.5
 
 
 def test_a_rank_that_no_target_can_use_is_said_with_the_one_that_is_counted(llama):

@@ -10,18 +10,12 @@ import pytest
 from toys.results import kept_default, toy_result, with_sizes
 
 from autopeft.cli.printing import table
-from autopeft.cli.results import print_result, print_several, reply_text
+from autopeft.cli.results import print_result, reply_text
 from autopeft.commands import Reply
 from autopeft.report.formatting import duration, interval
 from autopeft.types import OWN_TRAINER
 
 FOLDER = Path("runs [/old]") / ("long-" * 20) / "[a]"
-
-
-def test_names_of_runs_and_of_labels_are_printed_as_they_are(capsys):
-    result = toy_result()
-    print_several([FOLDER, FOLDER], [result, result], Path("page.html"))
-    assert capsys.readouterr().out.count(f"{FOLDER}: ") == 2
 
 
 def test_the_answer_comes_last_but_for_the_next_steps(capsys, tmp_path):

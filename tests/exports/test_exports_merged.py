@@ -69,10 +69,9 @@ def test_merged_folder_has_the_tokenizer(bert, make_plan, tokenizer, tmp_path):
 def test_weights_of_another_adapter_are_refused_when_merging(bert, make_plan, tmp_path):
     toy = trained(bert, make_plan(bert, "lora", rank=2), tmp_path / "weights")
     other = trained(bert, make_plan(bert, "lora", rank=3), tmp_path / "other")
-    with pytest.raises(SpecError, match=r"does not fit toy/model.*pass --model"):
-        MERGED.export(replace(toy.source, weights=other.source.weights), tmp_path / "out")
-    with pytest.raises(SpecError, match="is missing from the weights"):
-        MERGED.export(replace(toy.source, weights=({},), base=copy.deepcopy(toy.raw)), tmp_path / "out")
+    for weights in (other.source.weights, ({},)):
+        with pytest.raises(SpecError, match=r"toy/model.*pass --model"):
+            MERGED.export(replace(toy.source, weights=weights, base=copy.deepcopy(toy.raw)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -84,6 +83,6 @@ def test_what_stays_beside_the_weights_is_refused_by_name(make_base, tmp_path):
         weights=({},),
         base=make_base("llama-lm").module,
     )
-    with pytest.raises(SpecError, match="LILY is no change of the base model's weights"):
+    with pytest.raises(SpecError, match="LILY"):
         MERGED.export(source, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import runpy
 from dataclasses import replace
 
 import datasets
 import peft
 import pytest
-import torch
 import transformers
 import yaml
 from toys.words import VOCABULARY, toy_rows
-from trl import SFTConfig
+from trl import SFTTrainer
 
 from autopeft.adapters import compile_plan
 from autopeft.errors import SpecError
@@ -22,7 +19,12 @@ from autopeft.plugins import Checkpoint, ExportSource, TrainingFacts, discover
 
 EXPORTERS = discover("autopeft.exports")
 METHODS = discover("autopeft.methods")
-FILES = {"axolotl": "axolotl.yaml", "llama-factory": "llama_factory.yaml", "trl": "train.py"}
+FILES = {
+    "axolotl": "axolotl.yaml",
+    "llama-factory": "llama_factory.yaml",
+    "trl": "train.py",
+    "unsloth": "train.py",
+}
 RECIPES = tuple(FILES)
 # https://docs.axolotl.ai/docs/config-reference.html; for LLaMA-Factory src/llamafactory/hparams and
 # TrainingArguments of transformers.
@@ -134,23 +136,29 @@ def test_llama_factory_builds_a_plan_of_one_rank_in_some_layers(language_model, 
     assert attached(language_model, llama_factory_config(content)) == wanted(plan)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+def read_python(path):
+    """What the lines for TRL define, on a machine without a GPU."""
+    names = {}
+    exec(path.read_text(encoding="utf-8").replace("SFTConfig(\n", "SFTConfig(use_cpu=True,\n"), names)
+    return names
+
+
+READ = {
+    "axolotl": lambda path: axolotl_config(read_yaml(path)),
+    "llama-factory": lambda path: llama_factory_config(read_yaml(path)),
+    "trl": lambda path: read_python(path)["config"],
+}
+
+
+@pytest.mark.parametrize("name", READ)
 @pytest.mark.parametrize("field", ["use_dora", "use_rslora"])
 def test_options_of_lora_reach_each_trainer(name, field, language_model, tmp_path):
     config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], **{field: True})
     source = ExportSource(
-        configs=(config,),
-        base_model="x",
-        task_type="CAUSAL_LM",
-        base=language_model.module,
-        training=TrainingFacts(learning_rate=1e-3),
+        configs=(config,), base_model="x", task_type="CAUSAL_LM", base=language_model.module
     )
     EXPORTERS[name].export(source, tmp_path / "out")
-    file = tmp_path / "out" / FILES[name]
-    if name == "trl":
-        read = runpy.run_path(str(file))["PEFT_CONFIG"]
-    else:
-        read = {"axolotl": axolotl_config, "llama-factory": llama_factory_config}[name](read_yaml(file))
+    read = READ[name](tmp_path / "out" / FILES[name])
     assert getattr(read, field) is True
     assert attached(language_model, read) == attached(language_model, config)
 
@@ -159,44 +167,37 @@ def test_options_of_lora_reach_each_trainer(name, field, language_model, tmp_pat
 def test_trl_file_builds_the_config_of_every_method(method, language_model, make_plan, tmp_path):
     plan = make_plan(language_model, method)
     source = source_of(language_model, plan)
-    if len(source.configs) != 1:
-        with pytest.raises(SpecError, match=r"takes one config|adapts no module"):
+    if EXPORTERS["trl"].problems(source):
+        with pytest.raises(SpecError, match=r"takes one config|adapts no module|not a config of peft"):
             EXPORTERS["trl"].export(source, tmp_path / "out")
         return
     EXPORTERS["trl"].export(source, tmp_path / "out")
-    read = runpy.run_path(str(tmp_path / "out" / "train.py"))
-    assert set(read["SETTINGS"]) <= set(SFTConfig.__dataclass_fields__)
-    model = peft.get_peft_model(language_model.module, read["PEFT_CONFIG"])
+    model = peft.get_peft_model(language_model.module, READ["trl"](tmp_path / "out" / "train.py"))
     assert model.get_nb_trainable_parameters()[0] == plan.trainable_params > 0
 
 
-def test_trl_trains_the_uneven_plan(language_model, make_plan, tokenizer, tmp_path, monkeypatch):
+def test_trl_trains_the_uneven_plan(language_model, make_plan, tokenizer, tmp_path):
     plan = uneven(language_model, make_plan)
     language_model.module.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    source = source_of(language_model, plan, base_model=str(tmp_path / "model"))
-    EXPORTERS["trl"].export(source, tmp_path / "out")
-    make_trainer = runpy.run_path(str(tmp_path / "out" / "train.py"))["make_trainer"]
-    rows = datasets.Dataset.from_dict({"text": toy_rows(16, seed=0)[0]})
-    trainer = make_trainer(
-        rows,
+    facts = TrainingFacts(learning_rate=3e-3, max_steps=3, max_length=16, micro_batch_size=4, dtype="float32")
+    EXPORTERS["trl"].export(source_of(language_model, plan, training=facts), tmp_path / "out")
+    read = read_python(tmp_path / "out" / "train.py")
+    args = replace(
+        read["args"],
         output_dir=str(tmp_path / "run"),
-        max_steps=3,
-        max_length=16,
-        per_device_train_batch_size=4,
         use_cpu=True,
-        bf16=False,
         eos_token="[SEP]",
         logging_steps=1,
         save_strategy="no",
         report_to="none",
-        disable_tqdm=True,
     )
+    rows = datasets.Dataset.from_dict({"text": toy_rows(16, seed=0)[0]})
+    trainer = SFTTrainer(str(tmp_path / "model"), args=args, train_dataset=rows, peft_config=read["config"])
     named = dict(trainer.model.named_parameters())
     before = {name: p.detach().clone() for name, p in named.items() if p.requires_grad}
     assert sum(p.numel() for p in before.values()) == plan.trainable_params
     done = trainer.train()
-    assert math.isfinite(done.training_loss)
     assert done.training_loss < 3 * math.log(len(VOCABULARY))
     moved = [name for name, p in before.items() if not named[name].equal(p)]
     assert len([name for name in moved if "lora_B" in name]) == len(plan.adapters)
@@ -208,7 +209,7 @@ def test_trl_trains_the_uneven_plan(language_model, make_plan, tokenizer, tmp_pa
 @pytest.mark.parametrize("name", RECIPES)
 def test_plan_for_another_task_is_refused(name, bert, make_plan, tmp_path):
     source = source_of(bert, make_plan(bert, "lora"), task_type="SEQ_CLS")
-    with pytest.raises(SpecError, match=r"trains causal language models, and the plan is for SEQ_CLS"):
+    with pytest.raises(SpecError, match="SEQ_CLS"):
         EXPORTERS[name].export(source, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -217,20 +218,16 @@ def test_plan_for_another_task_is_refused(name, bert, make_plan, tmp_path):
 def test_mix_of_methods_is_refused(name, language_model, make_plan, tmp_path):
     half = make_plan(language_model, "lora").adapters[::2]
     plan = make_plan(language_model, [*half, *make_plan(language_model, "ln_tuning").adapters])
-    reasons = r"LN_TUNING is not LoRA|takes one config, and the plan has 2"
-    with pytest.raises(SpecError, match=reasons) as refusal:
+    with pytest.raises(SpecError, match=r"LN_TUNING|the plan has 2") as refusal:
         EXPORTERS[name].export(source_of(language_model, plan), tmp_path / "out")
     assert "--to trl" not in str(refusal.value)  # which cannot hold it either
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [
-        ("axolotl", "alphas are whole numbers, and the plan has 4.5"),
-        ("llama-factory", "rank_pattern=.* has no place in it; alpha_pattern=.* has no place in it"),
-    ],
+    [("axolotl", "has 4.5"), ("llama-factory", "rank_pattern=.*alpha_pattern=")],
 )
-def test_what_a_yaml_cannot_say_is_refused_in_one_go(name, reason, language_model, make_plan, tmp_path):
+def test_all_that_a_yaml_cannot_express_is_refused_at_once(name, reason, language_model, make_plan, tmp_path):
     plan = uneven(language_model, make_plan)
     odd = [replace(a, scale=1.5 if a.rank == 3 else a.scale) for a in plan.adapters]
     with pytest.raises(SpecError, match=f"{reason}.*Use --to trl or --to native"):
@@ -239,109 +236,47 @@ def test_what_a_yaml_cannot_say_is_refused_in_one_go(name, reason, language_mode
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_unknown_learning_rate_is_left_out_and_said(name, language_model, make_plan, tmp_path):
+def test_unknown_learning_rate_is_left_out_and_noted(name, language_model, make_plan, tmp_path):
     source = source_of(language_model, make_plan(language_model, "lora"), training=TrainingFacts())
-    notes = EXPORTERS[name].export(source, tmp_path / "out")
-    assert "the learning rate is not known; set it" in notes
+    assert any("learning rate" in note for note in EXPORTERS[name].export(source, tmp_path / "out"))
     file = tmp_path / "out" / FILES[name]
     assert "learning_rate" not in file.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_head_of_the_file_says_how_rows_were_written(name, language_model, make_plan, tmp_path):
-    form = 'A row is written as prompt, line break, completion, \0\n"""; without the line break elsewhere.'
+@pytest.mark.parametrize("name", ["axolotl", "trl"])
+def test_head_of_the_file_has_the_form_of_rows_as_a_comment(name, language_model, make_plan, tmp_path):
+    form = 'prompt, line break, completion, \0\n"""; without the line break elsewhere.'
     facts = TrainingFacts(learning_rate=1e-3, text_form=form)
     source = source_of(language_model, make_plan(language_model, "lora"), training=facts)
     EXPORTERS[name].export(source, tmp_path / "out")
     file = tmp_path / "out" / FILES[name]
-    comments = [line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-    words = " ".join(line.removeprefix("# ") for line in comments)
-    assert "A row is written as prompt, line break, completion" in words
-    assert runpy.run_path(str(file)) if name == "trl" else read_yaml(file)
-
-
-TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
-ASKED, MORE = ("Say it", "Say it ", "Say it"), ("aloud", "", "")
-ANSWERS = ("It.", "It.", " It.")
-
-
-@pytest.mark.parametrize("template", [None, TEMPLATE])
-def test_rows_of_trl_are_written_as_those_of_the_search(
-    template, language_model, make_plan, tokenizer, tmp_path
-):
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.chat_template = template
-    tokenizer.save_pretrained(tmp_path / "model")
-    source = source_of(
-        language_model,
-        make_plan(language_model, "lora"),
-        base_model=str(tmp_path / "model"),
-        training=TrainingFacts(text_form="A row is written somehow."),
-    )
-    notes = EXPORTERS["trl"].export(source, tmp_path / "out")
-    assert any("to_rows" in note for note in notes)
-    to_rows = runpy.run_path(str(tmp_path / "out" / "train.py"))["to_rows"]
-    columns = {"question": ASKED, "context": MORE, "answer": ANSWERS, "id": (1, 2, 3)}
-    rows = to_rows(datasets.Dataset.from_dict(columns), prompt=("question", "context"), completion="answer")
-    assert set(rows.column_names) == {"prompt", "completion"}
-    written = [
-        tokenizer.apply_chat_template(row["prompt"] + row["completion"], tokenize=False)
-        if template
-        else row["prompt"] + row["completion"]
-        for row in rows
-    ]
-    assert written == (
-        ["<user>Say it\n\naloud<assistant>It.", "<user>Say it <assistant>It.", "<user>Say it<assistant> It."]
-        if template
-        else ["Say it\n\naloud\nIt.", "Say it It.", "Say it It."]
-    )
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_gguf_file_is_refused_since_the_trainers_read_none(name, language_model, make_plan, tmp_path):
-    source = source_of(language_model, make_plan(language_model, "lora"), base_model="/models/a.Q4_1.gguf")
-    with pytest.raises(SpecError, match=r"reads no GGUF file; pass --model with the model in safetensors"):
-        EXPORTERS[name].export(source, tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
+    assert "prompt, line break, completion" in file.read_text(encoding="utf-8").splitlines()[0]
+    assert read_python(file) if name == "trl" else read_yaml(file)
 
 
 FACTS = {"micro_batch_size": 2, "accumulation_steps": 4, "dtype": "bfloat16", "checkpointing": False}
 FACTS |= {"warmup_steps": 50, "epochs": 2.5, "max_length": 48, "seed": 7, "quantize": "4bit"}
-SAID = {
+EXPECTED = {
     "axolotl": {
-        "micro_batch_size": 2,
-        "warmup_steps": 50,
-        "gradient_accumulation_steps": 4,
-        "bf16": True,
-        "gradient_checkpointing": False,
-        "adapter": "qlora",
-        "num_epochs": 2.5,
-        "sequence_len": 48,
-        "seed": 7,
-        "load_in_4bit": True,
+        **{"micro_batch_size": 2, "gradient_accumulation_steps": 4, "warmup_steps": 50, "num_epochs": 2.5},
+        **{"bf16": True, "gradient_checkpointing": False, "sequence_len": 48, "seed": 7},
+        **{"adapter": "qlora", "load_in_4bit": True, "revision_of_model": "abc"},
     },
     "llama-factory": {
-        **{
-            "per_device_train_batch_size": 2,
-            "warmup_steps": 50,
-            "num_train_epochs": 2.5,
-            "cutoff_len": 48,
-            "seed": 7,
-        },
-        **{"gradient_accumulation_steps": 4, "bf16": True, "disable_gradient_checkpointing": True},
-        **{"quantization_bit": 4, "model_revision": "abc"},
+        **{"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "warmup_steps": 50},
+        **{"num_train_epochs": 2.5, "bf16": True, "disable_gradient_checkpointing": True, "cutoff_len": 48},
+        **{"seed": 7, "quantization_bit": 4, "model_revision": "abc"},
     },
 }
 
 
-@pytest.mark.parametrize("name", SAID)
-def test_yaml_says_how_long_to_train_and_on_how_many_bits(name, language_model, make_plan, tmp_path):
+@pytest.mark.parametrize("name", EXPECTED)
+def test_yaml_has_length_precision_and_quantization(name, language_model, make_plan, tmp_path):
     about = {"training": TrainingFacts(**FACTS), "checkpoint": Checkpoint(revision="abc")}
     source = source_of(language_model, make_plan(language_model, "lora"), **about)
     EXPORTERS[name].export(source, tmp_path / "out")
-    file = tmp_path / "out" / FILES[name]
-    content = read_yaml(file)
-    assert {key: content[key] for key in SAID[name]} == SAID[name]
+    content = read_yaml(tmp_path / "out" / FILES[name])
+    assert {key: content[key] for key in EXPECTED[name]} == EXPECTED[name]
     assert set(content) <= set(DOCUMENTED[name])
 
 
@@ -357,48 +292,29 @@ def test_trl_loads_the_commit_and_the_bits_of_the_plan(language_model, make_plan
     about = {"training": TrainingFacts(**FACTS, packs=True), "checkpoint": Checkpoint(revision="abc")}
     source = source_of(language_model, make_plan(language_model, "lora"), **about)
     EXPORTERS["trl"].export(source, tmp_path / "out")
-    read = runpy.run_path(str(tmp_path / "out" / "train.py"))
-    assert (read["SETTINGS"]["packing"], read["SETTINGS"]["packing_strategy"]) == (True, "wrapped")
-    assert read["LOADING"]["revision"] == "abc"
-    assert read["LOADING"]["quantization_config"].bnb_4bit_quant_type == "nf4"
-    assert (read["LOADING"]["dtype"], read["SETTINGS"]["bf16"]) == ("bfloat16", True)
-    arguments = SFTConfig(**{"output_dir": str(tmp_path), "use_cpu": True, **read["SETTINGS"], "bf16": False})
-    assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == (2, 4)
-    assert (arguments.num_train_epochs, arguments.gradient_checkpointing) == (2.5, False)
-    assert (arguments.max_length, arguments.seed) == (48, 7)
+    args = read_python(tmp_path / "out" / "train.py")["args"]
+    assert (args.packing, args.packing_strategy) == (True, "wrapped")
+    loading = args.model_init_kwargs
+    assert (loading["revision"], loading["dtype"]) == ("abc", "bfloat16")
+    assert loading["quantization_config"].bnb_4bit_quant_type == "nf4"
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (2, 4)
+    assert (args.num_train_epochs, args.gradient_checkpointing) == (2.5, False)
+    assert (args.max_length, args.seed) == (48, 7)
 
 
 def test_a_run_in_float16_on_plain_text_is_repeated_so(language_model, make_plan, tmp_path):
     facts = TrainingFacts(dtype="float16", packs=True)
     source = source_of(language_model, make_plan(language_model, "lora"), training=facts)
-    for name in RECIPES:
+    for name in ("axolotl", "llama-factory"):
         EXPORTERS[name].export(source, tmp_path / name)
-    read = runpy.run_path(str(tmp_path / "trl" / "train.py"))
-    contents = [read_yaml(tmp_path / name / FILES[name]) for name in ("axolotl", "llama-factory")]
-    assert read["LOADING"] == {"dtype": "float16"}
-    for settings in (read["SETTINGS"], *contents):
+        settings = read_yaml(tmp_path / name / FILES[name])
         assert (settings["bf16"], settings["fp16"]) == (False, True)
-    assert contents[1]["stage"] == "pt"
-
-
-def test_trl_trains_adapters_of_a_quantized_model_in_float32(language_model, make_plan, tokenizer, tmp_path):
-    """As a run does; float16 cannot scale the gradients of bfloat16, which TRL chooses."""
-    pytest.importorskip("bitsandbytes")
-    language_model.module.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    plan, facts = make_plan(language_model, "lora"), TrainingFacts(quantize="4bit", dtype="float32")
-    source = source_of(language_model, plan, base_model=str(tmp_path / "model"), training=facts)
-    EXPORTERS["trl"].export(source, tmp_path / "out")
-    settings = {"output_dir": str(tmp_path), "use_cpu": True, "eos_token": "[SEP]", "report_to": "none"}
-    rows = datasets.Dataset.from_dict({"text": toy_rows(4, seed=0)[0]})
-    trainer = runpy.run_path(str(tmp_path / "out" / "train.py"))["make_trainer"](rows, **settings)
-    assert trainer.model.is_loaded_in_4bit
-    assert {p.dtype for p in trainer.model.parameters() if p.requires_grad} == {torch.float32}
+    assert settings["stage"] == "pt"
 
 
 @pytest.mark.parametrize("name", ["axolotl", "llama-factory"])
 def test_loader_of_a_class_with_images_is_refused(name, language_model, make_plan, tmp_path):
     about = {"checkpoint": Checkpoint(own_class="Qwen3_5ForConditionalGeneration")}
     source = source_of(language_model, make_plan(language_model, "lora"), **about)
-    with pytest.raises(SpecError, match="it loads Qwen3_5ForConditionalGeneration, of which the modules"):
+    with pytest.raises(SpecError, match="Qwen3_5ForConditionalGeneration"):
         EXPORTERS[name].export(source, tmp_path / "out")

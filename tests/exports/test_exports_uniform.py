@@ -177,10 +177,10 @@ def test_head_is_written_under_the_names_of_the_base_model(bert, make_plan, tmp_
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"use_dora": True}, "use_dora=True has no place in it.*--to merged"),
-        ({"bias": "lora_only"}, "bias='lora_only' has no place in it"),
-        ({"init_lora_weights": "pissa"}, "'pissa' rewrites the base model"),
-        ({"trainable_token_indices": [1, 2]}, r"trainable_token_indices=\[1, 2\] has no place in it"),
+        ({"use_dora": True}, "use_dora=True.*--to merged"),
+        ({"bias": "lora_only"}, "bias='lora_only'"),
+        ({"init_lora_weights": "pissa"}, "'pissa'"),
+        ({"trainable_token_indices": [1, 2]}, r"trainable_token_indices=\[1, 2\]"),
     ],
 )
 def test_what_is_more_than_plain_lora_is_refused(settings, reason, make_base, tmp_path):
@@ -200,9 +200,9 @@ def test_plan_that_is_not_trained_is_refused_with_the_command_that_trains(bert, 
 @pytest.mark.parametrize(
     ("method", "advice"),
     [
-        ("oft", r"OFT is not LoRA\. Use --to merged\."),
-        ("ln_tuning", r"LN_TUNING is not LoRA\. Use --to merged\."),
-        ((), r"it adapts no module\. Use --to merged\."),
+        ("oft", r"OFT.*--to merged"),
+        ("ln_tuning", r"LN_TUNING.*--to merged"),
+        ((), r"no module.*--to merged"),
     ],
 )
 def test_refusal_names_the_formats_that_can_hold_it(method, advice, bert, make_plan, tmp_path):
@@ -218,33 +218,13 @@ def test_lora_on_stacked_experts_is_refused_with_what_can_hold_it(make_base, tmp
         UNIFORM.export(source, tmp_path / "out")
 
 
-def test_weights_of_another_rank_or_of_another_model_are_refused(bert, make_base, make_plan, tmp_path):
-    toy = trained(bert, make_plan(bert, "lora", rank=2), tmp_path / "weights")
-    other = trained(bert, make_plan(bert, "lora", rank=3), tmp_path / "other")
-    with pytest.raises(SpecError, match="the config says rank 2"):
-        UNIFORM.export(replace(toy.source, weights=other.source.weights), tmp_path / "out")
-    with pytest.raises(SpecError, match="is absent in the base model"):
-        UNIFORM.export(replace(toy.source, base=make_base("llama").module), tmp_path / "out")
-    with pytest.raises(SpecError, match="maps 16 to 16, the base model 32 to 32"):
-        UNIFORM.export(replace(toy.source, base=make_base("bert", hidden=32).module), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
 def test_folder_with_files_is_left_alone(bert, make_plan, tmp_path):
     toy = trained(bert, make_plan(bert, "lora"), tmp_path / "weights")
-    with pytest.raises(RunDirError, match="already and not empty; pass another --out"):
+    with pytest.raises(RunDirError, match="not empty"):
         UNIFORM.export(toy.source, tmp_path / "weights")
     (tmp_path / "empty").mkdir()
     UNIFORM.export(toy.source, tmp_path / "empty")
     assert (tmp_path / "empty" / "adapter_config.json").is_file()
-
-
-def test_same_adapter_is_written_alike_twice(bert, make_plan, tmp_path):
-    toy = trained(bert, make_plan(bert, "lora"), tmp_path / "weights")
-    for name in ("one", "two"):
-        UNIFORM.export(toy.source, tmp_path / name)
-    for file in sorted((tmp_path / "one").iterdir()):
-        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
 
 
 def test_shapes_alone_of_the_base_model_suffice(make_base, make_plan, tmp_path):

@@ -220,8 +220,7 @@ def test_card_of_train_has_its_score_and_lines_that_load_it(trained, monkeypatch
 
 
 def test_folder_of_train_is_pushed_without_paths_of_this_machine(trained, run, hub):
-    for name in (WRITTEN_TEXTS, "outputs.json"):  # as a text metric leaves it, and as earlier versions did
-        (trained / name).write_text('{"prompt": "a secret of the data"}')
+    (trained / WRITTEN_TEXTS).write_text('{"prompt": "a secret of the data"}')  # as a text metric leaves it
     refused(push(trained, "me/other"), 2, "--base-model")
     result = push(trained, "me/other", "--base-model", "org/tiny-bert")
     assert result.exit_code == 0, result.output

@@ -103,25 +103,6 @@ def test_nothing_is_wider_than_the_screen_or_cut_off(page, width):
     assert page.evaluate(cut) == []
 
 
-def test_the_text_of_a_chart_is_legible_on_a_phone(page):
-    page.set_viewport_size({"width": 360, "height": 800})
-    sizes = page.evaluate("""() => [...document.querySelectorAll("svg.chart text")].map((text) => {
-        const {a, b} = text.getScreenCTM();
-        return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(a, b);
-    })""")
-    assert len(sizes) > 20 and min(sizes) >= 10
-
-
-def test_no_two_texts_of_a_chart_meet(page):
-    meeting = """() => [...document.querySelectorAll("svg.chart")].flatMap((chart) => {
-        const boxes = [...chart.querySelectorAll("text")].map((text) => [text, text.getBoundingClientRect()]);
-        return boxes.flatMap(([a, p], n) => boxes.slice(n + 1).filter(([b, q]) =>
-            p.left < q.right - 1 && q.left < p.right - 1 && p.top < q.bottom - 3 && q.top < p.bottom - 3
-        ).map(([b]) => a.textContent + " / " + b.textContent));
-    })"""
-    assert page.evaluate(meeting) == []
-
-
 def test_names_stay_on_the_phone_and_details_open_on_paper(page):
     page.set_viewport_size({"width": 390, "height": 800})
     assert page.locator("#short tbody th").first.is_visible()
@@ -130,19 +111,6 @@ def test_names_stay_on_the_phone_and_details_open_on_paper(page):
     page.emulate_media(media="print")
     assert page.locator("#details details p").first.is_visible()
     assert page.locator("#short tbody th").first.is_visible()
-
-
-SPACED = "line-height: 1.5 !important; letter-spacing: .12em !important; word-spacing: .16em !important"
-
-
-@pytest.mark.parametrize("width", [1400, 320])
-def test_wider_spacing_of_texts_cuts_nothing_off(page, width):
-    """The spacing of WCAG 2.2, 1.4.12."""
-    page.set_viewport_size({"width": width, "height": 800})
-    page.evaluate(
-        "css => document.head.appendChild(document.createElement('style')).append(css)", f"* {{ {SPACED} }}"
-    )
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.parametrize(("width", "height"), [(1400, 900), (320, 640), (320, 256)])

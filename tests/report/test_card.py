@@ -21,12 +21,12 @@ def test_names_that_others_chose_stay_text_in_the_card():
     named = replace(result, setting=replace(result.setting, base_model="runs/a [b](http://c) <img>"))
     facts = CardFacts(base_model=None, dataset=None, peft_types=("lora",), seed=0, own_class="`<b>")
     text = ModelCard(model_card(named, facts, WORDS)).text.partition("```python")
-    assert "An adapter of c) &lt;img>:" in text[0] and "`<b>" not in text[2]
+    assert "An adapter for c) &lt;img>:" in text[0] and "`<b>" not in text[2]
     assert "[org/base](https://huggingface.co/org/base)" in card(result, seed=0).text
 
 
 @pytest.mark.parametrize(("seed", "value"), [(101, 0.944), (102, 0.948), (103, 0.952)])
-def test_the_hub_is_told_the_score_of_the_seed_whose_weights_are_there(seed, value):
+def test_the_hub_gets_the_score_of_the_seed_of_the_weights(seed, value):
     """Three seeds have 94.4, 94.8 and 95.2 % on test."""
     seeds = (101, 102, 103)
     tested = tuple(
@@ -38,7 +38,7 @@ def test_the_hub_is_told_the_score_of_the_seed_whose_weights_are_there(seed, val
     assert told.dataset_split == "test"
 
 
-def test_the_hub_is_told_which_part_of_a_split_gave_the_score():
+def test_the_hub_gets_the_share_of_a_split_that_gave_the_score():
     """500 of 500 examples of test were evaluated; here the split has 595, and the run 500 of them."""
     result = toy_result()
     (whole,) = card(result, seed=0).data.eval_results
@@ -57,12 +57,12 @@ def test_the_card_has_the_full_runs_with_their_numbers():
     start = "| best | LoRA of rank 2 to 13 on 7 modules | 7,296 | 4e-3 |"
     assert f"{start} 95.4 % ± 0.2 | 94.8 % ± 0.2 |" in text
     assert "| finalist | IA³ on k | 128 | 2.5e-2 | 95.1 % ± 0.2 | – |" in text
-    assert "Each plan was trained in full, 300 steps. ± is one standard error over the examples" in text
+    assert "Each plan was trained for all 300 steps. ± is one standard error over the examples" in text
     bare = card(of_language_model(), seed=0).text
     assert "| baseline | untrained model | 0 | – | 2.500 ± 0.002 |" in bare and "(test" not in bare
 
 
-def test_what_the_base_model_lacks_stands_in_the_card():
+def test_weights_missing_from_the_base_model_are_in_the_card():
     told = "The base model lacks weights for bert.pooler.dense; all plans train them."
     result = toy_result()
     lacking = replace(result, setting=replace(result.setting, lacking=told))

@@ -73,6 +73,6 @@ def test_the_report_of_a_deep_model_is_short(ranks):
     is_long = len(merged(shown).rows) > MAX_ROWS
     assert is_long == (len(set(ranks)) > 1)
     assert ("<summary>40 rows</summary>" in text) == is_long
-    assert ("<summary>The map has 40 rows</summary>" in page) == is_long
+    assert ("<summary>Show 40 rows</summary>" in page) == is_long
     assert ("| 0-125 | 4 |" in text) == (not is_long)
     assert text.count("<details>") == text.count("</details>")

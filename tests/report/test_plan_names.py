@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
-from toys.results import BASELINE, BEST, HEAD, SLOW, WORDS, toy_result, toy_run
+from toys.results import HEAD, WORDS
 from toys.space import linear
 
 from autopeft.report import plan_words
-from autopeft.report.plan_names import groups, module_words
+from autopeft.report.plan_names import module_words
 from autopeft.types import Adapter, Plan
 
 ROLES = ("q", "k", "v", "o", "up", "down")
@@ -36,27 +34,14 @@ def names(layers, roles):
         (["pooler"], "1 module"),
     ],
 )
-def test_modules_are_told_by_role_and_layer(targets, words):
+def test_modules_are_described_by_role_and_layer(targets, words):
     assert module_words(set(targets), (*TARGETS, POOLER)) == words
 
 
-def test_a_plan_is_told_by_method_rank_and_modules():
+def test_a_plan_is_described_by_method_rank_and_modules():
     lora = [Adapter(method="lora", target=name, rank=2 + (name[2] == "3")) for name in names(range(4), "qv")]
     ia3 = [Adapter(method="ia3", target=name) for name in names(range(4), ("down",))]
     plan = Plan(adapters=(*lora, *ia3), learning_rate=1e-3, trainable_params=1)
     assert plan_words(plan, TARGETS, WORDS.labels) == "LoRA of rank 2 to 3 on q and v + IA³ on down"
     assert plan_words(plan, TARGETS, {}) == "lora of rank 2 to 3 on q and v + ia3 on down"
     assert plan_words(HEAD, TARGETS, {}, head="untrained model") == "untrained model"
-
-
-def test_every_method_has_a_color_of_its_own_until_colors_run_out():
-    result = toy_result()
-    found = groups(result, WORDS)
-    assert (found[BASELINE], found[BASELINE].label) == (found[BEST], "LoRA")
-    assert found[SLOW].label == "IA³" and found[SLOW].color != found[BEST].color
-    many = [replace(BEST, adapters=(Adapter(method=f"m{number}", target="h.0.q"),)) for number in range(12)]
-    runs = tuple(toy_run(plan, "search", 75, 0, 0.5, 0.5) for plan in many)
-    labels = {
-        group.color: group.label for group in groups(replace(result, measurements=runs), WORDS).values()
-    }
-    assert labels == {**{n: f"m{n}" for n in range(8)}, 8: "other methods"}

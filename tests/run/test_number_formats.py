@@ -94,7 +94,7 @@ def test_verify_tells_rounding_to_16_bits_from_other_weights(model_dir, data_dir
     arguments = ["verify", str(tmp_path / "out"), "--run", str(tmp_path / "adapter"), "--max-examples", "4"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
-    assert "within 2e-2" in done.output
+    assert "tolerance 2e-2" in done.output
     assert CliRunner().invoke(app, [*arguments, "--tolerance", "1e-6"]).exit_code == 1
     stored = load_file(tmp_path / "out/model.safetensors")
     stored["classifier.weight"] *= 1.2

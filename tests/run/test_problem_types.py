@@ -69,7 +69,7 @@ def test_all_rows_are_trained_on_and_those_are_no_score(trained):
     of_all = train_plan(plan, out=out, all_rows=True)
     assert of_all.measurement.metric is of_all.measurement.loss is None and of_all.metric == names[kind]
     card = (out / "README.md").read_text()
-    assert "80 train examples, those of search and confirm included" in card and "model-index" not in card
+    assert "80 train rows, including those of search and confirm" in card and "model-index" not in card
     lines = (folder.parent / "data" / "validation.jsonl").read_text()
     (folder.parent / "data" / "test.jsonl").write_text(lines)  # confirm loses what it shares with it
     tested = train_plan(plan, out=folder.parent / "tested", all_rows=True).measurement

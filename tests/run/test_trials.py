@@ -90,7 +90,7 @@ def test_score_of_arrays_and_tensors_is_that_of_their_numbers(trial, tmp_path):
     trial.write_score(tmp_path / "a.json", Score(value=mean, per_example=np.array(rows), loss=0.25))
     assert read_score(tmp_path / "a.json") == plain
     assert Score.given(mean) == Score(value=0.5)
-    with pytest.raises(ValueError, match=r"one number each, and per_example one a row: .*list"):
+    with pytest.raises(ValueError, match=r"list of numbers: .*list"):
         Score.given(torch.ones(2))
 
 

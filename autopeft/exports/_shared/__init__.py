@@ -1,5 +1,4 @@
-"""What several formats share: weights, adapters, problems, merging, reading back.
+"""What several formats share: files of an adapter, problems, reading back.
 
-Inside the folder each file imports only from those before it:
-hub, weights, problems → adapter, merging → uniform → reading_back.
+Inside the folder each file imports only from those before it: hub, problems, adapter → reading_back.
 """

@@ -1,4 +1,4 @@
-"""Completes a folder of trained weights for the hub: base model's name, tokenizer, label names."""
+"""Completes a folder of trained weights: name of the base model, tokenizer, label names."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _PROBLEM_TYPES = {
 
 
 def write_loading_files(folder: Path, spec: ModelSpec, base: BaseModel, data: LabelledData) -> None:
-    """Name the base model in an adapter, and write its tokenizer and a config with the labels of the task.
+    """Write base model, tokenizer and a config with the labels of the task into an adapter's folder.
 
     Users pass that config to `from_pretrained` of the base model: its outputs then have names, and `pipeline`
-    of transformers scores them as the task does. Without labels (a language model) no config is written.
+    of transformers scores them as the task does. A language model gets no config.
     """
     labels = data.label_names
     if spec.id != IN_MEMORY:
@@ -41,7 +41,9 @@ def write_loading_files(folder: Path, spec: ModelSpec, base: BaseModel, data: La
         module = cast(Any, base.module)
         config = model.config_of(spec) if spec.id != IN_MEMORY else copy.deepcopy(module.config)
         config.architectures = [type(module).__name__]
-        config.num_labels = len(labels)  # a field of its own in PVT's config, elsewhere the number of names
+        config.num_labels = len(
+            labels
+        )  # a field of its own in the config of PVT, elsewhere the number of names
         name_labels(config, labels)
         config.problem_type = _PROBLEM_TYPES.get(data.label_space.kind)
         if getattr(module.config, "pad_token_id", None) is not None:  # a model of images has none
@@ -51,7 +53,7 @@ def write_loading_files(folder: Path, spec: ModelSpec, base: BaseModel, data: La
 
 
 def name_base(folder: Path, name: str, *, revision: str | None) -> None:
-    """Write base model and commit into the configs of a folder, and renew their checksums.
+    """Write base model and commit into the configs of a folder, and update their checksums.
 
     `peft` names the folder of a GGUF file as the base model, and never names a commit.
     """
