@@ -56,7 +56,7 @@ def usual_cost(full_steps: int, *, n_listed: int = 5) -> float:
         n_confirm=n_examples,
         n_test=n_examples,
     )
-    runs = [lengths.short(seed=0)] * (n_listed + lengths.n_proposed)
+    runs = [lengths.short(seed=0)] * lengths.n_trials(n_listed)
     runs += [lengths.full(seed=0)] * USUAL_FINALISTS
     cost = math.fsum(map(lengths.cost, [*runs, lengths.test(seed=0), lengths.test(seed=0)]))
     return cost - USUAL_FINALISTS * lengths.kept_steps * lengths.step_cost

@@ -24,6 +24,7 @@ from autopeft.types import Arm, EvaluatedSplit, Fidelity, Measurement, MetricFac
 _SHORT_EXAMPLES = 384  # of the search split that rank short runs; chosen by hand
 _THOROUGH_TRIALS, _THOROUGH_SEEDS = 48, 3  # of `--effort thorough`; heuristic
 _FEWEST_PROPOSED, _MOST_PROPOSED = 4, 12  # trials of the sampler; research/2026-12-02-proposals.md
+_FEWEST_TRIALS = 9  # also where a small budget leaves few listed plans; heuristic
 # Cost of evaluating an example, relative to training on it: training adds a backward pass, which costs about
 # as much as the forward pass, since most weights are frozen. It stands for the price before runs are timed.
 EVAL_COST = 0.5
@@ -67,11 +68,11 @@ class Lengths:
         """Steps of a short run that its full run does not repeat; 0 unless it `goes_on`."""
         return branch_step(self.short_steps) if self.goes_on else 0
 
-    @property
-    def n_proposed(self) -> int:
-        """Trials that the sampler proposes in a search of normal effort: as many as cost one full run."""
+    def n_trials(self, n_listed: int) -> int:
+        """Trials of a search of normal effort: the sampler proposes as many as cost one full run."""
         n_short_runs = round(1 / self.cost(self.short(seed=0)))
-        return min(max(n_short_runs, _FEWEST_PROPOSED), _MOST_PROPOSED)
+        n_proposed = min(max(n_short_runs, _FEWEST_PROPOSED), _MOST_PROPOSED)
+        return max(n_listed + n_proposed, _FEWEST_TRIALS)
 
     @property
     def step_cost(self) -> float:
@@ -154,7 +155,7 @@ class SearchProblem:
     @property
     def n_trials(self) -> int:
         """The number of short runs that the settings ask for."""
-        usual = len(self.listed) + self.lengths.n_proposed
+        usual = self.lengths.n_trials(len(self.listed))
         of_effort = {"quick": 0, "normal": usual, "thorough": max(usual, _THOROUGH_TRIALS)}
         return of_effort[self.effort] if self.spec.search.trials is None else self.spec.search.trials
 

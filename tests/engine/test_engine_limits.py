@@ -39,7 +39,7 @@ FULL, SHORT, TEST = 200 * STEP_SECONDS + 100 * SECONDS, 75 * STEP_SECONDS + 100 
     [
         ({"effort": "quick"}, 0, {"q+v", "ia3"}, 1),
         ({"trials": 4}, 4, {"q+v", "ia3"}, 1),
-        ({}, 8, {"q+v", "ia3"}, 1),
+        ({}, 9, {"q+v", "ia3"}, 1),
         ({"effort": "thorough", "trials": 6}, 6, {"q+v", "ia3", "head"}, 3),
         ({"effort": "thorough", "trials": 6, "seeds": 2}, 6, {"q+v", "ia3", "head"}, 2),
         ({"effort": "quick", "trials": 4}, 4, {"q+v", "ia3"}, 1),
@@ -102,7 +102,7 @@ def test_a_limit_without_a_short_run_is_told(caplog: pytest.LogCaptureFixture) -
     run(levels(), max_cost=1.0)
     told = [record.getMessage() for record in caplog.records]
     assert [line.partition(";")[0] for line in told] == [
-        "The limits allow 0 of 8 short runs",
+        "The limits allow 0 of 9 short runs",
         "The limits allow 0 of 1 challengers to be trained in full",
     ]
 
