@@ -17,7 +17,6 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from autopeft.errors import SpecError, UnknownNameError, foreign_file, reason_of
 from autopeft.model.attaching import head_only_config
-from autopeft.store import refuse_streams, require_unchanged
 from autopeft.types import ModelSpec
 
 # Fields that say where a config comes from and which state it is in, not what is trained.
@@ -137,11 +136,9 @@ def read_configs(path: Path) -> list[ConfigFile]:
         SpecError: A file that is not there, damaged or unreadable, or that holds what `peft` refuses or
             autopeft does not take.
     """
-    if path.is_dir():
-        require_unchanged(path)
-    elif path.name != _CONFIG:
-        raise SpecError(f"{path} is no adapter config; peft calls that file {_CONFIG}.")
-    else:
+    if not path.is_dir():
+        if path.name != _CONFIG:
+            raise SpecError(f"{path} is no adapter config; peft calls that file {_CONFIG}.")
         return [_read_config(path.parent)]
     if not (path / _ORDER).is_file():
         return [_read_config(path)]
@@ -231,7 +228,6 @@ def _read_json(path: Path) -> Any:
             raise ValueError(f"{text} is no finite number")
         return number
 
-    refuse_streams(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_float=finite, parse_constant=finite)
     except (OSError, ValueError, RecursionError) as error:

@@ -18,7 +18,7 @@ from autopeft.errors import RunDirError, SpecError, TrainingError
 from autopeft.exports import write_loading_files
 from autopeft.plugins import is_own_metric, own_function
 from autopeft.report.formatting import duration
-from autopeft.run.base_facts import DATA, base_difference, facts_of
+from autopeft.run.base_facts import DATA, facts_of, has_other_base
 from autopeft.run.best import plan_document, training_json
 from autopeft.run.prepare import Prepared, prepare, with_all_rows
 from autopeft.run.reporting import TRAINED, environment, setting_of, write_trained_card
@@ -28,16 +28,16 @@ from autopeft.store import (
     RunDir,
     fresh_folder,
     is_run,
-    read_checked,
     read_object,
     read_plan,
+    read_record,
     refuse_files,
     resolve_settings,
     sweep_fresh_folders,
     whole_path,
     without_empty_parents,
-    write_checked,
     write_plan,
+    write_record,
     write_text,
 )
 from autopeft.train import SCHEDULE, encode_ahead, kept_step
@@ -154,7 +154,7 @@ def train_plan(
                 if tested.status is not Status.COMPLETE:
                     log.warning("The adapter has no score on the test split: %s.", tested.reason)
                 measurement = replace(measurement, fidelity=at, metric=tested.metric, loss=tested.loss)
-        _write_files(fresh, prepared, measurement, at=f"./{target.name}", weights=facts["weights"]["body"])
+        _write_files(fresh, prepared, measurement, at=f"./{target.name}")
     return Trained(
         measurement=measurement,
         metric=prepared.task.metric,
@@ -215,19 +215,17 @@ def _warn_of_changes(
     if weights is None:
         return
     base, rows = prepared.base, read_object(weights / TRAINING).get(DATA)
-    if "model.id" not in overridden and (differing := base_difference(weights, base.module, base.tokenizer)):
-        log.warning("%s was trained on another base model: %s.", weights, differing)
+    if "model.id" not in overridden and has_other_base(weights, base.module):
+        log.warning("%s was trained on a base model with other weights.", weights)
     if "data.source" not in overridden and rows is not None and rows != prepared.data.fingerprint:
         log.warning("%s was trained on other rows than the data files hold now.", weights)
 
 
-def _write_files(
-    folder: Path, prepared: Prepared, measurement: Measurement, *, at: str, weights: Mapping[str, str]
-) -> None:
+def _write_files(folder: Path, prepared: Prepared, measurement: Measurement, *, at: str) -> None:
     """Write all files beside the weights of a trained plan; its card loads the adapter from `at`."""
     plan, seed = measurement.plan, measurement.fidelity.seed
     write_plan(folder / "plan.yaml", replace(plan_document(prepared, plan), seed=seed))
-    write_text(folder / TRAINING, training_json(measurement, facts_of(prepared, weights)))
+    write_text(folder / TRAINING, training_json(measurement, facts_of(prepared)))
     trained = TrainedPlan(
         spec=prepared.spec,
         setting=setting_of(prepared, {}),
@@ -303,18 +301,18 @@ class Unfinished:
         with without_empty_parents(self.folder):
             if resume:
                 try:
-                    started_with = read_checked(start, remedy=remedy)
+                    started_with = read_record(start, dict[str, Any], remedy=remedy)
                 except FileNotFoundError as error:
                     raise RunDirError(f"{start} is missing; {remedy}.") from error
-                if differing := differences(started_with, facts, whose="now it is"):
+                if differing := differences(started_with, facts):
                     raise RunDirError(
-                        f"{self.folder} was trained with {differing}; put it back as it was, or {remedy}."
+                        f"{self.folder} cannot be resumed: {differing}; restore it, or {remedy}."
                     )
                 sweep_fresh_folders(self.out)
                 log.info("The training goes on after step %s.", f"{self.step:,}")
             else:
                 self.forget()
-                write_checked(start, facts)
+                write_record(start, facts)
             try:
                 yield
             except BaseException as error:

@@ -54,11 +54,11 @@ from autopeft.store import (
     cannot_write,
     claimed_folder,
     faults_of,
-    read_checked,
+    read_record,
     replace_folder,
     resolve_settings,
-    write_checked,
     write_plan,
+    write_record,
     write_text,
 )
 from autopeft.store.study_file import study_file
@@ -214,8 +214,8 @@ class Study:
             if not facts_path.is_file():
                 RunDir.check(path)
                 self._run.write_spec(self.spec)
-                write_checked(facts_path, facts)
-            begun_with = read_checked(facts_path, remedy="pass another --out")
+                write_record(facts_path, facts)
+            begun_with = read_record(facts_path, dict[str, Any], remedy="pass another --out")
         if differing := sorted(name for name, value in facts.items() if begun_with.get(name) != value):
             raise RunDirError(
                 f"{path} holds a study with another {' and '.join(differing)}; pass what it was begun "

@@ -272,7 +272,7 @@ def expected_of(spec: RunSpec, reference: Reference, *, n_examples: int) -> Expe
     prepared = prepare(spec)
     base, task, stack = prepared.base, prepared.task, compile_plan(reference.plan, prepared.methods)
     check_plan(reference.plan, base, prepared.methods)
-    require_same_base(reference.facts, base.module, base.tokenizer)
+    require_same_base(reference.facts, base.module)
     split = prepared.bench.splits[SPLIT]
     batches = (  # one row each, so that no padding enters
         task.collate([example], [label], base.pad_token_id)

@@ -30,12 +30,15 @@ from autopeft.model.targets import (
     unreachable_weights,
     untrained_modules,
 )
-from autopeft.model.weight_comparison import TensorWatch, difference_from_checkpoint, weight_digests
+from autopeft.model.weight_comparison import (
+    TensorWatch,
+    bit_sums,
+    difference_from_checkpoint,
+    weight_digests,
+)
 from autopeft.types import Adapter, Plan, digest_of, listed
 
 log = logging.getLogger(__name__)
-
-_LARGE = 2e9  # bytes; a digest of more takes seconds, and is announced
 
 
 class BaseModel:
@@ -73,7 +76,6 @@ class BaseModel:
             is_in_memory: Whether the user passed the module, which may have been trained since it was loaded.
         """
         self.is_in_memory = is_in_memory
-        self._dropped: dict[str, dict[str, str]] = {}  # digests of weights that are here no more
         self.module = module.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.name = name
@@ -147,11 +149,9 @@ class BaseModel:
         return sum(p.numel() * p.element_size() for p in self.module.parameters())
 
     def leave_device(self) -> None:
-        """Move the weights to the CPU for good; a quantized model drops them and keeps only their digests."""
-        self.__dict__.pop("watch", None)  # it notes addresses of tensors
+        """Move the weights to the CPU for good; a quantized model drops them."""
         vars(self.module).pop("hf_device_map", None)
         if self.n_bits:
-            self._dropped = self.weight_digests()
             drop_weights(self.module)
         else:
             self.module.cpu()
@@ -192,25 +192,17 @@ class BaseModel:
         return trained, random
 
     def sha256(self) -> str:
-        """Digest the names and values of all weights."""
-        return digest_of(self.weight_digests())
+        """Digest the names and values of all weights but those of quantized layers."""
+        return digest_of(bit_sums(self.module))
 
-    def weight_digests(self) -> dict[str, dict[str, str]]:
-        """Digest the weights of the body, which every load of the model has, and those of the head.
-
-        After `leave_device` has dropped the weights, the digests are those that it took.
-        """
-        if self._dropped:
-            return self._dropped
-        if self.weight_bytes > _LARGE:
-            gigabytes = self.weight_bytes / 1e9
-            log.info("Reading the %.1f GB of %s, to tell whether its weights change.", gigabytes, self.name)
-        heads = nn.ModuleDict({str(i): self.module.get_submodule(n) for i, n in enumerate(self.head_names)})
-        return {"body": weight_digests(self.module, exclude=self.head_names), "head": weight_digests(heads)}
+    @cached_property
+    def weight_digests(self) -> dict[str, str]:
+        """Digests of the weights outside the head, as they were when this property was first read."""
+        return weight_digests(self.module, exclude=self.head_names)
 
     @cached_property
     def watch(self) -> TensorWatch:
-        """A quick check that no tensor has changed since this property was first read."""
+        """A check that no weight has changed since this property was first read."""
         return TensorWatch(self.module)
 
     @contextlib.contextmanager

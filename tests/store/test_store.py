@@ -124,7 +124,7 @@ def test_a_failed_write_leaves_the_old_content_and_no_other_file(tmp_path, monke
     path = tmp_path / "file.txt"
     write_text(path, "old")
     monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(RunDirError, match=r"file\.txt cannot be written: No space left .*\. Make room there"):
+    with pytest.raises(RunDirError, match="No space left"):
         write_text(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
@@ -197,8 +197,7 @@ def test_a_plan_reads_well(tmp_path):
     text = (tmp_path / "plan.yaml").read_text()
     assert text.startswith("# ") and "autopeft train --plan plan.yaml" in text
     assert (
-        "\n- {target module: h.0.q, method: lora, rank: 8, scale: 2.0, options: {dora: true, init: 'no'}}\n"
-        in text
+        "\n- {target: h.0.q, method: lora, rank: 8, scale: 2.0, options: {dora: true, init: 'no'}}\n" in text
     )
 
 
@@ -237,10 +236,10 @@ def test_a_folder_without_a_plan_is_refused(tmp_path):
         ),
         ("1.0e-05", "0", SpecError, "learning_rate is 0; it should be greater than 0"),
         (
-            "target module: h.1.mlp",
-            "target module: h.0.q",
+            "target: h.1.mlp",
+            "target: h.0.q",
             SpecError,
-            "two adapters at h.0.q; a target module takes one",
+            "two adapters at h.0.q",
         ),
         ("schema_version: 1", "schema_version: 2", SpecError, "has schema_version 2; autopeft"),
         ("schema_version: 1\n", "", SpecError, "has no schema_version; autopeft"),

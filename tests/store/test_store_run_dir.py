@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from autopeft.errors import RunDirError
-from autopeft.store import STATE, RunDir, resolve_settings, write_checked
+from autopeft.store import STATE, RunDir, resolve_settings, write_record
 from autopeft.store.study_file import study_file
 from autopeft.types import (
     Budget,
@@ -88,13 +87,6 @@ def test_a_path_that_is_a_file_is_refused(tmp_path):
         RunDir.create(tmp_path / "file" / "run", resume=False)
 
 
-def test_a_link_to_nothing_is_refused(tmp_path):
-    (tmp_path / "link").symlink_to(tmp_path / "gone")
-    for refuse in (RunDir.check, lambda path: RunDir.create(path, resume=False)):
-        with pytest.raises(RunDirError, match=r"link is a link to .*gone, which does not exist"):
-            refuse(tmp_path / "link")
-
-
 def test_a_run_held_in_this_process_is_in_use(run):
     with pytest.raises(RunDirError, match="is in use by another process"):
         RunDir.create(run.path, resume=True)
@@ -148,7 +140,7 @@ def test_a_file_of_somebody_else_survives_the_taking_back(run):
 @pytest.mark.parametrize(("scores", "is_kept"), [(None, False), ([{"name": "gradient"}], True)])
 def test_a_run_is_kept_once_the_sensitivity_is_measured(scores, is_kept, tmp_path):
     run = RunDir.create(tmp_path / "run", resume=False)
-    write_checked(run.state / STATE, {"start": {}, "scores": scores})
+    write_record(run.state / STATE, {"start": {}, "scores": scores})
     run.write_spec(RunSpec())
     run.discard()
     assert (run.path / "run.yaml").exists() == is_kept
@@ -273,10 +265,8 @@ def test_a_result_comes_back_without_scores_of_examples(run):
     assert RunDir.open(run.path).load_result() == saved
 
 
-def test_a_run_without_a_result_says_how_to_go_on(run):
-    with pytest.raises(
-        RunDirError, match=r"has not finished; go on with `autopeft search --resume --out .*run`"
-    ):
+def test_a_run_without_a_result_says_how_to_resume_it(run):
+    with pytest.raises(RunDirError, match="search --resume --out"):
         run.load_result()
 
 
@@ -313,51 +303,3 @@ def test_files_of_killed_writers_are_swept_on_open_and_others_are_not(run):
     with RunDir.create(run.path, resume=True):
         assert [path.exists() for path in (*kept, *swept)] == [True, True, False, False, False]
         assert not swept[2].parent.exists()
-
-
-@pytest.mark.parametrize("name", ["best.new", "state", "state/weights", "state/measurements.jsonl", ".lock"])
-def test_a_link_in_a_run_directory_is_refused_and_its_target_kept(run, tmp_path, name):
-    run.close()
-    target = tmp_path / "victim"
-    target.write_text("mine") if name.endswith(("jsonl", "lock")) else target.mkdir()
-    path = run.path / name
-    path.parent.mkdir(exist_ok=True)
-    path.unlink(missing_ok=True)
-    path.symlink_to(target)
-    for use in (lambda: RunDir.create(run.path, resume=True), lambda: RunDir.open(run.path)):
-        with pytest.raises(RunDirError, match=f"{name} is a link; a run directory holds none"):
-            use()
-    assert target.is_dir() or target.read_text() == "mine"
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
-def test_a_pipe_in_a_run_directory_is_refused(run):
-    run.close()
-    os.mkfifo(run.path / "rungs.json")
-    for use in (lambda: RunDir.create(run.path, resume=True), lambda: RunDir.open(run.path)):
-        with pytest.raises(RunDirError, match=r"rungs\.json is neither file nor folder"):
-            use()
-
-
-def test_a_file_with_two_names_is_read_and_not_written(run, tmp_path):
-    run.close()
-    victim = tmp_path / "victim.txt"
-    victim.write_text("mine")
-    (run.path / "state").mkdir(exist_ok=True)
-    (run.path / "state" / "measurements.jsonl").unlink(missing_ok=True)
-    os.link(victim, run.path / "state" / "measurements.jsonl")
-    assert RunDir.open(run.path).path == run.path
-    with pytest.raises(RunDirError, match=r"measurements\.jsonl is a file with 2 names \(hard links\)"):
-        RunDir.create(run.path, resume=True)
-    assert victim.read_text() == "mine"
-
-
-def test_a_run_without_its_state_says_what_is_left(run):
-    run.close()
-    run.best.mkdir(exist_ok=True)
-    (run.best / "plan.yaml").write_text("a: plan")
-    shutil.rmtree(run.state, ignore_errors=True)
-    with pytest.raises(
-        RunDirError, match=r"state is gone, .*`verify` still take .*weights, and `train` takes"
-    ):
-        RunDir.open(run.path).load_result()
