@@ -13,7 +13,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from autopeft.errors import CONTROLS
 from autopeft.types import minus, rate, shortened
 
 NOTHING = "–"
@@ -172,8 +171,7 @@ def first_line(error: str | None) -> str:
 
 def render(template: str, /, **context: Any) -> str:
     """Fill in a template; its name says the kind of file: `report.html`, `report.md` or `chart.svg`."""
-    text = _environment(template.rpartition(".")[2]).get_template(f"{template}.j2").render(context)
-    return text.translate(CONTROLS)
+    return _environment(template.rpartition(".")[2]).get_template(f"{template}.j2").render(context)
 
 
 @cache

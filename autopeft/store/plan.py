@@ -16,14 +16,14 @@ from autopeft.store.yaml import Inline, read_yaml, validate, write_yaml_text
 _HEADER = """\
 # A plan found by autopeft: which adapters to train at which target modules, and at which learning rate.
 # Train it: {train}
-# scale is alpha / r. Rank 0 stands for a method without ranks. Counts are in parameters.
-# An adapter trains at rate_factor times the learning rate, 1 where it has none. The last layer of the
-# task head trains at head_learning_rate, which is head_factor times the derived rate. choices are settings of
-# your own trainer.
+# scale is alpha / r. Rank 0 means a method without ranks. Counts are in parameters.
+# An adapter trains at rate_factor times the learning rate, 1 by default. The last layer of the task head
+# trains at head_learning_rate, which is head_factor times the derived rate. choices are settings of your own
+# trainer.
 """
 
-_Count = Annotated[int, Field(ge=0, le=2**53)]  # what JSON readers hold exactly
-_LEAST_SCALE = 1e-6  # below it the adapter does nothing in float32; chosen by hand
+_Count = Annotated[int, Field(ge=0, le=2**53)]  # that JSON readers read exactly
+_LEAST_SCALE = 1e-6  # below it the adapter does nothing in float32; heuristic
 _Word = Annotated[str, Field(min_length=1)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 

@@ -47,20 +47,24 @@ def merged_notes(trained, out):
 
 
 def nudge(folder):
-    """Change one number by one percent."""
+    """Change one number by 0.01."""
     path = folder / "model.safetensors"
     tensors = load_file(path)
-    next(iter(tensors.values())).view(-1)[-1] *= 1.01
+    next(iter(tensors.values())).view(-1)[-1] += 0.01
     save_file(tensors, path, {"format": "pt"})
 
 
 @pytest.mark.parametrize("change", [put_another, nudge])
-def test_other_weights_of_the_base_model_are_noticed(trained, own_base, tmp_path, change, caplog):
+def test_other_weights_of_the_base_model_are_noticed(trained, own_base, tmp_path, change):
     assert verify(trained).exit_code == 0
     assert "other weights" not in merged_notes(trained, tmp_path / "own")
     change(own_base)
     refused(verify(trained), 2, "other weights", str(trained))
     assert "other weights" in merged_notes(trained, tmp_path / "other")
+
+
+def test_train_warns_of_other_weights_of_the_base_model(trained, own_base, tmp_path, caplog):
+    put_another(own_base)
     train_plan(trained, out=tmp_path / "again")
     assert "other weights" in caplog.text
 

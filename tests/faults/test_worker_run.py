@@ -47,8 +47,6 @@ def loses_weights(monkeypatch):
         return measure
 
     monkeypatch.setattr(searching, "start_workers", start_workers)
-    # The end alone reads them.
-    monkeypatch.setattr(searching, "check_base", lambda state, prepared: None)
 
 
 @pytest.mark.parametrize("executor", ["process", pytest.param("ray", marks=pytest.mark.nightly)])

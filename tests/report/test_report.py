@@ -383,10 +383,3 @@ def test_several_runs_share_a_page_with_ids_of_their_own(result):
         "+1.4 points +0.6 to +2.2",
         "−0.7 points −2.8 to +1.4",
     ]
-
-
-@pytest.mark.parametrize("render", BOTH)
-def test_control_characters_of_names_are_in_no_report(result, render):
-    setting = replace(result.setting, base_model="base\x1b]0;title\x07", label_names=("\x9b31m", "b"))
-    text = render(replace(result, setting=setting), words=WORDS)
-    assert not any((ord(letter) < 32 and letter not in "\n\t") or 127 <= ord(letter) < 160 for letter in text)
