@@ -33,7 +33,7 @@ from autopeft.model.targets import (
 from autopeft.model.weight_comparison import (
     TensorWatch,
     bit_sums,
-    difference_from_checkpoint,
+    compare_with_checkpoint,
     weight_digests,
 )
 from autopeft.types import Adapter, Plan, digest_of, listed
@@ -114,7 +114,8 @@ class BaseModel:
         """Whether a model in memory has other weights outside its head than the checkpoint that it names."""
         if not self.is_in_memory:
             return False
-        name = difference_from_checkpoint(self.module, self.name, exclude=self.head_names)
+        missing, changed = compare_with_checkpoint(self.module, self.name, exclude=self.head_names)
+        name = changed or min(missing, default=None)
         if name is None:
             return False
         log.warning(

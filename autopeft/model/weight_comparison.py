@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection, Iterator
-from functools import partial
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
@@ -105,56 +104,37 @@ def _starts(module: nn.Module, exclude: Collection[str]) -> tuple[str, ...]:
     return tuple(f"{name}." for name in (*exclude, *quantized))
 
 
-def difference_from_checkpoint(module: nn.Module, source: str, *, exclude: Collection[str]) -> str | None:
-    """Return the name of a parameter that differs from the safetensors checkpoint; None if none is found.
+def compare_with_checkpoint(
+    module: nn.Module, source: str, *, exclude: Collection[str]
+) -> tuple[frozenset[str], str | None]:
+    """Compare the parameters outside the head with the safetensors checkpoint that they were loaded from.
 
-    Files are read one tensor at a time, and nothing is downloaded. Quantized layers, layers whose tensors
-    have other names in the file, and a checkpoint that cannot be read are not compared. `source` is the
-    folder or hub id that the model was loaded from; `exclude` names the modules of the head.
+    Files are read one tensor at a time, and nothing is downloaded. Quantized layers are not compared, nor is
+    a checkpoint that cannot be read or has other names for the tensors of a layer. `source` is a folder or
+    hub id; `exclude` lists the modules of the head.
+
+    Returns:
+        The parameters that the checkpoint does not have, so that each load draws them, and None. Or no
+        parameters and the name of one that differs: the module may have been trained since it was loaded.
     """
-    parameters = _plain_parameters(module, exclude)
-    missing = dict.fromkeys(parameters)
+    left_out = _starts(module, exclude)
+    held = {name: p.detach() for name, p in module.named_parameters() if not name.startswith(left_out)}
+    missing = set(held)
     try:
-        for name, read in _stored_tensors(module, source, parameters):
-            missing.pop(name, None)
-            held, stored = parameters[name], read()
-            if held.shape != stored.shape or not torch.equal(held.cpu(), stored.to(held.dtype)):
-                return name
+        for name, stored in _stored_tensors(module, source, held):
+            missing.discard(name)
+            tensor = held[name].cpu()
+            if tensor.shape != stored.shape or not torch.equal(tensor, stored.to(tensor.dtype)):
+                return frozenset(), name
     except _UNREADABLE as error:
         log.debug("The checkpoint %s cannot be compared: %s", source, error)
-        return None
-    return next((name for name in missing if not LAYER.search(name)), None)
+        return frozenset(), None
+    is_renamed = any(LAYER.search(name) for name in missing)
+    return frozenset() if is_renamed else frozenset(missing), None
 
 
-def lacking_in_checkpoint(module: nn.Module, source: str, *, exclude: Collection[str]) -> frozenset[str]:
-    """List parameters outside the head that the checkpoint does not have, so that each load draws them.
-
-    The list is empty if the checkpoint cannot be compared, or if another parameter differs: the module may
-    have been trained since it was loaded, and then its values are not random. The arguments are those of
-    `difference_from_checkpoint`.
-    """
-    parameters = _plain_parameters(module, exclude)
-    try:
-        missing = parameters.keys() - {name for name, _ in _stored_tensors(module, source, parameters)}
-    except _UNREADABLE as error:
-        log.debug("The checkpoint %s cannot be read: %s", source, error)
-        return frozenset()
-    if not missing or any(LAYER.search(name) for name in missing):
-        return frozenset()
-    modules = {name.rpartition(".")[0] for name in missing}
-    is_changed = difference_from_checkpoint(module, source, exclude=(*exclude, *modules)) is not None
-    return frozenset() if is_changed else frozenset(missing)
-
-
-def _plain_parameters(module: nn.Module, exclude: Collection[str]) -> dict[str, Tensor]:
-    left_out = _starts(module, exclude)
-    return {name: p.detach() for name, p in module.named_parameters() if not name.startswith(left_out)}
-
-
-def _stored_tensors(
-    module: nn.Module, source: str, names: Collection[str]
-) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-    """Yield the tensors of a checkpoint that a model has: the name in the model, and how to read it."""
+def _stored_tensors(module: nn.Module, source: str, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a checkpoint that a model has, by their names in the model."""
     prefix = f"{getattr(module, 'base_model_prefix', '')}."
 
     def name_of(key: str) -> str | None:
@@ -166,7 +146,7 @@ def _stored_tensors(
         with safe_open(file, framework="pt") as stored:
             for key in stored.keys():  # noqa: SIM118 - not a dictionary
                 if (name := name_of(key)) is not None:
-                    yield name, partial(stored.get_tensor, key)
+                    yield name, stored.get_tensor(key)
 
 
 def _checkpoint_files(source: str, *, revision: str | None) -> list[Path]:

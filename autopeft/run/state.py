@@ -184,12 +184,11 @@ def resumed(requested: RunSpec, explicit: frozenset[str]) -> RunSpec:
 
     Raises:
         SpecError: The user set another value for a setting that cannot change.
-        RunDirError: There is no run, another version of autopeft began it, or its state is damaged.
+        RunDirError: There is no run, or its state is damaged.
     """
     if requested.output.out is None:
         raise SpecError("--resume needs --out with the run directory to continue.")
     run = RunDir.open(requested.output.out)
-    run.require_own_version()
     stored, changeable = run.read_spec(), CHANGEABLE
     if run.is_finished:
         changeable -= {"search.max_time_seconds"}

@@ -23,7 +23,6 @@ _HEADER = """\
 """
 
 _Count = Annotated[int, Field(ge=0, le=2**53)]  # that JSON readers read exactly
-_LEAST_SCALE = 1e-6  # below it the adapter does nothing in float32; heuristic
 _Word = Annotated[str, Field(min_length=1)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -43,7 +42,7 @@ class _AdapterEntry(_Strict):
     target: _Word
     method: _Word
     rank: _Count = 0
-    scale: Annotated[_Finite, Field(ge=_LEAST_SCALE, le=1 / _LEAST_SCALE)] = 1.0
+    scale: Annotated[_Finite, Field(gt=0)] = 1.0
     options: dict[str, types.OptionValue] = {}
     rate_factor: Annotated[_Finite, Field(gt=0)] = 1.0
 
@@ -105,14 +104,7 @@ def write_plan(path: Path | str, document: types.PlanDocument) -> None:
 
 def read_plan_file(path: Path) -> types.PlanDocument:
     """Read a plan from a file that `write_plan` wrote or a person edited; see `read_plan` for the errors."""
-    content = read_yaml(path)
-    version = content.get("schema_version")
-    if version != 1 or isinstance(version, bool):
-        seen = "no schema_version" if version is None else f"schema_version {version!r}"
-        is_newer = isinstance(version, int) and version > 1
-        remedy = "; a newer autopeft wrote it, update this one" if is_newer else ""
-        raise SpecError(f"{path} has {seen}; autopeft {types.VERSION} reads schema_version 1{remedy}.")
-    read = validate(_PlanFile, content, source=str(path))
+    read = validate(_PlanFile, read_yaml(path), source=str(path))
     twice = [target for target, n in Counter(entry.target for entry in read.adapters).items() if n > 1]
     if twice:
         raise SpecError(f"{path} has two adapters at {', '.join(twice)}; a target module takes one.")

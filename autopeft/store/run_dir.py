@@ -28,7 +28,6 @@ from autopeft.store.files import (
 from autopeft.store.plan import read_plan_file
 from autopeft.store.yaml import read_yaml, validate, write_yaml_text
 from autopeft.types import (
-    VERSION,
     Fidelity,
     Measurement,
     Plan,
@@ -42,8 +41,8 @@ from autopeft.types import (
     to_json,
 )
 
-# In `state/`: what a run depends on, with the version of autopeft (see `run.state`). It is written before
-# run.yaml, whose presence makes a folder a run.
+# In `state/`: what a run depends on (see `run.state`). It is written before run.yaml, whose presence makes a
+# folder a run.
 STATE = "state.json"
 SO_FAR = "so_far.json"  # what `report` needs next to the measurements as long as there is no result
 TRAINING = "training.json"  # next to trained weights: how they were trained, and on which base model
@@ -202,21 +201,6 @@ class RunDir:
         path = self.path / "run.yaml"
         return validate(RunSpec, read_yaml(path), source=str(path))
 
-    @property
-    def version(self) -> str:
-        """The version of autopeft that began the run; this one's if the folder does not say."""
-        start = read_object(self.state / STATE).get("start")
-        return str(start.get("autopeft", VERSION)) if isinstance(start, dict) else VERSION
-
-    def require_own_version(self) -> None:
-        """Raise RunDirError if another version of autopeft began the run: its losses cannot be compared."""
-        if self.version != VERSION:
-            raise RunDirError(
-                f"{self.path} was measured by autopeft {self.version}, and this is {VERSION}; losses of two "
-                "versions cannot be compared. Resume it with that version, or repeat the search from the "
-                "run's run.yaml with another --out."
-            )
-
     def save_result(self, result: SearchResult) -> None:
         """Write the result for `load_result`, without the measurements' scores of single examples."""
         small = tuple(replace(measurement, example_scores=()) for measurement in result.measurements)
@@ -245,13 +229,9 @@ class RunDir:
             RunDirError: The run has not finished, or its result is damaged or of another version.
         """
         command = resume_command(self.read_spec(), self.path)
-        remedy = f"write it again with `{command}`"
-        if self.version != VERSION:
-            remedy = f"open the run with autopeft {self.version}, which began it"
         try:
-            return read_record(self._result_path, SearchResult, remedy=remedy)
+            return read_record(self._result_path, SearchResult, remedy=f"write it again with `{command}`")
         except FileNotFoundError as error:
-            self.require_own_version()  # or the advice to resume it would be refused
             raise RunDirError(
                 f"{self.path} has no result: the run has not finished; resume it with `{command}`."
             ) from error

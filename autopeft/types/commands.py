@@ -14,7 +14,6 @@ from autopeft.types.spec import IN_MEMORY, SHORT_NAMES, DataSpec, ModelSpec, Run
 # The settings that define the problem; the others keep their defaults.
 _PROBLEM = ("model", "quantize", "data", "text_column", "label_column", "task", "budget", "seed")
 _IS_WINDOWS = os.name == "nt"
-_PLAIN = re.compile(r"[\w%+:./\\-][\w%+=@:./\\~-]*")  # means nothing special to cmd or PowerShell
 _WORD = r"""('[^']*'|"[^"]*"|[^\s`]+)"""  # as `quoted` writes it
 _RESUME = re.compile(rf"autopeft search --resume --out {_WORD}")
 _SEARCH = re.compile(rf"`?autopeft search --config {_WORD}`?")
@@ -71,13 +70,7 @@ def train_command(plan: PurePath, model: ModelSpec, data: DataSpec) -> str:
 
 def quoted(word: str) -> str:
     """Quote a word for the shell of this system; Windows takes double quotes."""
-    if not _IS_WINDOWS:
-        return shlex.quote(word)
-    listed = subprocess.list2cmdline([word])  # this is for programs: a shell would also split at & or a comma
-    if '"' in listed or _PLAIN.fullmatch(word):
-        return listed
-    end = "\\" * (len(word) - len(word.rstrip("\\")))  # doubled, or they would escape the quote
-    return f'"{word}{end}"'
+    return subprocess.list2cmdline([word]) if _IS_WINDOWS else shlex.quote(word)
 
 
 def _objects(model: ModelSpec, data: DataSpec) -> str:

@@ -1,4 +1,4 @@
-"""What `--resume` lets a user change: the deadline, places, how it computes, and nothing else."""
+"""What a user may change with `--resume`: the deadline, places, how it computes, and nothing else."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def decided(values, rule=""):
     ],
 )
 @pytest.mark.parametrize("is_derived", [False, True])
-def test_pieces_of_a_step_may_change_and_follow_the_memory_where_the_run_chose_them(
+def test_pieces_of_a_step_may_change_and_follow_the_memory_if_the_run_chose_them(
     tmp_path, is_derived, given, pieces
 ):
     out, stored = tmp_path / "run", {"micro_batch_tokens": 4096, "checkpointing": "off"}

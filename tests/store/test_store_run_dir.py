@@ -51,13 +51,13 @@ def run(tmp_path):
 
 def test_a_folder_that_holds_files_is_refused_without_resume(tmp_path):
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(RunDirError, match=r"already holds files\. Pass another --out"):
+    with pytest.raises(RunDirError, match="already holds files"):
         RunDir.create(tmp_path, resume=False)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_the_folder_of_a_run_is_refused_with_the_advice_to_resume_it(run):
-    with pytest.raises(RunDirError, match=r"already holds files\. Pass --resume .*or another --out"):
+    with pytest.raises(RunDirError, match="--resume"):
         RunDir.create(run.path, resume=False)
 
 
@@ -71,24 +71,24 @@ def test_a_folder_that_is_empty_for_people_is_used_and_left_as_it_was(name, tmp_
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "kept")]
 
 
-def test_a_folder_that_is_no_run_is_not_resumed(tmp_path):
+def test_a_folder_that_is_not_a_run_is_not_resumed(tmp_path):
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(RunDirError, match=r"is not the folder of a run: it has no run\.yaml"):
+    with pytest.raises(RunDirError, match=r"run\.yaml"):
         RunDir.create(tmp_path, resume=True)
-    with pytest.raises(RunDirError, match=r"is not the folder of a run: it has no run\.yaml"):
+    with pytest.raises(RunDirError, match=r"run\.yaml"):
         RunDir.open(tmp_path / "none")
 
 
 def test_a_path_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(RunDirError, match=r"file is a file, and a run needs a folder; pass another --out"):
+    with pytest.raises(RunDirError, match="is a file"):
         RunDir.create(tmp_path / "file", resume=False)
-    with pytest.raises(RunDirError, match=r"cannot be written: .*pass another --out"):
+    with pytest.raises(RunDirError, match="cannot be written"):
         RunDir.create(tmp_path / "file" / "run", resume=False)
 
 
 def test_a_run_held_in_this_process_is_in_use(run):
-    with pytest.raises(RunDirError, match="is in use by another process"):
+    with pytest.raises(RunDirError, match="in use"):
         RunDir.create(run.path, resume=True)
 
 
@@ -102,7 +102,7 @@ def test_a_run_held_by_another_process_is_in_use(tmp_path):
     command = [sys.executable, "-c", code, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(RunDirError, match="is in use by another process"):
+        with pytest.raises(RunDirError, match="in use"):
             RunDir.create(path, resume=True)
         holder.kill()  # a killed process leaves no lock behind
         holder.wait()
@@ -123,7 +123,7 @@ def test_settings_repeat_the_run_elsewhere(run):
     assert run.read_spec().budget.requested == "113000"
 
 
-def test_a_run_that_trained_nothing_is_taken_back(tmp_path):
+def test_the_folder_of_a_run_that_trained_nothing_is_removed(tmp_path):
     run = RunDir.create(tmp_path / "a" / "b", resume=False)
     run.write_spec(RunSpec())
     run.state.mkdir()
@@ -131,7 +131,7 @@ def test_a_run_that_trained_nothing_is_taken_back(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_of_somebody_else_survives_the_taking_back(run):
+def test_a_file_of_somebody_else_is_not_removed(run):
     (run.path / "notes.txt").touch()
     run.discard()
     assert [path.name for path in run.path.iterdir()] == ["notes.txt"]
@@ -197,10 +197,10 @@ def test_a_damaged_line_in_the_middle_is_skipped(run, caplog, damage):
     lines[1] = lines[1].replace(b"2.1", b"2." + damage)
     log.write_bytes(b"".join(lines))
     assert seeds_in(run) == [1, 3]
-    assert "line 2 is damaged; it will be measured again" in caplog.text
+    assert "line 2 is damaged" in caplog.text
 
 
-def test_a_new_study_takes_the_place_of_the_old_one_and_is_one_file(run):
+def test_a_new_study_replaces_the_old_one_and_is_one_file(run):
     import optuna
 
     (run.path / "study.sqlite").write_text("not a database" * 100)
@@ -214,12 +214,12 @@ def test_a_new_study_takes_the_place_of_the_old_one_and_is_one_file(run):
 
 
 @pytest.mark.parametrize("reason", ["database or disk is full", "disk I/O error"])
-def test_a_full_disk_under_a_new_study_is_told_as_one(run, monkeypatch, reason):
+def test_a_full_disk_under_a_new_study_is_reported(run, monkeypatch, reason):
     def fail(*_, **__):
         raise sqlite3.OperationalError(reason)
 
     monkeypatch.setattr("autopeft.store.study_file._connect", fail)
-    full = pytest.raises(RunDirError, match=rf"study\.sqlite cannot be written \(.*{reason}\)\. What was")
+    full = pytest.raises(RunDirError, match=reason)
     with full, study_file(run.path / "study.sqlite") as storage:
         storage()
 
@@ -278,12 +278,12 @@ def test_a_result_that_is_damaged_is_refused(run):
 
 
 @pytest.mark.parametrize("names", [(".lock",), ("state/state.json",)])
-def test_a_run_killed_before_its_settings_were_written_starts_afresh(tmp_path, names):
+def test_a_run_killed_before_its_settings_were_written_starts_again(tmp_path, names):
     path = tmp_path / "run"
     for name in (*names, ".run.yaml.0123abcd.tmp"):
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).touch()
-    with pytest.raises(RunDirError, match=r"it has no run\.yaml\. Start it without --resume"):
+    with pytest.raises(RunDirError, match="without --resume"):
         RunDir.create(path, resume=True)
     with RunDir.create(path, resume=False):
         assert [entry.name for entry in path.rglob("*")] == [".lock"]
