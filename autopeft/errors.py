@@ -23,7 +23,7 @@ import difflib
 import errno
 from collections.abc import Callable, Iterable, Iterator
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # error numbers of a full disk or quota
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # error numbers of a full disk or quota
 
 
 class AutopeftError(Exception):

@@ -29,7 +29,7 @@ from autopeft import engine, model, report
 from autopeft.adapters import compile_plan
 from autopeft.client import Score, Trial
 from autopeft.engine import Key, Lengths, Runs, SearchProblem
-from autopeft.errors import NO_ROOM, RunDirError, SpecError, TrainingError, first_line_of
+from autopeft.errors import DISK_FULL, RunDirError, SpecError, TrainingError, first_line_of
 from autopeft.executors import Executor
 from autopeft.model import is_out_of_memory
 from autopeft.plugins import discover
@@ -496,7 +496,7 @@ def tune(
             is_ours = isinstance(error, TrainingError)
             reason = first_line_of(error) if is_ours else f"{type(error).__name__}: {first_line_of(error)}"
             # Libraries that write files wrap a full disk in errors of their own; the system's words remain.
-            if number := next((each for each in NO_ROOM if os.strerror(each) in str(error)), None):
+            if number := next((each for each in DISK_FULL if os.strerror(each) in str(error)), None):
                 study.give_back(trial)
                 raise cannot_write(study.path, OSError(number, os.strerror(number))) from error
             log.warning("Trial %d failed: %s", trial.number, reason)

@@ -209,8 +209,8 @@ def resumed(requested: RunSpec, explicit: frozenset[str]) -> RunSpec:
         is_cut = name == _LENGTH and (value or 0) > (old or math.inf)
         if name not in changeable and not is_cut:
             raise SpecError(
-                f"--resume keeps the settings of the run: {name} was {_shown(old)} and cannot become "
-                f"{_shown(value)}. Leave it out, or pass another --out for a new run."
+                f"--resume keeps the settings of the run: {name} was {old} and cannot become {value}. "
+                "Leave it out, or pass another --out for a new run."
             )
         if name == "model.id" and "model.revision" not in explicit:
             spec = with_setting(spec, "model.revision", None)  # it was a revision of the old model
@@ -225,15 +225,6 @@ def resumed(requested: RunSpec, explicit: frozenset[str]) -> RunSpec:
             if f"execution.{field}" not in explicit:
                 spec = with_setting(spec, f"execution.{field}", value)
     return spec
-
-
-def _shown(value: object) -> str:
-    """Format the value of a setting as the user types it."""
-    if value is None:
-        return "not set"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "empty"
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _is_commit(revision: object) -> bool:

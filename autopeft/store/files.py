@@ -20,7 +20,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from autopeft.errors import NO_ROOM, RunDirError, SpecError
+from autopeft.errors import DISK_FULL, RunDirError
 from autopeft.types.text import Record, from_json, to_json
 
 _IS_WINDOWS = os.name == "nt"
@@ -28,13 +28,6 @@ _TRIES, _PAUSE_SECONDS = (10 if _IS_WINDOWS else 1), 0.1  # of replacing a file;
 _NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 _FRESH = re.compile(r"\.[0-9a-f]{8}\.tmp")  # ends the name of a folder that `fresh_folder` makes
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how Rust writes the number of a system error
-
-
-def as_path(path: Path | str) -> Path:
-    """Convert a user's argument to a Path; raises SpecError for any type but a string or a path."""
-    if not isinstance(path, str | os.PathLike):
-        raise SpecError(f"The path is a {type(path).__name__}; pass a str or a Path.")
-    return Path(path)
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -94,7 +87,7 @@ def replace_folder(fresh: Path, folder: Path) -> None:
 def cannot_write(path: Path, error: OSError) -> RunDirError:
     """Return the error for a path that the system refuses to write."""
     remedy = "Fix the cause"
-    if error.errno in NO_ROOM:
+    if error.errno in DISK_FULL:
         remedy = "Free space there"
     elif error.errno in _NO_PERMISSION:
         remedy = "Allow this user to write there, close programs that have it open"

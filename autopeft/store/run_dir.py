@@ -17,7 +17,6 @@ import filelock
 
 from autopeft.errors import RunDirError, SpecError
 from autopeft.store.files import (
-    as_path,
     cannot_write,
     read_object,
     read_record,
@@ -126,7 +125,7 @@ class RunDir:
     @classmethod
     def open(cls, path: Path | str) -> RunDir:
         """Open an existing run for reading, without its lock; raises RunDirError if it is not a run."""
-        path = as_path(path)
+        path = Path(path)
         _require_run(path)
         return cls(path)
 
@@ -245,7 +244,7 @@ def read_plan(path: Path | str) -> PlanDocument:
         SpecError: There is no such file, it has another schema version, values are missing or not allowed, or
             two adapters have the same target module.
     """
-    path = as_path(path)
+    path = Path(path)
     if not path.is_dir():
         return read_plan_file(path)
     candidates = (path / "plan.yaml", path / "best" / "plan.yaml")

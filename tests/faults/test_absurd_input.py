@@ -10,11 +10,10 @@ import struct
 import pytest
 from toys.hub import Hub, hub_on_this_machine
 
-import autopeft
 from autopeft import commands, model
 from autopeft.data import load
 from autopeft.data.sources import by_part
-from autopeft.errors import DataError, ModelError, SpecError
+from autopeft.errors import DataError, ModelError
 from autopeft.model.checkpoint_source import pretrained_arguments, require_reachable
 from autopeft.plugins import discover
 from autopeft.types import DataSpec, ModelSpec
@@ -124,13 +123,6 @@ def test_a_gguf_file_that_ends_in_its_header_gives_one_sentence(tmp_path, n_byte
     path.write_bytes(header[:n_bytes])
     with pytest.raises(ModelError, match=r"cut\.gguf"):
         model.load_skeleton(ModelSpec(id=str(path)), auto_class=None)
-
-
-@pytest.mark.parametrize("read", [autopeft.load_plan, autopeft.load_result])
-@pytest.mark.parametrize("path", [None, 7, [], b"run"])
-def test_what_is_no_path_gives_one_sentence(read, path):
-    with pytest.raises(SpecError, match=r"The path is a .*; pass a str or a Path"):
-        read(path)
 
 
 def test_a_folder_without_a_file_of_rows_gives_one_sentence(tmp_path):
