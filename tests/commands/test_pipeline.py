@@ -213,7 +213,7 @@ def test_a_search_that_is_stopped_again_and_again_gives_the_same_answer(
     [
         ({"trials": 99}, "search.trials", "was 8 and cannot become 99"),
         ({"budget": "1%"}, "budget.requested", "was 5% and cannot become 1%"),
-        ({"max_time": 60.0}, "search.max_time_seconds", "cannot become 60"),
+        ({"max_time": 60.0}, "search.max_time_seconds", "was None and cannot become 60"),
     ],
 )
 def test_a_finished_run_refuses_other_settings(run: Path, settings: Any, name: str, words: str) -> None:
