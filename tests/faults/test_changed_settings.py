@@ -91,9 +91,7 @@ def test_a_change_that_gives_other_numbers_is_refused(stopped, tmp_path, sentenc
 
 
 @pytest.mark.parametrize("is_same", [True, False])
-def test_a_run_goes_on_with_data_and_model_at_another_place_where_they_are_the_same(
-    stopped, data_dir, tmp_path, is_same
-):
+def test_a_run_is_resumed_with_the_same_data_and_model_at_another_place(stopped, data_dir, tmp_path, is_same):
     run = shutil.copytree(stopped, tmp_path / "copy") / "run"
     data, model = (
         shutil.copytree(source, tmp_path / source.name) for source in (data_dir, stopped / "model")
@@ -110,14 +108,14 @@ def test_a_run_goes_on_with_data_and_model_at_another_place_where_they_are_the_s
         assert yaml.safe_load((run / "run.yaml").read_text())["data"]["source"] == str(data)
 
 
-def test_a_run_whose_start_is_missing_is_not_measured_further(stopped, tmp_path):
+def test_a_run_without_its_state_is_not_resumed(stopped, tmp_path):
     folder = shutil.copytree(stopped, tmp_path / "copy")
     (folder / "run/state/state.json").unlink()
     with pytest.raises(RunDirError, match=r"state\.json is missing"):
         resume(folder)
 
 
-def test_a_run_goes_on_with_another_device_of_the_kind(stopped, tmp_path):
+def test_a_run_is_resumed_on_another_device_of_the_kind(stopped, tmp_path):
     folder = shutil.copytree(stopped, tmp_path / "copy")
     settings = {"execution.device": "cpu"}
     before = yaml.safe_load((folder / "run/run.yaml").read_text())["execution"]

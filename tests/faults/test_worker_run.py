@@ -70,7 +70,7 @@ def test_two_workers_measure_the_same_as_one_process_even_if_one_is_killed(
 @pytest.fixture
 def worker_bench(small_spec, finished, caplog):
     """What makes a worker of the finished run; it logs errors only, as the last thing of this test."""
-    caplog.set_level("ERROR", "autopeft")  # put back afterwards
+    caplog.set_level("ERROR", "autopeft")  # restored afterwards
     spec = small_spec(finished, methods="ia3,lora")
     return WorkerBench(
         spec=spec,

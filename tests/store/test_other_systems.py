@@ -23,7 +23,7 @@ def test_words_of_commands_are_quoted_as_the_system_s_shell_reads_them(word, mon
     assert "'" not in commands.quoted(word)
 
 
-def test_the_command_that_goes_on_names_what_runs_only_if_the_user_names_it():
+def test_the_resume_command_names_what_runs_only_if_the_user_names_it():
     def command(metric):
         task = TaskSpec(name="text-generation", metric=metric)
         return commands.resume_command(RunSpec(task=task), Path("a"))
