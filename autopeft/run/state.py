@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import logging
 import math
 import re
@@ -157,17 +156,11 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def loaded_facts(prepared: Prepared) -> dict[str, Any]:
-    """Collect what a run loaded, by name: fingerprints of data and model, the device, versions.
-
-    The data come first: with other labels, the config of the model differs as well.
-    """
+    """Collect what a run loaded, by name: fingerprints of data and weights, the device, versions."""
     base, model_config = prepared.base, cast(Any, prepared.base.module).config
-    config = json.loads(model_config.to_json_string(use_diff=False))
-    config.pop("_name_or_path", None)  # the model may have been moved
     return {
         "data_fingerprint": prepared.data.fingerprint,
         **base.weight_digests,
-        "model config": digest_of(config),
         "device": base.device.type,
         "attention": getattr(model_config, "_attn_implementation", None),
         "autopeft": VERSION,

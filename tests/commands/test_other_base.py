@@ -1,4 +1,4 @@
-"""Trained weights that meet another base model than their own are refused, or at least said to."""
+"""Trained weights with another base model than their own are refused, or a warning is logged."""
 
 from __future__ import annotations
 

@@ -65,7 +65,6 @@ def other_weights(folder):
 
 
 CHANGES = {
-    "model config": lambda f: edit_json(f / "model/config.json", hidden_act="relu"),
     "weights": other_weights,
     "task.max_steps was 8 and is now 12": longer_run,
     "search space": lambda f: (f / "space.yaml").write_text(
