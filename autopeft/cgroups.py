@@ -1,4 +1,4 @@
-"""What a container, or a job of a cluster, may take of its machine, by its control groups on Linux."""
+"""The memory and the cores that control groups of Linux leave to a container, or to a job of a cluster."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _ROOT, _GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-# Of a group: its limit in bytes, what it uses, and what of this is a cache of files, for both versions of
-# control groups. A group without a limit has "max", or a number larger than any memory.
+# The files of a group with its limit in bytes, its use, and how much of this is a cache of files, for both
+# versions of control groups. A group without a limit has "max", or a number larger than any memory.
 _MEMORY = (
     ("memory.max", "memory.current", "memory.stat"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat"),
@@ -16,10 +16,10 @@ _MEMORY = (
 
 
 def left_bytes(*, root: Path = _ROOT, groups: Path = _GROUPS) -> int:
-    """Read how many bytes of memory control groups leave to this process; 2**62 without a limit.
+    """Compute how many bytes of memory control groups leave to this process; 2**62 without a limit.
 
-    A container sees its own group as the root. A job of Slurm or systemd lies deeper, under more groups. They
-    are mounted at `root`, and the file `groups` names those of this process.
+    A container sees its own group as the root; the group of a Slurm or systemd job has more groups above it.
+    All are mounted at `root`, and the file `groups` lists those of this process.
     """
     free = [2**62]
     for folder in _folders("memory", root, groups):
@@ -33,9 +33,9 @@ def left_bytes(*, root: Path = _ROOT, groups: Path = _GROUPS) -> int:
 
 
 def allowed_cores(*, root: Path = _ROOT, groups: Path = _GROUPS) -> float | None:
-    """Read how many cores' time control groups give this process, > 0; None without a limit.
+    """Compute how many cores control groups allow this process, > 0; None without a limit.
 
-    Arguments are those of `left_bytes`.
+    The arguments are those of `left_bytes`.
     """
     shares = []
     for folder in _folders("cpu", root, groups):
@@ -48,13 +48,13 @@ def allowed_cores(*, root: Path = _ROOT, groups: Path = _GROUPS) -> float | None
 
 
 def _folders(controller: str, root: Path, groups: Path) -> Iterator[Path]:
-    """Yield the folders of this process's groups that may limit a controller, from the inmost to the root."""
+    """Yield the folders of this process's groups that may limit a controller, innermost first."""
     for line in _read(groups).splitlines():
         _, controllers, path = line.split(":", 2)
-        if not controllers or controller in controllers.split(","):  # version 2 names none
+        if not controllers or controller in controllers.split(","):  # version 2 lists none
             top = root / controller if controllers else root
-            inmost = top / path.strip("/")
-            yield from (folder for folder in (inmost, *inmost.parents) if folder.is_relative_to(top))
+            innermost = top / path.strip("/")
+            yield from (folder for folder in (innermost, *innermost.parents) if folder.is_relative_to(top))
 
 
 def _read(path: Path) -> str:

@@ -2,17 +2,17 @@
 
 AutopeftError                 exit 1   any fault that autopeft foresees
 ├── SpecError                 exit 2   settings or files that cannot be read or do not fit together
-│   ├── UnknownNameError      exit 2   no part, setting or column has this name
+│   ├── UnknownNameError      exit 2   no plug-in, setting or column has this name
 │   ├── DataError             exit 2   the dataset cannot be used as it is
 │   ├── ModelError            exit 2   the base model cannot be loaded or is not the expected one
 │   └── RunDirError           exit 2   the run directory is taken, locked or incomplete
-├── TargetError                 exit 3   nothing to adapt, or an adapter that does not fit its target module
+├── TargetError               exit 3   nothing to adapt, or an adapter that does not fit its target module
 ├── BudgetError               exit 4   no plan fits the budget
 ├── TrainingError             exit 1   a training run failed that the command needs
-├── WorkerLostError           exit 1   the process that ran a measurement ended, and a second one too
-├── HubError                  exit 1   the hub cannot be reached, or refuses an upload
+├── WorkerLostError           exit 1   the process that ran a measurement ended, and so did a second one
+└── HubError                  exit 1   the hub cannot be reached, or refuses an upload
 
-A message is one sentence: what was wrong, the value seen, what is allowed, what to do. `code` names the exit
+A message says what was wrong, the value seen, what is allowed, what to do. `code` is the word for the exit
 code in the JSON of the command line: failed (1), usage (2), nothing_feasible (3), budget_impossible (4).
 """
 
@@ -21,13 +21,9 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
-import re
 from collections.abc import Callable, Iterable, Iterator
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # numbers of an OSError: a disk or a quota is full
-# Control characters but for line ends and tabs, which a terminal would obey: a name may hold any.
-CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10, 13)}
-_LONG_WORD = re.compile(r"\S{1001,}")  # a value that a message repeats; paths are shorter; chosen by hand
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # error numbers of a full disk or quota
 
 
 class AutopeftError(Exception):
@@ -35,10 +31,6 @@ class AutopeftError(Exception):
 
     exit_code = 1
     code = "failed"
-
-    def __init__(self, message: str) -> None:
-        """Keep the message, of whose longest words only the beginning is shown."""
-        super().__init__(without_long_words(message))
 
 
 class SpecError(AutopeftError):
@@ -63,7 +55,7 @@ class UnknownNameError(SpecError):
         close = nearest(name, names)
         hint = f" {hint or (f'Did you mean {close!r}?' if close else '')}".rstrip()
         listed = ", ".join(names) if names else "none"
-        if len(names) > 25:  # chosen by hand: all methods are listed, and of the settings the near ones
+        if len(names) > 25:  # heuristic: all methods are listed, and the nearest of the settings
             topic = [each for each in names if each.rpartition(".")[0] == name.rpartition(".")[0]]
             near = difflib.get_close_matches(name, topic or names, n=8, cutoff=0.0)
             listed = f"{', '.join(near)} and {len(names) - len(near)} more"
@@ -72,10 +64,10 @@ class UnknownNameError(SpecError):
 
 
 def nearest(name: str, existing: Iterable[str]) -> str | None:
-    """The known name that is most like a name, case aside; None where none is like it.
+    """Return the known name that is most similar to a name; None if none is similar. Case does not matter.
 
-    Swapped letters are the commonest slip: `lroa` is nearest to lora before loha or road. So is `a100` to
-    a100-40gb before a10. Without a like name, the first that holds the name counts.
+    Swapped letters and a missing end come first: `lroa` is nearest to lora before loha or road, and `a100` to
+    a100-40gb before a10. If no name is similar, the first that contains the name counts.
 
     Example:
         >>> nearest("lroa", ["loha", "lora", "road"]), nearest("f1", ["pearson", "macro-f1"])
@@ -89,18 +81,13 @@ def nearest(name: str, existing: Iterable[str]) -> str | None:
     return folded[near[0]] if near else None
 
 
-def without_long_words(text: str) -> str:
-    """A text with only the beginning of words of more than 1,000 characters, such as a column's name."""
-    return _LONG_WORD.sub(lambda word: f"{word[0][:100]}…", text)
-
-
 def first_line_of(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its type if the message is blank."""
+    """Return the first line of an error's message, or the name of its type if the message is blank."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of an error's message without its full stop, to stand within a sentence.
+    """Return the first line of an error's message without its full stop, for use within a sentence.
 
     Example:
         >>> reason_of(ValueError("no such device."))
@@ -111,9 +98,9 @@ def reason_of(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def foreign_file(sentence: Callable[[Exception], AutopeftError]) -> Iterator[None]:
-    """Turn whatever a library raises while it reads a user's file into the error of one sentence.
+    """Convert whatever a library raises while it reads a user's file to the error that `sentence` returns.
 
-    Libraries in Rust raise classes of their own, and damaged files lead to any error there is. What autopeft
+    Libraries in Rust raise classes of their own, and damaged files lead to errors of any class. What autopeft
     itself raises inside the context stays as it is.
     """
     try:
@@ -129,7 +116,7 @@ class DataError(SpecError):
 
 
 class ModelError(SpecError):
-    """The base model cannot be loaded, or is not the file that was expected."""
+    """The base model cannot be loaded, or is not the expected one."""
 
 
 class RunDirError(SpecError):
@@ -144,18 +131,18 @@ class TargetError(AutopeftError):
 
 
 class BudgetError(AutopeftError):
-    """No plan fits the budget; the message names the cheapest plan there is."""
+    """No plan fits the budget; the message names the smallest plan."""
 
     exit_code = 4
     code = "budget_impossible"
 
 
 class TrainingError(AutopeftError):
-    """A training run failed without which the command cannot continue."""
+    """A training run failed that the command needs."""
 
 
 class WorkerLostError(AutopeftError):
-    """The process that ran a measurement ended, and the one that repeated it too."""
+    """The process that ran a measurement ended, and so did the one that repeated it."""
 
 
 class HubError(AutopeftError):

@@ -15,7 +15,6 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from autopeft.errors import SpecError, UnknownNameError, foreign_file, reason_of
 from autopeft.model.attaching import head_only_config
-from autopeft.store import require_unchanged
 from autopeft.types import ModelSpec
 
 # Fields about the origin and state of a config, not about what is trained.
@@ -129,11 +128,9 @@ def read_configs(path: Path) -> list[ConfigFile]:
         UnknownNameError: A type that this `peft` does not know.
         SpecError: A file that is missing or damaged, or that `peft` or autopeft refuses.
     """
-    if path.is_dir():
-        require_unchanged(path)
-    elif path.name != _CONFIG:
-        raise SpecError(f"{path} is not an adapter config; peft calls that file {_CONFIG}.")
-    else:
+    if not path.is_dir():
+        if path.name != _CONFIG:
+            raise SpecError(f"{path} is not an adapter config; peft calls that file {_CONFIG}.")
         return [_read_config(path.parent)]
     if not (path / _ORDER).is_file():
         return [_read_config(path)]

@@ -26,7 +26,7 @@ import typer
 from typer.core import TyperGroup
 
 from autopeft.cli.printing import print_json
-from autopeft.errors import CONTROLS, AutopeftError, SpecError, first_line_of
+from autopeft.errors import AutopeftError, SpecError, first_line_of
 
 # What typer raises on wrong usage. Newer versions of typer hold a copy of click, so the class is found as the
 # parent of one that typer exports: BadParameter → UsageError → ClickException.
@@ -66,7 +66,7 @@ def exit_codes(
         logging.getLogger(name).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=name)
     stdout = sys.stdout
-    sys.stdout = answer = _Escaped(stdout)
+    sys.stdout = answer = _Answer(stdout)
     try:
         with stopping_signals() as stop:
             yield stop
@@ -148,7 +148,7 @@ class _Repeats(logging.Filter):
 
 
 class _Printable(logging.Formatter):
-    """Formats a record without control characters."""
+    """Formats a record as lines that fit a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Write the line of a record."""
@@ -156,11 +156,7 @@ class _Printable(logging.Formatter):
 
 
 def _printable(text: str) -> str:
-    """Replace control characters, and break lines between words on a terminal.
-
-    A word that is longer than a line, such as a path, stays whole.
-    """
-    text = text.translate(CONTROLS)
+    """Break lines between words on a terminal; a word that is longer than a line, such as a path, stays."""
     if not sys.stderr.isatty():
         return text
     width = shutil.get_terminal_size().columns
@@ -178,21 +174,15 @@ class _Wrapped:
         return getattr(self.stream, name)
 
 
-class _Escaped(_Wrapped):
-    """A stream that escapes control characters: a name from somebody's files could set colors or titles.
-
-    The styles bold, dim and plain pass, which our own output uses. `is_used` is whether it got any text.
-    """
+class _Answer(_Wrapped):
+    """A stream that knows whether it got any text."""
 
     is_used = False
 
     def write(self, text: str) -> int:
-        """Write a text whose control characters become visible."""
+        """Write a text."""
         self.is_used = True
-        parts = re.split(r"(\x1b\[[012]m)", text)  # every second part is a style: plain, bold or dim
-        self.stream.write(
-            "".join(part if i % 2 else part.translate(CONTROLS) for i, part in enumerate(parts))
-        )
+        self.stream.write(text)
         return len(text)
 
 

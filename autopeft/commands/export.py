@@ -20,7 +20,7 @@ from autopeft.errors import ModelError, RunDirError, SpecError
 from autopeft.model.checkpoint_source import own_class
 from autopeft.model.checks import text_configs
 from autopeft.plugins import PACKED_KINDS, Checkpoint, Exporter, ExportSource, TrainingFacts, discover
-from autopeft.run.base_facts import base_difference
+from autopeft.run.base_facts import has_other_base
 from autopeft.run.best import finished_weights
 from autopeft.run.reporting import read_trained
 from autopeft.store import RunDir, is_run, read_object, read_plan, refuse_files
@@ -81,21 +81,12 @@ def export(
             notes += _check_fit(files, source, spec, document, folder=folder, needs_base=needs_base)
             if needs_base != "none":
                 source = with_base(source, spec, exporter=exporter, folder=folder, path=path)
-            if needs_base == "weights" and (change := _base_change(folder, source, spec)):
-                notes.append(f"{source.base_model} has changed since this was trained: {change}")
+            if exporter.needs_base == "weights" and has_other_base(folder, cast("nn.Module", source.base)):
+                notes.append(f"The adapter was trained on other weights than {source.base_model} has now.")
         notes = [*exporter.export(source, out), *notes]  # raises if there are problems
     paths = (path for path in out.rglob("*") if path.is_file())
     written = tuple(sorted(path.relative_to(out).as_posix() for path in paths))
     return Export(format=exporter.name, out=str(out), files=written, notes=tuple(notes))
-
-
-def _base_change(folder: Path, source: ExportSource, spec: ModelSpec) -> str:
-    """Describe how a base model differs from the one that an adapter was trained on; "" if it does not."""
-    processor = None
-    with contextlib.suppress(ModelError):  # the model has no tokenizer or image processor
-        needs_images = source.tokenizer is not None and not hasattr(source.tokenizer, "get_vocab")
-        processor = model.load_processor(spec, needs_images=needs_images)
-    return base_difference(folder, cast("nn.Module", source.base), processor)
 
 
 def _locate(path: Path) -> tuple[Path, PlanDocument | None]:

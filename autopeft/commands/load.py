@@ -18,7 +18,7 @@ from autopeft.model.attaching import modules_kept_whole
 from autopeft.model.checkpoint_source import name_labels
 from autopeft.model.user_model import loaded_from, note_flags
 from autopeft.plugins import Method, discover
-from autopeft.run.base_facts import base_difference, require_same_base
+from autopeft.run.base_facts import has_other_base, require_same_base
 from autopeft.run.best import finished_weights
 from autopeft.run.resources import FREE_MEMORY, loading_place, memory_needed, one_at_a_time
 from autopeft.store import RunDir, fresh_folder
@@ -54,8 +54,8 @@ def apply(
     """
     model.require_plain(module)
     folder = None if weights is None else Path(weights)
-    if folder is not None and (differing := base_difference(folder, module)):
-        log.warning("%s was trained on another base model: %s.", folder, differing)
+    if folder is not None and has_other_base(folder, module):
+        log.warning("%s was trained on a base model with other weights.", folder)
     return _attach(plan, module, seed=seed, folder=folder)
 
 
@@ -135,7 +135,7 @@ def load_with_base(result: SearchResult, weights: Path) -> tuple[PeftModel, Base
             label_names=result.setting.label_names,
             needs_tokenizer=False,
         )
-    require_same_base(weights, base.module, base.tokenizer)
+    require_same_base(weights, base.module)
     attached = base.attach_for_good(
         compile_plan(result.best, discover("autopeft.methods")).configs,
         plan=result.best,

@@ -15,7 +15,7 @@ from autopeft.errors import HubError, RunDirError, SpecError, reason_of
 from autopeft.exports import name_base
 from autopeft.run.best import finished_seed, finished_weights
 from autopeft.run.reporting import TRAINED, hub_base, read_trained, write_card, write_trained_card
-from autopeft.store import RunDir, is_run, read_plan, require_unchanged, write_plan
+from autopeft.store import RunDir, is_run, read_plan, write_plan
 from autopeft.train import WRITTEN_TEXTS
 from autopeft.types import IN_MEMORY, DataSpec, TrainedPlan
 
@@ -49,7 +49,6 @@ def push(
 
     Raises:
         SpecError: The name is not allowed, the repository exists, or the base model is not on the hub.
-            Also if weights or configs differ from their checksums.
         RunDirError: The run has no finished weights.
         HubError: The hub cannot be reached, or refuses.
     """
@@ -78,7 +77,6 @@ def push(
             f"The base model {result.setting.base_model} is a local folder; pass --base-model with "
             "its id on the hub."
         )
-    require_unchanged(weights)
     document = read_plan(run)
     with tempfile.TemporaryDirectory(prefix="autopeft-") as parent:
         # Paths of this machine, and rows of the data.

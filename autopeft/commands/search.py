@@ -30,7 +30,7 @@ from autopeft.run.refit import kept_refit, refit, refit_cost
 from autopeft.run.reporting import environment, part_words, setting_of
 from autopeft.run.scoring import logged_scores
 from autopeft.run.search_problem import head_factors, open_run, rate_ranges, score_names, search_problem
-from autopeft.run.state import RunState, begin, check_base, logged_measurements, record, with_scores
+from autopeft.run.state import RunState, begin, logged_measurements, record, with_scores
 from autopeft.run.trackers import log_plans
 from autopeft.run.workers import start_workers
 from autopeft.store import RunDir, claimed_folder
@@ -128,30 +128,28 @@ def run_search(
                     outcome = driver.run(engine.search(problem, study, driver))
             finally:
                 executor.shutdown()
-            result = _finished(run, prepared, outcome, so_far=so_far, state=state, load_seconds=load_seconds)
-            _write(run, prepared, result, state)
+            result = _finished(run, outcome, so_far=so_far, state=state, load_seconds=load_seconds)
+            _write(run, prepared, result)
         result = _refitted(run, prepared, problem, result, clock=clock, progress=progress)
         if result.refit is not None:
-            _write(run, prepared, result, state)
+            _write(run, prepared, result)
         if spec.search.evaluate is not None:  # the answer is on the disk, whatever the function does
             progress.phase(f"calling {spec.search.evaluate}", 0)
             result = replace(result, evaluation=_evaluated(run, prepared, result))
-            _write(run, prepared, result, state)
+            _write(run, prepared, result)
         log_plans(run, result, interrupt=interrupt)
         return result, run.path
 
 
 def _finished(
     run: RunDir,
-    prepared: Prepared,
     outcome: Outcome,
     *,
     so_far: SearchSoFar,
     state: RunState,
     load_seconds: float,
 ) -> SearchResult:
-    """Check that the base model is unchanged, and join the outcome with the facts and the cost of its run."""
-    check_base(state, prepared)
+    """Join the outcome with the facts and the cost of its run."""
     paid, scoring_seconds = run.measurements.load_repeated(), state.scoring_seconds
     cost = engine.search_cost(outcome, paid=paid, scoring_seconds=scoring_seconds, load_seconds=load_seconds)
     return SearchResult(
@@ -204,10 +202,10 @@ def _refitted(
     return replace(result, refit=refitted, cost=cost)
 
 
-def _write(run: RunDir, prepared: Prepared, result: SearchResult, state: RunState) -> None:
+def _write(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
     """Write the answer: the finished adapter, plans, result and report."""
     run.forget_under_way(m for m in result.measurements if m.status.is_of_machine)
-    write_best(run, prepared, result, weights=state.weights["body"])
+    write_best(run, prepared, result)
     write_plans(run, prepared, result)
     run.save_result(result)
     report.write(result, run.path, words=part_words(result))

@@ -28,15 +28,15 @@ from autopeft.store import (
     RunDir,
     fresh_folder,
     is_run,
-    read_checked,
     read_plan,
+    read_record,
     refuse_files,
     resolve_settings,
     sweep_fresh_folders,
     whole_path,
     without_empty_parents,
-    write_checked,
     write_plan,
+    write_record,
     write_text,
 )
 from autopeft.train import SCHEDULE, Bench, kept_step
@@ -133,7 +133,7 @@ def train_plan(
             raise TrainingError(f"Training plan {document.plan.digest} failed: {measurement.reason}.")
         if all_rows:
             measurement = _tested(measurement, bench, n_test=prepared.n_evaluated("test"))
-        _write_files(fresh, prepared, measurement, at=f"./{target.name}", weights=facts["weights"]["body"])
+        _write_files(fresh, prepared, measurement, at=f"./{target.name}")
     return Trained(
         measurement=measurement,
         metric=prepared.task.metric,
@@ -216,13 +216,11 @@ def spec_of_plan(document: PlanDocument, overridden: Mapping[str, object] | None
     )
 
 
-def _write_files(
-    folder: Path, prepared: Prepared, measurement: Measurement, *, at: str, weights: Mapping[str, str]
-) -> None:
+def _write_files(folder: Path, prepared: Prepared, measurement: Measurement, *, at: str) -> None:
     """Write all files next to the weights of a trained plan; its card loads the adapter from `at`."""
     plan, seed = measurement.plan, measurement.fidelity.seed
     write_plan(folder / "plan.yaml", replace(plan_document(prepared, plan), seed=seed))
-    write_text(folder / TRAINING, training_json(measurement, facts_of(prepared, weights)))
+    write_text(folder / TRAINING, training_json(measurement, facts_of(prepared)))
     trained = TrainedPlan(
         spec=prepared.spec,
         setting=setting_of(prepared, {}),
@@ -291,18 +289,18 @@ class Unfinished:
         with without_empty_parents(self.folder):
             if resume:
                 try:
-                    started_with = read_checked(start, remedy=remedy)
+                    started_with = read_record(start, dict[str, Any], remedy=remedy)
                 except FileNotFoundError as error:
                     raise RunDirError(f"{start} is missing; {remedy}.") from error
-                if differing := differences(started_with, facts, whose="now it is"):
+                if differing := differences(started_with, facts):
                     raise RunDirError(
-                        f"{self.folder} was trained with {differing}; use the same settings, or {remedy}."
+                        f"{self.folder} cannot be resumed: {differing}; restore it, or {remedy}."
                     )
                 sweep_fresh_folders(self.out)
                 log.info("The training continues after step %s.", f"{self.step:,}")
             else:
                 self.forget()
-                write_checked(start, facts)
+                write_record(start, facts)
             try:
                 yield
             except BaseException:

@@ -30,7 +30,7 @@ from autopeft import engine, model, report
 from autopeft.adapters import compile_plan
 from autopeft.client import Score, Trial
 from autopeft.engine import Batch, Key, Lengths, Request, SearchProblem
-from autopeft.errors import NO_ROOM, RunDirError, SpecError, TrainingError, first_line_of
+from autopeft.errors import DISK_FULL, RunDirError, SpecError, TrainingError, first_line_of
 from autopeft.model import is_out_of_memory
 from autopeft.plugins import discover
 from autopeft.run.best import document_without_head_rate, training_json
@@ -53,11 +53,11 @@ from autopeft.store import (
     cannot_write,
     claimed_folder,
     faults_of,
-    read_checked,
+    read_record,
     replace_folder,
     resolve_settings,
-    write_checked,
     write_plan,
+    write_record,
     write_text,
 )
 from autopeft.store.study_file import study_file
@@ -203,8 +203,8 @@ class Study:
             if not facts_path.is_file():
                 RunDir.check(path)
                 self._run.write_spec(self.spec)
-                write_checked(facts_path, facts)
-            begun_with = read_checked(facts_path, remedy="pass another --out")
+                write_record(facts_path, facts)
+            begun_with = read_record(facts_path, dict[str, Any], remedy="pass another --out")
         if differing := sorted(name for name, value in facts.items() if begun_with.get(name) != value):
             raise RunDirError(
                 f"{path} holds a study with another {' and '.join(differing)}; pass what it was begun "
@@ -497,7 +497,7 @@ def tune(
             is_ours = isinstance(error, TrainingError)
             reason = first_line_of(error) if is_ours else f"{type(error).__name__}: {first_line_of(error)}"
             # Libraries that write files wrap a full disk in errors of their own; the system's words remain.
-            if number := next((each for each in NO_ROOM if os.strerror(each) in str(error)), None):
+            if number := next((each for each in DISK_FULL if os.strerror(each) in str(error)), None):
                 study.give_back(trial)
                 raise cannot_write(study.path, OSError(number, os.strerror(number))) from error
             log.warning("Trial %d failed: %s", trial.number, reason)

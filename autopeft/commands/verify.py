@@ -190,7 +190,7 @@ def _expected(spec: RunSpec, reference: _Reference, *, n_examples: int) -> _Expe
     prepared = prepare(spec)
     base, task, stack = prepared.base, prepared.task, compile_plan(reference.plan, prepared.methods)
     check_plan(reference.plan, base, prepared.methods)
-    require_same_base(reference.facts, base.module, base.tokenizer)
+    require_same_base(reference.facts, base.module)
     split = prepared.bench.splits[SPLIT]
     batches: list[Batch] = []
     outputs: list[torch.Tensor] = []

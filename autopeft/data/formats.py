@@ -29,7 +29,6 @@ from datasets.exceptions import DatasetsError
 from packaging.version import Version
 
 from autopeft.errors import DataError
-from autopeft.store import refuse_streams
 from autopeft.types import counted, shortened
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -105,7 +104,6 @@ def read_table(path: Path, text: TextFormat | None = None) -> Any:
         DataError: The file is of another format, damaged or blank.
     """
     suffix = suffix_of(path)
-    refuse_streams(path)
     if path.is_file() and suffix not in suffixes_of(text):
         raise DataError(
             f"{path} has the suffix {suffix!r}; convert it to one of {', '.join(suffixes_of(text))}."

@@ -20,13 +20,14 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, s
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from peft.utils.constants import DUMMY_TARGET_MODULES
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from autopeft.errors import SpecError
 from autopeft.model.light_layers import lighten
 from autopeft.plugins import MIXES_SINCE_PEFT, missing_in_peft
-from autopeft.store import require_unchanged, seal_folder
+from autopeft.store import sync_files
 
 _TASK_TYPES = {  # by the ending of a class of transformers
     "ForCausalLM": "CAUSAL_LM",
@@ -242,9 +243,8 @@ def save_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
     """Write the adapters and the head of a trained plan to a folder.
 
     One adapter is in the folder itself, so that `PeftModel.from_pretrained(base, folder)` reads it; several
-    have a sub-folder each, in the order that `order.json` lists. `checksums.json` seals them.
+    have a sub-folder each, in the order that `order.json` lists.
     """
-    (folder / "checksums.json").unlink(missing_ok=True)
     for name in names:
         config = model.peft_config[name]
         if getattr(config, "modules_to_save", None):  # peft adds names of heads that are there already
@@ -254,15 +254,14 @@ def save_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty template of a model card
     if len(names) > 1:
         (folder / "order.json").write_text(json.dumps(list(names)) + "\n", encoding="utf-8")
-    seal_folder(folder)
+    sync_files(folder)
 
 
 def load_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
     """Load what `save_weights` wrote into a model with the same plan.
 
-    Raises SpecError if a file is missing, differs from its checksum, or holds the tensors of another plan.
+    Raises SpecError if a file is missing or damaged, or holds the tensors of another plan.
     """
-    require_unchanged(folder)
     for name in names:
         path = (folder / name if len(names) > 1 else folder) / "adapter_model.safetensors"
         if not path.is_file():
@@ -270,7 +269,10 @@ def load_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
                 f"{path} does not exist; pass the folder to which this plan's weights were saved, or run the "
                 "search again with --resume."
             )
-        stored = load_file(path)
+        try:
+            stored = load_file(path)
+        except SafetensorError as error:
+            raise SpecError(f"{path} is damaged ({error}); train the plan again.") from error
         state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
         require_shapes(stored, state, path=path)
         set_peft_model_state_dict(model, stored, adapter_name=name)

@@ -29,12 +29,15 @@ from autopeft.model.targets import (
     list_targets,
     untrained_modules,
 )
-from autopeft.model.weight_comparison import TensorWatch, difference_from_checkpoint, weight_digests
+from autopeft.model.weight_comparison import (
+    TensorWatch,
+    bit_sums,
+    compare_with_checkpoint,
+    weight_digests,
+)
 from autopeft.types import Adapter, Plan, digest_of, listed
 
 log = logging.getLogger(__name__)
-
-_LARGE = 2e9  # bytes; a digest of more takes seconds, and is announced
 
 
 class BaseModel:
@@ -68,7 +71,6 @@ class BaseModel:
         have; None is float32. A model that `is_in_memory` may have been trained since it was loaded.
         """
         self.is_in_memory = is_in_memory
-        self._dropped: dict[str, dict[str, str]] = {}  # digests of weights that were dropped
         self.module = module.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.name = name
@@ -104,7 +106,8 @@ class BaseModel:
         """Whether a model in memory differs, outside its head, from the checkpoint that it names."""
         if not self.is_in_memory:
             return False
-        name = difference_from_checkpoint(self.module, self.name, exclude=self.head_names)
+        missing, changed = compare_with_checkpoint(self.module, self.name, exclude=self.head_names)
+        name = changed or min(missing, default=None)
         if name is None:
             return False
         log.warning(
@@ -139,11 +142,9 @@ class BaseModel:
         return sum(p.numel() * p.element_size() for p in self.module.parameters())
 
     def leave_device(self) -> None:
-        """Move the weights to the CPU; a quantized model drops them and keeps their digests."""
-        self.__dict__.pop("watch", None)  # it has addresses of tensors
+        """Move the weights to the CPU for good; a quantized model drops them."""
         vars(self.module).pop("hf_device_map", None)
         if self.n_bits:
-            self._dropped = self.weight_digests()
             drop_weights(self.module)
         else:
             self.module.cpu()
@@ -184,25 +185,17 @@ class BaseModel:
         return trained, random
 
     def sha256(self) -> str:
-        """Digest the names and values of all weights."""
-        return digest_of(self.weight_digests())
+        """Digest the names and values of all weights but those of quantized layers."""
+        return digest_of(bit_sums(self.module))
 
-    def weight_digests(self) -> dict[str, dict[str, str]]:
-        """Digest the weights of the body, which are equal in every load, and those of the head.
-
-        After `leave_device` has dropped the weights, the digests are those that it took.
-        """
-        if self._dropped:
-            return self._dropped
-        if self.weight_bytes > _LARGE:
-            gigabytes = self.weight_bytes / 1e9
-            log.info("Reading the %.1f GB of %s, to check its weights later.", gigabytes, self.name)
-        heads = nn.ModuleDict({str(i): self.module.get_submodule(n) for i, n in enumerate(self.head_names)})
-        return {"body": weight_digests(self.module, exclude=self.head_names), "head": weight_digests(heads)}
+    @cached_property
+    def weight_digests(self) -> dict[str, str]:
+        """Digests of the weights outside the head, as they were when this property was first read."""
+        return weight_digests(self.module, exclude=self.head_names)
 
     @cached_property
     def watch(self) -> TensorWatch:
-        """What checks quickly that no tensor has changed since this property was first read."""
+        """A check that no weight has changed since this property was first read."""
         return TensorWatch(self.module)
 
     @contextlib.contextmanager

@@ -20,7 +20,7 @@ from autopeft.model.devices import Precision, devices_of, make_current
 from autopeft.model.linear_layers import n_bits
 from autopeft.model.quantization import stop_mutation, widen_norms
 from autopeft.model.targets import head_names
-from autopeft.model.weight_comparison import lacking_in_checkpoint
+from autopeft.model.weight_comparison import compare_with_checkpoint
 
 
 def from_memory(
@@ -53,7 +53,7 @@ def from_memory(
     if not needs_images:
         tokenizer = usable_tokenizer(tokenizer, name)
         pad_with(cast(Any, module).config, tokenizer.pad_token_id)
-    untrained = lacking_in_checkpoint(module, name, exclude=head_names(module))
+    untrained, _ = compare_with_checkpoint(module, name, exclude=head_names(module))
     base = BaseModel(
         module, tokenizer, name=name, untrained=untrained, precision=precision, is_in_memory=True
     )

@@ -1,16 +1,11 @@
-"""Whether the weights of a model are as they were, and whether they are those of its checkpoint."""
+"""Whether the weights of a model are unchanged, and whether they are those of its checkpoint."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import logging
-import pickle
-from collections.abc import Callable, Collection, Iterator
-from functools import partial
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -19,196 +14,127 @@ from torch import Tensor, nn
 
 from autopeft.model.linear_layers import n_bits
 from autopeft.types.plans import LAYER
+from autopeft.types.text import digest_of
 
-_SAMPLE = 4096  # numbers of a tensor that the quick look reads; chosen by hand
-_CHUNK_BYTES = 2**26  # copied at once; chosen by hand
-_CHUNK_NUMBERS = 2**24  # digested at once; another number gives another digest
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a number
+_CHUNK_NUMBERS = 2**24  # of a tensor that are rounded at once; heuristic
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_WHOLE_BIN, _INDEX_BIN = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _OLD_ENDS = {"gamma": "weight", "beta": "bias"}  # of norms in old checkpoints
-_UNREADABLE = (OSError, ValueError, LookupError, RuntimeError, SafetensorError, pickle.UnpicklingError)
+_UNREADABLE = (OSError, ValueError, LookupError, SafetensorError)
 
 log = logging.getLogger(__name__)
 
 
-class _Identity(NamedTuple):
-    """What tells a tensor from others without reading it; `version` counts its changes in place."""
+def bit_sums(module: nn.Module) -> dict[str, int]:
+    """Sum the bits of each tensor of a module as integers: two equal dictionaries mean equal weights.
 
-    name: str
-    pointer: int
-    shape: torch.Size
-    dtype: torch.dtype
-    version: int
+    A sum runs on the tensor's device at the speed of its memory. Values that swap places keep it.
+    """
+    return {name: _bit_sum(tensor) for name, tensor in _tensors_of(module).items()}
 
 
 class TensorWatch:
-    """Tells whether a module still has the tensors that it had, reading a small part of them.
-
-    A change is found if it replaced a tensor, if torch counted it (in place, by any operation), or if it
-    touched one of about 4,096 evenly spaced numbers of a tensor. Only `weight_digests` finds a change of
-    other numbers through `.data`. LoRA on experts makes torch count changes that are none, so a tensor with
-    a new count is summed in full, and its new count noted: a change that only the count shows is named once.
-    """
+    """Detects changes of the weights that a module had when the watch was made."""
 
     def __init__(self, module: nn.Module) -> None:
-        tensors = _tensors_of(module)
-        self._identities = [_identity(name, tensor) for name, tensor in tensors]
-        self._sums = _stacked([_sum(tensor) for _, tensor in tensors])
-        self._samples = _stacked([_sum(tensor, _SAMPLE) for _, tensor in tensors])
+        self._sums = bit_sums(module)
 
     def first_change(self, module: nn.Module) -> str | None:
-        """Name a parameter or buffer that is not as it was; None if none was found."""
-        tensors = _tensors_of(module)
-        now = [_identity(name, tensor) for name, tensor in tensors]
-        if len(now) != len(self._identities):
-            return min({new.name for new in now} ^ {old.name for old in self._identities})
-        for old, new in zip(self._identities, now, strict=True):
-            if old[:-1] != new[:-1]:  # another tensor has taken the place
-                return old.name
-        counted = [i for i, new in enumerate(now) if new.version != self._identities[i].version]
-        samples = _stacked([_sum(tensor, _SAMPLE) for _, tensor in tensors])
-        sums = self._sums.clone()
-        for i in counted:
-            sums[i] = _sum(tensors[i][1])
-        changed = ((samples != self._samples) | (sums != self._sums)).nonzero().flatten().tolist()
-        self._identities = now
-        return now[changed[0]].name if changed else None
+        """Return the name of a tensor that was changed, added or removed; None without one."""
+        sums = bit_sums(module)
+        names = sorted(sums.keys() | self._sums.keys())
+        return next((name for name in names if sums.get(name) != self._sums.get(name)), None)
 
 
 def weight_digests(module: nn.Module, *, exclude: Collection[str] = ()) -> dict[str, str]:
-    """Digest the values of all weights, whatever the format that holds them (SHA-256).
+    """Digest the weights outside the modules of `exclude`, rounded to bfloat16.
 
-    There is a digest of the values, and one of the values in bfloat16, by which a model that is held in
-    bfloat16 is compared with one in float32. Maps in few bits are left out: each device packs them in its own
-    way, a CPU at their first use. Modules of `exclude` are left out, too.
+    A model thus has the same digest in float32 and in bfloat16. Weights in float16 are rounded twice, and
+    quantized layers are left out. Such digests have names of their own, as they cannot be compared with
+    others.
     """
-    exact, rounded, excluded = hashlib.sha256(), hashlib.sha256(), tuple(f"{name}." for name in exclude)
-    packed = tuple(f"{name}." for name, child in module.named_modules() if n_bits(child))
-    formats = set()
-    for name, tensor in sorted(module.state_dict().items()):
-        if name.startswith((*excluded, *packed)):
-            continue
-        formats.add(tensor.dtype)
-        for digest in (exact, rounded):
-            digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        for held in torch.split(_flat(tensor), _CHUNK_NUMBERS):
-            piece = held.cpu()
-            if not piece.is_floating_point():
-                rounded_bytes = _sha256(piece)
-                exact_bytes = rounded_bytes
-            else:
-                narrow = piece.to(torch.bfloat16)
-                rounded_bytes = _sha256(narrow)
-                is_narrow = piece.dtype == torch.bfloat16 or torch.equal(narrow.to(piece.dtype), piece)
-                exact_bytes = rounded_bytes if is_narrow else _sha256(piece.float())
-            rounded.update(rounded_bytes)
-            exact.update(exact_bytes)
-    if packed:
-        return {"weights beside the quantized maps": rounded.hexdigest()}
-    if torch.float16 in formats:  # whose numbers bfloat16 would round once more
-        return {"weights held in float16": exact.hexdigest()}
-    label = "weights held in bfloat16" if torch.bfloat16 in formats else "weights"
-    return {label: exact.hexdigest(), "weights in bfloat16": rounded.hexdigest()}
+    tensors = _tensors_of(module, exclude=exclude)
+    sums = {}
+    for name, tensor in tensors.items():
+        pieces = torch.split(tensor.contiguous().view(-1), _CHUNK_NUMBERS)
+        sums[name] = [*tensor.shape, *(_bit_sum(_rounded(piece)) for piece in pieces)]
+    if any(map(n_bits, module.modules())):
+        label = "weights outside quantized layers"
+    elif any(tensor.dtype == torch.float16 for tensor in tensors.values()):
+        label = "weights rounded from float16"
+    else:
+        label = "weights rounded to bfloat16"
+    return {label: digest_of(sums)}
 
 
-def _sha256(tensor: Tensor) -> bytes:
-    return hashlib.sha256(tensor.view(torch.uint8).numpy().data).digest()
+def _rounded(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
 
 
-def _tensors_of(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """List parameters and the buffers that a checkpoint holds, detached.
+def _bit_sum(tensor: Tensor) -> int:
+    octets = tensor.contiguous().view(-1).view(torch.uint8)
+    if octets.storage_offset() % 8:  # torch only views aligned bytes as wider integers
+        octets = octets.clone()
+    n_whole = octets.numel() // 8 * 8
+    return int(octets[:n_whole].view(torch.int64).sum()) + int(octets[n_whole:].sum())
 
-    Other buffers may change as a model runs: LongRoPE writes frequencies for short or long texts into one.
+
+def _tensors_of(module: nn.Module, *, exclude: Collection[str] = ()) -> dict[str, Tensor]:
+    """List the weights and the buffers of a checkpoint by name, without those of quantized layers.
+
+    A device packs quantized weights in its own way, a CPU when they are first used. Buffers that no
+    checkpoint holds may change as a model runs: LongRoPE writes frequencies for short or long texts into one.
     """
+    left_out = _starts(module, exclude)
     computed = {
         f"{prefix}.{name}".lstrip(".")
-        for prefix, part in module.named_modules()
-        for name in part._non_persistent_buffers_set
+        for prefix, child in module.named_modules()
+        for name in child._non_persistent_buffers_set
     }
-    buffers = ((name, buffer) for name, buffer in module.named_buffers() if name not in computed)
-    tensors: list[tuple[str, Tensor]] = [*module.named_parameters(), *buffers]
-    return [(name, tensor.detach()) for name, tensor in tensors]
+    tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers()]
+    return {
+        name: tensor.detach()
+        for name, tensor in sorted(tensors)
+        if name not in computed and not name.startswith(left_out)
+    }
 
 
-def _identity(name: str, tensor: Tensor) -> _Identity:
-    return _Identity(name, tensor.data_ptr(), tensor.shape, tensor.dtype, tensor._version)
+def _starts(module: nn.Module, exclude: Collection[str]) -> tuple[str, ...]:
+    """List how the names of parameters begin that belong to `exclude` or to a quantized layer."""
+    quantized = [name for name, child in module.named_modules() if n_bits(child)]
+    return tuple(f"{name}." for name in (*exclude, *quantized))
 
 
-def _sum(tensor: Tensor, n_numbers: int | None = None) -> Tensor:
-    """Sum the bits of a tensor, or of about `n_numbers` evenly spaced numbers, as integers."""
-    flat = _flat(tensor)
-    if n_numbers is not None:
-        # An odd step: an even one would stay in few columns of a matrix.
-        flat = flat[:: (flat.numel() // n_numbers) | 1]
-    if flat.is_complex():
-        flat = torch.view_as_real(flat).flatten()
-    integers = flat.view(_INTEGERS[flat.element_size()])
-    # On a CPU torch copies what it sums into the type of the sum: 2 GB for the embeddings of 128,256 words.
-    pieces = torch.split(integers, _CHUNK_BYTES // 8)
-    return torch.stack([piece.sum(dtype=torch.int64) for piece in pieces]).sum()
+def compare_with_checkpoint(
+    module: nn.Module, source: str, *, exclude: Collection[str]
+) -> tuple[frozenset[str], str | None]:
+    """Compare the parameters outside the head with the safetensors checkpoint that they were loaded from.
 
+    Files are read one tensor at a time, and nothing is downloaded. Quantized layers are not compared, nor is
+    a checkpoint that cannot be read or has other names for the tensors of a layer. `source` is a folder or
+    hub id; `exclude` lists the modules of the head.
 
-def _flat(tensor: Tensor) -> Tensor:
-    return tensor.detach().contiguous().reshape(-1)
-
-
-def _stacked(sums: list[Tensor]) -> Tensor:
-    """Gather sums on the device of the first one, so that no number is copied to the CPU."""
-    return torch.stack([total.to(sums[0].device) for total in sums]) if sums else torch.zeros(0)
-
-
-def difference_from_checkpoint(module: nn.Module, source: str, *, exclude: Collection[str]) -> str | None:
-    """Name a parameter outside the head that differs from the checkpoint; None if no difference is found.
-
-    Files are read one tensor at a time, and nothing is downloaded. What cannot be compared is no difference:
-    a missing or damaged checkpoint, maps in few bits, layers whose tensors it names otherwise. `source` is
-    the folder or hub id that the model was loaded from.
+    Returns:
+        The parameters that the checkpoint does not have, so that each load draws them, and None. Or no
+        parameters and the name of one that differs: the module may have been trained since it was loaded.
     """
-    parameters = _plain_parameters(module, exclude)
-    missing = dict.fromkeys(parameters)
+    left_out = _starts(module, exclude)
+    held = {name: p.detach() for name, p in module.named_parameters() if not name.startswith(left_out)}
+    missing = set(held)
     try:
-        for name, read in _stored_tensors(module, source, parameters):
-            missing.pop(name, None)
-            held, stored = parameters[name], read()
-            if held.shape != stored.shape or not torch.equal(held.cpu(), stored.to(held.dtype)):
-                return name
+        for name, stored in _stored_tensors(module, source, held):
+            missing.discard(name)
+            tensor = held[name].cpu()
+            if tensor.shape != stored.shape or not torch.equal(tensor, stored.to(tensor.dtype)):
+                return frozenset(), name
     except _UNREADABLE as error:
         log.debug("The checkpoint %s cannot be compared: %s", source, error)
-        return None
-    return next((name for name in missing if not LAYER.search(name)), None)
+        return frozenset(), None
+    is_renamed = any(LAYER.search(name) for name in missing)
+    return frozenset() if is_renamed else frozenset(missing), None
 
 
-def lacking_in_checkpoint(module: nn.Module, source: str, *, exclude: Collection[str]) -> frozenset[str]:
-    """List parameters outside the head that the checkpoint lacks, so that each load draws them anew.
-
-    The list is empty if the checkpoint cannot be read, if it names the tensors of a layer otherwise, or if
-    another parameter differs: the module may have been trained since, and its values are not random then.
-    The arguments are those of `difference_from_checkpoint`.
-    """
-    parameters = _plain_parameters(module, exclude)
-    try:
-        missing = parameters.keys() - {name for name, _ in _stored_tensors(module, source, parameters)}
-    except _UNREADABLE as error:
-        log.debug("The checkpoint %s cannot be read: %s", source, error)
-        return frozenset()
-    if not missing or any(LAYER.search(name) for name in missing):
-        return frozenset()
-    modules = {name.rpartition(".")[0] for name in missing}
-    is_changed = difference_from_checkpoint(module, source, exclude=(*exclude, *modules)) is not None
-    return frozenset() if is_changed else frozenset(missing)
-
-
-def _plain_parameters(module: nn.Module, exclude: Collection[str]) -> dict[str, torch.Tensor]:
-    packed = {name for name, child in module.named_modules() if n_bits(child)}
-    excluded = tuple(f"{name}." for name in (*exclude, *packed))
-    return {name: p.detach() for name, p in module.named_parameters() if not name.startswith(excluded)}
-
-
-def _stored_tensors(
-    module: nn.Module, source: str, names: Collection[str]
-) -> Iterator[tuple[str, Callable[[], torch.Tensor]]]:
-    """Yield the tensors of a checkpoint that a model has: the name in the model, and how to read it."""
+def _stored_tensors(module: nn.Module, source: str, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a checkpoint that a model has, by their names in the model."""
     prefix = f"{getattr(module, 'base_model_prefix', '')}."
 
     def name_of(key: str) -> str | None:
@@ -217,35 +143,27 @@ def _stored_tensors(
         return next((n for n in (name, prefix + name, name.removeprefix(prefix)) if n in names), None)
 
     for file in _checkpoint_files(source, revision=getattr(module.config, "_commit_hash", None)):
-        with contextlib.ExitStack() as stack:
-            if file.suffix == ".bin":
-                tensors: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-                keys, read = list(tensors), tensors.__getitem__
-            else:
-                opened = stack.enter_context(safe_open(file, framework="pt"))
-                keys, read = opened.keys(), opened.get_tensor
-            for key in keys:
+        with safe_open(file, framework="pt") as stored:
+            for key in stored.keys():  # noqa: SIM118 - not a dictionary
                 if (name := name_of(key)) is not None:
-                    yield name, partial(read, key)
+                    yield name, stored.get_tensor(key)
 
 
-def _checkpoint_files(source: str, *, revision: str | None) -> Iterator[Path]:
-    """Yield the files of a checkpoint, from its folder or from the cache of the hub."""
+def _checkpoint_files(source: str, *, revision: str | None) -> list[Path]:
+    """List the files of a checkpoint, from its folder or from the cache of the hub."""
 
-    def find(name: str) -> Path | None:
+    def find(name: str) -> Path:
         if Path(source).is_dir():
-            return path if (path := Path(source) / name).is_file() else None
-        cached = try_to_load_from_cache(source, name, revision=revision)
-        return Path(cached) if isinstance(cached, str) else None
+            path = Path(source) / name
+        else:
+            cached = try_to_load_from_cache(source, name, revision=revision)
+            path = Path(cached) if isinstance(cached, str) else Path(name)
+        if not path.is_file():
+            raise FileNotFoundError(f"{name} of {source}")
+        return path
 
-    for whole, index in ((_WHOLE, _INDEX), (_WHOLE_BIN, _INDEX_BIN)):
-        if (path := find(whole)) is not None:
-            yield path
-            return
-        if (path := find(index)) is not None:
-            for name in sorted(set(json.loads(path.read_bytes())["weight_map"].values())):
-                if (part := find(name)) is None:
-                    raise FileNotFoundError(name)
-                yield part
-            return
-    raise FileNotFoundError(source)
+    try:
+        return [find(_WHOLE)]
+    except FileNotFoundError:
+        shards = json.loads(find(_INDEX).read_bytes())["weight_map"]
+        return [find(name) for name in sorted(set(shards.values()))]

@@ -12,7 +12,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from autopeft.errors import CONTROLS
 from autopeft.types import minus, rate, shortened
 
 NOTHING = "–"
@@ -170,9 +169,8 @@ def first_line(error: str | None) -> str:
 
 
 def render(template: str, /, **context: Any) -> str:
-    """Fill in a template, such as `report.html`, with the escapes of its kind of file."""
-    text = _environment(template.rpartition(".")[2]).get_template(f"{template}.j2").render(context)
-    return text.translate(CONTROLS)
+    """Fill in a template; its name says the kind of file: `report.html`, `report.md` or `chart.svg`."""
+    return _environment(template.rpartition(".")[2]).get_template(f"{template}.j2").render(context)
 
 
 @cache

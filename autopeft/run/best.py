@@ -11,7 +11,7 @@ from typing import Any
 
 from autopeft import train
 from autopeft.adapters import compile_plan
-from autopeft.errors import RunDirError, TrainingError
+from autopeft.errors import RunDirError
 from autopeft.exports import write_adapter, write_loading_files
 from autopeft.model import BaseModel
 from autopeft.plugins import Checkpoint, ExportSource
@@ -24,7 +24,6 @@ from autopeft.store import (
     damaged,
     read_object,
     replace_folder,
-    seal_of,
     write_plan,
     write_text,
 )
@@ -41,15 +40,12 @@ from autopeft.types import (
 )
 
 
-def write_best(run: RunDir, prepared: Prepared, result: SearchResult, *, weights: Mapping[str, str]) -> None:
-    """Write `best/`, with the weights of the first full run of the best plan; replaces an older `best/`.
-
-    `weights` are the digests of the base model's weights.
-    """
+def write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
+    """Write `best/`, with the weights of the first full run of the best plan; replace an older `best/`."""
     fresh = run.half_best
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        _fill(fresh, run, prepared, result, weights)
+        _fill(fresh, run, prepared, result)
     except BaseException:  # a signal, too
         shutil.rmtree(fresh, ignore_errors=True)
         raise
@@ -64,14 +60,12 @@ def write_plans(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
     plans |= {"head": heads[0]} if heads else {}
     plans |= {f"1-of-{round(1 / size.share)}": size.plan for size in result.sizes}
     for name, plan in plans.items():
-        if plan.learning_rate > 0:  # the untrained base model is no plan to train
+        if plan.learning_rate > 0:  # the untrained base model is not a plan to train
             write_plan(run.path / "plans" / f"{name}.yaml", plan_document(prepared, plan))
 
 
-def _fill(
-    fresh: Path, run: RunDir, prepared: Prepared, result: SearchResult, weights: Mapping[str, str]
-) -> None:
-    """Write the plan, its configs, and the weights of its first full run with all that loads them."""
+def _fill(fresh: Path, run: RunDir, prepared: Prepared, result: SearchResult) -> None:
+    """Write the plan, its configs, and the weights of its first full run with the files that load them."""
     write_plan(fresh / "plan.yaml", plan_document(prepared, result.best))
     source = ExportSource(
         configs=compile_plan(result.best, prepared.methods).configs,
@@ -84,35 +78,22 @@ def _fill(
     write_adapter(source, fresh / "adapters")
     full_run = next(m for m in result.measurements if m.plan == result.best and m.fidelity.split == "confirm")
     seed = full_run.fidelity.seed
-    seals = {(m.plan, m.fidelity): seal for m, seal, _ in run.measurements.load_sealed()}
-    seal = seals.get((result.best, full_run.fidelity))
     judged = fresh / ("weights" if result.refit is None else "judged")
-    shutil.copytree(run.weights(result.best, seed), judged, symlinks=True)
-    if seal is None or seal_of(judged) != seal:
-        raise TrainingError(
-            f"The kept weights of plan {result.best.digest}, seed {seed}, were damaged during the run; "
-            "--resume trains them again."
-        )
+    shutil.copytree(run.weights(result.best, seed), judged)
     texts = judged / train.WRITTEN_TEXTS
     if texts.is_file():  # it quotes the data, and the folder of the weights may be passed on
         texts.rename(fresh / train.WRITTEN_TEXTS)
-    _complete(judged, prepared, replace(result, refit=None), full_run, weights)
+    _complete(judged, prepared, replace(result, refit=None), full_run)
     if result.refit is not None:
         names = shutil.ignore_patterns(train.WRITTEN_TEXTS)
         shutil.copytree(run.refit(result.best, seed), fresh / "weights", ignore=names)
-        _complete(fresh / "weights", prepared, result, result.refit.measurement, weights)
+        _complete(fresh / "weights", prepared, result, result.refit.measurement)
 
 
-def _complete(
-    folder: Path,
-    prepared: Prepared,
-    result: SearchResult,
-    measurement: Measurement,
-    weights: Mapping[str, str],
-) -> None:
-    """Write all files next to an adapter of the best plan that load it and describe it."""
-    write_text(folder / TRAINING, training_json(measurement, facts_of(prepared, weights)))
-    # This folder may be passed on alone. Its plan says how to train again, without a path of the data.
+def _complete(folder: Path, prepared: Prepared, result: SearchResult, measurement: Measurement) -> None:
+    """Write the files next to an adapter of the best plan that load it and describe it."""
+    write_text(folder / TRAINING, training_json(measurement, facts_of(prepared)))
+    # This folder may be passed on alone. Its plan says how to train it again, without the path of the data.
     document = replace(plan_document(prepared, result.best), data=DataSpec())
     write_plan(folder / "plan.yaml", document)
     write_loading_files(folder, prepared.spec.model, prepared.base, prepared.data)
@@ -120,13 +101,13 @@ def _complete(
 
 
 def plan_document(prepared: Prepared, plan: Plan) -> PlanDocument:
-    """Join a plan with everything that is needed to train it again."""
+    """Return a plan with everything that is needed to train it again."""
     rate = prepared.bench.head_rates.output * plan.head_factor if prepared.base.head_params else None
     return replace(document_without_head_rate(prepared.spec, prepared.base, plan), head_learning_rate=rate)
 
 
 def document_without_head_rate(spec: RunSpec, base: BaseModel, plan: Plan) -> PlanDocument:
-    """Join a plan with what is needed to train it again, but for the learning rate of a task head."""
+    """Return a plan with what is needed to train it again, except for the learning rate of a task head."""
     return PlanDocument(
         plan=plan,
         model=spec.model,
@@ -140,7 +121,7 @@ def document_without_head_rate(spec: RunSpec, base: BaseModel, plan: Plan) -> Pl
 
 
 def training_json(measurement: Measurement, facts: Mapping[str, Any]) -> str:
-    """Compose `training.json`, which lies beside trained weights; `facts` are what `facts_of` gives."""
+    """Return the text of `training.json`, which is next to trained weights; `facts` come from `facts_of`."""
     record = to_json(replace(measurement, example_scores=()))
     keys = ("status", "metric", "loss", "train_seconds", "eval_seconds", "peak_bytes")
     content = {
@@ -153,31 +134,19 @@ def training_json(measurement: Measurement, facts: Mapping[str, Any]) -> str:
 
 
 def finished_weights(run: RunDir) -> Path:
-    """Give the folder of the best plan's weights.
-
-    Raises RunDirError if the folder is missing, or holds weights of another run than the result's.
-    """
+    """Return the folder of the best plan's weights; raises RunDirError if it does not exist."""
     weights = run.best / "weights"
     if not weights.is_dir():
         raise RunDirError(
-            f"{run.path} has no best/weights; write them again with: "
-            f"{resume_command(run.read_spec(), run.path)}"
+            f"{run.path} has no best/weights; write them with: {resume_command(run.read_spec(), run.path)}"
         )
-    if run.state.is_dir() and not run.is_of_other_version:
-        run.load_result()  # raises if best is of another run
-    if not run.read_spec().has_own_trainer:
-        finished_seed(run)  # raises if nothing says that the run trained them
     return weights
 
 
 def finished_seed(run: RunDir) -> int:
-    """Read the seed of the weights in `best/weights`.
-
-    Raises:
-        RunDirError: `training.json`, which holds the seed, is missing or damaged.
-    """
+    """Read the seed of the weights in `best/weights`; raises RunDirError if `training.json` is damaged."""
     path = run.best / "weights" / TRAINING
     seed = read_object(path).get("seed")
-    if type(seed) is not int:
+    if not isinstance(seed, int):
         raise damaged(path, remedy=f"write it again with: {resume_command(run.read_spec(), run.path)}")
     return seed

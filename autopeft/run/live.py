@@ -10,7 +10,6 @@ from dataclasses import replace
 from datetime import datetime
 
 import filelock
-from pydantic import ValidationError
 
 from autopeft import report
 from autopeft.engine import Driver
@@ -19,8 +18,8 @@ from autopeft.report.formatting import duration
 from autopeft.run.progress import Lines
 from autopeft.run.reporting import part_words
 from autopeft.run.state import logged_measurements
-from autopeft.store import SO_FAR, RunDir, damaged, read_checked, write_checked
-from autopeft.types import Measurement, SearchSoFar, from_json, resume_command, to_json
+from autopeft.store import SO_FAR, RunDir, read_record, write_record
+from autopeft.types import Measurement, SearchSoFar, resume_command
 
 _PAUSE_SECONDS = 2.0  # between two writings of the page, at least
 _SHARE = 0.01  # of a search's time that writing the page may take
@@ -92,7 +91,7 @@ class LivePage:
         measured = tuple(self._driver.measured.values())
         search = replace(self._so_far, proposals=tuple(self._driver.proposals), measurements=measured)
         report.write_so_far(search, self._run.path, words=self._words, status=status)
-        write_checked(self._run.state / SO_FAR, to_json(replace(search, measurements=())))
+        write_record(self._run.state / SO_FAR, replace(search, measurements=()))
 
 
 @contextmanager
@@ -126,10 +125,7 @@ def render_so_far(run: RunDir) -> str:
     """
     path = run.state / SO_FAR
     remedy = "go on with --resume, which writes it anew"
-    try:
-        so_far = from_json(SearchSoFar, read_checked(path, remedy=remedy))
-    except ValidationError as error:
-        raise damaged(path, remedy=remedy) from error
+    so_far = read_record(path, SearchSoFar, remedy=remedy)
     try:
         with filelock.FileLock(run.path / ".lock", timeout=0):
             status = _ended("stopped", so_far, run)

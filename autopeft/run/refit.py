@@ -11,8 +11,8 @@ from autopeft import statistics
 from autopeft.engine import SearchProblem
 from autopeft.executors import EXECUTORS
 from autopeft.run.prepare import Prepared, prepare, with_all_rows
-from autopeft.store import RunDir, fresh_folder, read_checked, seal_of, write_checked
-from autopeft.types import Fidelity, FullRun, Measurement, Refit, SearchResult, Status, from_json, to_json
+from autopeft.store import RunDir, fresh_folder, read_record, write_record
+from autopeft.types import Fidelity, FullRun, Measurement, Refit, SearchResult, Status
 
 _LEAST_HELD_OUT = 0.05  # of all rows; below it a refit hardly changes the adapter; heuristic
 
@@ -28,16 +28,12 @@ def refit_cost(prepared: Prepared) -> float:
 
 
 def kept_refit(run: RunDir, result: SearchResult) -> Refit | None:
-    """Read the refit of the best plan that an earlier call finished; None without a whole one."""
+    """Read the refit of the best plan that an earlier call finished; None without one."""
     folder = run.refit(result.best, _seed(result))
     record = _record_path(folder)
-    if not record.is_file():
+    if not (record.is_file() and folder.is_dir()):
         return None
-    content = read_checked(record, remedy=f"remove {record}")
-    if seal_of(folder) != content["seal"]:
-        log.warning("The weights of the refit are missing or damaged; they are trained again.")
-        return None
-    return from_json(Refit, content["refit"])
+    return read_record(record, Refit, remedy=f"remove {record}")
 
 
 def refit(run: RunDir, prepared: Prepared, problem: SearchProblem, result: SearchResult) -> Refit | None:
@@ -90,7 +86,7 @@ def refit(run: RunDir, prepared: Prepared, problem: SearchProblem, result: Searc
         ),
         test=_record(tested, problem) if n_test else None,
     )
-    write_checked(_record_path(folder), {"seal": seal_of(folder), "refit": to_json(refitted)})
+    write_record(_record_path(folder), refitted)
     return refitted
 
 

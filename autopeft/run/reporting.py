@@ -1,8 +1,7 @@
-"""What a report needs beside the search's outcome: model, data and budget of the run, names of parts."""
+"""What a report needs next to the outcome of a search: facts of the run, and names of methods and classes."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform
@@ -24,7 +23,7 @@ from autopeft.plugins import discover, metric_facts, text_form
 from autopeft.report import CardFacts, PartWords, WeightFolders, hub_id
 from autopeft.run.prepare import Prepared
 from autopeft.run.resources import n_workers
-from autopeft.store import RunDir, damaged, write_text
+from autopeft.store import RunDir, read_record, write_text
 from autopeft.types import (
     IN_MEMORY,
     VERSION,
@@ -35,29 +34,30 @@ from autopeft.types import (
     SearchSoFar,
     SplitSizes,
     TrainedPlan,
-    from_json,
 )
 
-TRAINED = "trained.json"  # what the card of an adapter of `train` says, beside it; not for the hub
+TRAINED = "trained.json"  # next to an adapter of `train`: what its card needs; not for the hub
 
 log = logging.getLogger(__name__)
 
 
 def render(path: Path, out: Path | None = None) -> SearchResult:
-    """Render the report of a finished run again, into the folder `out`; None stands for the run's own."""
+    """Write the report of a finished run again, to the folder `out` or to that of the run."""
     result = RunDir.open(path).load_result()
     report.write(result, out or path, words=part_words(result))
     return result
 
 
 def part_words(result: SearchResult | SearchSoFar | TrainedPlan) -> PartWords:
-    """Look up what a report calls the installed methods, and how the best plan's weights are loaded."""
+    """Return the names of the installed methods, and how the weights of the best plan are loaded."""
     setting, methods = result.setting, discover("autopeft.methods").values()
-    # A run may be rendered where a part of it is no longer installed.
+    # A report may be written where a plug-in of the run is no longer installed.
     task = dict(discover("autopeft.tasks")).get(setting.task)
     labels = {method.name: method.label for method in methods}
     for method in methods:
-        choice_labels: Mapping[str, str] = getattr(method, "choice_labels", {})  # other packages may lack it
+        choice_labels: Mapping[str, str] = getattr(
+            method, "choice_labels", {}
+        )  # other packages may not have it
         for option, values in method.choices.items():
             for value in values[1:]:  # the first choice is the usual one
                 default = f"{option.replace('_', ' ')} {value}"
@@ -72,7 +72,7 @@ def part_words(result: SearchResult | SearchSoFar | TrainedPlan) -> PartWords:
 
 
 def _weight_folders(plan: Plan) -> WeightFolders:
-    """Say how a plan's trained weights are loaded; like those of one config if a method is not installed."""
+    """Describe how a plan's weights are loaded; as those of one config if a method is not installed."""
     try:
         stack = adapters.compile_plan(plan, discover("autopeft.methods"))
     except AutopeftError:
@@ -98,8 +98,8 @@ def write_card(
 ) -> None:
     """Write the model card of the weights of a seed into their folder.
 
-    The card loads the adapter from `repo`, a repository of the hub or a folder of the run. `base_model` None
-    takes the id on the hub that the run notes, if any.
+    The card loads the adapter from `repo`, a repository of the hub or a folder of the run. `base_model` is by
+    default the hub id of the run's model, if it has one.
     """
     words = part_words(result)
     facts = _card_facts(result, words, seed=seed, folder=repo, base_model=base_model)
@@ -115,13 +115,10 @@ def write_trained_card(folder: Path, trained: TrainedPlan, *, at: str, base_mode
 
 def read_trained(folder: Path) -> TrainedPlan | None:
     """Read the record that `train` wrote into a folder; None without one, RunDirError for a damaged one."""
-    path = folder / TRAINED
-    if not path.is_file():
-        return None
     try:
-        return from_json(TrainedPlan, json.loads(path.read_bytes()))
-    except ValueError as error:  # of JSON, or of the record
-        raise damaged(path, remedy="train the plan again") from error
+        return read_record(folder / TRAINED, TrainedPlan, remedy="train the plan again")
+    except FileNotFoundError:
+        return None
 
 
 def _card_facts(
@@ -148,17 +145,17 @@ def _card_facts(
 
 
 def hub_base(setting: SearchFacts) -> str | None:
-    """Give the base model's id on the hub; None if it lies in a folder or was only in memory."""
+    """Return the base model's id on the hub; None if it is in a folder or was only in memory."""
     return _hub_id_unless_here(setting.base_model_source)
 
 
 def _hub_id_unless_here(name: str | None) -> str | None:
-    """Read a name as an id on the hub; None if it is no id, or if a file or folder has this name."""
+    """Return a name as an id on the hub; None if it is not an id, or if a file or folder has this name."""
     return None if name is None or os.path.exists(name) else hub_id(name)  # noqa: PTH110 - see model.checkpoint_source
 
 
 def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, float]]) -> SearchFacts:
-    """Gather model, data, task, budget and splits of the run for its report."""
+    """Collect model, data, task, budget and splits of the run for its report."""
     metric = metric_facts(prepared.task)
     loaded, module = prepared.data, prepared.base.module
     if prepared.spec.model.id != IN_MEMORY:
@@ -204,10 +201,10 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
 
 
 def chance_of(prepared: Prepared) -> float | None:
-    """Give the value of the metric that a model reaches without learning.
+    """Return the value of the metric that a model reaches without learning.
 
     1. If an example is right or wrong: the share of the most frequent label in the confirm split.
-    2. Else the `chance` that the metric names, such as 0 for a correlation.
+    2. Else the `chance` of the metric, such as 0 for a correlation.
     3. Else 0 for a share in [0, 1], such as the F1 of entities if none is found.
     4. Else None.
     """
@@ -221,7 +218,7 @@ def chance_of(prepared: Prepared) -> float | None:
 
 
 def environment(base: BaseModel, execution: ExecutionSpec) -> dict[str, str]:
-    """Collect versions of the libraries, the machine, and how the run computed on it."""
+    """Collect the versions of libraries, the machine, and how the run used it."""
     libraries = ("torch", "transformers", "peft", "optuna", "datasets")
     return {
         "autopeft": VERSION,

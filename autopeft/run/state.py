@@ -1,39 +1,25 @@
-"""What a run keeps on the disk to go on where it was stopped: `state.json` and the log of measurements."""
+"""What a run keeps on the disk so that it can be resumed: `state.json` and the log of measurements."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import logging
 import math
-import os
 import re
 import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from pydantic import ValidationError
-
-from autopeft.errors import RunDirError, SpecError, TrainingError
+from autopeft.errors import RunDirError, SpecError
 from autopeft.model.devices import device_names
 from autopeft.plugins import is_own_metric
-from autopeft.run.base_facts import base_facts
 from autopeft.run.prepare import Prepared
 from autopeft.space import Space
-from autopeft.store import (
-    STATE,
-    RunDir,
-    damaged,
-    read_checked,
-    seal_of,
-    sha256_of,
-    write_checked,
-)
+from autopeft.store import STATE, RunDir, read_record, sha256_of, write_record
 from autopeft.types import (
     SETTINGS,
     VERSION,
@@ -46,36 +32,26 @@ from autopeft.types import (
     Status,
     TargetScores,
     digest_of,
-    from_json,
     to_json,
     with_setting,
 )
 
 _MEMORY, _LENGTH = "execution.memory_bytes", "task.max_length"
-# Where model, data and the user's files lie, with their flags; fingerprints tell other ones apart.
-PLACES = {
-    "model.id": "--model",
-    "data.source": "--data",
-    "search.space": "--space",
-    "search.baseline": "--baseline",
-}
-# How a step is cut into pieces that fit into the memory, and what stands for a choice that is left open.
+# How a step is cut into pieces that fit into the memory, and the value of each setting if it is left open.
 PIECES = {"execution.micro_batch_tokens": None, "execution.checkpointing": "auto"}
-# What a resumed run may change: the deadline, places, how measurements are spread over processes and devices
-# of one kind, the pieces of a step, whose gradients add up to the same, trackers, the machine's price, and
-# the function that evaluates finished adapters.
+# What a resumed run may change: the deadline, where model, data and the user's files are, how measurements
+# are spread over processes and devices of one kind, the pieces of a step, whose gradients add up to the same,
+# trackers, the machine's price, and the function that evaluates finished adapters.
 CHANGEABLE = frozenset(
     {
         *("search.max_time_seconds", "search.evaluate", "output.out", "output.report_to"),
-        *("execution.gpu_price", *PLACES),
+        *("model.id", "data.source", "search.space", "search.baseline", "execution.gpu_price"),
         *("execution.executor", "execution.workers", "execution.device", _MEMORY, *PIECES),
     }
 )
-_BASE, _DATA, _WEIGHTS = "base_sha256", "data_fingerprint", "weights"
-# On whose versions numbers, rows or proposals depend.
+# Numbers, rows or proposals depend on their versions.
 _LIBRARIES = ("datasets", "numpy", "optuna", "peft", "tokenizers", "torch", "transformers")
-_MISSING = "missing"
-_SHOWN = 3  # differences that an error names; chosen by hand
+_SHOWN = 3  # differences that an error lists; heuristic
 
 log = logging.getLogger(__name__)
 
@@ -95,31 +71,18 @@ class RunState:
     scoring_seconds: float = 0.0
     metric_file: str | None = None
 
-    def start_of(self, measurement: Measurement) -> str:
-        """Digest what a measurement depends on beside plan and fidelity."""
-        of_metric = self.metric_file if measurement.metric is not None else None
-        return digest_of(self.start if of_metric is None else {**self.start, "file of --metric": of_metric})
-
-    @property
-    def weights(self) -> dict[str, dict[str, str]]:
-        """Digests of the weights of the base model at the start, which `weight_digests` gave."""
-        return dict(self.start[_WEIGHTS])
-
 
 def read_state(run: RunDir) -> RunState | None:
-    """Read `state.json`; None if there is none. Raises RunDirError if it is damaged."""
-    path, remedy = run.state / STATE, "start again with another --out"
+    """Read `state.json`; None if it does not exist. Raises RunDirError if it is damaged."""
     try:
-        return from_json(RunState, read_checked(path, remedy=remedy))
+        return read_record(run.state / STATE, RunState, remedy="start again with another --out")
     except FileNotFoundError:
         return None
-    except ValidationError as error:
-        raise damaged(path, remedy=remedy) from error
 
 
 def write_state(run: RunDir, state: RunState) -> None:
-    """Write `state.json` with its checksum."""
-    write_checked(run.state / STATE, to_json(state))
+    """Write `state.json`."""
+    write_record(run.state / STATE, state)
 
 
 def begin(
@@ -131,7 +94,7 @@ def begin(
         RunDirError: Something differs, or there are measurements without a `state.json`.
     """
     settings = to_json(prepared.spec)
-    # A commit may be named in many ways; the digest of the weights covers it.
+    # A commit has many names, such as a branch; the digest of the weights covers it.
     compared = [name.split(".") for name in SETTINGS if name not in {*CHANGEABLE, "model.revision"}]
     start = {
         **loaded_facts(prepared),
@@ -143,14 +106,12 @@ def begin(
     if state is None:
         if run.is_begun:
             raise RunDirError(
-                f"{run.state / STATE} is missing, so that nothing tells whether data and model are those of "
-                "the measurements; put it back, or start again with another --out."
+                f"{run.state / STATE} is missing, so autopeft cannot check that data and model match the "
+                "measurements; restore the file, or start again with another --out."
             )
         current = RunState(start=start, decisions=prepared.decisions)
-    elif differing := differences(state.start, start, whose="now it is"):
-        raise RunDirError(
-            f"{run.path} was measured with {differing}; put it back as it was, or pass another --out."
-        )
+    elif differing := differences(state.start, start):
+        raise RunDirError(f"{run.path} cannot be resumed: {differing}; restore it, or pass another --out.")
     else:
         current = replace(state, decisions=_with_new_pieces(state.decisions, prepared))
     current = replace(current, metric_file=file_digest(prepared.spec.task.metric))
@@ -169,7 +130,7 @@ def file_digest(metric: str | None) -> str | None:
 
 
 def _with_new_pieces(kept: tuple[Decision, ...], prepared: Prepared) -> tuple[Decision, ...]:
-    """Replace decisions on the pieces of a step by this call's; drop one whose setting the user sets now."""
+    """Replace decisions on the pieces of a step by this call's; drop one if the user sets its setting now."""
     values = {name: str(attrgetter(name)(prepared.spec)) for name in PIECES}
     stays = (d for d in kept if d.setting not in PIECES or values[d.setting] == d.value.replace(",", ""))
     pieces = (decision for decision in prepared.decisions if decision.setting in PIECES)
@@ -177,7 +138,7 @@ def _with_new_pieces(kept: tuple[Decision, ...], prepared: Prepared) -> tuple[De
 
 
 def with_scores(run: RunDir, state: RunState, score: Callable[[], tuple[TargetScores, ...]]) -> RunState:
-    """Measure and write the sensitivity of the targets, unless a resumed run did: its ranks stay the same."""
+    """Measure and write the sensitivity of the targets, unless a resumed run has it, so that ranks stay."""
     if state.scores is not None:
         return state
     started = time.monotonic()
@@ -187,55 +148,21 @@ def with_scores(run: RunDir, state: RunState, score: Callable[[], tuple[TargetSc
     return state
 
 
-def check_base(state: RunState, prepared: Prepared) -> None:
-    """Raise TrainingError if the weights of the base model changed since the run's start.
-
-    The bench compares a part of the weights after each trial; this function reads all of them.
-    """
-    if prepared.base.sha256() != state.start[_BASE]:
-        raise TrainingError(
-            f"The weights of {prepared.base.name} changed during the run, so that its measurements cannot be "
-            "trusted; this is a bug, please report it, and start again with another --out."
-        )
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """List what differs between the facts that a run began with and those of now; "" if nothing does."""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    parts = [f"{name} was {before.get(name)} and is now {now.get(name)}" for name in names[:_SHOWN]]
+    return "; ".join([*parts, f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else parts)
 
 
-def state_sha256(run: RunDir) -> str | None:
-    """Give the checksum of `state.json`, which tells runs apart; None if there is no such file."""
-    path = run.state / STATE
-    return sha256_of(path) if path.is_file() else None
-
-
-def differences(noted: Mapping[str, Any], current: Mapping[str, Any], *, whose: str) -> str:
-    """Say what differs between the `loaded_facts` of two processes; "" if nothing does.
-
-    `whose` introduces the values of `current`, such as "now it is". If the data differ, only the settings
-    that differ are named, or else the fingerprints: other labels change head, weights and config as well.
-    """
-    compared = (noted.keys() | current) - {_WEIGHTS}  # of which _BASE is the digest
-    names = [name for name in sorted(compared) if noted.get(name) != current.get(name)]
-    if _DATA in names and not (names := [name for name in names if name in SETTINGS]):
-        fingerprints = f"{_DATA} {noted.get(_DATA, _MISSING)}, {whose} {current.get(_DATA, _MISSING)}"
-        return f"{fingerprints} (other rows, labels or splits in its data files)"
-    pairs = [f"{name} {noted.get(name, _MISSING)}, {whose} {current.get(name, _MISSING)}" for name in names]
-    more = f" and {len(pairs) - _SHOWN} more differences" if len(pairs) > _SHOWN else ""
-    return "; ".join(pairs[:_SHOWN]) + more
-
-
-def loaded_facts(
-    prepared: Prepared, *, weights: Mapping[str, Mapping[str, str]] | None = None
-) -> dict[str, Any]:
-    """Collect what a run loaded, by name: fingerprints of data and model, its config, the device, versions.
-
-    `weights` are the digests of the model's weights; None computes them (21 seconds for 7 billion weights).
-    """
-    weights = weights or prepared.base.weight_digests()
+def loaded_facts(prepared: Prepared) -> dict[str, Any]:
+    """Collect what a run loaded, by name: fingerprints of data and weights, the device, versions."""
+    base, model_config = prepared.base, cast(Any, prepared.base.module).config
     return {
-        _DATA: prepared.data.fingerprint,
-        _BASE: digest_of(weights),
-        _WEIGHTS: weights,
-        **base_facts(prepared.base.module, prepared.base.tokenizer, weights={}),
-        "device": prepared.base.device.type,
-        "attention": getattr(prepared.base.module.config, "_attn_implementation", None),
+        "data_fingerprint": prepared.data.fingerprint,
+        **base.weight_digests,
+        "device": base.device.type,
+        "attention": getattr(model_config, "_attn_implementation", None),
         "autopeft": VERSION,
         **{name: importlib.metadata.version(name) for name in _LIBRARIES},
     }
@@ -249,13 +176,12 @@ def resumed(requested: RunSpec, explicit: frozenset[str]) -> RunSpec:
     values.
 
     Raises:
-        SpecError: The user set another value for a setting that cannot change, or a path is missing.
-        RunDirError: There is no run, another version of autopeft began it, or its state is damaged.
+        SpecError: The user set another value for a setting that cannot change.
+        RunDirError: There is no run, or its state is damaged.
     """
     if requested.output.out is None:
         raise SpecError("--resume needs --out with the run directory to continue.")
     run = RunDir.open(requested.output.out)
-    run.require_own_version()
     stored, changeable = run.read_spec(), CHANGEABLE
     if run.is_finished:
         changeable -= {"search.max_time_seconds"}
@@ -274,55 +200,24 @@ def resumed(requested: RunSpec, explicit: frozenset[str]) -> RunSpec:
             continue
         # `prepare` cuts a length beyond the model's context, and `begin` compares the cut length.
         is_cut = name == _LENGTH and (value or 0) > (old or math.inf)
-        may_change = name in changeable and not (name in PLACES and old is None)
-        if not (may_change or is_cut):
+        if name not in changeable and not is_cut:
             raise SpecError(
-                f"--resume keeps the settings of the run: {name} was {_shown(old)} and cannot become "
-                f"{_shown(value)}. Leave it out, or pass another --out for a new run."
+                f"--resume keeps the settings of the run: {name} was {old} and cannot become {value}. "
+                "Leave it out, or pass another --out for a new run."
             )
         if name == "model.id" and "model.revision" not in explicit:
             spec = with_setting(spec, "model.revision", None)  # it was a revision of the old model
         spec = with_setting(spec, name, value)
     state = read_state(run)
-    derived = {decision.setting: decision.value for decision in state.decisions} if state else {}
-    for name in PIECES.keys() & derived.keys() - explicit:  # the state is right where run.yaml differs
-        piece = int(derived[name]) if derived[name].isdecimal() else derived[name]
-        spec = with_setting(spec, name, PIECES[name] if _MEMORY in explicit else piece)
+    derived = {decision.setting for decision in state.decisions} if state else set()
+    if _MEMORY in explicit:
+        for name in (PIECES.keys() & derived) - explicit:
+            spec = with_setting(spec, name, PIECES[name])
     if spec.execution.executor != stored.execution.executor:  # it may take fewer workers
         for field, value in (("workers", None), ("device", device_names(stored.execution.device)[0])):
             if f"execution.{field}" not in explicit:
                 spec = with_setting(spec, f"execution.{field}", value)
-    _require_places(spec)
     return spec
-
-
-def _shown(value: object) -> str:
-    """Write the value of a setting as the user does."""
-    if value is None:
-        return "not set"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "empty"
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _require_places(spec: RunSpec) -> None:
-    """Raise SpecError if the path of the model, the data or a file of the user does not exist."""
-    for name, flag in PLACES.items():
-        source = attrgetter(name)(spec) or ""
-        missing = [path for path in map(str.strip, source.split(",")) if _is_missing(path)]
-        if missing and _is_missing(source):
-            raise SpecError(
-                f"The run needs {missing[0]}, which does not exist; put it back, or pass {flag} with the "
-                "place to which it was moved."
-            )
-
-
-def _is_missing(path: str) -> bool:
-    """Whether a path is absolute and nothing is there; UnicodeEncodeError if the locale cannot encode it."""
-    os.fsencode(path)
-    with suppress(OSError, ValueError):  # too long, or no name of a file at all
-        return Path(path).is_absolute() and not Path(path).exists()
-    return False
 
 
 def _is_commit(revision: object) -> bool:
@@ -330,21 +225,18 @@ def _is_commit(revision: object) -> bool:
 
 
 def logged_measurements(run: RunDir) -> dict[tuple[Plan, Fidelity], Measurement]:
-    """Read the measurements of a stopped run; warn of one that cannot be used, and leave it out."""
+    """Read the measurements of a stopped run that can still be used; a warning names each of the others."""
     measured, state = {}, read_state(run)
-    for measurement, seal, start in run.measurements.load_sealed():  # which warns of damaged lines
+    metric_file = None if state is None else state.metric_file
+    for measurement, scored_by in run.measurements.load_entries():
         plan, fidelity = measurement.plan, measurement.fidelity
-        if state is not None and start not in (None, state.start_of(measurement)):
-            text = "Plan %s is measured again; its measurement is of another run or file of --metric."
-            log.warning(text, plan.digest)
-        elif not _keeps_weights(measurement) or seal_of(run.weights(plan, fidelity.seed)) == seal is not None:
-            measured[plan, fidelity] = measurement
+        if measurement.metric is not None and scored_by != metric_file:
+            log.warning("The file of --metric was edited; plan %s is measured again.", plan.digest)
+        elif _keeps_weights(measurement) and not run.weights(plan, fidelity.seed).is_dir():
+            text = "The kept weights of plan %s, seed %d, are missing; they are trained again."
+            log.warning(text, plan.digest, fidelity.seed)
         else:
-            log.warning(
-                "The kept weights of plan %s, seed %d, are missing or damaged; they are trained again.",
-                plan.digest,
-                fidelity.seed,
-            )
+            measured[plan, fidelity] = measurement
     return measured
 
 
@@ -359,7 +251,6 @@ def record(run: RunDir, state: RunState, measurement: Measurement) -> None:
     """
     if measurement.status.is_of_machine:
         return
-    folder = run.weights(measurement.plan, measurement.fidelity.seed)
-    seal = seal_of(folder) if _keeps_weights(measurement) else None
-    run.measurements.append(measurement, weights=seal, start=state.start_of(measurement))
+    metric_file = None if measurement.metric is None else state.metric_file
+    run.measurements.append(measurement, metric_file=metric_file)
     shutil.rmtree(run.under_way(measurement.plan, measurement.fidelity), ignore_errors=True)

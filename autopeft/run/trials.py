@@ -22,9 +22,9 @@ from safetensors import SafetensorError, safe_open
 from autopeft.client import SCHEMA_VERSION, Score, Trial
 from autopeft.errors import SpecError, TrainingError, first_line_of
 from autopeft.exports._shared.adapter import PREFIX
-from autopeft.store import faults_of, read_checked, write_checked, write_text
+from autopeft.store import faults_of, read_record, write_record, write_text
 from autopeft.train import MOVE, MOVE_BELOW, MOVE_OF_NUMBERS, warmup_steps
-from autopeft.types import Fidelity, Plan, from_json, to_json
+from autopeft.types import Fidelity, Plan
 
 WEIGHTS = "adapter_model.safetensors"
 _CLAIM = "claim.json"
@@ -111,7 +111,7 @@ class TrialFolders:
     def claims(self) -> dict[tuple[Plan, Fidelity], Claim]:
         """Read the latest claim of each plan and fidelity."""
         files = sorted(self._path.glob(f"*/{_CLAIM}"))
-        claims = [from_json(Claim, read_checked(file, remedy="begin another study")) for file in files]
+        claims = [read_record(file, Claim, remedy="begin another study") for file in files]
         return {(claim.plan, claim.fidelity): claim for claim in claims}
 
     def adapter(self, plan: Plan, seed: int) -> Path:
@@ -152,7 +152,7 @@ class TrialFolders:
         config.save_pretrained(str(folder / "config"))
         host, pid = platform.node(), os.getpid()
         claim = Claim(number=number, plan=plan, fidelity=fidelity, host=host, pid=pid, at=time.time())
-        write_checked(folder / _CLAIM, to_json(claim))
+        write_record(folder / _CLAIM, claim)
         return Trial.load(folder / "trial.json")
 
     def claim(self, trial: Trial) -> Claim | None:

@@ -19,8 +19,8 @@ from autopeft.model.devices import SPREAD
 from autopeft.plugins import allow_own_function
 from autopeft.run.prepare import Prepared, prepare
 from autopeft.run.resources import log_workers, n_workers, worker_devices
-from autopeft.run.state import differences, loaded_facts, read_state, state_sha256
-from autopeft.store import SOURCES, RunDir, cannot_write, whole_path
+from autopeft.run.state import differences, loaded_facts
+from autopeft.store import SOURCES, STATE, RunDir, cannot_write, whole_path
 from autopeft.types import IN_MEMORY, Fidelity, Measurement, Plan, RunSpec, with_setting
 
 Measure = Callable[[Plan, Fidelity], Measurement]
@@ -76,12 +76,10 @@ def start_workers(executor: Executor, run: RunDir, prepared: Prepared) -> Measur
     for name in SOURCES:  # with whole paths, since a worker may run in another folder
         if (source := attrgetter(name)(spec)) is not None:
             spec = with_setting(spec, name, whole_path(source))
-    state = read_state(run)
     make = WorkerBench(
         spec=with_setting(spec, "execution.memory_bytes", prepared.bench.compute.memory_bytes),
         run=run.path.resolve(),
-        facts=loaded_facts(prepared, weights=state.weights if state else None),
-        state_sha256=state_sha256(run),
+        facts=loaded_facts(prepared),
         devices=devices,
         n_threads=max(1, torch.get_num_threads() // n_parts),
     )
@@ -100,7 +98,6 @@ class WorkerBench:
     spec: RunSpec
     run: Path
     facts: Mapping[str, Any]
-    state_sha256: str | None
     devices: tuple[str | None, ...]
     n_threads: int
 
@@ -117,7 +114,7 @@ class WorkerBench:
         one_worker = {"device": device, "workers": 1}  # `memory_bytes` is that of one worker already
         execution = self.spec.execution.model_copy(update=one_worker)
         run = RunDir(self.run)
-        if state_sha256(run) != self.state_sha256:
+        if not (run.state / STATE).is_file():
             raise RunDirError(
                 f"{self.run} is not the run directory of the search; mount it there under the same path."
             )
@@ -133,6 +130,6 @@ class WorkerBench:
             keep_weights=run.weights,
             under_way=run.under_way,
         )
-        if differing := differences(self.facts, loaded_facts(prepared), whose="this worker"):
-            raise SpecError(f"The search has {differing}; make them the same.")
+        if differing := differences(self.facts, loaded_facts(prepared)):
+            raise SpecError(f"A worker loaded something else than the search: {differing}.")
         return prepared.bench.measure

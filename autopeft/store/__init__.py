@@ -1,39 +1,31 @@
 """The run directory and its files: settings, strict YAML, atomic writes, lock, study, recovery.
 
 Inside the folder each file imports only from those before it:
-files, study_file → yaml → checksums, settings, plan → run_dir.
+files, study_file → yaml → settings, plan → run_dir.
 """
 
 from __future__ import annotations
 
-from autopeft.store.checksums import (
-    BASE,
-    TRAINING,
-    damaged,
-    read_checked,
-    require_unchanged,
-    reseal,
-    seal_folder,
-    seal_of,
-    write_checked,
-)
 from autopeft.store.files import (
     cannot_write,
     claimed_folder,
+    damaged,
     fresh_folder,
     put_in_place,
     read_object,
+    read_record,
     refuse_files,
-    refuse_streams,
     replace_folder,
     save_processor,
     sha256_of,
     sweep_fresh_folders,
+    sync_files,
     without_empty_parents,
+    write_record,
     write_text,
 )
 from autopeft.store.plan import write_plan
-from autopeft.store.run_dir import SO_FAR, STATE, RunDir, is_run, read_plan
+from autopeft.store.run_dir import SO_FAR, STATE, TRAINING, RunDir, is_run, read_plan
 from autopeft.store.settings import (
     SOURCES,
     by_dotted_name,

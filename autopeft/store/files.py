@@ -1,4 +1,4 @@
-"""Writing a file or a folder whole or not at all, and the checksum of a file."""
+"""Write a file or a folder whole or not at all; read and write records."""
 
 from __future__ import annotations
 
@@ -20,42 +20,21 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from autopeft.errors import NO_ROOM, RunDirError, SpecError
+from autopeft.errors import DISK_FULL, RunDirError
+from autopeft.types.text import Record, from_json, to_json
 
 _IS_WINDOWS = os.name == "nt"
-_TRIES, _PAUSE_SECONDS = (10 if _IS_WINDOWS else 1), 0.1  # of replacing a file; chosen by hand
-# Errors of network and FUSE file systems that can sync files but no folders.
-_NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP)
-_REMEDIES = {
-    **dict.fromkeys(NO_ROOM, "Make room there, or pass another --out"),
-    **dict.fromkeys(
-        (errno.EACCES, errno.EPERM, errno.EROFS),
-        "Close programs that have it open, allow this user to write there, or pass another --out"
-        if _IS_WINDOWS
-        else "Allow this user to write there, or pass another --out",
-    ),
-}
+_TRIES, _PAUSE_SECONDS = (10 if _IS_WINDOWS else 1), 0.1  # of replacing a file; heuristic
+_NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 _FRESH = re.compile(r"\.[0-9a-f]{8}\.tmp")  # ends the name of a folder that `fresh_folder` makes
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how Rust writes the number of a system error
-
-
-def as_path(path: Path | str) -> Path:
-    """Make a Path of a user's argument; raises SpecError for any type but a string or a path."""
-    if not isinstance(path, str | os.PathLike):
-        raise SpecError(f"The path is a {type(path).__name__}; pass a str or a Path.")
-    return Path(path)
-
-
-def refuse_streams(path: Path | str) -> None:
-    """Raise SpecError if a path is neither file nor folder: reading a device or a pipe may never end."""
-    if os.path.exists(path) and not (Path(path).is_file() or Path(path).is_dir()):  # noqa: PTH110 - long names
-        raise SpecError(f"{path} is a device, a pipe or a socket; save its content as a file, and pass that.")
 
 
 def write_text(path: Path | str, text: str) -> None:
     """Write a file in UTF-8 in one step: after a crash it holds the old content or the new, never half.
 
-    Missing folders are made. Raises RunDirError (no permission, disk full, a file where a folder should be).
+    Missing folders are created. Raises RunDirError (no permission, disk full, a file where a folder should
+    be).
     """
     path = Path(path)
     # In the same folder, since a rename across file systems is a copy; not `tempfile`, whose files only
@@ -71,7 +50,6 @@ def write_text(path: Path | str, text: str) -> None:
             put_in_place(fresh, path)
         finally:
             fresh.unlink(missing_ok=True)
-        sync_folder(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
 
@@ -92,7 +70,7 @@ def put_in_place(fresh: Path, path: Path) -> None:
 
 
 def replace_folder(fresh: Path, folder: Path) -> None:
-    """Put `fresh` in the place of `folder`, or raise RunDirError and delete neither.
+    """Replace `folder` by `fresh`, or raise RunDirError and delete neither.
 
     The older folder is moved away before it is removed, since Windows keeps a folder with an open file.
     """
@@ -107,22 +85,53 @@ def replace_folder(fresh: Path, folder: Path) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> RunDirError:
-    """Make the error for a path that the system refuses to write."""
-    remedy = _REMEDIES.get(error.errno or 0, "Mend the cause, or pass another --out")
-    return RunDirError(f"{path} cannot be written: {error.strerror or error}. {remedy}.")
+    """Return the error for a path that the system refuses to write."""
+    remedy = "Fix the cause"
+    if error.errno in DISK_FULL:
+        remedy = "Free space there"
+    elif error.errno in _NO_PERMISSION:
+        remedy = "Allow this user to write there, close programs that have it open"
+    return RunDirError(
+        f"{path} cannot be written: {error.strerror or error}. {remedy}, or pass another --out."
+    )
+
+
+def write_record(path: Path, record: Any) -> None:
+    """Write a record, or a dictionary, as JSON; raises RunDirError if the file cannot be written."""
+    write_text(path, json.dumps(to_json(record)) + "\n")
+
+
+def read_record(path: Path, kind: type[Record], *, remedy: str) -> Record:
+    """Read what `write_record` wrote.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        RunDirError: The file does not hold such a record; `remedy` is what the user can do.
+    """
+    try:
+        return from_json(kind, json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise damaged(path, remedy=remedy) from error
+
+
+def damaged(path: Path, *, remedy: str) -> RunDirError:
+    """Return the error for a file that does not hold what the run wrote."""
+    return RunDirError(f"{path} cannot be read: it is damaged or of another version; {remedy}.")
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object; empty if the file is missing, damaged, or holds anything else."""
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def sha256_of(path: Path | str) -> str:
-    """Digest a file: SHA-256 of its bytes, 64 hexadecimal digits."""
+    """Compute the SHA-256 of a file, 64 hexadecimal digits."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as stream:
         while chunk := stream.read(1 << 20):
@@ -130,24 +139,19 @@ def sha256_of(path: Path | str) -> str:
     return digest.hexdigest()
 
 
-def sync_folder(folder: Path) -> None:
-    """Sync the names in a folder to the disk, if its file system does that."""
-    if os.name != "posix":  # Windows cannot open a folder, and needs no sync of it
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in _NO_SYNC:
-            raise
-    finally:
-        os.close(handle)
+def sync_files(folder: Path) -> None:
+    """Sync the files of a folder to the disk, and let other users read its tensors as they read new files."""
+    follow_umask(folder)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("r+b") as stream:  # Windows only syncs files that are open to write
+                os.fsync(stream.fileno())
 
 
 def refuse_files(out: Path) -> None:
-    """Raise RunDirError if a folder to write to holds files already, is a file, or cannot be made."""
+    """Raise RunDirError if a folder to write to holds files already, is a file, or cannot be created."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunDirError(f"{out} is there already and not empty; pass another --out.")
+        raise RunDirError(f"{out} exists already and is not empty; pass another --out.")
     parents = out.absolute().parents
     parent = next((parent for parent in parents if parent.exists()), parents[-1])  # a drive may be absent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
@@ -156,7 +160,7 @@ def refuse_files(out: Path) -> None:
 
 @contextlib.contextmanager
 def fresh_folder(out: Path) -> Iterator[Path]:
-    """Yield a new folder beside `out`; rename it to `out` at the end, or remove it if the context fails.
+    """Yield a new folder next to `out`; rename it to `out` at the end, or remove it if the context fails.
 
     Raises:
         RunDirError: `out` holds files already, or cannot be written.
@@ -200,37 +204,33 @@ def sweep_fresh_folders(out: Path) -> None:
 
 @contextlib.contextmanager
 def without_empty_parents(path: Path) -> Iterator[None]:
-    """If the context fails, remove the empty folders above a path that were made in it."""
-    lacking = [folder for folder in path.absolute().parents if not folder.exists()]
+    """Remove the empty folders above a path that were made in this context, if it fails."""
+    missing = [folder for folder in path.absolute().parents if not folder.exists()]
     try:
         yield
     except BaseException:
         with contextlib.suppress(OSError):  # another program has put something there
-            for folder in lacking:
+            for folder in missing:
                 folder.rmdir()
         raise
 
 
 @contextlib.contextmanager
 def claimed_folder(path: Path) -> Iterator[Path]:
-    """Make a new folder, with -2, -3, … after its name if that is taken; at the end remove it if it is empty.
+    """Create a folder, with -2, -3, … after its name if that is taken; remove it at the end if it is empty.
 
-    Processes that ask for the same name get a folder each. Raises RunDirError if it cannot be made.
+    Processes that ask for the same name get a folder each. Raises RunDirError if it cannot be created.
     """
     with without_empty_parents(path):
-        try:  # a link to a folder that is gone would pass for a taken name below
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            for number in itertools.count(1):
+                folder = path if number == 1 else path.with_name(f"{path.name}-{number}")
+                with contextlib.suppress(FileExistsError):
+                    folder.mkdir()
+                    break
         except OSError as error:
-            raise cannot_write(path.parent, error) from error
-        for number in itertools.count(1):
-            folder = path if number == 1 else path.with_name(f"{path.name}-{number}")
-            try:
-                folder.mkdir()
-                break
-            except FileExistsError:
-                continue
-            except OSError as error:
-                raise cannot_write(folder, error) from error
+            raise cannot_write(path, error) from error
         try:
             yield folder
         finally:
@@ -239,7 +239,7 @@ def claimed_folder(path: Path) -> Iterator[Path]:
 
 
 def follow_umask(folder: Path) -> None:
-    """Give tensor files the mode of other new files: safetensors lets only this user read them."""
+    """Set tensor files to the mode of other new files: safetensors lets only this user read them."""
     probe = folder / f".mode.{secrets.token_hex(4)}.tmp"
     probe.touch()
     mode = stat.S_IMODE(probe.stat().st_mode)

@@ -16,14 +16,13 @@ from autopeft.store.yaml import Inline, read_yaml, validate, write_yaml_text
 _HEADER = """\
 # A plan found by autopeft: which adapters to train at which target modules, and at which learning rate.
 # Train it: {train}
-# scale is alpha / r. Rank 0 stands for a method without ranks. Counts are in parameters.
-# An adapter trains at rate_factor times the learning rate, 1 where it has none. The last layer of the
-# task head trains at head_learning_rate, which is head_factor times the derived rate. choices are settings of
-# your own trainer.
+# scale is alpha / r. Rank 0 means a method without ranks. Counts are in parameters.
+# An adapter trains at rate_factor times the learning rate, 1 by default. The last layer of the task head
+# trains at head_learning_rate, which is head_factor times the derived rate. choices are settings of your own
+# trainer.
 """
 
-_Count = Annotated[int, Field(ge=0, le=2**53)]  # what JSON readers hold exactly
-_LEAST_SCALE = 1e-6  # below it the adapter does nothing in float32; chosen by hand
+_Count = Annotated[int, Field(ge=0, le=2**53)]  # that JSON readers read exactly
 _Word = Annotated[str, Field(min_length=1)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -43,7 +42,7 @@ class _AdapterEntry(_Strict):
     target: _Word
     method: _Word
     rank: _Count = 0
-    scale: Annotated[_Finite, Field(ge=_LEAST_SCALE, le=1 / _LEAST_SCALE)] = 1.0
+    scale: Annotated[_Finite, Field(gt=0)] = 1.0
     options: dict[str, types.OptionValue] = {}
     rate_factor: Annotated[_Finite, Field(gt=0)] = 1.0
 
@@ -105,14 +104,7 @@ def write_plan(path: Path | str, document: types.PlanDocument) -> None:
 
 def read_plan_file(path: Path) -> types.PlanDocument:
     """Read a plan from a file that `write_plan` wrote or a person edited; see `read_plan` for the errors."""
-    content = read_yaml(path)
-    version = content.get("schema_version")
-    if version != 1 or isinstance(version, bool):
-        seen = "no schema_version" if version is None else f"schema_version {version!r}"
-        is_newer = isinstance(version, int) and version > 1
-        remedy = "; a newer autopeft wrote it, update this one" if is_newer else ""
-        raise SpecError(f"{path} has {seen}; autopeft {types.VERSION} reads schema_version 1{remedy}.")
-    read = validate(_PlanFile, content, source=str(path))
+    read = validate(_PlanFile, read_yaml(path), source=str(path))
     twice = [target for target, n in Counter(entry.target for entry in read.adapters).items() if n > 1]
     if twice:
         raise SpecError(f"{path} has two adapters at {', '.join(twice)}; a target module takes one.")

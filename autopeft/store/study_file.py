@@ -1,4 +1,4 @@
-"""`study.sqlite` of a run: an Optuna study that grows while the search goes on."""
+"""`study.sqlite` of a run: an Optuna study that grows during the search."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _ENDINGS = ("", "-wal", "-shm", "-journal")  # of the files that SQLite keeps fo
 def study_file(path: Path) -> Iterator[Callable[[], RDBStorage]]:
     """Yield a function that deletes the study in an SQLite file and opens a new Optuna storage there.
 
-    Within the context Optuna, and alembic beneath its storage, only log errors. Storages close at the end.
+    Within the context Optuna and alembic only log errors. Storages are closed at the end.
 
     Raises:
         RunDirError: The file cannot be written.
     """
-    from sqlalchemy.exc import SQLAlchemyError  # here, since it takes a while and few commands need it
+    from sqlalchemy.exc import SQLAlchemyError  # slow, and few commands need it
 
     opened: list[RDBStorage] = []
 
     def open_new() -> RDBStorage:
         for ending in _ENDINGS:
             path.with_name(path.name + ending).unlink(missing_ok=True)
-        # With `creator` the URL only names the dialect, so that a path may hold `?`.
+        # With `creator` the URL only names the dialect, so that a path may contain `?`.
         opened.append(RDBStorage("sqlite:///study.sqlite", engine_kwargs={"creator": lambda: _connect(path)}))
         return opened[-1]
 
@@ -44,7 +44,7 @@ def study_file(path: Path) -> Iterator[Callable[[], RDBStorage]]:
     except (sqlite3.Error, SQLAlchemyError, StorageInternalError) as error:
         reason = reason_of(error.__cause__ or error)
         raise RunDirError(
-            f"{path} cannot be written ({reason}). What was measured is kept; free the disk, then continue "
+            f"{path} cannot be written ({reason}). What was measured is kept; free space, then continue "
             "with --resume."
         ) from error
     finally:
@@ -56,8 +56,8 @@ def study_file(path: Path) -> Iterator[Callable[[], RDBStorage]]:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    # Many times faster than the defaults, and safe: a resumed run writes the whole study anew.
-    # The timeout in seconds is chosen by hand: a dashboard that reads may hold the file for a moment.
+    # Many times faster than the defaults, and safe: a resumed run writes the whole study again.
+    # The timeout in seconds is heuristic: a dashboard that reads may lock the file for a moment.
     connection = sqlite3.connect(path, timeout=60, check_same_thread=False)
     connection.execute("PRAGMA journal_mode=MEMORY")
     connection.execute("PRAGMA synchronous=OFF")

@@ -18,7 +18,6 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from autopeft.errors import SpecError, UnknownNameError
-from autopeft.store.files import refuse_streams
 from autopeft.types import shortened
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -57,7 +56,6 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
 
 def yaml_text(path: Path | str) -> str:
     """Read the text of a YAML file in UTF-8, or in UTF-16 with its mark, as `>` of PowerShell writes it."""
-    refuse_streams(path)
     content = Path(path).read_bytes()
     is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return content.decode("utf-16" if is_utf16 else "utf-8-sig").replace("\r\n", "\n")

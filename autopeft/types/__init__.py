@@ -1,4 +1,4 @@
-"""The frozen records that pass between modules, and their one way to and from JSON.
+"""The frozen records that are passed between packages, and their conversion to and from JSON.
 
 Nothing here imports torch. Records are keyword-only and hold tuples, so that a
 `Plan` can be a dictionary key and a finished `Measurement` cannot change.

@@ -11,10 +11,9 @@ from pathlib import Path, PurePath
 
 from autopeft.types.spec import IN_MEMORY, SHORT_NAMES, DataSpec, ModelSpec, RunSpec
 
-# The settings that define the problem; those of how to search keep their defaults.
+# The settings that define the problem; the others keep their defaults.
 _PROBLEM = ("model", "quantize", "data", "text_column", "label_column", "task", "budget", "seed")
 _IS_WINDOWS = os.name == "nt"
-_PLAIN = re.compile(r"[\w%+:./\\-][\w%+=@:./\\~-]*")  # means nothing special to cmd or PowerShell
 _WORD = r"""('[^']*'|"[^"]*"|[^\s`]+)"""  # as `quoted` writes it
 _RESUME = re.compile(rf"autopeft search --resume --out {_WORD}")
 _SEARCH = re.compile(rf"`?autopeft search --config {_WORD}`?")
@@ -23,7 +22,7 @@ _SWITCHES = {"resume": "resume=True", "overwrite": "overwrite=True"}
 
 
 def search_command(spec: RunSpec) -> str:
-    """Write a search with the same model, data, task, budget and seed, other settings at their defaults."""
+    """Return the search with the same model, data, task, budget and seed, and defaults otherwise."""
     values = {name: attrgetter(SHORT_NAMES[name].name)(spec) for name in _PROBLEM}
     defaults = {name: SHORT_NAMES[name].default for name in _PROBLEM}
     values = {name: v for name, v in values.items() if name == "budget" or v != defaults[name]}
@@ -37,7 +36,7 @@ def search_command(spec: RunSpec) -> str:
 
 
 def repeat_command(spec: RunSpec) -> str:
-    """Write the search that repeats a run from its `run.yaml`, or the elided command for a user's trainer."""
+    """Return the search that repeats a run from its `run.yaml`; abridged for a user's trainer."""
     if spec.has_own_trainer:
         return "autopeft tune …"
     if spec.is_in_memory:
@@ -46,12 +45,12 @@ def repeat_command(spec: RunSpec) -> str:
 
 
 def resume_command(spec: RunSpec, out: Path) -> str:
-    """Write the search that resumes the run in a folder, or the elided command for a user's trainer."""
+    """Return the search that resumes the run in a folder; abridged for a user's trainer."""
     if spec.has_own_trainer:
         return f"autopeft tune … --out {quoted(str(out))}"
     if spec.is_in_memory:
         return f"autopeft.search({_objects(spec.model, spec.data)}, out={str(out)!r}, resume=True)"
-    # What a run may do only if the user names it in the call.
+    # What a run only does if the user names it in the call.
     metric = spec.task.metric if ":" in (spec.task.metric or "") else None
     named = {
         "--report-to": ",".join(spec.output.report_to),
@@ -63,7 +62,7 @@ def resume_command(spec: RunSpec, out: Path) -> str:
 
 
 def train_command(plan: PurePath, model: ModelSpec, data: DataSpec) -> str:
-    """Write the training of a plan's file; with a model or data in memory, Python that attaches the plan."""
+    """Return the training of a plan's file, or Python that attaches it to a model in memory."""
     if IN_MEMORY in (model.id, data.source):
         return f"autopeft.apply(autopeft.load_plan({str(plan)!r}), model)"
     return f"autopeft train --plan {quoted(str(plan))}"
@@ -71,13 +70,7 @@ def train_command(plan: PurePath, model: ModelSpec, data: DataSpec) -> str:
 
 def quoted(word: str) -> str:
     """Quote a word for the shell of this system; Windows takes double quotes."""
-    if not _IS_WINDOWS:
-        return shlex.quote(word)
-    listed = subprocess.list2cmdline([word])  # this is for programs: a shell would also split at & or a comma
-    if '"' in listed or _PLAIN.fullmatch(word):
-        return listed
-    end = "\\" * (len(word) - len(word.rstrip("\\")))  # doubled, or they would escape the quote
-    return f'"{word}{end}"'
+    return subprocess.list2cmdline([word]) if _IS_WINDOWS else shlex.quote(word)
 
 
 def _objects(model: ModelSpec, data: DataSpec) -> str:
@@ -86,7 +79,7 @@ def _objects(model: ModelSpec, data: DataSpec) -> str:
 
 
 def _argument(name: str, value: object) -> str:
-    """Write `name=value` in Python; for an object in memory, a variable of that name stands for it."""
+    """Format `name=value` in Python; an object in memory becomes a variable of that name."""
     if value == IN_MEMORY:
         return f"{name}={name}" + (", tokenizer=tokenizer" if name == "model" else "")
     return f"{name}={list(value) if isinstance(value, tuple) else value!r}"

@@ -14,9 +14,9 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field
 
 # The groups of `autopeft search --help`, in their order.
-Group = Literal["Options", "Data", "Full run", "Search", "Limits beside the budget", "Machine", "Run"]
+Group = Literal["Options", "Data", "Full run", "Search", "Machine", "Run"]
 # How the flag is typed: once (a list with commas), once per item of a list, as a path, or as a number or
-# `auto`, which stands for None.
+# `auto`, which means None.
 Form = Literal["single", "repeated", "path", "auto"]
 
 
@@ -42,8 +42,8 @@ def setting(
         default: The value if the user sets none.
         help: What the setting does, without a full stop; its choices and default are added to it.
         group: Group of the setting in the help.
-        short: Name of the Python argument, and with hyphens the flag; empty for the field's name. With None
-            there is neither: only `--set`, files and the environment reach the setting.
+        short: Name of the Python argument, and with hyphens the flag; empty for the field's name. None for a
+            setting without either: only `--set`, files and the environment set it.
         form: How the flag is typed, see `Form`.
         demo: Default in the demo, a search without model and dataset; None for `default`. All demo values
             together end the demo within eight minutes on two CPU cores.
@@ -92,7 +92,7 @@ class SettingField:
 
     @property
     def text(self) -> str:
-        """The help and the default, without the choices, for a page that shows them beside the flag."""
+        """The help and the default, without the choices, for a page that shows them next to the flag."""
         return f"{self.help}." + (f" Default {self.default_text}." if self.default_text else "")
 
     def _shown(self, value: object) -> str:

@@ -17,9 +17,9 @@ ArmKind = Literal["baseline", "head", "usual", "sampled", "given"]
 class Arm:
     """Where a plan comes from. Arms with the same label are equal.
 
-    `kind` is baseline (LoRA as people write it), head (no adapters), usual (a listed challenger),
-    sampled (any policy of the space) or given (by the user). `methods` names the method of each part of a
-    policy of the space, in order; it is empty for the other kinds.
+    `kind` is baseline (the default LoRA), head (no adapters), usual (another listed plan), sampled (by the
+    sampler) or given (by the user). `methods` has the method of each part of a mix of the space, in order; it
+    is empty for the other kinds.
     """
 
     kind: ArmKind = field(compare=False)
@@ -27,13 +27,13 @@ class Arm:
     methods: tuple[str, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
-        """The text in tables and in the study: `lora/all`, `head`, `baseline: LoRA on all linear layers`."""
+        """Return the text for tables and the study: `lora/all`, `baseline: LoRA on all linear layers`."""
         return f"{self.kind}: {self.label}" if self.kind in ("baseline", "given") else self.label
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """One trial of the study: its arm, its plan, and whether the list or the sampler proposed it."""
+    """One trial of the study: its arm, its plan, and whether it was listed or the sampler proposed it."""
 
     trial: int
     arm: Arm
@@ -43,7 +43,7 @@ class Proposal:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetScores:
-    """One importance score; `values` has one value >= 0 for each target module of the result, in their order.
+    """One importance score, with a value >= 0 for each target module of the result, in their order.
 
     `split_half` is Spearman's rho over target modules between two halves of the examples, None for a single
     example. `n_examples` is 0 for a score that needs no examples.
@@ -86,12 +86,12 @@ class Decision:
     rule: str
 
     def __str__(self) -> str:
-        """One line with the flag that overrides the decision: `--batch-size 8: about 2,048 tokens a step`."""
+        """Return a line with the flag that overrides it: `--batch-size 8: about 2,048 tokens a step`."""
         return f"{self.subject} {self.value}: {self.rule}"
 
     @property
     def subject(self) -> str:
-        """The flag of the setting; its dotted name if it has no flag, or is no setting but always derived."""
+        """The flag of the setting; its dotted name if it has no flag, or is always derived."""
         field = SETTINGS.get(self.setting)
         return (field and field.flag) or self.setting
 
@@ -121,16 +121,16 @@ class SearchFacts:
     - `unquantized`: the modules of a quantized model that are not quantized.
     - `learning_rate_ranges`: the lowest and the highest rate that was searched for each method, and for the
       head alone under the empty name.
-    - `metric_is_share`: whether the metric lies in [0, 1] and is shown in percent. `metric_label` is what
-      people call the metric; empty if they use its name.
+    - `metric_is_share`: whether the metric lies in [0, 1] and is shown in percent. `metric_label` is its name
+      in texts; empty if that is `metric`.
     - `decisions`: the settings that the run derived.
     - `text_form`: how the texts of a row become one text, in words.
-    - `lacking`: what the base model's checkpoint has no weights for.
-    - `chance`: the metric of guesses. For a share of hits it is that of always giving the most frequent label
-      of the confirm split; for a correlation and other shares 0; None where it is unknown.
+    - `lacking`: sentences on weights that are missing in the base model's checkpoint.
+    - `chance`: the metric of guesses. For a share of hits it is that of always predicting the most frequent
+      label of the confirm split; for a correlation and other shares 0; None where it is unknown.
     - `auto_class`: the class that loads the model of a user's trainer; empty if the task has it.
-    - `label_kind`: what the labels are (see `plugins.LabelSpace`); empty in runs of trainers of the user.
-      `input_columns` names the columns of a row's inputs.
+    - `label_kind`: what the labels are (see `plugins.LabelSpace`); empty in runs of a user's trainer.
+      `input_columns` lists the columns of a row's inputs.
     """
 
     base_model: str
@@ -160,7 +160,7 @@ class SearchFacts:
 
     @property
     def metric_words(self) -> str:
-        """What people call the metric."""
+        """The name of the metric in texts."""
         return self.metric_label or self.metric
 
 
@@ -183,7 +183,7 @@ class FullRun:
     train_seconds: float
 
     def is_surely_above(self, metric: float) -> bool:
-        """Whether the 95 % interval of the mean lies above a value of the metric."""
+        """Whether the 95 % interval of the mean is above a value of the metric."""
         return self.metric_mean - _Z_95 * self.metric_std_error > metric
 
 
@@ -191,8 +191,8 @@ class FullRun:
 class Verdict:
     """The best challenger against the baseline, in units of the metric; above 0 the challenger is better.
 
-    `label` is better, `as good and smaller`, inconclusive (the challenger is handed over, and the interval
-    holds 0), or `default kept` (the baseline is handed over). Without a challenger there is no difference.
+    `label` is better, `as good and smaller`, inconclusive (the challenger is returned, and the interval
+    contains 0), or `default kept` (the baseline is returned). Without a challenger there is no difference.
     """
 
     label: str
@@ -208,7 +208,7 @@ class Verdict:
 class SizeStep:
     """The best plan of a smaller budget, trained in full with the seed of the best plan and compared with it.
 
-    `share` is the smaller budget over the whole one. `seconds` are those of its short race and its full run.
+    `share` is the smaller budget over the whole one. `seconds` are those of its short runs and its full run.
     A negative difference is what the smaller plan loses.
     """
 
@@ -224,7 +224,7 @@ class SizeStep:
 
 @dataclass(frozen=True, kw_only=True)
 class Refit:
-    """The best plan trained once more on all rows but those of test; its adapter is the one returned.
+    """The best plan trained again on all rows but those of test; its adapter is the one returned.
 
     `measurement` is on the test split if there is one, else without a score; `test` is its record there. The
     verdict is that of the judged adapters.
@@ -239,10 +239,10 @@ class Refit:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnEvaluation:
-    """What a function of the user says of the finished adapters of best and baseline; larger is better.
+    """Scores of a user's function for the finished adapters of best and baseline; larger is better.
 
     `best` and `baseline` are its numbers, or the means of its scores of `n_rows`. Scores of two plans are
-    compared in pairs; positive differences favour the best plan.
+    compared in pairs; positive differences favor the best plan.
     """
 
     function: str
@@ -255,11 +255,11 @@ class OwnEvaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Seconds by stage, each with all that its runs did beside training and evaluation.
+    """Seconds by stage, each with the overhead of its runs.
 
     - `search_seconds`, `full_seconds`: all short runs, and all full runs on the confirm split.
     - `refit_seconds`: the training of the best plan on all rows.
-    - `sizes_seconds`: runs for smaller budgets, which the two before contain.
+    - `sizes_seconds`: runs for smaller budgets, which are part of the two above.
     - `full_run_seconds`: one full run of the baseline, R; None where no plan was trained.
     - `total_full_runs`: `total_seconds` in R, finished weights included.
     - `train_seconds`, `eval_seconds`: the same seconds by kind of work; the rest of `total_seconds` is spent
@@ -283,20 +283,20 @@ class Cost:
     refit_seconds: float = 0.0
 
 
-# The score that reads no example: it orders target modules if memory does not even hold one example.
+# The score that reads no example: it orders target modules if one example does not fit in memory.
 SIZE_SCORE = "parameters"
-# Rank correlation of two halves of the examples from which on more examples change little; chosen by hand.
+# Rank correlation of two halves of the examples above which more examples change little; heuristic.
 SEEN_ENOUGH = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the engine finds.
+    """What a search found.
 
-    `best` is handed over; `challenger` is the plan that the verdict compares with the baseline, None without
-    one. `full_runs` has one record for each plan that was trained in full, on the confirm split; `test` has
-    those of best and baseline on the test split, if there is one. `front` holds the short runs that no other
-    short run beats on both loss and parameters.
+    `best` is the plan that is returned; `challenger` is the one that the verdict compares with the baseline,
+    None without one. `full_runs` has one record for each plan that was trained in full, on the confirm split;
+    `test` has those of best and baseline on the test split, if there is one. `front` has the short runs that
+    no other short run beats on both loss and parameters.
     """
 
     proposals: tuple[Proposal, ...]
@@ -320,7 +320,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult(Outcome):
-    """All that the report needs."""
+    """The outcome of a search with everything that its report needs."""
 
     spec: RunSpec
     setting: SearchFacts
@@ -341,7 +341,7 @@ class SearchResult(Outcome):
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSoFar:
-    """What an unfinished search has measured so far, for a report without best plan and full runs."""
+    """What an unfinished search has measured, for a report without best plan and full runs."""
 
     best: ClassVar[None] = None
     baseline: ClassVar[None] = None
@@ -359,7 +359,7 @@ class SearchSoFar:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedPlan:
-    """A plan that `train` trained in full, and what its model card says of it."""
+    """A plan that `train` trained in full, and what its model card needs."""
 
     spec: RunSpec
     setting: SearchFacts

@@ -1,4 +1,4 @@
-"""Targets of the base model, plans of adapters for them, measurements of plans, and facts of a metric."""
+"""Target modules of the base model, plans of adapters for them, measurements, and facts of a metric."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from autopeft.types.spec import DataSpec, ModelSpec, TaskSpec
 from autopeft.types.text import digest_of, to_json
 
 OptionValue = bool | int | float | str
-_LEFT_OUT = {"choices": (), "head_factor": 1.0}  # of a digest at these values, so that older ones stay
-FLOAT32_BYTES = 4  # of a number of an adapter or head, which are trained and saved in float32
+_LEFT_OUT = {"choices": (), "head_factor": 1.0}  # of a digest at these values
+FLOAT32_BYTES = 4  # of a parameter of an adapter or head, which are trained and saved in float32
 EvaluatedSplit = Literal["search", "confirm", "test"]
 OptionPairs = tuple[tuple[str, OptionValue], ...]
 
-# What a target module does in its layer.
+# The roles of target modules in their layer.
 ROLE_GROUPS: Mapping[str, Sequence[str]] = {
     "attention": ("q", "k", "v", "kv", "qkv", "pos_q", "pos_k", "o"),
     "mlp": ("gate", "up", "gate_up", "down"),
 }
-# Maps that make several of queries, keys and values at once.
+# Linear layers that compute several of queries, keys and values at once.
 FUSED_ROLES: Mapping[str, Sequence[str]] = {"kv": ("k", "v"), "qkv": ("q", "k", "v")}
-# The first number between dots is the layer's: `h.3.attn.c_attn`; later ones count experts or convolutions.
+# The first number between dots is that of the layer: `h.3.attn.c_attn`; others count experts or convolutions.
 LAYER = re.compile(r"\.(\d+)\.")
 
 
 def layer_name(target_name: str) -> str | None:
-    """Name the layer that holds a target module; None for a target module outside the numbered layers.
+    """Return the name of the layer that holds a target module; None outside the numbered layers.
 
     Example:
         >>> layer_name("bert.encoder.layer.3.attention.self.query")
@@ -51,12 +51,12 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """One place in the base model that can take an adapter.
+    """A module of the base model that an adapter can attach to.
 
     `layer` is the depth from 0, or None outside the layers (a pooler). `kind` is one of linear, conv1d, norm,
-    parameter. `copies` counts matrices of this shape, if the experts of a layer are kept in one parameter.
-    The sizes of a `quantized` map are those of its weights before quantization. `unfit_for` names the types
-    of `peft` that would go wrong here in this model, such as `LORA`.
+    parameter. `copies` counts matrices of this shape, if the experts of a layer share one parameter. The
+    sizes of a `quantized` layer are those of its weights before quantization. `unfit_for` lists the types of
+    `peft` that do not work here, such as `LORA`.
     """
 
     name: str
@@ -89,7 +89,7 @@ class Adapter:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A whole proposal. No adapters means that the task head alone is trained.
+    """Adapters, learning rates and trainer choices. Without adapters only the task head is trained.
 
     `trainable_params` does not count the task head, which trains at `head_factor` times the learning rate
     that is derived for it. `choices` are values of the user's own trainer.
@@ -103,7 +103,7 @@ class Plan:
 
     @property
     def lead_method(self) -> str | None:
-        """The method whose adapters train at the plan's learning rate itself; None without adapters."""
+        """The method with adapters that train at the plan's learning rate itself; None without adapters."""
         lead = next((a for a in self.adapters if a.rate_factor == 1.0), next(iter(self.adapters), None))
         return lead.method if lead else None
 
@@ -126,7 +126,7 @@ class Plan:
         return self.digest
 
     def __repr__(self) -> str:
-        """One line, whatever the number of adapters: methods, modules, parameters, rate and id."""
+        """Return one line, however many adapters: methods, modules, parameters, rate and id."""
         n_targets = len({adapter.target for adapter in self.adapters})
         methods = ", ".join(dict.fromkeys(adapter.method for adapter in self.adapters))
         where = f"{methods} at {n_targets} modules" if self.adapters else "no adapters"
@@ -138,7 +138,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanDocument:
-    """A plan and what it takes to repeat it: the content of `plan.yaml`.
+    """A plan and what is needed to train it again: the content of `plan.yaml`.
 
     `head_learning_rate` is that of the last layer of the task head, the plan's `head_factor` included; None
     without a head to train.
@@ -169,8 +169,8 @@ class Fidelity:
 class Status(str, Enum):
     """How a measurement ended.
 
-    DIVERGED: the loss became infinite or NaN, which is the plan's fault. OUT_OF_MEMORY: the plan
-    does not fit into this device's memory. FAIL: the run broke off for another reason, such as a full disk.
+    DIVERGED: the loss became infinite or NaN. OUT_OF_MEMORY: the plan does not fit in this device's memory.
+    FAIL: the run failed for another reason, such as a full disk.
     """
 
     COMPLETE = "COMPLETE"
@@ -180,20 +180,20 @@ class Status(str, Enum):
 
     @property
     def is_of_machine(self) -> bool:
-        """Whether the machine broke off the run; `--resume` tries it anew."""
+        """Whether the run failed because of the machine; `--resume` tries it again."""
         return self in (Status.OUT_OF_MEMORY, Status.FAIL)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One run, good or bad. If it is not complete, it has an `error` and no metric.
+    """One run of a plan. If it is not complete, it has an `error` and no metric.
 
-    `example_scores` holds one number for each evaluated example in dataset order (for accuracy 0 or 1), whose
-    mean is the metric, so that plans can be compared in pairs. Equality ignores them, since a stored result
-    lacks them. `peak_bytes` counts tensors saved for backward, gradients and optimizer state.
-    `trained_steps` counts the steps of this run alone: a full run that goes on from a short one has fewer
-    than its fidelity says. `overhead_seconds` are all other seconds: compiling and attaching the
-    plan, keeping weights, comparing the base model.
+    `example_scores` has one number for each evaluated example in dataset order (for accuracy 0 or 1). Their
+    mean is the metric, and plans are compared in pairs of them. Equality ignores them, since a stored result
+    does not have them. `peak_bytes` counts tensors saved for backward, gradients and optimizer state.
+    `trained_steps` counts the steps of this run alone: a full run that continues a short one has fewer than
+    its fidelity says. `overhead_seconds` are all other seconds: compiling and attaching the plan, saving
+    weights, comparing the base model.
     """
 
     plan: Plan
@@ -211,7 +211,7 @@ class Measurement:
 
     @property
     def reason(self) -> str:
-        """The error without its full stop, to stand within a sentence; empty without an error."""
+        """The error without its full stop, for use within a sentence; empty without an error."""
         return (self.error or "").rstrip(".")
 
     @property
@@ -227,16 +227,16 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricFacts:
-    """The facts of the metric by which plans are compared, as the fitted task gives them.
+    """The facts of the metric by which plans are compared, from the fitted task.
 
     Attributes:
-        name: What specifications call it, such as `accuracy`.
+        name: Its name in settings, such as `accuracy`.
         greater_is_better: True for accuracies and correlations, false for errors and losses.
         is_share: Whether the metric lies in [0, 1]: values are read as percent, differences as points of
             0.01. False for losses, errors and correlations, which are read in their own unit.
         score_span: Width of the range of the example scores, 1 for an accuracy; None without bounds, as for
             pseudo-values of an F1.
-        label: What people call it, such as "entity F1"; empty if they use its name.
+        label: Its name in texts, such as "entity F1"; empty if that is `name`.
     """
 
     name: str

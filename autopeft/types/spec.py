@@ -1,4 +1,4 @@
-"""What the user asks for: settings by topic, checked by pydantic, unknown keys refused."""
+"""The settings of a run by topic; pydantic checks them and refuses unknown keys."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Literal
 
 from autopeft.types.fields import SettingField, Topic, setting, settings_of
 
-MAX_SEED = 2**32 - 1  # numpy's older generators, which Optuna uses, take no larger seed
+MAX_SEED = 2**32 - 1  # the largest seed of numpy's older generators, which Optuna uses
 
-# Stands for the name of a model or dataset that was passed as an object.
+# The name of a model or dataset that was passed as an object.
 IN_MEMORY = "<in memory>"
-OWN_TRAINER = "<your trainer>"  # stands for the data of a user's trainer, which autopeft never sees
+OWN_TRAINER = "<your trainer>"  # the data of a user's trainer, which autopeft never sees
 
-# Arguments of transformers' BitsAndBytesConfig for each value of `model.quantize` but none.
+# Arguments of transformers' BitsAndBytesConfig for each value of `model.quantize` except none.
 QUANTIZED: Mapping[str, Mapping[str, bool | str]] = {
     "4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
     "8bit": {"load_in_8bit": True},
@@ -28,20 +28,20 @@ class ModelSpec(Topic):
     )
     revision: str | None = setting(None, "Revision of the hub model", "Machine")
     quantize: Literal["none", "4bit", "8bit"] = setting(
-        "none", "Load linear layers of the base model in few bits (needs the extra quantize)", "Machine"
+        "none", "Quantize the linear layers of the base model (needs the extra quantize)", "Machine"
     )
 
 
 class DataSpec(Topic):
     """The dataset and its columns; `source` None is the sample dataset.
 
-    `text_columns` are the columns of the inputs, whatever they hold: texts, tokens, a prompt, image files.
+    `text_columns` are the columns of the inputs: texts, tokens, a prompt, image files.
     """
 
     source: str | None = setting(
         None,
-        "CSV, JSONL or Parquet file, directory of these, saved dataset, or hub id (glue:sst2 for a part). "
-        "Default: the sample",
+        "CSV, JSONL or Parquet file, directory of these, saved dataset, or hub id (glue:sst2 for one of its "
+        "configurations). Default: the sample",
         "Options",
         short="data",
         min_length=1,
@@ -51,7 +51,7 @@ class DataSpec(Topic):
     )
     label_column: str | None = setting(None, "Column with the label; a,b,c for columns of 0 and 1", "Data")
     label_kind: Literal["class", "classes", "number"] | None = setting(
-        None, "What the label column holds, where its values mislead", "Data", short=None
+        None, "What the label column holds, if its values are ambiguous", "Data", short=None
     )
     group_column: str | None = setting(
         None, "Rows with equal values in this column stay in one split; intervals count these groups", "Data"
@@ -62,8 +62,8 @@ class DataSpec(Topic):
     max_examples: int | None = setting(None, "Rows of train and search together, at most", "Data", ge=1)
     max_eval_examples: int | None = setting(
         None,
-        "Examples of search, confirm and test to evaluate, at most; drawn at random. Default: what a "
-        "tenth of a full run pays, and at least so many as tell plans apart",
+        "Examples of search, confirm and test to evaluate, at most; drawn at random. Default: as many as "
+        "take a tenth of a full run, and at least as many as it takes to distinguish plans",
         "Data",
         ge=2,
     )
@@ -72,7 +72,7 @@ class DataSpec(Topic):
 class TaskSpec(Topic):
     """The task, and the length of one full training run.
 
-    `commands.defaults` derives `epochs`, `batch_size` and `max_length` if they are None; `run.yaml` holds the
+    `run.defaults` derives `epochs`, `batch_size` and `max_length` if they are None; `run.yaml` holds the
     derived values.
     """
 
@@ -92,7 +92,7 @@ class TaskSpec(Topic):
     learn: Literal["last", "answers", "all"] = setting(
         "answers",
         "What a language model learns of a chat: its last answer, all answers, or all of its text; all "
-        "takes in the prompts of completions too",
+        "includes the prompts of completions",
         "Full run",
         short=None,
     )
@@ -135,7 +135,7 @@ class BudgetSpec(Topic):
 
 
 class Extent(Topic):
-    """The search space, and the rules that end a search, whichever comes first."""
+    """The search space, and the limits that end a search, whichever comes first."""
 
     space: str = setting(
         "default",
@@ -151,7 +151,7 @@ class Extent(Topic):
     )
     trials: int | None = setting(
         None,
-        "Short runs, at most. Default: by --effort, no more than --max-time and --max-cost pay",
+        "Short runs, at most. Default: by --effort, within --max-time and --max-cost",
         "Search",
         ge=1,
     )
@@ -160,13 +160,13 @@ class Extent(Topic):
     )
     refit: Literal["auto", "on", "off"] = setting(
         "auto",
-        "Train the best plan once more on all rows, and return that adapter. auto: if more than 5 % of the "
+        "Train the best plan again on all rows, and return that adapter. auto: if more than 5 % of the "
         "rows were held out",
         "Options",
     )
     sizes: int = setting(
         1,
-        "How small can it be: so many budgets to find the best plan for, each a fifth of the one before",
+        "How small can it be: number of budgets to find the best plan for, each a fifth of the one before",
         "Options",
         ge=1,
         le=4,
@@ -211,8 +211,8 @@ class SearchSpec(Extent):
     )
     evaluate: str | None = setting(
         None,
-        "Your own function, module:function, that gets each finished adapter and its tokenizer and gives a "
-        "number or one a row, the larger the better",
+        "Your own function, module:function, that is called with each finished adapter and its tokenizer and "
+        "returns a number, or one for each row; larger is better",
         "Options",
     )
     seed: int = setting(0, "Seed of splits, proposals and training runs", "Search", ge=0, le=MAX_SEED)
@@ -221,15 +221,15 @@ class SearchSpec(Extent):
 class ExecutionSpec(Topic):
     """Where measurements run, and in which number format.
 
-    `dtype` is the format of the base model; quantized maps are only multiplied in it. What is trained is
+    `dtype` is the format of the base model, and of the products of quantized layers. What is trained is
     float32. `auto` is bfloat16 if the processor or GPU has instructions for it, float16 on NVIDIA's Volta and
     Turing.
     """
 
-    executor: str = setting("serial", "Way to run measurements", "Machine")
+    executor: str = setting("serial", "How to run measurements", "Machine")
     workers: int | None = setting(
         None,
-        "Measurements at the same time, a number or auto. Default: auto, which is 1, but for the executor "
+        "Measurements at the same time, a number or auto. Default: auto, which is 1, and for the executor "
         "process one on each GPU, or on a CPU one for every two cores, 4 at most",
         "Machine",
         form="auto",
@@ -248,21 +248,21 @@ class ExecutionSpec(Topic):
     )
     attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] | None = setting(
         None,
-        "Kernels of attention, by the names of transformers. Default: what transformers takes, mostly sdpa",
+        "Attention kernels, by their names in transformers. Default: the choice of transformers, mostly sdpa",
         "Machine",
         short="attn",
     )
     memory_bytes: int | None = setting(
         None,
-        "Memory that the device may use, weights included, such as 16GiB; on a CPU the process counts too, "
-        "about 0.6 GB of it Python libraries. Default: what it has",
+        "Memory that the device may use, weights included, such as 16GiB; on a CPU this includes about "
+        "0.6 GB of Python libraries. Default: all of it",
         "Machine",
         short="memory",
         ge=1,
     )
     micro_batch_tokens: int | None = setting(
         None,
-        "Tokens that training takes through the model at once. Default: what fits and brings speed",
+        "Tokens in one forward pass of training. Default: as many as fit and increase the speed",
         "Machine",
         ge=1,
     )
@@ -270,12 +270,12 @@ class ExecutionSpec(Topic):
         "auto", "Keep only the inputs of layers for the backward pass, which takes a third longer", "Machine"
     )
     gpu_price: float | None = setting(
-        None, "Price of the machine in an hour, in any currency, for the price of a run", "Machine", ge=0
+        None, "Price of the machine per hour, in any currency, for the price of a run", "Machine", ge=0
     )
 
 
 class OutputSpec(Topic):
-    """Where the run directory goes, and what logs the search; without `out` to a new folder in `reports/`."""
+    """The run directory, by default a new folder in `reports/`, and what logs the search."""
 
     out: str | None = setting(
         None, "Folder to write to; must be empty or absent", "Run", form="path", min_length=1
@@ -288,7 +288,7 @@ class OutputSpec(Topic):
 
 
 class RunSpec(Topic):
-    """All settings of one run: only names and numbers."""
+    """All settings of one run."""
 
     model: ModelSpec = ModelSpec()
     data: DataSpec = DataSpec()
@@ -300,12 +300,12 @@ class RunSpec(Topic):
 
     @property
     def is_in_memory(self) -> bool:
-        """Whether the model or the data were objects in memory, which no command can name."""
+        """Whether the model or the data were objects in memory, which a command cannot name."""
         return IN_MEMORY in (self.model.id, self.data.source)
 
     @property
     def has_own_trainer(self) -> bool:
-        """Whether `autopeft tune` made the run, with a trainer of the user."""
+        """Whether `autopeft tune` made the run, with a user's trainer."""
         return self.data.source == OWN_TRAINER
 
 
@@ -315,6 +315,6 @@ SHORT_NAMES: Mapping[str, SettingField] = {field.short: field for field in SETTI
 
 
 def with_setting(spec: RunSpec, name: str, value: object) -> RunSpec:
-    """Replace the value of one setting, by its dotted name."""
+    """Return a spec with another value for one setting, by its dotted name."""
     topic, _, field = name.partition(".")
     return spec.model_copy(update={topic: getattr(spec, topic).model_copy(update={field: value})})

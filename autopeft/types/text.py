@@ -1,4 +1,4 @@
-"""Records to and from JSON, and numbers and texts in the form that people read."""
+"""Conversion of records to and from JSON, and formatting of numbers and texts for people."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ Record = TypeVar("Record")
 
 
 def to_json(record: Any) -> Any:
-    """Turn a record into plain dictionaries, lists, strings and numbers."""
+    """Convert a record to plain dictionaries, lists, strings and numbers."""
     return _adapter(cast(Any, type(record))).dump_python(record, mode="json")
 
 
 def from_json(kind: type[Record], content: Any) -> Record:
-    """Restore the record that `to_json` was given; raises pydantic's ValidationError on other content."""
+    """Restore a record that `to_json` converted; raises pydantic's ValidationError on other content."""
     return cast(Record, _adapter(cast(Any, kind)).validate_python(content))
 
 
 def digest_of(content: Any) -> str:
-    """Digest JSON content to ten hexadecimal digits of its SHA-256, whatever the order of keys."""
+    """Return ten hexadecimal digits of the SHA-256 of JSON content; the order of keys does not matter."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def rate(value: float) -> str:
-    """Write a learning rate with two digits, and with an exponent below 0.1 and from 1,000 on."""
+    """Format a learning rate with two digits, and with an exponent below 0.1 and from 1,000 on."""
     rounded = f"{value:.1e}"
     if value == 0 or 0.1 <= abs(float(rounded)) < 1000:
         return f"{float(rounded):g}"
@@ -42,7 +42,7 @@ def rate(value: float) -> str:
 
 
 def minus(text: str) -> str:
-    """Put a minus sign in place of a number's hyphen.
+    """Replace the hyphen of a number by a minus sign.
 
     Example:
         >>> minus("-0.4"), minus("0.4")
@@ -74,7 +74,7 @@ def listed(names: Sequence[str], most: int = 4) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Write a count with its noun, in the plural unless the count is one.
+    """Format a count with its noun, in the plural unless the count is one.
 
     Example:
         >>> counted(1, "train row"), counted(2000, "train row")
@@ -84,7 +84,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def path_at_home(source: str | Path) -> Path:
-    """Replace `~` by the home folder; it stays if the system knows no such home, as in some cgroups."""
+    """Replace `~` by the home folder; it stays if the system has no such home, as in some containers."""
     return Path(os.path.expanduser(source))  # noqa: PTH111 - Path.expanduser would raise RuntimeError
 
 
@@ -94,7 +94,9 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def rate_position(learning_rate: float, bounds: tuple[float, float]) -> float | None:
-    """Locate a rate in a range on a logarithmic scale, 0 to 1; None for a rate of 0 or a range of one rate.
+    """Return the place of a rate in a range on a logarithmic scale, 0 to 1.
+
+    None for a rate of 0 or a range of one rate.
 
     Example:
         >>> rate_position(1e-3, (1e-4, 1e-2)), rate_position(1e-3, (1e-3, 1e-3))

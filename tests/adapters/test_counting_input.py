@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from autopeft.cli.app import app
 from autopeft.commands import count
-from autopeft.store import seal_folder, write_plan
+from autopeft.store import write_plan
 from autopeft.types import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
 
 
@@ -84,11 +84,6 @@ def test_config_for_a_task_that_the_model_has_not_is_refused(tmp_path):
 
 def test_folder_without_a_plan_or_an_adapter_is_refused(tmp_path):
     refused(run(tmp_path), 2, "plan.yaml", "adapter_config.json")
-
-
-def test_sealed_config_that_was_edited_is_refused(tiny_llama, tmp_path):
-    seal_folder(write_config(tmp_path, LORA))
-    refused(run(write_config(tmp_path, {**LORA, "r": 5}), "--model", tiny_llama), 2, "was edited")
 
 
 @pytest.mark.parametrize("name", [None, ""])

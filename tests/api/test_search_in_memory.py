@@ -132,11 +132,11 @@ def test_a_model_that_was_trained_in_memory_is_not_taken_for_its_checkpoint(trai
 def test_adapters_of_a_trained_model_are_not_put_on_another(trained_run, data_dir):
     module, folder, result = trained_run
     fresh = AutoModelForSequenceClassification.from_pretrained(folder / "model", num_labels=2)
-    with pytest.raises(ModelError, match=r"was trained on another base model \(other weights"):
+    with pytest.raises(ModelError, match="other weights"):
         result.load(fresh)
     arguments = ["verify", str(folder / "run"), "--model", str(folder / "model"), "--data", str(data_dir)]
     refused = CliRunner().invoke(app, arguments)
-    assert refused.exit_code == 2 and "was trained on another base model" in " ".join(refused.output.split())
+    assert refused.exit_code == 2 and "with other weights" in " ".join(refused.output.split())
     with pytest.raises(ModelError, match=r"pass a transformers model"):
         result.load("a/name")
     copied = copy.deepcopy(module)

@@ -15,7 +15,7 @@ from toys.counting import tiny_config
 from toys.exports import answer, export, logits_of, refused, served, shake, trained, vllm
 
 from autopeft.exports import write_adapter
-from autopeft.store import seal_folder, write_plan
+from autopeft.store import write_plan
 from autopeft.types import ModelSpec, PlanDocument, RunSpec
 
 
@@ -149,7 +149,6 @@ def run_dir(bert, make_plan, model_dir, tmp_path):
     (tmp_path / "run" / "run.yaml").write_text("{}\n", encoding="utf-8")
     toy = trained(bert, plan, best / "weights")
     (best / "weights" / "training.json").write_text('{"seed": 0}\n', encoding="utf-8")
-    seal_folder(best / "weights")
     write_adapter(replace(toy.source, weights=()), best / "adapters")
     return tmp_path / "run", toy
 

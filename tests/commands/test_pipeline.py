@@ -17,11 +17,8 @@ from toys.specs import run_spec
 
 from autopeft import commands
 from autopeft.errors import RunDirError, SpecError
-from autopeft.model import BaseModel
-from autopeft.run.prepare import prepare
 from autopeft.run.progress import Lines
 from autopeft.run.reporting import render
-from autopeft.run.state import loaded_facts, read_state
 from autopeft.store import RunDir, read_plan
 from autopeft.train import pausing
 from autopeft.types import RunSpec
@@ -216,7 +213,7 @@ def test_a_search_that_is_stopped_again_and_again_gives_the_same_answer(
     [
         ({"trials": 99}, "search.trials", "was 8 and cannot become 99"),
         ({"budget": "1%"}, "budget.requested", "was 5% and cannot become 1%"),
-        ({"max_time": 60.0}, "search.max_time_seconds", "was not set and cannot become 60"),
+        ({"max_time": 60.0}, "search.max_time_seconds", "was None and cannot become 60"),
     ],
 )
 def test_a_finished_run_refuses_other_settings(run: Path, settings: Any, name: str, words: str) -> None:
@@ -234,28 +231,6 @@ def test_a_finished_run_says_that_it_is_and_gives_its_result(
     assert f"{out} is finished; for other settings start a new one" in caplog.text
     assert result.verdict == RunDir.open(run).load_result().verdict
     assert rows_of(out) == rows_of(run)
-
-
-def test_serial_search_reads_all_weights_at_its_start_and_at_its_end_alone(
-    model_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    digests: list[str] = []
-
-    read = BaseModel.weight_digests
-
-    def weight_digests(base: BaseModel) -> dict[str, dict[str, str]]:
-        digests.append(json.dumps(read(base)))
-        return read(base)
-
-    monkeypatch.setattr(BaseModel, "weight_digests", weight_digests)
-    spec = spec_for(model_dir, data_dir, tmp_path / "run", effort="quick", max_steps=4)
-    _, path = commands.run_search(spec, progress=Lines())
-    assert len(digests) == 2
-    assert len(set(digests)) == 1
-    state = read_state(RunDir.open(path))
-    facts = loaded_facts(prepare(spec), weights=state.weights)  # as for workers
-    assert facts == {name: state.start[name] for name in facts}
-    assert len(digests) == 2
 
 
 def test_report_renders_again_to_the_same_text(run: Path) -> None:

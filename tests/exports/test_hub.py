@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import re
-import shutil
 from dataclasses import replace
 
 import huggingface_hub
@@ -118,11 +116,9 @@ def test_a_run_is_loaded_into_its_own_base_model_alone(run, model_dir):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         other = AutoModelForSequenceClassification.from_config(own.config)
-    with pytest.raises(ModelError, match=r"weights was trained on another base model \(other weights"):
+    with pytest.raises(ModelError, match="other weights"):
         result.load(other)
     rounded = copy.deepcopy(own).bfloat16()
-    with pytest.raises(ModelError, match="other weights"):
-        result.load(copy.deepcopy(rounded).float())
     assert result.load(rounded) is not None  # the same model in half the bits
     assert result.load(own) is not None
 
@@ -162,21 +158,6 @@ def test_push_uploads_the_folder_with_a_base_model_that_others_have(run, hub):
     assert 'from_pretrained(base_model, "me/new")' in card and "base_model: org/tiny-bert" in card
     assert str(run.parent) not in card
     assert hub.private["me/new"] is True
-
-
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "tokenizer.json"])
-def test_push_refuses_edited_files_and_renews_the_checksum_of_its_config_alone(run, hub, tmp_path, name):
-    flags = ("me/new", "--base-model", "org/tiny-bert")
-    assert push(run, *flags).exit_code == 0
-    before = json.loads((run / "best/weights/checksums.json").read_text())
-    pushed = json.loads(hub.repositories["me/new"]["checksums.json"])
-    assert [key for key in before if before[key] != pushed[key]] == ["adapter_config.json"]
-    for key, digest in pushed.items():
-        assert hashlib.sha256(hub.repositories["me/new"][key]).hexdigest() == digest
-    copy = shutil.copytree(run, tmp_path / "run")
-    path = copy / "best/weights" / name
-    path.write_bytes(path.read_bytes() + b" ")
-    refused(push(copy, *flags, "--dry-run"), 2, name, "is damaged or was edited", "save elsewhere")
 
 
 def test_repository_that_exists_is_overwritten_only_on_request(run, hub):

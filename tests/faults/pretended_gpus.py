@@ -1,11 +1,11 @@
-"""Runs one command of autopeft on two pretended GPUs, whose tensors are computed on the CPU and do not mix.
+"""Runs one command of autopeft on two pretended GPUs: tensors are computed on the CPU and do not mix.
 
     LD_PRELOAD=pretended_gpus.so python tests/faults/pretended_gpus.py search --device balanced …
 
 A tensor of `cuda:1` holds one of the CPU. As true GPUs do, an operation refuses tensors of two devices, and
-each GPU draws random numbers of its own. What torch.cuda says is made up: 80 GiB, bfloat16. So numbers are
-true and wrong devices show; kernels, memory, time and formats of few bits do not. A torch for CPUs lacks the
-device itself, which `pretended_gpus.cpp` brings. The last line counts the operations of each GPU.
+each GPU draws random numbers of its own. The answers of torch.cuda are made up: 80 GiB, bfloat16. So numbers
+are true and wrong devices show; kernels, memory, time and quantized formats do not. A torch for CPUs has no
+such device, which `pretended_gpus.cpp` adds. The last line counts the operations of each GPU.
 """
 
 from __future__ import annotations

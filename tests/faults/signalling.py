@@ -2,7 +2,7 @@
 
     PYTHONPATH=.:tests python tests/faults/signalling.py OUT.csv [--rounds 10] [--kinds serial …]
 
-Each run is a fork of this process, which has imported everything; only worker processes import anew. Moments
+Each run is a fork of this process, which has imported everything; only worker processes import again. Moments
 are drawn uniformly over the processor time of an undisturbed run, with worker processes over its wall-clock
 time; every third run is ended once more while it resumes. A row has signal, kind, index, the exit codes, and
 what differs from the undisturbed run: rows, answer, weights, measurements made twice, processes left running.

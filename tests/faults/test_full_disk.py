@@ -1,6 +1,6 @@
-"""A disk that fills up: one sentence, and a run that is equal to the unbroken one once there is room again.
+"""A disk that fills up: an error, and after it is freed a run equal to the unbroken one.
 
-A limit on the size of a file stands for the disk: writing beyond it fails as on a full one.
+A limit on the size of a file simulates the disk: writing beyond it fails as on a full one.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def finish(spec):
 
 # Too small for scores, study, log of measurements, and the report.
 @pytest.mark.parametrize("n_bytes", [60_000, *at_night(2_000, 90_000, 110_000)])
-def test_a_full_disk_is_said_and_costs_nothing(small_spec, finished, tmp_path, n_bytes):
+def test_a_full_disk_is_reported_and_costs_nothing(small_spec, finished, tmp_path, n_bytes):
     out = tmp_path / "run"
     spec = small_spec(out, methods="ia3,lora")
     with (
@@ -91,7 +91,7 @@ def test_a_full_disk_is_said_and_costs_nothing(small_spec, finished, tmp_path, n
 
 @can_mount
 @pytest.mark.parametrize("n_kilobytes", [200, *at_night(40, 120)])
-def test_a_small_disk_is_said_and_costs_nothing(small_spec, finished, disk, n_kilobytes):
+def test_a_small_disk_is_reported_and_costs_nothing(small_spec, finished, disk, n_kilobytes):
     folder, change = disk
     change(f"size={n_kilobytes}k")
     spec = small_spec(folder / "run", methods="ia3,lora")
@@ -103,7 +103,7 @@ def test_a_small_disk_is_said_and_costs_nothing(small_spec, finished, disk, n_ki
 
 
 @can_mount
-def test_a_read_only_disk_is_said_and_the_run_goes_on_elsewhere(small_spec, finished, disk):
+def test_a_read_only_disk_is_reported_and_the_run_can_be_resumed(small_spec, finished, disk):
     folder, change = disk
     run = shutil.copytree(finished, folder / "run")
     change("ro")
@@ -124,7 +124,7 @@ def test_a_read_only_disk_is_said_and_the_run_goes_on_elsewhere(small_spec, fini
         *at_night(("replace", errno.ENOSPC, 2), ("replace", errno.ENOSPC, 9)),
     ],
 )
-def test_a_disk_that_fails_is_said_and_costs_nothing(
+def test_a_disk_that_fails_is_reported_and_costs_nothing(
     small_spec, finished, tmp_path, monkeypatch, name, number, n_good
 ):
     spec, whole, n_calls = (

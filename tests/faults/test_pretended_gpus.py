@@ -92,7 +92,7 @@ def test_a_search_on_two_gpus_has_the_numbers_of_one_and_its_merged_model_is_ver
     on_gpus(f"verify merged-{name} --run two-{name}")
 
 
-def test_dropout_repeats_on_each_gpu_with_checkpointing_and_in_a_full_run_that_goes_on(on_gpus):
+def test_dropout_repeats_on_each_gpu_with_checkpointing_and_in_a_continued_full_run(on_gpus):
     """A layer is computed again with its masks, and `train` from the start ends where the search ended."""
     for kind in ("on", "off"):
         on_gpus(f"{WRITING} --model gpt2 --device balanced --checkpointing {kind} --out checkpointing-{kind}")

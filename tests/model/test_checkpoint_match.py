@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, BertModel
 
-from autopeft.model.weight_comparison import difference_from_checkpoint, lacking_in_checkpoint
+from autopeft.model.weight_comparison import compare_with_checkpoint
 
-HEAD = ("classifier",)
+SAME = (frozenset[str](), None)
 
 
 def loaded(folder: Path) -> BertForSequenceClassification:
@@ -20,17 +20,21 @@ def loaded(folder: Path) -> BertForSequenceClassification:
     return model
 
 
+def compared(model: BertForSequenceClassification, source: Path | str) -> tuple[frozenset[str], str | None]:
+    return compare_with_checkpoint(model, str(source), exclude=("classifier",))
+
+
 def test_a_model_as_it_was_loaded_has_no_difference_however_its_files_are_cut(
     model_dir: Path, tmp_path: Path
 ) -> None:
     model = loaded(model_dir)
-    assert difference_from_checkpoint(model, str(model_dir), exclude=HEAD) is None
+    assert compared(model, model_dir) == SAME
     model.save_pretrained(tmp_path / "shards", max_shard_size="5KB")
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 2
-    assert difference_from_checkpoint(model, str(tmp_path / "shards"), exclude=HEAD) is None
+    assert compared(model, tmp_path / "shards") == SAME
     with torch.no_grad():
-        model.classifier.weight.add_(1)  # the head is drawn anew by each load
-    assert difference_from_checkpoint(model, str(tmp_path / "shards"), exclude=HEAD) is None
+        model.classifier.weight.add_(1)  # each load draws the head
+    assert compared(model, tmp_path / "shards") == SAME
 
 
 def test_a_checkpoint_of_the_encoder_alone_or_in_bfloat16_is_the_same_model(
@@ -38,8 +42,8 @@ def test_a_checkpoint_of_the_encoder_alone_or_in_bfloat16_is_the_same_model(
 ) -> None:
     BertModel.from_pretrained(model_dir, dtype=torch.bfloat16).save_pretrained(tmp_path)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype=torch.float32)
-    assert difference_from_checkpoint(model, str(tmp_path), exclude=HEAD) is None
-    assert difference_from_checkpoint(loaded(model_dir), str(tmp_path), exclude=HEAD) is not None
+    assert compared(model, tmp_path) == SAME
+    assert compared(loaded(model_dir), tmp_path) != SAME
 
 
 def test_one_changed_number_is_a_difference(model_dir: Path) -> None:
@@ -47,41 +51,34 @@ def test_one_changed_number_is_a_difference(model_dir: Path) -> None:
     name = "bert.encoder.layer.1.attention.self.value.weight"
     with torch.no_grad():
         model.get_parameter(name)[3, 4] += 1e-6
-    assert difference_from_checkpoint(model, str(model_dir), exclude=HEAD) == name
+    assert compared(model, model_dir) == (frozenset(), name)
 
 
-def test_what_the_checkpoint_lacks_is_a_difference(model_dir: Path, tmp_path: Path) -> None:
-    encoder = BertModel.from_pretrained(model_dir, add_pooling_layer=False)
-    encoder.save_pretrained(tmp_path)
+def test_parameters_that_the_checkpoint_does_not_have_are_listed(model_dir: Path, tmp_path: Path) -> None:
+    BertModel.from_pretrained(model_dir, add_pooling_layer=False).save_pretrained(tmp_path)
     model = loaded(tmp_path)
-    assert difference_from_checkpoint(model, str(tmp_path), exclude=HEAD) == "bert.pooler.dense.weight"
-    pooler = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
-    assert lacking_in_checkpoint(model, str(tmp_path), exclude=HEAD) == pooler
-    assert lacking_in_checkpoint(model, str(model_dir), exclude=HEAD) == frozenset()
-    assert lacking_in_checkpoint(model, "some/id", exclude=HEAD) == frozenset()
+    assert compared(model, tmp_path) == ({"bert.pooler.dense.weight", "bert.pooler.dense.bias"}, None)
     model.bert.pooler = None
-    assert difference_from_checkpoint(model, str(tmp_path), exclude=HEAD) is None
+    assert compared(model, tmp_path) == SAME
 
 
-@pytest.mark.parametrize("source", ["BertForSequenceClassification", "some/id", "a/b/c", "gone\0"])
+def test_a_trained_model_has_no_random_parameters(model_dir: Path, tmp_path: Path) -> None:
+    BertModel.from_pretrained(model_dir, add_pooling_layer=False).save_pretrained(tmp_path)
+    model, name = loaded(tmp_path), "bert.embeddings.word_embeddings.weight"
+    with torch.no_grad():
+        model.get_parameter(name)[2, 2] += 1
+    assert compared(model, tmp_path) == (frozenset(), name)
+
+
+@pytest.mark.parametrize("source", ["BertForSequenceClassification", "some/id", "a/b/c"])
 def test_a_checkpoint_that_is_not_here_shows_no_difference(model_dir: Path, source: str) -> None:
-    assert difference_from_checkpoint(loaded(model_dir), source, exclude=HEAD) is None
+    assert compared(loaded(model_dir), source) == SAME
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json"])
 def test_a_damaged_file_shows_no_difference(model_dir: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"{}")
-    assert difference_from_checkpoint(loaded(model_dir), str(tmp_path), exclude=HEAD) is None
-
-
-def test_checkpoints_in_the_older_format_are_read(model_dir: Path, tmp_path: Path) -> None:
-    model = loaded(model_dir)
-    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    assert difference_from_checkpoint(model, str(tmp_path), exclude=HEAD) is None
-    with torch.no_grad():
-        model.bert.embeddings.word_embeddings.weight[2, 2] += 1
-    name = "bert.embeddings.word_embeddings.weight"
-    assert difference_from_checkpoint(model, str(tmp_path), exclude=HEAD) == name
+    assert compared(loaded(model_dir), tmp_path) == SAME
 
 
 def test_layers_whose_tensors_have_other_names_in_the_file_show_no_difference(
@@ -91,4 +88,4 @@ def test_layers_whose_tensors_have_other_names_in_the_file_show_no_difference(
     model = loaded(model_dir)
     renamed = {key.replace("attention.self.query", "att.q"): v for key, v in model.state_dict().items()}
     save_file({key: value.contiguous() for key, value in renamed.items()}, tmp_path / "model.safetensors")
-    assert difference_from_checkpoint(model, str(tmp_path), exclude=HEAD) is None
+    assert compared(model, tmp_path) == SAME

@@ -363,10 +363,3 @@ def test_a_small_loss_keeps_its_digits(value, error, shown):
 def test_a_difference_is_not_written_as_zero(gain):
     text = difference(gain, True, signed=False)
     assert float(text.removesuffix(" points")) == pytest.approx(100 * gain, abs=0.05 if gain > 5e-4 else 5e-3)
-
-
-@pytest.mark.parametrize("render", BOTH)
-def test_control_characters_of_names_are_in_no_report(result, render):
-    setting = replace(result.setting, base_model="base\x1b]0;title\x07", label_names=("\x9b31m", "b"))
-    text = render(replace(result, setting=setting), words=WORDS)
-    assert not any((ord(letter) < 32 and letter not in "\n\t") or 127 <= ord(letter) < 160 for letter in text)

@@ -101,7 +101,7 @@ def test_a_page_is_written_at_once_and_then_in_a_hundredth_of_the_time(tmp_path,
         now[0] += 0.05
 
     monkeypatch.setattr(live.report, "write_so_far", write)
-    monkeypatch.setattr(live, "write_checked", lambda *_: None)
+    monkeypatch.setattr(live, "write_record", lambda *_: None)
     page = live.LivePage(RunDir(tmp_path), so_far, Lines(), clock=lambda: now[0])
     runs = SimpleNamespace(measured={(m.plan, m.fidelity): m for m in result.measurements})
     page.watch(SimpleNamespace(proposals=list(result.proposals), runs=runs))

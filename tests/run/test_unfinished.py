@@ -104,14 +104,14 @@ def test_a_stopped_training_goes_on_to_the_bytes_of_an_unbroken_one(plan_file, t
 def test_what_is_resumed_is_the_same_training(plan_file, data_dir, tmp_path, stop_at):
     out = tmp_path / "adapter"
     stopped(plan_file, out, stop_at)
-    with pytest.raises(RunDirError, match="seed 0, now it is 5"):
+    with pytest.raises(RunDirError, match="seed was 0 and is now 5"):
         commands.train_plan(plan_file, out=out, resume=True, seed=5)
     other = tmp_path / "data"
     other.mkdir()
     for path in data_dir.glob("*.csv"):
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         (other / path.name).write_text("".join(lines[:-1]), encoding="utf-8")
-    with pytest.raises(RunDirError, match=r"was trained with data_fingerprint \w+, now .* \(other rows, "):
+    with pytest.raises(RunDirError, match="data_fingerprint was"):
         commands.train_plan(plan_file, out=out, resume=True, overrides={"data.source": str(other)})
     assert commands.train_plan(plan_file, out=out, resume=True).folder == out  # neither has changed it
 

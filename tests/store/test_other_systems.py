@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shlex
-import stat
 import subprocess
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from autopeft import space
 from autopeft.errors import RunDirError
-from autopeft.store import (
-    checksums,
-    files,
-    parse_yaml,
-    read_yaml,
-    replace_folder,
-    require_unchanged,
-    seal_folder,
-)
+from autopeft.store import files, parse_yaml, read_yaml, replace_folder
 from autopeft.types import RunSpec, TaskSpec, commands, python_words
-
-
-@pytest.mark.parametrize("mode", ["rb", "r+b"])
-def test_folders_are_sealed_by_files_that_may_be_written_too(mode, tmp_path, monkeypatch):
-    """Windows syncs no file that was opened to be read."""
-    (tmp_path / "adapter_model.safetensors").write_bytes(b"1234")
-    monkeypatch.setattr(checksums, "_SYNCED", mode)
-    seal_folder(tmp_path)
-    require_unchanged(tmp_path)
-    assert (tmp_path / "adapter_model.safetensors").read_bytes() == b"1234"
 
 
 @pytest.mark.parametrize("word", ["reports\\x-2026", "C:\\my runs\\a", "plain", 'say "hi"'])
@@ -44,7 +23,7 @@ def test_words_of_commands_are_quoted_as_the_system_s_shell_reads_them(word, mon
     assert "'" not in commands.quoted(word)
 
 
-def test_the_command_that_goes_on_names_what_runs_only_if_the_user_names_it():
+def test_the_resume_command_names_what_runs_only_if_the_user_names_it():
     def command(metric):
         task = TaskSpec(name="text-generation", metric=metric)
         return commands.resume_command(RunSpec(task=task), Path("a"))
@@ -99,21 +78,6 @@ def test_a_best_folder_that_is_open_stays_whole(tmp_path, monkeypatch):
     replace_folder(fresh, old)
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
     assert (old / "plan.yaml").read_text() == "new"
-
-
-@pytest.mark.parametrize(("number", "is_refused"), [(errno.EINVAL, False), (errno.EIO, True)])
-def test_a_file_system_that_syncs_no_folders_takes_files(number, is_refused, tmp_path, monkeypatch):
-    fsync = os.fsync
-
-    def sync_files_alone(handle):
-        if stat.S_ISDIR(os.fstat(handle).st_mode):
-            raise OSError(number, os.strerror(number))
-        fsync(handle)
-
-    monkeypatch.setattr(os, "fsync", sync_files_alone)
-    with pytest.raises(RunDirError) if is_refused else nullcontext():
-        files.write_text(tmp_path / "a.txt", "one")
-    assert (tmp_path / "a.txt").read_text() == "one"
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8", "utf-8-sig"])

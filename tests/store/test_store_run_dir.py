@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from autopeft.errors import RunDirError
-from autopeft.store import STATE, RunDir, resolve_settings, write_checked
+from autopeft.store import STATE, RunDir, resolve_settings, write_record
 from autopeft.store.study_file import study_file
 from autopeft.types import (
     Budget,
@@ -52,13 +51,13 @@ def run(tmp_path):
 
 def test_a_folder_that_holds_files_is_refused_without_resume(tmp_path):
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(RunDirError, match=r"already holds files\. Pass another --out"):
+    with pytest.raises(RunDirError, match="already holds files"):
         RunDir.create(tmp_path, resume=False)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_the_folder_of_a_run_is_refused_with_the_advice_to_resume_it(run):
-    with pytest.raises(RunDirError, match=r"already holds files\. Pass --resume .*or another --out"):
+    with pytest.raises(RunDirError, match="--resume"):
         RunDir.create(run.path, resume=False)
 
 
@@ -72,31 +71,24 @@ def test_a_folder_that_is_empty_for_people_is_used_and_left_as_it_was(name, tmp_
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "kept")]
 
 
-def test_a_folder_that_is_no_run_is_not_resumed(tmp_path):
+def test_a_folder_that_is_not_a_run_is_not_resumed(tmp_path):
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(RunDirError, match=r"is not the folder of a run: it has no run\.yaml"):
+    with pytest.raises(RunDirError, match=r"run\.yaml"):
         RunDir.create(tmp_path, resume=True)
-    with pytest.raises(RunDirError, match=r"is not the folder of a run: it has no run\.yaml"):
+    with pytest.raises(RunDirError, match=r"run\.yaml"):
         RunDir.open(tmp_path / "none")
 
 
 def test_a_path_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(RunDirError, match=r"file is a file, and a run needs a folder; pass another --out"):
+    with pytest.raises(RunDirError, match="is a file"):
         RunDir.create(tmp_path / "file", resume=False)
-    with pytest.raises(RunDirError, match=r"cannot be written: .*pass another --out"):
+    with pytest.raises(RunDirError, match="cannot be written"):
         RunDir.create(tmp_path / "file" / "run", resume=False)
 
 
-def test_a_link_to_nothing_is_refused(tmp_path):
-    (tmp_path / "link").symlink_to(tmp_path / "gone")
-    for refuse in (RunDir.check, lambda path: RunDir.create(path, resume=False)):
-        with pytest.raises(RunDirError, match=r"link is a link to .*gone, which does not exist"):
-            refuse(tmp_path / "link")
-
-
 def test_a_run_held_in_this_process_is_in_use(run):
-    with pytest.raises(RunDirError, match="is in use by another process"):
+    with pytest.raises(RunDirError, match="in use"):
         RunDir.create(run.path, resume=True)
 
 
@@ -110,7 +102,7 @@ def test_a_run_held_by_another_process_is_in_use(tmp_path):
     command = [sys.executable, "-c", code, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(RunDirError, match="is in use by another process"):
+        with pytest.raises(RunDirError, match="in use"):
             RunDir.create(path, resume=True)
         holder.kill()  # a killed process leaves no lock behind
         holder.wait()
@@ -131,7 +123,7 @@ def test_settings_repeat_the_run_elsewhere(run):
     assert run.read_spec().budget.requested == "113000"
 
 
-def test_a_run_that_trained_nothing_is_taken_back(tmp_path):
+def test_the_folder_of_a_run_that_trained_nothing_is_removed(tmp_path):
     run = RunDir.create(tmp_path / "a" / "b", resume=False)
     run.write_spec(RunSpec())
     run.state.mkdir()
@@ -139,7 +131,7 @@ def test_a_run_that_trained_nothing_is_taken_back(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_of_somebody_else_survives_the_taking_back(run):
+def test_a_file_of_somebody_else_is_not_removed(run):
     (run.path / "notes.txt").touch()
     run.discard()
     assert [path.name for path in run.path.iterdir()] == ["notes.txt"]
@@ -148,7 +140,7 @@ def test_a_file_of_somebody_else_survives_the_taking_back(run):
 @pytest.mark.parametrize(("scores", "is_kept"), [(None, False), ([{"name": "gradient"}], True)])
 def test_a_run_is_kept_once_the_sensitivity_is_measured(scores, is_kept, tmp_path):
     run = RunDir.create(tmp_path / "run", resume=False)
-    write_checked(run.state / STATE, {"start": {}, "scores": scores})
+    write_record(run.state / STATE, {"start": {}, "scores": scores})
     run.write_spec(RunSpec())
     run.discard()
     assert (run.path / "run.yaml").exists() == is_kept
@@ -205,10 +197,10 @@ def test_a_damaged_line_in_the_middle_is_skipped(run, caplog, damage):
     lines[1] = lines[1].replace(b"2.1", b"2." + damage)
     log.write_bytes(b"".join(lines))
     assert seeds_in(run) == [1, 3]
-    assert "line 2 is damaged; it will be measured again" in caplog.text
+    assert "line 2 is damaged" in caplog.text
 
 
-def test_a_new_study_takes_the_place_of_the_old_one_and_is_one_file(run):
+def test_a_new_study_replaces_the_old_one_and_is_one_file(run):
     import optuna
 
     (run.path / "study.sqlite").write_text("not a database" * 100)
@@ -222,12 +214,12 @@ def test_a_new_study_takes_the_place_of_the_old_one_and_is_one_file(run):
 
 
 @pytest.mark.parametrize("reason", ["database or disk is full", "disk I/O error"])
-def test_a_full_disk_under_a_new_study_is_told_as_one(run, monkeypatch, reason):
+def test_a_full_disk_under_a_new_study_is_reported(run, monkeypatch, reason):
     def fail(*_, **__):
         raise sqlite3.OperationalError(reason)
 
     monkeypatch.setattr("autopeft.store.study_file._connect", fail)
-    full = pytest.raises(RunDirError, match=rf"study\.sqlite cannot be written \(.*{reason}\)\. What was")
+    full = pytest.raises(RunDirError, match=reason)
     with full, study_file(run.path / "study.sqlite") as storage:
         storage()
 
@@ -273,10 +265,8 @@ def test_a_result_comes_back_without_scores_of_examples(run):
     assert RunDir.open(run.path).load_result() == saved
 
 
-def test_a_run_without_a_result_says_how_to_go_on(run):
-    with pytest.raises(
-        RunDirError, match=r"has not finished; go on with `autopeft search --resume --out .*run`"
-    ):
+def test_a_run_without_a_result_says_how_to_resume_it(run):
+    with pytest.raises(RunDirError, match="search --resume --out"):
         run.load_result()
 
 
@@ -288,12 +278,12 @@ def test_a_result_that_is_damaged_is_refused(run):
 
 
 @pytest.mark.parametrize("names", [(".lock",), ("state/state.json",)])
-def test_a_run_killed_before_its_settings_were_written_starts_afresh(tmp_path, names):
+def test_a_run_killed_before_its_settings_were_written_starts_again(tmp_path, names):
     path = tmp_path / "run"
     for name in (*names, ".run.yaml.0123abcd.tmp"):
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).touch()
-    with pytest.raises(RunDirError, match=r"it has no run\.yaml\. Start it without --resume"):
+    with pytest.raises(RunDirError, match="without --resume"):
         RunDir.create(path, resume=True)
     with RunDir.create(path, resume=False):
         assert [entry.name for entry in path.rglob("*")] == [".lock"]
@@ -313,51 +303,3 @@ def test_files_of_killed_writers_are_swept_on_open_and_others_are_not(run):
     with RunDir.create(run.path, resume=True):
         assert [path.exists() for path in (*kept, *swept)] == [True, True, False, False, False]
         assert not swept[2].parent.exists()
-
-
-@pytest.mark.parametrize("name", ["best.new", "state", "state/weights", "state/measurements.jsonl", ".lock"])
-def test_a_link_in_a_run_directory_is_refused_and_its_target_kept(run, tmp_path, name):
-    run.close()
-    target = tmp_path / "victim"
-    target.write_text("mine") if name.endswith(("jsonl", "lock")) else target.mkdir()
-    path = run.path / name
-    path.parent.mkdir(exist_ok=True)
-    path.unlink(missing_ok=True)
-    path.symlink_to(target)
-    for use in (lambda: RunDir.create(run.path, resume=True), lambda: RunDir.open(run.path)):
-        with pytest.raises(RunDirError, match=f"{name} is a link; a run directory holds none"):
-            use()
-    assert target.is_dir() or target.read_text() == "mine"
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
-def test_a_pipe_in_a_run_directory_is_refused(run):
-    run.close()
-    os.mkfifo(run.path / "rungs.json")
-    for use in (lambda: RunDir.create(run.path, resume=True), lambda: RunDir.open(run.path)):
-        with pytest.raises(RunDirError, match=r"rungs\.json is neither file nor folder"):
-            use()
-
-
-def test_a_file_with_two_names_is_read_and_not_written(run, tmp_path):
-    run.close()
-    victim = tmp_path / "victim.txt"
-    victim.write_text("mine")
-    (run.path / "state").mkdir(exist_ok=True)
-    (run.path / "state" / "measurements.jsonl").unlink(missing_ok=True)
-    os.link(victim, run.path / "state" / "measurements.jsonl")
-    assert RunDir.open(run.path).path == run.path
-    with pytest.raises(RunDirError, match=r"measurements\.jsonl is a file with 2 names \(hard links\)"):
-        RunDir.create(run.path, resume=True)
-    assert victim.read_text() == "mine"
-
-
-def test_a_run_without_its_state_says_what_is_left(run):
-    run.close()
-    run.best.mkdir(exist_ok=True)
-    (run.best / "plan.yaml").write_text("a: plan")
-    shutil.rmtree(run.state, ignore_errors=True)
-    with pytest.raises(
-        RunDirError, match=r"state is gone, .*`verify` still take .*weights, and `train` takes"
-    ):
-        RunDir.open(run.path).load_result()

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import pickle
-from dataclasses import FrozenInstanceError
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -66,10 +65,6 @@ def through_text(record: Any) -> Any:
 
 
 # To and from JSON.
-
-
-def test_the_result_of_a_search_is_among_the_records() -> None:
-    assert {"SearchResult", "Plan", "Measurement", "PlanDocument"} <= KINDS.keys()
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
@@ -144,11 +139,6 @@ def test_every_part_of_a_plan_moves_its_digest(change: dict[str, Any]) -> None:
     assert other.digest != PLAN.digest
 
 
-def test_hash_of_a_plan_looks_at_none_of_its_adapters() -> None:
-    of_lists = dataclasses.replace(PLAN, adapters=([],))  # a list has no hash
-    assert hash(of_lists) == hash(dataclasses.replace(of_lists))
-
-
 def test_a_plan_that_knows_its_digest_is_stored_and_sent_as_before() -> None:
     fresh, used = (from_json(Plan, to_json(PLAN)) for _ in range(2))
     assert used.digest is used.digest  # computed once
@@ -162,16 +152,6 @@ def test_a_digest_is_the_start_of_the_sha256_of_sorted_json() -> None:
     assert digest_of({"b": None, "a": [1, "é"]}) == digest_of({"a": [1, "é"], "b": None}) == expected
 
 
-# Frozen.
-
-
-def test_records_cannot_change() -> None:
-    for kind in KINDS.values():
-        record, name = object.__new__(kind), dataclasses.fields(kind)[0].name
-        with pytest.raises(FrozenInstanceError, match=name):
-            setattr(record, name, None)
-
-
 @given(records_of(Measurement))
 def test_a_plan_and_a_measurement_are_dictionary_keys(measurement: Measurement) -> None:
     counts = {(measurement.plan, measurement.fidelity): 1, measurement: 2}
@@ -179,47 +159,13 @@ def test_a_plan_and_a_measurement_are_dictionary_keys(measurement: Measurement) 
     assert (counts[again.plan, again.fidelity], counts[again]) == (1, 2)
 
 
-def test_records_take_keywords_alone() -> None:
-    for kind in KINDS.values():
-        with pytest.raises(TypeError, match="takes 1 positional argument"):
-            kind(None)
-
-
 # The settings of a run.
 
 
 def test_unknown_fields_of_topics_are_refused() -> None:
     for topic in RunSpec.model_fields:
-        with pytest.raises(ValidationError, match=rf"{topic}\.color\s+Extra inputs are not permitted"):
+        with pytest.raises(ValidationError, match=rf"{topic}\.color"):
             RunSpec.model_validate({topic: {"color": "red"}})
-
-
-@pytest.mark.parametrize(
-    ("topic", "field", "value"),
-    [
-        ("task", "epochs", 0),
-        ("task", "batch_size", 0),
-        ("search", "trials", 0),
-        ("search", "seed", -1),
-        ("search", "effort", "high"),
-        ("search", "max_cost", 0),
-        ("search", "baseline", ""),
-        ("search", "max_time_seconds", 0),
-        ("search", "seeds", 0),
-        ("search", "seeds", 11),
-        ("search", "sizes", 0),
-        ("search", "margin", 0),
-        ("execution", "workers", 0),
-    ],
-)
-def test_a_setting_out_of_range_is_refused(topic: str, field: str, value: object) -> None:
-    with pytest.raises(ValidationError, match=rf"{topic}\.{field}"):
-        RunSpec.model_validate({topic: {field: value}})
-
-
-def test_a_topic_cannot_change() -> None:
-    with pytest.raises(ValidationError, match="frozen"):
-        RunSpec().search.trials = 3
 
 
 # How settings are declared.
@@ -231,12 +177,6 @@ def test_every_setting_has_a_help_a_group_and_a_name_of_its_own() -> None:
         assert field.group in get_args(Group), field.name
     assert len({field.short for field in SETTINGS.values() if field.short}) == len(SHORT_NAMES)
     assert len({field.variable for field in SETTINGS.values()}) == len(SETTINGS)
-
-
-def test_help_names_the_default() -> None:
-    assert SHORT_NAMES["effort"].text.endswith(". Default normal.")
-    assert SHORT_NAMES["max_time"].text.endswith(", never the full runs. Default none (demo: 450 s).")
-    assert SHORT_NAMES["label_column"].text == "Column with the label; a,b,c for columns of 0 and 1."
 
 
 def test_decision_names_the_flag_or_else_the_setting():

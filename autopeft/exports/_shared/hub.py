@@ -12,7 +12,7 @@ from autopeft.data import LabelledData
 from autopeft.model import BaseModel
 from autopeft.model.checkpoint_source import name_labels
 from autopeft.model.checks import pad_with
-from autopeft.store import cannot_write, reseal, save_processor, seal_folder, write_text
+from autopeft.store import cannot_write, save_processor, sync_files, write_text
 from autopeft.types import IN_MEMORY, ModelSpec
 
 # How transformers reads the outputs of a classifier: one label, several at once, or a number.
@@ -49,16 +49,14 @@ def write_loading_files(folder: Path, spec: ModelSpec, base: BaseModel, data: La
         if getattr(module.config, "pad_token_id", None) is not None:  # a model of images has none
             pad_with(config, module.config.pad_token_id)
         config.save_pretrained(str(folder))
-    seal_folder(folder)
+    sync_files(folder)
 
 
 def name_base(folder: Path, name: str, *, revision: str | None) -> None:
-    """Write base model and commit into the configs of a folder, and update their checksums.
+    """Write base model and commit into the configs of a folder.
 
     `peft` names the folder of a GGUF file as the base model, and never names a commit.
     """
-    configs = sorted(folder.rglob("adapter_config.json"))
-    for path in configs:
+    for path in sorted(folder.rglob("adapter_config.json")):
         content = json.loads(path.read_bytes()) | {"base_model_name_or_path": name, "revision": revision}
         write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
-    reseal(folder, configs)
