@@ -1,4 +1,4 @@
-"""Cuts of train where there are many labels: the rule in plain loops, and what it costs to follow it."""
+"""Cuts of train with many labels: the rule in plain loops, and its cost."""
 
 from __future__ import annotations
 
