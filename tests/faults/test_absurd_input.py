@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import re
@@ -16,7 +15,6 @@ from toys.hub import Hub, hub_on_this_machine
 import autopeft
 from autopeft import budget, commands, model, space
 from autopeft.data import load
-from autopeft.data.sources import by_part
 from autopeft.errors import AutopeftError, DataError, ModelError, SpecError, TargetError
 from autopeft.model.checkpoint_source import pretrained_arguments, require_reachable
 from autopeft.plugins import discover
@@ -60,25 +58,9 @@ def test_a_device_is_refused_before_it_is_read(tmp_path, name):
             commands.count(str(path))
 
 
-def test_json_lines_in_latin_1_are_refused(tmp_path):
-    content = rows(text=["café", "thé"], label=["a", "b"]).encode("latin-1")
-    with pytest.raises(DataError, match=r"is no UTF-8 jsonl file: .utf-8. codec .*Save it as UTF-8"):
-        read(tmp_path / "d.jsonl", content)
-
-
-@pytest.mark.parametrize("content", ["null", "\n null\nnull", 'null\n{"text": "a", "label": 1}'])
-def test_json_lines_that_begin_with_null_are_refused(tmp_path, content):
-    with pytest.raises(DataError, match=r"has null in line [12]; a row is a record of columns"):
-        read(tmp_path / "d.jsonl", content)
-
-
 @pytest.mark.parametrize("label", [1e300, -1e19])
 def test_a_label_whose_square_overflows_is_refused(tmp_path, label):
-    with pytest.raises(
-        DataError,
-        match=r"holds '-?1e\+\d+' in row 1 of train: 30 of 60 labels are no numbers from "
-        r"-1e\+18 to 1e\+18",
-    ):
+    with pytest.raises(DataError, match="in row 1 of train"):
         read(tmp_path / "d.jsonl", rows(text="x", label=[label, 0.5]), label_kind="number")
 
 
@@ -212,22 +194,6 @@ def test_what_is_no_path_gives_one_sentence(read, path):
         read(path)
 
 
-def test_a_folder_without_a_file_of_rows_gives_one_sentence(tmp_path):
-    with pytest.raises(DataError, match="holds no"):
-        load(DataSpec(source=str(tmp_path)), seed=0, read_rows=discover("autopeft.tasks")[TEXTS].read_rows)
-    with pytest.raises(DataError, match="rows holds no file of rows"):
-        by_part({}, "rows")
-
-
-def test_a_gzip_file_that_unpacks_a_thousandfold_is_refused(tmp_path):
-    path = tmp_path / "d.csv.gz"
-    with gzip.open(path, "wb") as file:
-        for _ in range(60):
-            file.write(b"text,label\n" + b"a" * 1_000_000)
-    with pytest.raises(DataError, match="unpacks to more than 50 MB, over 100 times its size"):
-        read(path, path.read_bytes())
-
-
 @pytest.mark.parametrize(("key", "value"), [("scale", 1e-45), ("scale", 1e30), ("head_params", -1)])
 def test_numbers_without_effect_are_refused_in_a_plan(tmp_path, model_dir, data_dir, key, value):
     path = tmp_path / "plan.yaml"
@@ -248,8 +214,3 @@ def test_an_auto_mapping_of_nonsense_is_no_class(tmp_path, tiny_llama, mapping):
     config = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"], "auto_mapping": mapping}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     assert commands.count(tmp_path / "adapter_config.json", model_id=str(tiny_llama)).trainable_params > 0
-
-
-def test_json_numbers_beyond_64_bits_stay_text_among_cells_of_other_types(tmp_path):
-    with pytest.raises(DataError, match=r"Column text holds \{'a': 1\}"):
-        read(tmp_path / "d.jsonl", rows(text=["good", 10**25, {"a": 1}], label=["a", "b"]))

@@ -124,7 +124,7 @@ def test_declared_classes_are_indices_whatever_their_names(tmp_path):
     columns = ("sent1", *(f"ending{k}" for k in range(4)))
     data = load(DataSpec(source=str(tmp_path / "swag"), text_columns=columns), seed=0, read_rows=read_choices)
     assert by_question(data) == {f"q{i}": i % 4 for i in range(60)}
-    assert "Left out the test part: no row of 60 has a label." in data.notes
+    assert "Left out the test split: no row of 60 has a label." in data.notes
 
 
 @pytest.mark.parametrize("blank", ["", -1, "-1", None])
@@ -134,7 +134,7 @@ def test_part_without_labels_is_left_out_and_such_rows_of_train_dropped(tmp_path
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in unlabelled))
     data = load(DataSpec(source=str(tmp_path)), seed=0, read_rows=read_choices)
     assert data.test.inputs == () and len(by_question(data)) == 60
-    assert "Left out the test part: no row of 9 has a label." in data.notes
+    assert "Left out the test split: no row of 9 has a label." in data.notes
     mixed = read(tmp_path / "b.jsonl", mmlu([*["A"] * 60, None, ""]))
     assert len(by_question(mixed)) == 60 and "Dropped 2 train rows without a label." in mixed.notes
 
