@@ -18,7 +18,7 @@ from autopeft.data.columns import (
     holds_texts,
 )
 from autopeft.data.dataset import Row, UncutRows
-from autopeft.data.labels import WITHOUT_LABEL, label_column, with_labels
+from autopeft.data.labels import WITHOUT_LABEL, drop_unlabeled, label_column
 from autopeft.data.sources import read
 from autopeft.errors import DataError
 from autopeft.plugins import LabelSpace
@@ -51,12 +51,11 @@ class _Question(NamedTuple):
 
 # Four readings of a label. The first one that fits every row is used for the whole column, since single rows
 # mislead: with the choices 4, 2, 0, 1 the label 2 is choice 0 by its number and choice 2 by its text.
-_TEXTS = "texts of choices"
 _READINGS: Mapping[str, Callable[[_Question], Sequence[str]]] = {
     "names of the choices": lambda question: question.keys,
     "numbers from 0": lambda question: [str(index) for index in range(len(question.choices))],
     "letters": lambda question: LETTERS if question.label.isupper() else LETTERS.lower(),
-    _TEXTS: lambda question: [text.strip() for text in question.choices],
+    "texts of choices": lambda question: [text.strip() for text in question.choices],
 }
 
 
@@ -94,22 +93,18 @@ def read_choices(spec: DataSpec) -> UncutRows:
         split: [row for table in split_tables for row in _questions(split, table, columns)]
         for split, split_tables in tables.items()
     }
-    train_labels = {row.label for row in raw["train"]}
-    usable: dict[str, list[_Question]] = {}
-    for split, questions in raw.items():
-        usable[split], label_notes = with_labels(split, questions, label, train_labels=train_labels)
-        notes += label_notes
+    usable, label_notes = drop_unlabeled(raw, label)
+    notes += label_notes
     all_questions = [row for questions in usable.values() for row in questions]
     choice_names = _choice_names(all_questions)
-    indices, reading_notes = _right_choices(all_questions, label)
-    next_indices = iter(indices)
+    next_indices = iter(_right_choices(all_questions))
     splits = {
         split: [row.row._replace(label=choice_names[next(next_indices)]) for row in questions]
         for split, questions in usable.items()
     }
     left_out = {WITHOUT_LABEL: len(raw["train"]) - len(splits["train"])}
     label_space = LabelSpace(kind="choice", names=choice_names)
-    return columns.uncut(source, splits, label_space, left_out=left_out, notes=notes + reading_notes)
+    return columns.uncut(source, splits, label_space, left_out=left_out, notes=notes)
 
 
 def _with_context(split: str, table: Any, question: str, context: str) -> Any:
@@ -158,8 +153,8 @@ def _choice_names(questions: Sequence[_Question]) -> tuple[str, ...]:
     return tuple(LETTERS[:n_choices] if n_choices <= len(LETTERS) else map(str, range(1, n_choices + 1)))
 
 
-def _right_choices(questions: Sequence[_Question], column: str) -> tuple[list[int], list[str]]:
-    """Find each right choice by the first of `_READINGS` that fits all labels, with notes."""
+def _right_choices(questions: Sequence[_Question]) -> list[int]:
+    """Find each right choice by the first of `_READINGS` that fits all labels; else DataError."""
     indices: dict[str, list[int | None]] = {}
     for reading, names_of in _READINGS.items():
         named = [
@@ -175,6 +170,4 @@ def _right_choices(questions: Sequence[_Question], column: str) -> tuple[list[in
             f"{len(question.choices)} choices, read as {best}; write numbers from 0, letters from A, or the "
             "texts of the choices, alike in every row."
         )
-    is_ambiguous = None not in indices[_TEXTS] and indices[_TEXTS] != right
-    note = f"The labels in column {column} are read as {best}, but are also texts of other choices."
-    return right, [note] if is_ambiguous else []
+    return right

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -24,8 +23,6 @@ HIDDEN = "-1"  # what many test splits on the hub have instead of their labels
 _NO_LABEL = ("-100", HIDDEN)  # of a row without a label, in a column with declared names
 _HAS_LABEL = {"0": False, "false": False, "1": True, "true": True}  # cells of a column that is one label
 _MOST_NAMES = 25  # of columns that an error lists; heuristic
-_LONGEST_NAME = 60  # characters of a column's name in such a list; heuristic
-_MONTH = re.compile(r"\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)", re.IGNORECASE)
 _WORDS = 3  # a column holds texts if its cells have so many words on average; heuristic
 
 
@@ -98,7 +95,7 @@ def join_labels(table: Any, label_column: str | None) -> Any:
 
 def column_list(names: Sequence[str]) -> str:
     """Join column names for an error: the first 25, and the number of the others."""
-    return listed([shortened(name, _LONGEST_NAME) for name in names], _MOST_NAMES)
+    return listed(names, _MOST_NAMES)
 
 
 def only_input(spec: DataSpec, names: Sequence[str], usual_names: str, *, content: str) -> str:
@@ -250,22 +247,16 @@ def _sorted_by_time(rows: list[Row], column: str | None) -> list[Row]:
     try:
         if any(isinstance(time, str) for time in times):
             texts = [str(time).strip() for time in times]
-            keys = [*map(float, texts)] if is_numeric(texts) else _read_times(texts)
+            # A time without an offset counts as UTC.
+            keys = (
+                [float(text) for text in texts]
+                if is_numeric(texts)
+                else list(pd.to_datetime(pd.Series(texts), utc=True, format="ISO8601"))
+            )
         order = sorted(range(len(rows)), key=lambda i: keys[i])
-    except (TypeError, ValueError, UserWarning) as error:
+    except (TypeError, ValueError) as error:
         raise DataError(
             f"Column {column} holds a time that cannot be read ({reason_of(error)}); write YYYY-MM-DD or "
             "YYYY-MM-DD HH:MM:SS in every row."
         ) from error
     return [rows[i] for i in order]
-
-
-def _read_times(texts: Sequence[str]) -> list[Any]:
-    """Parse times in ISO 8601 or with names of months; a time without an offset counts as UTC.
-
-    Raises pandas's ValueError or UserWarning for any other text: 03/04/2024 has several readings.
-    """
-    has_months = _MONTH.search(texts[0])  # then pandas finds the format in the first text
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # pandas warns if it finds no format, or drops a time zone
-        return list(pd.to_datetime(pd.Series(texts), utc=True, format=None if has_months else "ISO8601"))

@@ -22,6 +22,7 @@ from autopeft.types import DataSpec, path_at_home, shortened
 
 # What the decoders of Pillow raise in addition to its `DecompressionBombError`.
 _DECODER_ERRORS = (OSError, EOFError, RuntimeError, SyntaxError, ValueError)
+_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 FILE_NAMES = "file image filename file_name path image_path img"
 
 
@@ -110,8 +111,7 @@ def _read_tables(spec: DataSpec) -> Source:
     if path.is_dir() and not any(file.suffix.lower() in TABLES for file in path.glob("[!._]*")):
         metadata = [file for file in sorted(path.glob("[!._]*/metadata.*")) if file.suffix.lower() in TABLES]
         if not metadata:
-            suffixes = {s for s, kind in pillow().registered_extensions().items() if kind in pillow().OPEN}
-            return _with_folder(class_folders(path, suffixes), path)
+            return _with_folder(class_folders(path, _SUFFIXES), path)
         files = by_split(path.resolve().name, [(file.parent.name, file) for file in metadata])
     else:
         files = list_files(spec)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -30,7 +30,7 @@ from autopeft.data.dataset import USUAL_NAMES, Row, SplitRows, UncutRows
 from autopeft.data.sources import Source, read
 from autopeft.errors import DataError
 from autopeft.plugins import LabelKind, LabelSpace
-from autopeft.types import DataSpec, counted, listed, shortened
+from autopeft.types import DataSpec, counted, shortened
 
 # Usual column names, the most telling first; case does not matter.
 TEXT_NAMES = (
@@ -61,31 +61,27 @@ def labeled_rows(spec: DataSpec, source: Source, *, columns: Columns) -> UncutRo
 
     Raises a DataError if the labels cannot be learned from, or more than half of the rows have no text.
     """
-    notes = []
     raw = {
         split: [row for table in tables for row in rows_of(split, table, columns, kind=spec.label_kind)]
         for split, tables in source.tables.items()
     }
     kind = spec.label_kind or _kind([row.label for row in raw["train"]])
-    train_labels = {label for row in raw["train"] for label in names_in(row.label)}
+    labeled, notes = drop_unlabeled(raw, columns.label, are_numbers=kind == "number")
     splits: SplitRows = {}
-    left_out = {}
-    for split, rows in raw.items():
-        with_label, label_notes = with_labels(
-            split, rows, columns.label, train_labels=train_labels, are_numbers=kind == "number"
-        )
-        notes += label_notes
-        splits[split] = [row for row in with_label if None not in row.inputs]
-        n_blank = len(with_label) - len(splits[split])
-        if 2 * n_blank > len(with_label):
+    for split, rows in labeled.items():
+        splits[split] = [row for row in rows if None not in row.inputs]
+        n_blank = len(rows) - len(splits[split])
+        if 2 * n_blank > len(rows):
             raise DataError(
-                f"{n_blank} of {len(with_label)} {split} rows have no text in {', '.join(columns.inputs)}; "
-                "at most half may. Name another column with --text-column."
+                f"{n_blank} of {len(rows)} {split} rows have no text in {', '.join(columns.inputs)}; at most "
+                "half may. Name another column with --text-column."
             )
         if n_blank:
             notes.append(f"Dropped {counted(n_blank, f'{split} row')} without text.")
-        if split == "train":
-            left_out = {WITHOUT_LABEL: len(rows) - len(with_label), WITHOUT_TEXT: n_blank}
+    left_out = {
+        WITHOUT_LABEL: len(raw["train"]) - len(labeled["train"]),
+        WITHOUT_TEXT: len(labeled["train"]) - len(splits["train"]),
+    }
     if kind == "number":
         splits = {split: _numbers(split, rows, columns.label) for split, rows in splits.items()}
         numbers = [float(row.label) for row in splits["train"]]
@@ -104,8 +100,6 @@ def labeled_rows(spec: DataSpec, source: Source, *, columns: Columns) -> UncutRo
             }
         declared = declared_names(source.tables["train"][0], columns.label)
         label_space = _classes(splits, kind, columns, declared=declared)
-        if absent := [name for name in declared if name not in label_space.names]:
-            notes.append(f"Left out labels that no train row has: {listed(absent)}.")
     return columns.uncut(source, splits, label_space, left_out=left_out, notes=notes)
 
 
@@ -175,30 +169,31 @@ def _find_texts(head: pa.Table, not_texts: Collection[str | None]) -> list[str]:
     return texts if len(texts) == 1 else []
 
 
-def with_labels(
-    split: str,
-    rows: Sequence[Any],
-    column: str,
-    *,
-    train_labels: Collection[str],
-    are_numbers: bool = False,
-) -> tuple[list[Any], list[str]]:
-    """Drop the rows without a label, with a note on them; rows may be of any type with a `label`.
+def drop_unlabeled(
+    rows: Mapping[str, list[Any]], column: str, *, are_numbers: bool = False
+) -> tuple[dict[str, list[Any]], list[str]]:
+    """Drop the rows without a label from all splits, with notes; rows may be of any type with a `label`.
 
     Raises DataError if no row of train has a label.
     """
-    labels = {row.label for row in rows}
-    # Test splits on the hub often hide their labels by writing -1 throughout.
-    hides_labels = split != "train" and HIDDEN not in train_labels and (not are_numbers or labels == {HIDDEN})
-    missing = {None, HIDDEN} if hides_labels else {None}
-    kept = [row for row in rows if row.label not in missing]
-    if not kept and split == "train":
-        raise DataError(f"No train row of {len(rows)} has a label in column {column}; training needs labels.")
-    if not kept:
-        return kept, [f"Left out the {split} split: no row of {len(rows)} has a label."]
-    n_dropped = len(rows) - len(kept)
-    note = f"Dropped {counted(n_dropped, f'{split} row')} without a label."
-    return kept, [note] if n_dropped else []
+    kept: dict[str, list[Any]] = {}
+    notes = []
+    is_class = any(HIDDEN in names_in(row.label) for row in rows["train"])
+    for split, of_split in rows.items():
+        labels = {row.label for row in of_split}
+        # Test splits on the hub often hide their labels by writing -1 throughout.
+        hides_labels = split != "train" and not is_class and (not are_numbers or labels == {HIDDEN})
+        missing = {None, HIDDEN} if hides_labels else {None}
+        kept[split] = [row for row in of_split if row.label not in missing]
+        if not kept[split] and split == "train":
+            raise DataError(
+                f"No train row of {len(of_split)} has a label in column {column}; training needs labels."
+            )
+        if not kept[split]:
+            notes.append(f"Left out the {split} split: no row of {len(of_split)} has a label.")
+        elif n_dropped := len(of_split) - len(kept[split]):
+            notes.append(f"Dropped {counted(n_dropped, f'{split} row')} without a label.")
+    return kept, notes
 
 
 def _kind(labels: Sequence[Any]) -> LabelKind:

@@ -134,23 +134,24 @@ class OtherRows(NamedTuple):
 
     words: str
     read_rows: ReadRows
-    columns: tuple[set[str], ...]
+    columns: set[str]
 
 
-_PROMPTS = ({"prompt", "completion"}, {"prompt", "response"}, {"instruction", "output"})
-_TAGGED = ({"tokens", "ner_tags"}, {"tokens", "tags"}, {"tokens", "pos_tags"})
 OTHER_ROWS = (
-    OtherRows("chats", read_language, ({"messages"}, {"conversations"})),
-    OtherRows("prompts with completions", read_language, _PROMPTS),
-    OtherRows("tokens with tags", read_tokens, _TAGGED),
-    OtherRows("questions with choices", read_choices, ({"question", "choices"}, {"question", "options"})),
+    OtherRows("chats", read_language, {"messages"}),
+    OtherRows("chats", read_language, {"conversations"}),
+    OtherRows("prompts with completions", read_language, {"prompt", "completion"}),
+    OtherRows("prompts with completions", read_language, {"instruction", "output"}),
+    OtherRows("tokens with tags", read_tokens, {"tokens", "ner_tags"}),
+    OtherRows("tokens with tags", read_tokens, {"tokens", "tags"}),
+    OtherRows("questions with choices", read_choices, {"question", "choices"}),
 )
 
 
 def other_rows_of(names: Sequence[str]) -> OtherRows | None:
     """Return what a table with these columns usually holds, or None."""
     lower = {name.strip().lower() for name in names}
-    return next((rows for rows in OTHER_ROWS if any(usual <= lower for usual in rows.columns)), None)
+    return next((rows for rows in OTHER_ROWS if rows.columns <= lower), None)
 
 
 def _check_labels(label_space: LabelSpace, splits: SplitRows) -> list[str]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
-from autopeft.data.cells import refuse_written_lists
+from autopeft.data.cells import is_missing, refuse_written_lists
 from autopeft.data.columns import (
     HIDDEN,
     Columns,
@@ -18,7 +17,7 @@ from autopeft.data.columns import (
 )
 from autopeft.data.dataset import Row, SplitRows, UncutRows
 from autopeft.data.files import SENTENCES
-from autopeft.data.labels import WITHOUT_LABEL, label_column, names_in, order_of, with_labels
+from autopeft.data.labels import WITHOUT_LABEL, drop_unlabeled, label_column, names_in, order_of
 from autopeft.data.sources import read
 from autopeft.errors import DataError
 from autopeft.plugins import IGNORED, LabelSpace
@@ -32,8 +31,8 @@ _NO_TAG = str(IGNORED)  # in tokenized data, the tag of a piece that has none
 def read_tokens(spec: DataSpec) -> UncutRows:
     """Read rows of tokens with one tag per token, None where the tag is -100.
 
-    A row's input is one tuple of tokens. Tokens and tags may be two lists, or two texts with blanks between.
-    Raises a DataError if they differ in number, a tag is missing, or each row has one token.
+    A row's input is one tuple of tokens. Raises a DataError if tokens and tags are not lists, differ in
+    number, or a tag is missing.
     """
     source = read(spec, text=SENTENCES)
     table = source.tables["train"][0]
@@ -45,31 +44,27 @@ def read_tokens(spec: DataSpec) -> UncutRows:
         split: [row for table in tables for row in _rows(split, table, columns)]
         for split, tables in source.tables.items()
     }
-    if len(raw["train"]) > 2 and all(len(row.inputs[0]) == 1 for row in raw["train"]):
-        raise DataError(
-            f"Every train row has one token in column {tokens} and its tag in {tags}; a row should be a "
-            f"sentence. Convert them with pandas: frame = frame.groupby(SENTENCE_COLUMN)[[{tokens!r}, "
-            f"{tags!r}]].agg(list); frame.to_parquet('rows.parquet')."
-        )
     train_tags = {tag for row in raw["train"] for tag in names_in(row.label)}
-    splits: SplitRows = {}
-    left_out: dict[str, int] = {}
+    with_tokens: SplitRows = {}
     for split, rows in raw.items():
-        with_tokens = [row for row in rows if row.inputs[0]]
-        n_dropped = len(rows) - len(with_tokens)
-        if n_dropped:
+        with_tokens[split] = [row for row in rows if row.inputs[0]]
+        if n_dropped := len(rows) - len(with_tokens[split]):
             notes.append(f"Dropped {counted(n_dropped, f'{split} row')} without tokens.")
         if split != "train" and HIDDEN not in train_tags:
-            with_tokens = [row._replace(label=None) if _hides_tags(row) else row for row in with_tokens]
-        splits[split], label_notes = with_labels(split, with_tokens, tags, train_labels=train_tags)
-        notes += label_notes
-        if split == "train":
-            n_untagged = len(with_tokens) - len(splits[split])
-            left_out = {"rows without tokens": n_dropped, WITHOUT_LABEL: n_untagged}
-        if n_ignored := sum(tag is None for row in splits[split] for tag in row.label):
+            with_tokens[split] = [
+                row._replace(label=None) if _hides_tags(row) else row for row in with_tokens[split]
+            ]
+    splits, label_notes = drop_unlabeled(with_tokens, tags)
+    notes += label_notes
+    left_out = {
+        "rows without tokens": len(raw["train"]) - len(with_tokens["train"]),
+        WITHOUT_LABEL: len(with_tokens["train"]) - len(splits["train"]),
+    }
+    for split, rows in splits.items():
+        if n_ignored := sum(tag is None for row in rows for tag in row.label):
             notes.append(
-                f"The tag {_NO_TAG} of {counted(n_ignored, f'{split} token')} means none: such tokens "
-                "count neither in training nor in the metric."
+                f"The tag {_NO_TAG} of {counted(n_ignored, f'{split} token')} means none: such tokens count "
+                "neither in training nor in the metric."
             )
     counts = Counter(tag for row in splits["train"] for tag in names_in(row.label))
     if len(counts) < 2:
@@ -88,16 +83,15 @@ def _rows(split: str, table: Any, columns: Columns) -> list[Row]:
     declared = declared_names(table, columns.label)
     rows = []
     sides = [cells_of(split, table, name) for name in (tokens, columns.label)]
-    for name, side in zip((tokens, columns.label), sides, strict=True):
-        refuse_written_lists(side, name)
+    refuse_written_lists(sides[0], tokens)
     cells = zip(*sides, *groups_and_times(split, table, columns), strict=True)
     for index, (token_cell, tag_cell, group, time) in enumerate(cells):
         where = f"row {index + 1} of {split}"
-        words = _items(token_cell, where)
+        words = _items(token_cell, tokens)
         if tag_cell is None and split != "train":
             rows.append(Row((words,), None, group, time, index + 1))
             continue
-        tags = _items(tag_cell, where)
+        tags = _items(tag_cell, columns.label)
         if len(words) != len(tags):
             raise DataError(
                 f"{where.capitalize()} has {counted(len(words), 'token')} and {counted(len(tags), 'tag')} "
@@ -121,9 +115,11 @@ def _hides_tags(row: Row) -> bool:
     return set(names_in(row.label)) == {HIDDEN}
 
 
-def _items(cell: Any, where: str) -> tuple[str, ...]:
-    if isinstance(cell, str):
-        return tuple(cell.split())
-    if not isinstance(cell, Iterable | None):
-        raise DataError(f"{where.capitalize()} has {cell!r}, not a list of tokens or tags; write a list.")
-    return tuple("" if item is None or item != item else str(item) for item in cell or ())
+def _items(cell: Any, column: str) -> tuple[str, ...]:
+    if not isinstance(cell, list | None):
+        raise DataError(
+            f"Column {column} holds {shortened(str(cell), 40)!r}, not a list of tokens or tags. Convert rows "
+            f"of one token with pandas: frame = frame.groupby(SENTENCE_COLUMN)[[{column!r}, TAG_COLUMN]]"
+            ".agg(list); frame.to_parquet('rows.parquet')."
+        )
+    return tuple("" if is_missing(item) else str(item) for item in cell or ())

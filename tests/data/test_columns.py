@@ -49,9 +49,8 @@ def places(split):
             ".csv",
             lambda time: time.replace(tzinfo=dt.timezone(dt.timedelta(hours=time.second % 3))).isoformat(),
         ),
-        (".csv", lambda time: time.strftime("%d %B %Y %H:%M:%S.%f")),
     ],
-    ids=["datetime", "str", "iso", "offsets", "words"],
+    ids=["datetime", "str", "iso", "offsets"],
 )
 def test_rows_are_in_order_of_time_however_it_is_written(tmp_path, suffix, written):
     times = [written(time) for time in TIMES]
@@ -95,9 +94,7 @@ def test_dates_that_may_be_read_in_several_orders_are_refused(tmp_path, written)
         read(tmp_path / "rows.csv", rows_at(times))
 
 
-@pytest.mark.parametrize(
-    ("usual", "faulty"), [("2024-05-01", "soon"), ("2024-05-01", "13/05/2024"), ("May 3, 2024", "2024-05-03")]
-)
+@pytest.mark.parametrize(("usual", "faulty"), [("2024-05-01", "soon"), ("2024-05-01", "13/05/2024")])
 def test_a_time_that_cannot_be_read_is_quoted(tmp_path, usual, faulty):
     rows = rows_at([usual] * N)
     rows[16]["at"] = faulty
