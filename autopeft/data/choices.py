@@ -67,8 +67,8 @@ def read_choices(spec: DataSpec) -> UncutRows:
     Raises a DataError if columns are missing, rows differ in their number of choices, or a label fits none.
     """
     source = read(spec)
-    tables = source.tables
-    names = tables["train"][0].column_names
+    train_table = source.tables["train"][0]
+    names = train_table.column_names
     check_named(spec, names)
     question = spec.text_columns[0] if spec.text_columns else first_usual_column(names, QUESTION_NAMES)
     choices = spec.text_columns[1:] or tuple(filter(None, [first_usual_column(names, CHOICES_NAMES)]))
@@ -83,16 +83,11 @@ def read_choices(spec: DataSpec) -> UncutRows:
         inputs=(question, *choices), label=label, group=spec.group_column, time=spec.time_column
     )
     context = first_usual_column([name for name in names if name != question], CONTEXT_NAMES)
-    if not spec.text_columns and context and holds_texts(head_of(tables["train"][0]), context):
+    if spec.text_columns or not context or not holds_texts(head_of(train_table), context):
+        context = None
+    else:  # RACE has the text that a question is about in its own column
         notes.append(f"The text of column {context} follows the question.")
-        tables = {
-            split: [_with_context(split, table, question, context) for table in split_tables]
-            for split, split_tables in tables.items()
-        }
-    raw = {
-        split: [row for table in split_tables for row in _questions(split, table, columns)]
-        for split, split_tables in tables.items()
-    }
+    raw = source.rows(lambda split, table: _questions(split, table, columns, context))
     usable, label_notes = drop_unlabeled(raw, label)
     notes += label_notes
     all_questions = [row for questions in usable.values() for row in questions]
@@ -107,22 +102,16 @@ def read_choices(spec: DataSpec) -> UncutRows:
     return columns.uncut(source, splits, label_space, left_out=left_out, notes=notes)
 
 
-def _with_context(split: str, table: Any, question: str, context: str) -> Any:
-    """Append to each question the text that it is about, which RACE has in its own column."""
-    sides = ([as_string(cell, name) for cell in cells_of(split, table, name)] for name in (question, context))
-    texts = ["\n\n".join(filter(None, pair)) for pair in zip(*sides, strict=True)]
-    return table.remove_columns(question).add_column(question, texts)
-
-
-def _questions(split: str, table: Any, columns: Columns) -> list[_Question]:
+def _questions(split: str, table: Any, columns: Columns, context: str | None) -> list[_Question]:
     """Read the questions of a table; a missing question or choice is None."""
     questions, *choices = (cells_of(split, table, name) for name in columns.inputs)
     if len(choices) == 1:
         refuse_written_lists(choices[0], columns.inputs[1])
     labels = cells_of(split, table, columns.label, is_needed=split != "test")
-    cells = zip(questions, labels, *groups_and_times(split, table, columns), *choices, strict=True)
+    contexts = cells_of(split, table, context) if context else [None] * len(table)
+    cells = zip(questions, contexts, labels, *groups_and_times(split, table, columns), *choices, strict=True)
     rows = []
-    for index, (question, label, group, time, *offered) in enumerate(cells):
+    for index, (question, about, label, group, time, *offered) in enumerate(cells):
         texts: Any = offered
         names: Any = ()
         if len(offered) == 1:  # a list, or a record of two lists `text` and `label` as in ARC
@@ -133,7 +122,8 @@ def _questions(split: str, table: Any, columns: Columns) -> list[_Question]:
             has_names = isinstance(names, list) and len(names) == len(texts)
             names = [str(name).strip() for name in names] if has_names else ()
         choices_as_text = (None if is_missing(cell) else str(cell) for cell in texts)  # blank ones too
-        text = as_string(question, columns.inputs[0])
+        texts_before = (as_string(cell, columns.inputs[0]) for cell in (question, about))
+        text = "\n\n".join(filter(None, texts_before)) or None
         row = Row((text, *choices_as_text), as_label(label, columns.label), group, time, index + 1)
         rows.append(_Question(row, f"row {index + 1} of {split}", tuple(names)))
     return rows

@@ -80,9 +80,7 @@ def read_images(spec: DataSpec) -> UncutRows:
     """Read rows of one image with a label; DataError without images or labels, or if a file is missing."""
     if not spec.source:
         raise DataError("The sample dataset has texts; name a folder of images with --data.")
-    source = _read_tables(spec)
-    for split, pairs in source.tables.items():
-        source.tables[split] = [(join_labels(table, spec.label_column), folder) for table, folder in pairs]
+    source = _read_tables(spec).with_tables(lambda pair: (join_labels(pair[0], spec.label_column), pair[1]))
     table, _ = source.tables["train"][0]
     names, place = table.column_names, table.info.dataset_name or source.name
     files = only_input(spec, names, FILE_NAMES, content=f"image files in {place}")
@@ -111,19 +109,13 @@ def _read_tables(spec: DataSpec) -> Source:
     if path.is_dir() and not any(file.suffix.lower() in TABLES for file in path.glob("[!._]*")):
         metadata = [file for file in sorted(path.glob("[!._]*/metadata.*")) if file.suffix.lower() in TABLES]
         if not metadata:
-            return _with_folder(class_folders(path, _SUFFIXES), path)
+            return class_folders(path, _SUFFIXES).with_tables(lambda table: (table, path))
         files = by_split(path.resolve().name, [(file.parent.name, file) for file in metadata])
     else:
         files = list_files(spec)
     if files is None or files.tables["train"][0].is_dir():  # a dataset of the hub, or a saved one
-        return _with_folder(read(spec), path)
-    tables = {split: [(read_table(f), f.parent) for f in paths] for split, paths in files.tables.items()}
-    return files._replace(tables=tables)
-
-
-def _with_folder(source: Source, folder: Path) -> Source:
-    tables = {split: [(table, folder) for table in tables] for split, tables in source.tables.items()}
-    return source._replace(tables=tables)
+        return read(spec).with_tables(lambda table: (table, path))
+    return files.with_tables(lambda file: (read_table(file), file.parent))
 
 
 def _with_keys(table: Any, column: str, *, folder: Path, split: str) -> tuple[Any, dict[str, ImageFile]]:

@@ -47,13 +47,9 @@ _LARGEST = 1e18  # absolute value of a number to learn; float32 still holds its 
 
 def read_texts(spec: DataSpec) -> UncutRows:
     """Read labeled texts or pairs of texts; the labels decide which kind of label space it is."""
-    source = read(spec)
-    tables = {
-        split: [join_labels(table, spec.label_column) for table in of_split]
-        for split, of_split in source.tables.items()
-    }
-    columns, notes = _choose_columns(spec, tables["train"][0])
-    return labeled_rows(spec, Source(source.name, tables, (*source.notes, *notes)), columns=columns)
+    source = read(spec).with_tables(lambda table: join_labels(table, spec.label_column))
+    columns, notes = _choose_columns(spec, source.tables["train"][0])
+    return labeled_rows(spec, source._replace(notes=(*source.notes, *notes)), columns=columns)
 
 
 def labeled_rows(spec: DataSpec, source: Source, *, columns: Columns) -> UncutRows:
@@ -61,10 +57,7 @@ def labeled_rows(spec: DataSpec, source: Source, *, columns: Columns) -> UncutRo
 
     Raises a DataError if the labels cannot be learned from, or more than half of the rows have no text.
     """
-    raw = {
-        split: [row for table in tables for row in rows_of(split, table, columns, kind=spec.label_kind)]
-        for split, tables in source.tables.items()
-    }
+    raw = source.rows(lambda split, table: rows_of(split, table, columns, kind=spec.label_kind))
     kind = spec.label_kind or _kind([row.label for row in raw["train"]])
     labeled, notes = drop_unlabeled(raw, columns.label, are_numbers=kind == "number")
     splits: SplitRows = {}

@@ -82,19 +82,19 @@ def read_language(spec: DataSpec) -> UncutRows:
     if spec.time_column is not None:
         raise DataError("data.time_column is for labeled rows; sort texts into files train and validation.")
     source = read(spec, text=PARAGRAPHS)
-    tables = {  # with one column for each language of translations: `translation.de`, `translation.en`
-        split: [table.flatten() if TRANSLATION in table.column_names else table for table in split_tables]
-        for split, split_tables in source.tables.items()
-    }
-    layout = _choose_layout(spec, tables["train"][0])
+    if TRANSLATION in source.tables["train"][0].column_names:
+        # One column for each language: `translation.de`, `translation.en`.
+        source = source.with_tables(lambda table: table.flatten())
+    train_table = source.tables["train"][0]
+    layout = _choose_layout(spec, train_table)
     notes = list(source.notes)
     if not spec.text_columns and layout.kind != "stream":
         read_columns = (*layout.columns, layout.system, layout.tools, spec.group_column)
-        notes += notes_on_unread_texts(tables["train"][0], read_columns)
+        notes += notes_on_unread_texts(train_table, read_columns)
     splits: SplitRows = {}
     left_out: dict[str, int] = {}
-    for split, split_tables in tables.items():
-        rows = [row for table in split_tables for row in _rows(split, table, layout, group=spec.group_column)]
+    raw = source.rows(lambda split, table: _rows(split, table, layout, group=spec.group_column))
+    for split, rows in raw.items():
         splits[split] = [row for row in rows if row is not None]
         if n_dropped := len(rows) - len(splits[split]):
             left_out |= {WITHOUT_TEXT: n_dropped} if split == "train" else {}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +38,18 @@ class Source(NamedTuple):
     tables: dict[str, list[Any]]
     notes: tuple[str, ...] = ()
 
+    def with_tables(self, change: Callable[[Any], Any]) -> Source:
+        """Replace each table by a function of it."""
+        tables = {split: [change(table) for table in tables] for split, tables in self.tables.items()}
+        return self._replace(tables=tables)
+
+    def rows(self, rows_of: Callable[[str, Any], list[Any]]) -> dict[str, list[Any]]:
+        """Read the rows of each split, by a function of its name and of a table."""
+        return {
+            split: [row for table in tables for row in rows_of(split, table)]
+            for split, tables in self.tables.items()
+        }
+
 
 def read(spec: DataSpec, *, text: TextFormat | None = None) -> Source:
     """Read the tables of a file, several files by comma, a folder of files, a saved dataset, or a hub id.
@@ -48,13 +60,9 @@ def read(spec: DataSpec, *, text: TextFormat | None = None) -> Source:
     if files is None:
         source = str(spec.source)
         return by_split(source, list(_read_hub(source).items()))
-    tables: dict[str, list[Any]] = {}
-    for split, paths in files.tables.items():
-        tables[split] = [read_table(path, text) for path in paths]
-    (first, *_) = tables["train"]
-    if isinstance(first, dict):  # a saved DatasetDict
-        return by_split(files.name, list(first.items()))
-    return files._replace(tables=tables)
+    tables = files.with_tables(lambda path: read_table(path, text))
+    (first, *_) = tables.tables["train"]
+    return by_split(files.name, list(first.items())) if isinstance(first, dict) else tables
 
 
 def list_files(spec: DataSpec, *, text: TextFormat | None = None) -> Source | None:

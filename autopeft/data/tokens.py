@@ -40,10 +40,7 @@ def read_tokens(spec: DataSpec) -> UncutRows:
     tags = label_column(spec, table.column_names, inputs=[tokens], usual_names=TAG_NAMES)
     columns = Columns(inputs=(tokens,), label=tags, group=spec.group_column, time=spec.time_column)
     notes = [f"Tokens are column {tokens}; the tags are column {tags}."]
-    raw = {
-        split: [row for table in tables for row in _rows(split, table, columns)]
-        for split, tables in source.tables.items()
-    }
+    raw = source.rows(lambda split, table: _rows(split, table, columns))
     train_tags = {tag for row in raw["train"] for tag in names_in(row.label)}
     with_tokens: SplitRows = {}
     for split, rows in raw.items():
