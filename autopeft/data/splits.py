@@ -15,7 +15,7 @@ from autopeft.data.dataset import USUAL_NAMES, LabelledData, ReadRows, Row, Spli
 from autopeft.data.labels import names_in, read_texts
 from autopeft.data.language import read_language
 from autopeft.data.tokens import read_tokens
-from autopeft.errors import DataError, without_long_words
+from autopeft.errors import DataError
 from autopeft.plugins import IGNORED, LabelSpace
 from autopeft.types import DataSpec, counted, shortened
 
@@ -58,7 +58,7 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
         name=uncut.name,
         fingerprint=digest[:16],
         duplicates_removed=n_read - n_kept,
-        notes=tuple(map(without_long_words, notes)),
+        notes=tuple(notes),
     )
 
 

@@ -1,4 +1,4 @@
-"""Times as files write them: whole seconds beside fractions, cells of datetimes, offsets, and blanks."""
+"""Times as files write them: whole seconds and fractions, cells of datetimes, offsets, and blanks."""
 
 from __future__ import annotations
 

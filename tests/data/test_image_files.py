@@ -119,9 +119,9 @@ def test_tables_in_the_folders_of_splits_hold_paths_next_to_them(tmp_path, suffi
             frame.to_json(tmp_path / split / "metadata.jsonl", orient="records", lines=True)
     data = read(tmp_path)
     assert (len(data.confirm.inputs), len(data.test.inputs)) == (30, 20)
-    for split, parts in (("train", (data.train, data.search)), ("validation", (data.confirm,))):
-        paths = {file.path for part in parts for (file,) in part.inputs}
-        assert paths == {str(path) for path in (tmp_path / split).glob("*.png")}
+    for name, splits in (("train", (data.train, data.search)), ("validation", (data.confirm,))):
+        paths = {file.path for split in splits for (file,) in split.inputs}
+        assert paths == {str(path) for path in (tmp_path / name).glob("*.png")}
     labels = {file.path: label for (file,), label in zip(data.test.inputs, data.test.labels, strict=True)}
     assert labels == {str(tmp_path / "test" / f"{i}.png"): i % 2 for i in range(20)}
 

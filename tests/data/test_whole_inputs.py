@@ -38,7 +38,7 @@ def read(path, read_rows=read_texts, **spec):
     ],
 )
 def test_both_texts_of_a_row_are_read(tmp_path, columns):
-    """As BoolQ, WikiQA and Amazon's reviews have them: the same first text stands in many rows."""
+    """As BoolQ, WikiQA and Amazon's reviews have them: many rows have the same first text."""
     rows = [
         {columns[1]: f"{LONG} {i}", columns[0]: f"why {i // 10}", "label": "ab"[i % 2]} for i in range(100)
     ]
