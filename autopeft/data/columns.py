@@ -216,15 +216,18 @@ def _labels(split: str, table: Any, column: str, kind: str | None) -> list[Any]:
 
 
 def _label(cell: Any, declared: Sequence[str], where: str, column: str) -> str | None:
-    """Read one label, by its declared name if there is one."""
     label = as_label(cell, column)
-    if not declared or label is None:
-        return label
-    return None if label in _NO_LABEL else name_of(label, declared, where, column)
+    is_missing = label is None or (declared and label in _NO_LABEL)
+    return None if is_missing else name_of(str(label), declared, where, column)
 
 
 def name_of(code: str, names: Sequence[str], where: str, column: str) -> str:
-    """Return the declared label name of a number; raises DataError if it is out of range."""
+    """Return the declared name of a label's number, or the label itself if none are declared.
+
+    Raises DataError for a number that is out of range.
+    """
+    if not names:
+        return code
     if code.isdigit() and int(code) < len(names):
         return names[int(code)]
     raise DataError(

@@ -7,7 +7,6 @@ from typing import Any
 
 from autopeft.data.cells import is_missing, refuse_written_lists
 from autopeft.data.columns import (
-    HIDDEN,
     Columns,
     cells_of,
     declared_names,
@@ -41,16 +40,11 @@ def read_tokens(spec: DataSpec) -> UncutRows:
     columns = Columns(inputs=(tokens,), label=tags, group=spec.group_column, time=spec.time_column)
     notes = [f"Tokens are column {tokens}; the tags are column {tags}."]
     raw = source.rows(lambda split, table: _rows(split, table, columns))
-    train_tags = {tag for row in raw["train"] for tag in names_in(row.label)}
     with_tokens: SplitRows = {}
     for split, rows in raw.items():
         with_tokens[split] = [row for row in rows if row.inputs[0]]
         if n_dropped := len(rows) - len(with_tokens[split]):
             notes.append(f"Dropped {counted(n_dropped, f'{split} row')} without tokens.")
-        if split != "train" and HIDDEN not in train_tags:
-            with_tokens[split] = [
-                row._replace(label=None) if _hides_tags(row) else row for row in with_tokens[split]
-            ]
     splits, label_notes = drop_unlabeled(with_tokens, tags)
     notes += label_notes
     left_out = {
@@ -98,18 +92,11 @@ def _rows(split: str, table: Any, columns: Columns) -> list[Row]:
             raise DataError(
                 f"{where.capitalize()} has no tag for token {words[tags.index('')]!r}; write O or its tag."
             )
-        label = tuple(None if tag == _NO_TAG else tag for tag in tags)
-        is_tagged = not tags or set(label) != {None}
-        row = Row((words,), label if is_tagged else None, group, time, index + 1)
-        if declared and row.label and not (split != "train" and _hides_tags(row)):
-            names = (tag and name_of(tag, declared, where, columns.label) for tag in row.label)
-            row = row._replace(label=tuple(names))
-        rows.append(row)
+        label = tuple(
+            None if tag == _NO_TAG else name_of(tag, declared, where, columns.label) for tag in tags
+        )
+        rows.append(Row((words,), None if set(label) == {None} else label, group, time, index + 1))
     return rows
-
-
-def _hides_tags(row: Row) -> bool:
-    return set(names_in(row.label)) == {HIDDEN}
 
 
 def _items(cell: Any, column: str) -> tuple[str, ...]:
