@@ -31,17 +31,24 @@ def load_in_memory(spec: DataSpec, data: Any, *, seed: int, read_rows: ReadRows)
         DataError: The object is of another kind, has no rows, or cannot be used.
     """
     notes = []
-    with tempfile.TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as parent:
+    with tempfile.TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as parent, quiet():
         folder = Path(parent) / _NAME
         folder.mkdir()
         for split, content in (data if isinstance(data, dict) else {"train": data}).items():
-            table = _dataset_of(content)
-            if len(table):
-                _write(table, folder / f"{split}.parquet")
-            elif len(table.column_names) and isinstance(data, dict) and "train" not in str(split).lower():
-                notes.append(f"Left out {split} of the data in memory, which has no rows.")
-            else:
+            try:
+                table = _dataset_of(content)
+                if len(table):
+                    table.to_parquet(folder / f"{split}.parquet")
+                    continue
+            except _UNREADABLE as error:
+                reason = " ".join("; ".join(map(str, reversed(error.args))).split())
+                raise DataError(
+                    f"The data in memory cannot be read ({shortened(reason, _MOST_LETTERS)}); give each "
+                    "column its own name and one simple type, such as text with .astype(str), or drop it."
+                ) from error
+            if not isinstance(data, dict) or "train" in str(split).lower():
                 raise DataError(f"The data in memory has no rows in {split}; add rows.")
+            notes.append(f"Left out {split} of the data in memory, which has no rows.")
         try:
             loaded = load(spec.model_copy(update={"source": str(folder)}), seed=seed, read_rows=read_rows)
         except DataError as error:
@@ -53,30 +60,11 @@ def load_in_memory(spec: DataSpec, data: Any, *, seed: int, read_rows: ReadRows)
 def _dataset_of(table: Any) -> datasets.Dataset:
     if isinstance(table, datasets.Dataset):
         return table
-    try:
-        if isinstance(table, pd.DataFrame):
-            return datasets.Dataset.from_pandas(table, preserve_index=False)
-        if hasattr(table, "to_arrow"):  # a frame of Polars
-            return datasets.Dataset(table.to_arrow())
-    except _UNREADABLE as error:
-        raise _unreadable(error) from error
+    if isinstance(table, pd.DataFrame):
+        return datasets.Dataset.from_pandas(table, preserve_index=False)
+    if hasattr(table, "to_arrow"):  # a frame of Polars
+        return datasets.Dataset(table.to_arrow())
     raise DataError(
         f"The data in memory is a {type(table).__name__}; pass a datasets.Dataset, a pandas.DataFrame, a "
         "dictionary of these by split, or the name of a file."
-    )
-
-
-def _write(table: datasets.Dataset, path: Path) -> None:
-    try:
-        with quiet():
-            table.to_parquet(path)
-    except _UNREADABLE as error:
-        raise _unreadable(error) from error
-
-
-def _unreadable(error: Exception) -> DataError:
-    reason = shortened(" ".join("; ".join(map(str, reversed(error.args))).split()), _MOST_LETTERS)
-    return DataError(
-        f"The data in memory cannot be read ({reason}); give each column its own name and one simple type, "
-        "such as text with .astype(str), or drop it."
     )
