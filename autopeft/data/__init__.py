@@ -1,7 +1,7 @@
 """A dataset: its columns, its labels and four splits that share no example.
 
 Inside the folder each file imports only from those before it:
-dataset → formats, chats, cells → sources → columns → labels →
+dataset → files, chats, cells → sources → columns → labels →
 tokens, language, images, choices, cutting → splits → frames.
 """
 

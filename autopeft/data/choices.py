@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from string import ascii_uppercase as LETTERS
 from typing import Any, NamedTuple
 
-from autopeft.data.cells import as_label, as_string, is_missing
+from autopeft.data.cells import as_label, as_string, is_missing, refuse_written_lists
 from autopeft.data.columns import (
     Columns,
     cells_of,
@@ -18,20 +18,20 @@ from autopeft.data.columns import (
     holds_texts,
 )
 from autopeft.data.dataset import Row, UncutRows
-from autopeft.data.labels import WITHOUT_LABEL, label_column, with_labels
+from autopeft.data.labels import WITHOUT_LABEL, drop_unlabeled, label_column
 from autopeft.data.sources import read
 from autopeft.errors import DataError
 from autopeft.plugins import LabelSpace
 from autopeft.types import DataSpec
 
-QUESTION_NAMES = "question prompt sent1 context premise stem query ctx"
-CONTEXT_NAMES = "article passage context story document ctx"
+QUESTION_NAMES = "question prompt sent1 context ctx"
+CONTEXT_NAMES = "article passage context"
 CHOICES_NAMES = "choices options answers endings"
-LABEL_NAMES = "label answer answerkey answer_idx correct gold target"
+LABEL_NAMES = "label answer answerkey correct gold target"
 
 
 class _Question(NamedTuple):
-    """One row: its inputs are the question and then the choices, its label is not looked up yet.
+    """One row: its inputs are the question and then the choices, its label is as written.
 
     `where` names the row in errors. `keys` are the choices' names in the data, such as A to D; () without.
     """
@@ -51,25 +51,24 @@ class _Question(NamedTuple):
 
 # Four readings of a label. The first one that fits every row is used for the whole column, since single rows
 # mislead: with the choices 4, 2, 0, 1 the label 2 is choice 0 by its number and choice 2 by its text.
-_TEXTS = "texts of choices"
 _READINGS: Mapping[str, Callable[[_Question], Sequence[str]]] = {
-    "names beside the choices": lambda question: question.keys,
+    "names of the choices": lambda question: question.keys,
     "numbers from 0": lambda question: [str(index) for index in range(len(question.choices))],
     "letters": lambda question: LETTERS if question.label.isupper() else LETTERS.lower(),
-    _TEXTS: lambda question: [text.strip() for text in question.choices],
+    "texts of choices": lambda question: [text.strip() for text in question.choices],
 }
 
 
 def read_choices(spec: DataSpec) -> UncutRows:
-    """Read rows of a question and its choices, labelled with the right choice.
+    """Read rows of a question and its choices, labeled with the right choice.
 
     The data may name the right choice by its number from 0, its letter, its own name or its text.
     `data.text_columns` may name the question and the choices, or the question and one column per choice.
     Raises a DataError if columns are missing, rows differ in their number of choices, or a label fits none.
     """
     source = read(spec)
-    tables = source.tables
-    names = tables["train"][0].column_names
+    train_table = source.tables["train"][0]
+    names = train_table.column_names
     check_named(spec, names)
     question = spec.text_columns[0] if spec.text_columns else first_usual_column(names, QUESTION_NAMES)
     choices = spec.text_columns[1:] or tuple(filter(None, [first_usual_column(names, CHOICES_NAMES)]))
@@ -84,51 +83,35 @@ def read_choices(spec: DataSpec) -> UncutRows:
         inputs=(question, *choices), label=label, group=spec.group_column, time=spec.time_column
     )
     context = first_usual_column([name for name in names if name != question], CONTEXT_NAMES)
-    if not spec.text_columns and context and holds_texts(head_of(tables["train"][0]), context):
-        notes.append(f"The text of column {context} stands behind the question.")
-        tables = {
-            part: [_with_context(part, table, question, context) for table in part_tables]
-            for part, part_tables in tables.items()
-        }
-    raw = {
-        part: [row for table in part_tables for row in _questions(part, table, columns)]
-        for part, part_tables in tables.items()
-    }
-    train_labels = {row.label for row in raw["train"]}
-    usable: dict[str, list[_Question]] = {}
-    for part, questions in raw.items():
-        usable[part], label_notes = with_labels(part, questions, label, train_labels=train_labels)
-        notes += label_notes
+    if spec.text_columns or not context or not holds_texts(head_of(train_table), context):
+        context = None
+    else:  # RACE has the text that a question is about in its own column
+        notes.append(f"The text of column {context} follows the question.")
+    raw = source.rows(lambda split, table: _questions(split, table, columns, context))
+    usable, label_notes = drop_unlabeled(raw, label)
+    notes += label_notes
     all_questions = [row for questions in usable.values() for row in questions]
     choice_names = _choice_names(all_questions)
-    indices, reading_notes = _right_choices(all_questions, label)
-    next_indices = iter(indices)
-    parts = {
-        part: [row.row._replace(label=choice_names[next(next_indices)]) for row in questions]
-        for part, questions in usable.items()
+    next_indices = iter(_right_choices(all_questions))
+    splits = {
+        split: [row.row._replace(label=choice_names[next(next_indices)]) for row in questions]
+        for split, questions in usable.items()
     }
-    left_out = {WITHOUT_LABEL: len(raw["train"]) - len(parts["train"])}
+    left_out = {WITHOUT_LABEL: len(raw["train"]) - len(splits["train"])}
     label_space = LabelSpace(kind="choice", names=choice_names)
-    return columns.uncut(source, parts, label_space, left_out=left_out, notes=notes + reading_notes)
+    return columns.uncut(source, splits, label_space, left_out=left_out, notes=notes)
 
 
-def _with_context(part: str, table: Any, question: str, context: str) -> Any:
-    """Append to each question the text that it is about, as RACE has it in a column of its own."""
-    pairs = zip(cells_of(part, table, question), cells_of(part, table, context), strict=True)
-    texts = [
-        "\n\n".join(filter(None, (as_string(cell, question), as_string(text, context))))
-        for cell, text in pairs
-    ]
-    return table.remove_columns(question).add_column(question, texts)
-
-
-def _questions(part: str, table: Any, columns: Columns) -> list[_Question]:
+def _questions(split: str, table: Any, columns: Columns, context: str | None) -> list[_Question]:
     """Read the questions of a table; a missing question or choice is None."""
-    questions, *choices = (cells_of(part, table, name) for name in columns.inputs)
-    labels = cells_of(part, table, columns.label, is_needed=part != "test")
-    cells = zip(questions, labels, *groups_and_times(part, table, columns), *choices, strict=True)
+    questions, *choices = (cells_of(split, table, name) for name in columns.inputs)
+    if len(choices) == 1:
+        refuse_written_lists(choices[0], columns.inputs[1])
+    labels = cells_of(split, table, columns.label, is_needed=split != "test")
+    contexts = cells_of(split, table, context) if context else [None] * len(table)
+    cells = zip(questions, contexts, labels, *groups_and_times(split, table, columns), *choices, strict=True)
     rows = []
-    for index, (question, label, group, time, *offered) in enumerate(cells):
+    for index, (question, about, label, group, time, *offered) in enumerate(cells):
         texts: Any = offered
         names: Any = ()
         if len(offered) == 1:  # a list, or a record of two lists `text` and `label` as in ARC
@@ -139,9 +122,10 @@ def _questions(part: str, table: Any, columns: Columns) -> list[_Question]:
             has_names = isinstance(names, list) and len(names) == len(texts)
             names = [str(name).strip() for name in names] if has_names else ()
         choices_as_text = (None if is_missing(cell) else str(cell) for cell in texts)  # blank ones too
-        text = as_string(question, columns.inputs[0])
+        texts_before = (as_string(cell, columns.inputs[0]) for cell in (question, about))
+        text = "\n\n".join(filter(None, texts_before)) or None
         row = Row((text, *choices_as_text), as_label(label, columns.label), group, time, index + 1)
-        rows.append(_Question(row, f"row {index + 1} of {part}", tuple(names)))
+        rows.append(_Question(row, f"row {index + 1} of {split}", tuple(names)))
     return rows
 
 
@@ -159,8 +143,8 @@ def _choice_names(questions: Sequence[_Question]) -> tuple[str, ...]:
     return tuple(LETTERS[:n_choices] if n_choices <= len(LETTERS) else map(str, range(1, n_choices + 1)))
 
 
-def _right_choices(questions: Sequence[_Question], column: str) -> tuple[list[int], list[str]]:
-    """Find each right choice by the first of `_READINGS` that fits all labels, with notes; else DataError."""
+def _right_choices(questions: Sequence[_Question]) -> list[int]:
+    """Find each right choice by the first of `_READINGS` that fits all labels; else DataError."""
     indices: dict[str, list[int | None]] = {}
     for reading, names_of in _READINGS.items():
         named = [
@@ -174,8 +158,6 @@ def _right_choices(questions: Sequence[_Question], column: str) -> tuple[list[in
         raise DataError(
             f"The label {question.label!r} of {question.where} names none of its "
             f"{len(question.choices)} choices, read as {best}; write numbers from 0, letters from A, or the "
-            "choices themselves, alike in every row."
+            "texts of the choices, alike in every row."
         )
-    is_ambiguous = None not in indices[_TEXTS] and indices[_TEXTS] != right
-    note = f"The labels in column {column} are read as {best}, but are also texts of other choices."
-    return right, [note] if is_ambiguous else []
+    return right

@@ -10,17 +10,15 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from autopeft.data.dataset import Parts, Row, UncutRows
+from autopeft.data.dataset import Row, SplitRows, UncutRows
 from autopeft.data.labels import names_in
 from autopeft.errors import DataError
 from autopeft.types import counted
 
-_FAR = 0.25  # a cut of whole groups is noted if its size is off by this share or more; chosen by hand
-_FEWEST_GROUPS = 2  # stay when `max_examples` drops groups: one for train and one for search
-_MIN_ROWS = 30  # for train and search together, so that train keeps 20; chosen by hand
-# A cut takes this share of train, within these limits, and never more than a third; chosen by hand.
+_FEWEST_GROUPS = 2  # remain when `max_examples` drops groups: one for train and one for search
+_MIN_ROWS = 30  # for train and search together, so that train keeps 20; heuristic
+# A cut takes this share of train, within these limits, and never more than a third; heuristic.
 _CUT_PERCENT, _CUT_AT_LEAST, _CUT_AT_MOST = 15, 50, 2000
-_FEW_ROWS = 20  # a validation file with fewer gets a note: only large differences show; chosen by hand
 _SPREAD = 3  # a label with so many rows gets one in each of train, search and confirm
 
 
@@ -40,7 +38,7 @@ class Cutter:
         *,
         spread: frozenset[str] = frozenset(),
     ) -> tuple[list[Row], list[Row], str]:
-        """Cut about `n_out` rows out; return the rows that stay, the rows that are cut out, and a note.
+        """Cut about `n_out` rows out; return the rows that remain, the rows that are cut out, and a note.
 
         Both keep the order of `rows`. A cut at random holds each label of `spread`, if train need not lose a
         label for it. Raises a DataError if no group can be cut out, or train would lose a label.
@@ -65,18 +63,17 @@ class Cutter:
                 f"The {len(rows)} train rows have {counted(len(groups_of(rows)), 'group')}, and none can be "
                 "cut out; name a finer data.group_column, or give the split as a file of its own."
             )
-        size_note = f" ({n_out} were wanted)" if has_groups and abs(len(out) - n_out) > _FAR * n_out else ""
         stays = [row for i, row in enumerate(rows) if i not in out]
         if lost := self._distinct(rows) - self._distinct(stays):
             raise DataError(
                 f"With the last rows cut out as {name}, no train row has label {min(lost)!r}; "
                 "leave out data.time_column, or give the split as a file of its own."
             )
-        note = f"Cut {len(out)} of {len(rows)} train rows as {name}, {how}{size_note}."
+        note = f"Cut {len(out)} of {len(rows)} train rows as {name}, {how}."
         return stays, [row for i, row in enumerate(rows) if i in out], note
 
     def _rows(self, rows: Sequence[Row], n_out: int) -> tuple[set[int], str]:
-        """Draw `n_out` rows, stratified if possible, and say how; DataError if a label would leave train."""
+        """Draw `n_out` rows, stratified if possible, and describe how; no label may leave train."""
         labels = [self._labels(row) for row in rows]
         counts, order = Counter(name for names in labels for name in names), range(len(rows))
         if not self.has_classes:
@@ -141,7 +138,7 @@ class Cutter:
         return out
 
     def without_surplus(self, rows: list[Row], n_most: int) -> tuple[list[Row], str]:
-        """Drop whole groups that are not too large, then single rows, until `n_most` stay; add a note."""
+        """Drop whole groups that are not too large, then single rows, until `n_most` remain."""
         n_out = len(rows) - n_most
         has_groups = any(row.group is not None for row in rows)
         out = self._fitting_groups(rows, n_out, n_stay=_FEWEST_GROUPS)[0] if has_groups else set()
@@ -159,7 +156,7 @@ class Cutter:
     ) -> tuple[set[int], list[list[int]]]:
         """Draw whole groups at random, skipping each that would bring the cut above `n_out` rows.
 
-        Every label and `n_stay` groups stay in train. Returns row indices, and the groups that were skipped.
+        Every label and `n_stay` groups remain in train. Returns row indices, and the skipped groups.
         """
         groups = groups_of(rows)
         n_rows_with = Counter(name for row in rows for name in self._labels(row))
@@ -192,8 +189,8 @@ def groups_of(rows: Sequence[Row]) -> list[list[int]]:
     return list(groups.values())
 
 
-def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int) -> tuple[Parts, list[str]]:
-    """Cut search out of train, and confirm too unless the user has it; add notes on each cut.
+def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int) -> tuple[SplitRows, list[str]]:
+    """Cut search out of train, and confirm too unless the user has it, with notes on each cut.
 
     `max_examples` limits train and search together; None is no limit.
 
@@ -202,26 +199,20 @@ def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int) -> tupl
     """
     has_classes = bool(uncut.label_space.names) and uncut.label_space.kind not in ("number", "choice")
     cutter = Cutter(has_classes=has_classes, in_order=uncut.in_order, seed=seed % 2**32)
-    train, confirm, notes = uncut.parts["train"], uncut.parts.get("confirm", []), list[str]()
+    train, confirm, notes = uncut.splits["train"], uncut.splits.get("confirm", []), list[str]()
     counts = Counter(name for row in train for name in names_in(row.label)) if has_classes else Counter()
     spread = frozenset(
         name for name, n in counts.items() if n >= _SPREAD and uncut.label_space.kind != "tags"
     )
-    n_own_confirm = len(confirm)
     if not confirm:
         train, confirm, note = cutter.cut(train, _cut_size(len(train)), "confirm", spread=spread)
         notes.append(note)
-    elif len(confirm) < _FEW_ROWS and uncut.label_space.kind != "stream":
-        notes.append(
-            f"The validation part has {counted(len(confirm), 'row')}, of which the verdict tells large "
-            "differences alone; give more, or leave it out so that they are cut from train."
-        )
     n_labels = len({name for row in train for name in names_in(row.label)}) if has_classes else 0
     n_needed = max(_MIN_ROWS, 2 * n_labels if uncut.label_space.kind == "class" else 0)
     if min(len(train), max_examples or len(train)) < n_needed:
         removed = [f"{fault} ({n})" for fault, n in uncut.left_out.items() if n]
         reasons = [
-            f" beside {len(confirm)} for confirm" if len(confirm) > n_own_confirm else "",
+            f" in addition to {len(confirm)} for confirm" if not uncut.splits.get("confirm") else "",
             f" and data.max_examples is {max_examples}" if max_examples else "",
             f", after removing {', '.join(removed)}" if removed else "",
         ]
@@ -234,14 +225,14 @@ def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int) -> tupl
         )
     if max_examples and max_examples < len(train):
         if uncut.in_order:
-            note = f"Kept the last {max_examples} of {len(train)} train rows, as max_examples says."
+            note = f"Kept the last {max_examples} of {len(train)} train rows, by max_examples."
             train = train[-max_examples:]
         else:
             train, note = cutter.without_surplus(train, max_examples)
         notes.append(note)
     train, search, note = cutter.cut(train, _cut_size(len(train)), "search", spread=spread)
-    parts = {"train": train, "search": search, "confirm": confirm, "test": uncut.parts.get("test", [])}
-    return parts, [*notes, note]
+    splits = {"train": train, "search": search, "confirm": confirm, "test": uncut.splits.get("test", [])}
+    return splits, [*notes, note]
 
 
 def _cut_size(n_rows: int) -> int:

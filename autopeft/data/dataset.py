@@ -25,24 +25,24 @@ class Row(NamedTuple):
     number: int = 0
 
 
-# What users call the parts that they give beside train.
+# The names that users give to the files of held-out splits.
 USUAL_NAMES = {"test": "test", "confirm": "validation"}
-Parts = dict[str, list[Row]]  # part -> rows: train, and confirm and test if the user has them
+SplitRows = dict[str, list[Row]]  # split -> rows: train, and confirm and test if the user has them
 
 
 @dataclass(frozen=True, kw_only=True)
 class UncutRows:
     """The rows of train, confirm and test as a task reads them, before any cut.
 
-    - `in_order`: neighbouring rows belong together (a text, a time series), so cuts are made at the end.
-    - `may_repeat`: one part may hold the same inputs twice.
-    - `shared_inputs`: inputs that several parts may hold, such as a fixed instruction.
+    - `in_order`: consecutive rows belong together (a text, a time series), so cuts are made at the end.
+    - `may_repeat`: one split may hold the same inputs twice.
+    - `shared_inputs`: inputs that several splits may hold, such as a fixed instruction.
     - `left_out`: number of train rows that were dropped, by the reason ("rows without a label").
     - `notes`: one sentence for the user on each decision that was made in reading.
     """
 
     name: str
-    parts: Parts
+    splits: SplitRows
     label_space: LabelSpace
     input_columns: tuple[str, ...]
     label_column: str
@@ -60,9 +60,10 @@ ReadRows = Callable[[DataSpec], UncutRows]
 class Split:
     """The rows of one split: `inputs` has one tuple per example, such as one string per text column.
 
-    `labels` are as the target says: an index into its names, several indices, a number, one index per token
-    (-100 where it has no tag), or a text. `groups` has one number per example, equal for examples with the
-    same cell in the group column. It is empty if no two examples share a cell, and for text cut into blocks.
+    `labels` are as the label space says: an index into its names, several indices, a number, one index per
+    token (-100 where it has no tag), or a text. `groups` has one number per example, equal for examples with
+    the same cell in the group column. It is empty if no two examples share a cell, and for text cut into
+    blocks.
     """
 
     name: str
@@ -92,13 +93,13 @@ class LabelledData:
     notes: tuple[str, ...]
 
     def with_all_rows(self) -> LabelledData:
-        """Put the rows of search and confirm into train as well, for a plan that was chosen before."""
+        """Add the rows of search and confirm to train, for a plan that was chosen before."""
         train = self.joined("train", "search", "confirm")
         note = f"All {len(train.labels):,} rows of train, search and confirm are trained on."
         return replace(self, train=train, notes=(*self.notes, note))
 
     def joined(self, *names: str) -> Split:
-        """Return the rows of some splits, one after the other, as a split with the name of the first."""
+        """Concatenate some splits under the name of the first."""
         splits: list[Split] = [getattr(self, name) for name in names]
         inputs = tuple(chain.from_iterable(split.inputs for split in splits))
         labels = tuple(chain.from_iterable(split.labels for split in splits))

@@ -1,317 +1,194 @@
-"""Reads files, folders, saved datasets and the hub into tables, by the split word in their names.
+"""Finds what --data names: files, folders, saved datasets and hub datasets, sorted into splits.
 
 A local source never touches the network.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
-from datasets.naming import camelcase_to_snakecase
-from huggingface_hub import HfApi
 from huggingface_hub import errors as hub_errors
 
-from autopeft.data.formats import (
-    FILE_ERRORS,
-    PARAGRAPHS,
-    SENTENCES,
-    TABLES,
-    TextFormat,
-    quiet,
-    read_table,
-    read_text,
-    suffix_of,
-    suffixes_of,
-    unpacked_name,
-)
-from autopeft.errors import DataError, reason_of
-from autopeft.types import DataSpec, counted, listed, path_at_home
+from autopeft.data.files import FILE_ERRORS, PARAGRAPHS, SENTENCES, TABLES, TextFormat, quiet, read_table
+from autopeft.errors import DataError, nearest
+from autopeft.types import DataSpec, listed, path_at_home
 
-_SPELLING = "Check the spelling, or pass --data with the place to which it was moved."
 SAMPLE = Path(__file__).parents[1] / "sample_data" / "clinc_domain10"
 
 # A split word in a name: `train`, `training` and `trainset`, but not `latest`, `contest` or `trainer`.
-SPLIT_WORD = re.compile(
-    r"(?<![a-z])(train|test|validation|valid|val|dev|evaluation|eval|devtest|heldout|holdout|trainval)"
-    r"(ing)?(set|data|dataset|split|file|rows)?(?![a-z])"
+_SPLIT_WORD = re.compile(
+    r"(?<![a-z])(train|test|validation|valid|val|dev|eval)(ing)?(set|data|dataset|split)?(?![a-z])"
 )
-_RARE = ("eval", "evaluation", "devtest", "heldout", "holdout")  # name a split only beside a train split
-_PART_OF = {  # every other split word means confirm
-    **dict.fromkeys(("train", "trainval"), "train"),
-    **dict.fromkeys(("test", "devtest", "heldout", "holdout"), "test"),
-}
-_ABOUT = re.compile(r"(readme|licen[cs]e)([.-]\w+)*", re.IGNORECASE)  # names of files that describe the data
-_LONGEST_ID = 96  # characters of an id on the hub
-_MOST_SUFFIXES = 4  # that a note lists; chosen by hand
-_OF_MACS = "__MACOSX"  # a folder that the archiver of macOS adds
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?")  # with the configuration after a colon
 
-# The hub client changed its HTTP library between versions; `HTTPError` is the base error of either. A reader
-# that lacks its package (of .zst files, of sound) raises an ImportError that names it.
-_HUB_ERRORS = (*FILE_ERRORS, ImportError, hub_errors.HTTPError)
+# The hub client changed its HTTP library between versions; `HTTPError` is the base error of either. A loader
+# whose package is missing raises an ImportError that names it.
+_HUB_ERRORS = (*FILE_ERRORS, RuntimeError, ImportError, hub_errors.HTTPError)
 
 
 class Source(NamedTuple):
-    """A dataset as it was found: its tables by part (train, confirm, test), with a note on each decision."""
+    """A dataset as it was found: its tables by split (train, confirm, test), with a note on each decision."""
 
     name: str
     tables: dict[str, list[Any]]
     notes: tuple[str, ...] = ()
 
+    def with_tables(self, change: Callable[[Any], Any]) -> Source:
+        """Replace each table by a function of it."""
+        tables = {split: [change(table) for table in tables] for split, tables in self.tables.items()}
+        return self._replace(tables=tables)
+
+    def rows(self, rows_of: Callable[[str, Any], list[Any]]) -> dict[str, list[Any]]:
+        """Read the rows of each split, by a function of its name and of a table."""
+        return {
+            split: [row for table in tables for row in rows_of(split, table)]
+            for split, tables in self.tables.items()
+        }
+
 
 def read(spec: DataSpec, *, text: TextFormat | None = None) -> Source:
     """Read the tables of a file, several files by comma, a folder of files, a saved dataset, or a hub id.
 
-    `text` is the task's format for plain texts; None reads none. Raises DataError without a train part.
+    `text` is the task's format for plain texts; None reads none. Raises DataError without a train split.
     """
-    if "://" in (spec.source or ""):
-        raise DataError(f"{spec.source} is an address; download it first: --data takes files or hub ids.")
-    path = SAMPLE if spec.source is None else path_at_home(spec.source)
-    if is_list(spec.source):
-        return _read_files(listed_by_part(str(spec.source)), text)
-    if spec.source and not _is_there(path) and not _looks_like_path(spec.source):
-        remedy = "save the one to learn from as a file (to_parquet of datasets), and pass that file"
-        return Source(spec.source, *by_part(dict(_read_hub(spec.source)), spec.source, remedy=remedy))
-    if not _is_there(path):
-        raise DataError(f"The data path {path} does not exist.{_near(path)} {_SPELLING}")
-    if not path.is_dir():
-        return Source(unpacked_name(path).stem, {"train": [read_table(path, text)]})
-    name = path.resolve().name
-    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        saved = read_table(path, text)
-        tables = dict(saved) if isinstance(saved, dict) else {"train": saved}
-        return Source(name, *by_part(tables, name))
-    suffixes = {suffix_of(file) for file in path.rglob("[!._]*")}
-    if text is None and ".txt" in suffixes and suffixes.isdisjoint(TABLES):
-        return _with_texts(read_class_folders(path, {".txt"}, content="text"))
-    files, description_notes = _data_files(path, text)
-    parts, notes = by_part(files, name)
-    return _read_files(Source(name, parts, (*description_notes, *notes)), text)
+    files = list_files(spec, text=text)
+    if files is None:
+        source = str(spec.source)
+        return by_split(source, list(_read_hub(source).items()))
+    tables = files.with_tables(lambda path: read_table(path, text))
+    (first, *_) = tables.tables["train"]
+    return by_split(files.name, list(first.items())) if isinstance(first, dict) else tables
 
 
-def _read_files(files: Source, text: TextFormat | None) -> Source:
-    tables = {part: [read_table(file, text) for file in paths] for part, paths in files.tables.items()}
-    return files._replace(tables=tables)
+def list_files(spec: DataSpec, *, text: TextFormat | None = None) -> Source | None:
+    """List the files that a source names, by split; None for a dataset on the hub.
 
-
-def _with_texts(folders: Source) -> Source:
-    """Replace the column of files by one of their texts."""
-    tables: dict[str, list[Any]] = {part: [] for part in folders.tables}
-    for part, of_part in folders.tables.items():
-        for table in of_part:
-            texts = [read_text(Path(file)) for file in table["file"]]
-            tables[part].append(datasets.Dataset.from_dict({"text": texts, "label": table["label"]}))
-    return folders._replace(tables=tables)
-
-
-def read_class_folders(path: Path, suffixes: Collection[str], *, content: str) -> Source:
-    """List files such as `train/cat/1.png`, or `cat/1.png` if no folder is named after a split, with labels.
-
-    `content` is image or text. A class named like a split is taken for a split: it holds no folders of
-    classes, which is a DataError.
+    Raises DataError for a missing file, or a folder without files that can be read.
     """
-    name, path = path.resolve().name, _unwrapped(path)
-    children = _folders_in(path)
-    if not children:
+    source = str(spec.source or SAMPLE)
+    path = path_at_home(source)
+    if os.path.exists(path):  # noqa: PTH110 - Path.exists raises where the name is too long
+        if not path.is_dir():
+            return Source(path.stem, {"train": [path]})
+        name = path.resolve().name
+        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+            return Source(name, {"train": [path]})
+        return by_split(name, [(file.name, file) for file in _data_files(path, text)])
+    if "," in source:
+        paths = [path_at_home(word.strip()) for word in source.split(",")]
+        for path in paths:
+            if not path.is_file():
+                raise _missing(path)
+        return by_split(paths[0].resolve().parent.name, [(path.name, path) for path in paths])
+    is_file_name = path.suffix.lower() in (*TABLES, *PARAGRAPHS.suffixes, *SENTENCES.suffixes)
+    in_folder = path.parent != Path() and path.parent.is_dir()
+    if is_file_name or in_folder or not _HUB_ID.fullmatch(source):
+        raise _missing(path)
+    return None
+
+
+def _missing(path: Path) -> DataError:
+    siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = nearest(path.name, siblings)
+    hint = f" Did you mean {close!r}?" if close else ""
+    return DataError(f"The data file {path} does not exist.{hint} Correct --data.")
+
+
+def _data_files(folder: Path, text: TextFormat | None) -> list[Path]:
+    """List the tables of a folder, else its texts; also of its subfolder `data`, as in clones of the hub."""
+    for place in (folder, folder / "data"):
+        for suffixes in (TABLES, text.suffixes if text else ()):
+            files = sorted(file for file in place.glob("[!._]*") if file.suffix.lower() in suffixes)
+            if files:
+                return files
+    suffixes = (*TABLES, *(text.suffixes if text else ()))
+    raise DataError(
+        f"The folder {folder} has no data file; put {', '.join(suffixes)} files there, or set --task "
+        "image-classification for images."
+    )
+
+
+def by_split(name: str, sources: Sequence[tuple[str, Any]]) -> Source:
+    """Sort named files or tables by the split word in their names; all are train if no name has one.
+
+    A source without a split word next to others, or with the words of several splits, is left out with a
+    note. Raises DataError without train.
+    """
+    tables: dict[str, list[Any]] = {}
+    names: dict[str, list[str]] = {}
+    unclear = []
+    for key, source in sources:
+        splits = {_split_of(word[1]) for word in _SPLIT_WORD.finditer(key.lower())}
+        if len(splits) == 1:
+            (split,) = splits
+            tables.setdefault(split, []).append(source)
+            names.setdefault(split, []).append(key)
+        else:
+            unclear.append(key)
+    if not tables:
+        note = f"No file name has a split word (train, validation, test): {listed(unclear)} are all train."
+        return Source(name, {"train": [source for _, source in sources]}, (note,) if len(unclear) > 1 else ())
+    if "train" not in tables:
         raise DataError(
-            f"The folder {path} holds neither a table ({', '.join(TABLES)}) nor folders of classes; put "
-            f"{content}s into one folder per class, or a table with columns file and label beside them."
+            f"{name} has no train split, only {listed([key for key, _ in sources])}; name one of them train, "
+            "or save the one to learn from as a file and pass that."
         )
-    parts, notes = {"train": [path]}, list[str]()
-    if any(SPLIT_WORD.search(child.name.lower()) for child in children):
-        folders_by_name = {child.name: _unwrapped(child) for child in children}
-        remedy = "name one of them train, or rename a class that is named like a split"
-        parts, part_notes = by_part(folders_by_name, name, remedy=remedy)
-        notes += part_notes
-    tables: dict[str, list[Any]] = {part: [] for part in parts}
-    for part, folders in parts.items():
-        for folder in folders:
-            files = sorted(f for f in folder.glob("*/**/*") if f.is_file() and not _is_hidden(f, folder))
-            readable = [file for file in files if file.suffix.lower() in suffixes]
-            if not readable:
-                raise DataError(
-                    f"{folder} holds no {content} in a folder of its class; put {content}s into one folder "
-                    "per class. A folder with the name of a split holds such folders."
-                )
-            skipped = Counter(f.suffix.lower() or "none" for f in files if f.suffix.lower() not in suffixes)
-            if skipped:
-                kinds = ", ".join(f"{suffix} {n}" for suffix, n in skipped.most_common(_MOST_SUFFIXES))
-                n_files = counted(skipped.total(), "file")
-                notes.append(f"Left out {n_files} in {folder.name}, no {content}s by their suffix ({kinds}).")
-            labels = [file.relative_to(folder).parts[0] for file in readable]
-            columns = {"file": [str(file.resolve()) for file in readable], "label": labels}
-            tables[part].append(datasets.Dataset.from_dict(columns))
+    notes = [f"Left out, as the name has not exactly one split word: {listed(unclear)}."] if unclear else []
+    notes += [f"The {split} split is {listed(keys)}." for split, keys in names.items() if len(keys) > 1]
     return Source(name, tables, tuple(notes))
 
 
-def _unwrapped(folder: Path) -> Path:
-    """Step into the only folder inside as long as that one holds folders: an archive adds such folders."""
-    inside = _folders_in(folder)
-    return _unwrapped(inside[0]) if len(inside) == 1 and _folders_in(inside[0]) else folder
+def _split_of(word: str) -> str:
+    return word if word in ("train", "test") else "confirm"
 
 
-def _folders_in(folder: Path) -> list[Path]:
-    return sorted(child for child in folder.iterdir() if child.is_dir() and not _is_hidden(child, folder))
+def class_folders(path: Path, suffixes: Collection[str]) -> Source:
+    """List images such as `train/cat/1.png`, or `cat/1.png` if no folder is named after a split, with labels.
 
-
-def _is_hidden(file: Path, root: Path) -> bool:
-    """Whether a file, or a folder between it and the root, begins with a dot or was added by macOS."""
-    return any(name.startswith(".") or name == _OF_MACS for name in file.relative_to(root).parts)
-
-
-def _data_files(folder: Path, text: TextFormat | None) -> tuple[dict[str, Path], tuple[str, ...]]:
-    """List the data files of a folder, else of the only folder in it that has some; by name, and a note.
-
-    Files about the data are left out: a readme or licence, and .md beside tables. DataError without files.
+    A class that is named like a split is taken for a split: it has no class folders, which is a DataError.
     """
-    suffixes = suffixes_of(text)
-
-    def files_of(place: Path) -> dict[str, Path]:
-        return {file.name: file for file in sorted(place.glob("[!._]*")) if suffix_of(file) in suffixes}
-
-    files = files_of(folder)
-    inside = [place for place in sorted(folder.glob("[!._]*")) if place.is_dir() and files_of(place)]
-    if not files and len(inside) == 1:  # a clone of a hub dataset has its files in `data`
-        files = files_of(inside[0])
-    if not files:
-        remedy = f"put {', '.join(suffixes)} files there, or set --task image-classification for images"
-        if inside:
-            remedy = f"name one of its folders that do: {', '.join(place.name for place in inside)}"
-        raise DataError(f"The folder {folder} holds no data file; {remedy}.")
-    has_tables = any(suffix_of(file) in TABLES for file in files.values())
-    about = [
-        name
-        for name, file in files.items()
-        if (suffix_of(file) not in TABLES and _ABOUT.fullmatch(file.stem))
-        or (has_tables and suffix_of(file) == ".md")
-    ]
-    if not about or len(about) == len(files):
-        return files, ()
-    note = f"Left out {listed(about)}, taken for descriptions of the data."
-    return {name: file for name, file in files.items() if name not in about}, (note,)
-
-
-def _is_there(path: Path) -> bool:
-    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises where the name is too long
-
-
-def is_list(source: str | None) -> bool:
-    """Whether a source names several files, separated by commas."""
-    return bool(source) and "," in str(source) and not _is_there(path_at_home(str(source)))
-
-
-def listed_by_part(source: str) -> Source:
-    """Sort the files of a list with commas into parts by the split words in their names; none is read."""
-    paths = [path_at_home(word.strip()) for word in source.split(",") if word.strip()]
-    if not paths:
-        raise DataError(f"The data source {source!r} names no file; give paths, separated by commas.")
-    for path in paths:
-        if not _is_there(path):
-            raise DataError(f"The data file {path} does not exist.{_near(path)} {_SPELLING}")
-        if path.is_dir():
-            raise DataError(f"{path} in the list is a folder; list files, or pass one folder alone.")
-    name = paths[0].resolve().parent.name
-    # By name, as a folder's name may hold a split word too; by folder where no name has one, as in
-    # train/part.csv and test/part.csv. Blanks keep equal names apart.
-    by_folder = len({path.parent for path in paths}) > 1 and not any(_splits_in(path.name) for path in paths)
-    names = [f"{path.parent.name}/{path.name}" if by_folder else path.name for path in paths]
-    files = {
-        f"{word}{' ' * index}": path for index, (word, path) in enumerate(zip(names, paths, strict=True))
-    }
-    return Source(name, *by_part(files, name))
-
-
-def _looks_like_path(source: str) -> bool:
-    """Whether a source that does not exist means a file, and not a dataset on the hub."""
-    path = Path(source)
-    is_hub_id = len(source) <= _LONGEST_ID and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?", source)
-    if not is_hub_id:
-        return True
-    in_folder = path.parent != Path() and path.parent.is_dir()
-    is_file = any(suffix_of(path) in suffixes_of(text) for text in (PARAGRAPHS, SENTENCES))
-    return in_folder or is_file
-
-
-def _near(path: Path) -> str:
-    """Name files beside a missing one with a similar name, as a sentence for an error; empty without."""
-    siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, siblings, n=3, cutoff=0.5)
-    return f" Near names there: {', '.join(near)}." if near else ""
-
-
-def by_part(
-    sources: Mapping[str, Any], name: str, *, remedy: str = "name one of them train"
-) -> tuple[dict[str, list[Any]], tuple[str, ...]]:
-    """Sort sources into parts by the split word in their names, with notes; all are train if no name has one.
-
-    A source with the words of several splits, or with none beside others, is left out. Raises DataError
-    without train; `remedy` is what it advises.
-    """
-    if not sources:
-        raise DataError(f"{name} holds no file of rows; pass a file, or a folder that has one.")
-    splits_of = {key: sorted(_splits_in(key)) for key in sources}
-    if not any("train" in splits for splits in splits_of.values()):  # course_evaluation.csv may be alone
-        splits_of = {key: sorted(_splits_in(key, without=_RARE)) for key in sources}
-    keys: dict[str, list[str]] = {}
-    for key, splits in splits_of.items():
-        if len(splits) == 1:
-            keys.setdefault(splits[0], []).append(key)
-    unclear = [key.strip() for key, splits in splits_of.items() if len(splits) > 1]
-    several = f"words of several splits are in {listed(unclear)}; keep one of them" if unclear else ""
-    if not keys and (len(sources) == 1 or not unclear):
-        note = (
-            "No file name has a split word (train, validation, test): "
-            f"{listed([key.strip() for key in sources])} are all train rows."
-        )
-        return {"train": list(sources.values())}, (note,) if len(sources) > 1 else ()
-    if "train" not in keys:
-        raise DataError(f"{name} has no train part, only {', '.join(sources)}; {several or remedy}.")
-    notes = [f"Left out, as {several}."] if several else []
-    if ignored := [key for key, splits in splits_of.items() if not splits]:
-        notes.append(f"Left out, as no split is in the name: {', '.join(ignored)}.")
-    notes += [
-        f"The {part} part is {listed([key.strip() for key in members])}."
-        for part, members in keys.items()
-        if len(members) > 1
-    ]
-    return {part: [sources[key] for key in members] for part, members in keys.items()}, tuple(notes)
-
-
-def _splits_in(name: str, *, without: Collection[str] = ()) -> set[str]:
-    words = {word[1] for word in SPLIT_WORD.finditer(name.lower())} - {*without}
-    return {_PART_OF.get(word, "confirm") for word in words}
+    folders = sorted(child for child in path.glob("[!.]*") if child.is_dir())
+    source = Source(path.resolve().name, {"train": [path]})
+    if any(_SPLIT_WORD.search(child.name.lower()) for child in folders):
+        source = by_split(source.name, [(child.name, child) for child in folders])
+    tables: dict[str, list[Any]] = {}
+    notes = list(source.notes)
+    for split, split_folders in source.tables.items():
+        for folder in split_folders:
+            below = ((file, file.relative_to(folder).parts) for file in sorted(folder.glob("*/**/*")))
+            files = [
+                file for file, parts in below if file.is_file() and not any(name[0] == "." for name in parts)
+            ]
+            images = [file for file in files if file.suffix.lower() in suffixes]
+            if not images:
+                raise DataError(
+                    f"{folder} has neither a table ({', '.join(TABLES)}) nor folders of images; put the "
+                    "images into a folder per class, or add a table with columns file and label. A folder "
+                    "that is named like a split should have such folders."
+                )
+            if len(images) < len(files):
+                n_left = len(files) - len(images)
+                notes.append(f"Left out {n_left} of {len(files)} files in {folder.name}, not images.")
+            labels = [file.relative_to(folder).parts[0] for file in images]
+            columns = {"file": [str(file.resolve()) for file in images], "label": labels}
+            tables.setdefault(split, []).append(datasets.Dataset.from_dict(columns))
+    return Source(source.name, tables, tuple(notes))
 
 
 def _read_hub(source: str) -> Any:
-    """Load the splits of a hub dataset; raises DataError if neither the hub nor the cache has it.
-
-    `source` is the id of the dataset, or id:configuration.
-    """
+    """Load the splits of a hub dataset, `id` or `id:configuration`; DataError if that fails."""
     dataset_id, _, configuration = source.partition(":")
-    try:  # beforehand, since without network `load_dataset` retries for over half a minute
-        HfApi().dataset_info(dataset_id, timeout=10)
-    except _HUB_ERRORS as error:
-        *owner, last = dataset_id.split("/")
-        cached = "___".join([*owner, camelcase_to_snakecase(last)])
-        if not any(Path(datasets.config.HF_DATASETS_CACHE).glob(f"{cached}/*/*/*")):
-            names_package = isinstance(error, ImportError)  # other texts may be a proxy's page of HTML
-            reason = reason_of(error) if names_package else type(error).__name__
-            raise DataError(
-                f"Neither the hub ({reason}) nor a local file has dataset {dataset_id!r}."
-                f"{_near(Path(source))} Check spelling, network and access."
-            ) from error
-    with quiet():
-        try:
+    try:
+        with quiet():
             return datasets.load_dataset(dataset_id, name=configuration or None)
-        except _HUB_ERRORS as error:
-            reason = " ".join(str(error).partition("\nExample of usage")[0].split()).rstrip(".")
-            raise DataError(
-                f"The hub dataset {source!r} cannot be loaded ({reason}); check its name, and name its "
-                f"configuration: --data {dataset_id}:NAME."
-            ) from error
+    except _HUB_ERRORS as error:
+        reason = " ".join(str(error).partition("\nExample of usage")[0].split()).rstrip(".")
+        raise DataError(
+            f"No local file has the name {source!r}, and the hub dataset cannot be loaded ({reason}); check "
+            f"its name, and name its configuration: --data {dataset_id}:NAME."
+        ) from error

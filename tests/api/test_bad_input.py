@@ -93,7 +93,7 @@ def test_code_of_a_label_that_the_column_does_not_declare(analyze, tmp_path, cod
         tmp_path / "a.parquet", {"text": TEXTS, "label": LABELS}, features, label=changed(LABELS, 3, code)
     )
     with pytest.raises(
-        DataError, match=rf"label {code} in row 4 of train is none of the 2 .* label declares \(neg, pos\)"
+        DataError, match=rf"label {code} in row 4 of train is not one of the 2 .* label declares \(neg, pos\)"
     ):
         analyze("text-classification", file)
 

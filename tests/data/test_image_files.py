@@ -1,10 +1,7 @@
-"""Image files as people have them: 16 bits, turned by a camera, hidden folders, other suffixes."""
+"""Image files: 16 bits, turned by a camera, hidden folders, other suffixes, tables of paths."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -41,15 +38,6 @@ def read(source):
     return load(DataSpec(source=str(source)), seed=0, read_rows=read_images)
 
 
-def test_a_process_that_has_read_no_image_yet_knows_their_suffixes(tmp_path):
-    save_classes(tmp_path / "cats", "left", "right")
-    code = f"from test_image_files import read; print(len(read({str(tmp_path / 'cats')!r}).train.labels))"
-    fresh = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-    )
-    assert int(fresh.stdout) > 20
-
-
 def loaded(data):
     return {
         file.path: np.asarray(file.load())
@@ -64,14 +52,12 @@ def test_an_image_of_more_than_eight_bits_is_refused(tmp_path, suffix, dtype):
     deep = tmp_path / f"deep{suffix}"
     save(deep, pixels(0, dtype=dtype))
     for is_draft in (False, True):
-        with pytest.raises(
-            DataError, match=rf"^The image \S*deep\{suffix} has more than 8 bits a value .*; write all"
-        ):
+        with pytest.raises(DataError, match="8 bits"):
             ImageFile(digest="", path=str(deep)).load(is_draft=is_draft)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_images_stand_upright_as_the_camera_says(tmp_path, orientation):
+def test_images_are_turned_upright_by_their_exif_data(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = save(tmp_path / "turned.png", pixels(1, shape=(4, 8, 3)), exif=exif)
@@ -79,45 +65,29 @@ def test_images_stand_upright_as_the_camera_says(tmp_path, orientation):
     np.testing.assert_equal(np.asarray(image), np.asarray(load_image(str(path))))
 
 
-def test_hidden_folders_and_files_are_no_classes(tmp_path):
+def test_hidden_folders_and_files_are_ignored(tmp_path):
     save_classes(tmp_path, "cat", "dog")
-    save_classes(tmp_path, ".ipynb_checkpoints", "__MACOSX/cat", "cat/.ipynb_checkpoints", n=3)
+    save_classes(tmp_path, ".ipynb_checkpoints", "cat/.ipynb_checkpoints", n=3)
     (tmp_path / "dog" / "._1.png").write_bytes(b"of macOS")
     data = read(tmp_path)
     assert data.label_names == ("cat", "dog")
     assert len(loaded(data)) == 60 and not any("Left out" in note for note in data.notes)
 
 
-@pytest.mark.parametrize("around", ["flowers", "flowers/flowers", "train", "train/train"])
-def test_folders_that_an_archive_put_around_the_classes_are_no_classes(tmp_path, around):
-    save_classes(tmp_path / around, "cat", "dog")
-    assert read(tmp_path).label_names == ("cat", "dog")
-
-
-def test_every_suffix_of_pillow_is_read_and_other_files_are_counted(tmp_path):
-    for seed, suffix in enumerate((".jfif", ".JPE", ".ppm")):
-        for i in range(20):
-            save(tmp_path / ("cat", "dog")[i % 2] / f"{i}{suffix}", pixels(100 * seed + i))
-    for name in ("a.txt", "b.txt", "c.SVG", "noname"):
+def test_files_that_are_not_images_are_left_out_with_a_note(tmp_path):
+    save_classes(tmp_path, "cat", "dog")
+    save_classes(tmp_path, "cat", n=1, suffix=".JPEG")
+    for name in ("a.txt", "c.SVG"):
         (tmp_path / "cat" / name).write_text("x")
     data = read(tmp_path)
-    assert len(loaded(data)) == 60
-    counted = "Left out 4 files in {}, no images by their suffix (.txt 2, .svg 1, none 1)."
-    assert counted.format(tmp_path.name) in data.notes
+    assert len(loaded(data)) == 61
+    assert any(note.startswith("Left out 2 of 63 files") for note in data.notes)
 
 
 @pytest.mark.parametrize("names", [("train", "test"), ("car", "bus", "train")])
-def test_a_folder_that_was_taken_for_a_split_is_told(tmp_path, names):
+def test_classes_named_like_a_split_are_refused(tmp_path, names):
     save_classes(tmp_path, *names)
-    with pytest.raises(
-        DataError, match=r"holds no image in a folder .*A folder with the name of a split holds such"
-    ):
-        read(tmp_path)
-
-
-def test_a_class_that_is_named_like_a_split_is_to_be_renamed(tmp_path):
-    save_classes(tmp_path, "test tube", "flask")
-    with pytest.raises(DataError, match=r"no train part, only flask, test tube; .* or rename a class that"):
+    with pytest.raises(DataError, match="named like a split"):
         read(tmp_path)
 
 
@@ -135,20 +105,8 @@ def test_a_table_of_roboflow_has_blanks_after_its_commas(tmp_path):
         assert ("cat" in names, "outdoors" in names) == (number < 30, number % 3 == 0)
 
 
-def test_folders_in_a_list_are_said_to_be_folders(tmp_path):
-    save_classes(tmp_path / "train", "a", "b")
-    with pytest.raises(DataError, match=r"train in the list is a folder; list files, or pass"):
-        read(f"{tmp_path}/train,{tmp_path}/train/a/0.png")
-
-
-def test_a_cell_of_base64_is_quoted_in_short(tmp_path):
-    pd.DataFrame({"file": ["iVBOR/w0KGgo" * 600] * 40, "label": ["a", "b"] * 20}).to_csv(tmp_path / "t.csv")
-    with pytest.raises(DataError, match=r"^The image iVBOR.{,100}… of row 1 of train is not in "):
-        read(tmp_path / "t.csv")
-
-
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
-def test_tables_in_the_folders_of_splits_name_images_beside_them(tmp_path, suffix):
+def test_tables_in_the_folders_of_splits_hold_paths_next_to_them(tmp_path, suffix):
     for seed, (split, n) in enumerate((("train", 90), ("validation", 30), ("test", 20))):
         for i in range(n):
             save(tmp_path / split / f"{i}.png", pixels(1000 * seed + i))
@@ -161,21 +119,11 @@ def test_tables_in_the_folders_of_splits_name_images_beside_them(tmp_path, suffi
             frame.to_json(tmp_path / split / "metadata.jsonl", orient="records", lines=True)
     data = read(tmp_path)
     assert (len(data.confirm.inputs), len(data.test.inputs)) == (30, 20)
-    for split, parts in (("train", (data.train, data.search)), ("validation", (data.confirm,))):
-        paths = {file.path for part in parts for (file,) in part.inputs}
-        assert paths == {str(path) for path in (tmp_path / split).glob("*.png")}
+    for name, splits in (("train", (data.train, data.search)), ("validation", (data.confirm,))):
+        paths = {file.path for split in splits for (file,) in split.inputs}
+        assert paths == {str(path) for path in (tmp_path / name).glob("*.png")}
     labels = {file.path: label for (file,), label in zip(data.test.inputs, data.test.labels, strict=True)}
     assert labels == {str(tmp_path / "test" / f"{i}.png"): i % 2 for i in range(20)}
-
-
-def test_a_table_of_windows_names_images_with_backslashes(tmp_path):
-    files = [save(tmp_path / "images" / f"{i}.png", pixels(i)) for i in range(60)]
-    names = [f"images\\{file.name}" for file in files]
-    pd.DataFrame({"file": names, "label": ["a", "b"] * 30}).to_csv(tmp_path / "rows.csv", index=False)
-    digests = {ImageFile(digest=sha256(file.read_bytes()).hexdigest()[:16], path="") for file in files}
-    data = read(tmp_path)
-    parts = (data.train, data.search, data.confirm, data.test)
-    assert {image for part in parts for (image,) in part.inputs} == digests
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])

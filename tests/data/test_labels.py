@@ -1,4 +1,4 @@
-"""Labels that are easily taken for others: vectors of 0 and 1, decimal commas, prices, other column names."""
+"""Labels in lists, in columns of 0 and 1, and separated by commas."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def read(source, read_rows=read_texts, **spec):
     return load(DataSpec(source=str(source), **spec), seed=0, read_rows=read_rows)
 
 
-def write(path, labels, *, sep=","):
+def write(path, labels):
     rows = [{"text": f"number {i}", "label": label} for i, label in enumerate(labels)]
     if path.suffix == ".jsonl":
         path.write_text("\n".join(map(json.dumps, rows)))
     else:
-        pd.DataFrame(rows).to_csv(path, index=False, sep=sep)
+        pd.DataFrame(rows).to_csv(path, index=False)
     return path
 
 
@@ -36,11 +36,11 @@ def labels_of(data):
     }
 
 
-@pytest.mark.parametrize(("kind", "suffix"), [(int, ".jsonl"), (float, ".csv"), (bool, ".jsonl")])
-def test_vectors_of_0_and_1_are_refused(tmp_path, kind, suffix):
+@pytest.mark.parametrize("kind", [int, float, bool])
+def test_vectors_of_0_and_1_are_refused(tmp_path, kind):
     labels = [[kind(item) for item in (1, 0, 0)]] * N
-    with pytest.raises(DataError, match=r"Row 1 of train has .*, a 0 or 1 for each label; write the names"):
-        read(write(tmp_path / f"rows{suffix}", labels))
+    with pytest.raises(DataError, match="Row 1 of train"):
+        read(write(tmp_path / "rows.jsonl", labels))
 
 
 @pytest.mark.parametrize("lists", [[[0], [1], [0, 1]], [[0, 1], [1, 0], [1]], [["0", "1"], ["1", "1"]]])
@@ -59,49 +59,13 @@ def test_a_single_label_between_lists_is_a_list_of_one(tmp_path):
     assert mixed.label_space == even.label_space and labels_of(mixed) == labels_of(even)
 
 
-@pytest.mark.parametrize("label", ["{:.1f}", "{:,.0f}"], ids=["decimals", "thousands"])
-def test_numbers_with_commas_are_refused_unless_the_kind_is_named(tmp_path, label):
-    labels = [
-        label.format(1000 + i / 10 if "," not in label else 1000 * i).replace(".", ",") for i in range(N)
-    ]
-    path = write(tmp_path / "rows.csv", labels, sep=";")
-    with pytest.raises(
-        DataError, match=r"^Column label has labels such as '[\d,]+', whose comma may be a dec"
-    ):
-        read(path)
-
-
-def test_labels_divided_by_commas_are_several_labels_where_classes_are_asked_for(tmp_path):
+def test_labels_separated_by_commas_are_several_labels_of_kind_classes(tmp_path):
     pairs = [(i % 5, 5 + i // 5) for i in range(60)]
-    path = write(tmp_path / "rows.csv", [f"{a},{b}" for a, b in pairs], sep=";")
+    path = write(tmp_path / "rows.csv", [f"{a},{b}" for a, b in pairs])
     data = read(path, label_kind="classes")
     assert {i: tuple(int(data.label_names[at]) for at in at_) for i, at_ in labels_of(data).items()} == dict(
         enumerate(pairs)
     )
-
-
-def test_other_columns_of_labels_are_noted_and_named_where_the_label_is_constant(tmp_path):
-    labels = ["a", "b"] * 80
-    texts = [f"sentence {i}" for i in range(160)]
-    frame = pd.DataFrame({"text": texts, "category": "news", "sentiment": labels})
-    frame.to_csv(tmp_path / "rows.csv", index=False)
-    with pytest.raises(
-        DataError,
-        match=r"category has only \['news'\] in train; .* with --label-column \(it may be sentiment\)\.$",
-    ):
-        read(tmp_path / "rows.csv")
-    frame.assign(category=labels[1:] + labels[:1]).to_csv(tmp_path / "rows.csv", index=False)
-    data = read(tmp_path / "rows.csv")
-    assert data.label_column == "category"
-    assert "sentiment has a usual name of labels too; name the label with --label-column." in data.notes
-    named = read(tmp_path / "rows.csv", label_column="category")
-    assert not any("usual name" in note for note in named.notes)
-
-
-def test_labels_that_differ_in_case_alone_are_noted(tmp_path):
-    data = read(write(tmp_path / "a.csv", ["Pos", "neg", "pos"] * 30))
-    assert data.label_names == ("Pos", "neg", "pos")
-    assert "Labels such as 'Pos' and 'pos' differ in case alone" in " ".join(data.notes)
 
 
 @pytest.mark.parametrize(
@@ -112,12 +76,10 @@ def test_a_column_of_0_and_1_for_each_label_is_a_list_of_labels(tmp_path, suffix
     frame["toxic"], frame["mild"] = [yes, no, no] * 30, [yes, yes, no] * 30
     path = tmp_path / f"a.{suffix}"
     frame.to_csv(path, index=False) if suffix == "csv" else frame.to_parquet(path)
-    with pytest.raises(DataError, match="perhaps --label-column toxic,mild --text-column said"):
-        read(path)
     data = read(path, label_column="toxic, mild")
     named = [sorted(data.label_names[i] for i in label) for label in data.train.labels]
     numbers = [int(text.split()[-1]) for (text,) in data.train.inputs]
     assert named == [[["mild", "toxic"], ["mild"], []][i % 3] for i in numbers]
     frame.assign(mild="x").to_csv(tmp_path / "b.csv", index=False)
-    with pytest.raises(DataError, match="Column mild holds 'x' in row 1; as one of the label columns"):
+    with pytest.raises(DataError, match="Column mild holds 'x' in row 1"):
         read(tmp_path / "b.csv", label_column="toxic,mild")

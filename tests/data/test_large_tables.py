@@ -1,4 +1,4 @@
-"""Tables of many columns or rows: a look at each costs little, and messages do not list all of them."""
+"""Tables of many columns or rows: little work for each, and errors do not list all of them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_column_of_numbers_costs_less_than_a_call_for_each_of_its_cells(tmp_pa
 @pytest.mark.parametrize("read", [read_texts, read_tokens, read_choices, read_language])
 def test_an_error_lists_the_first_of_many_columns(tmp_path, read):
     pd.DataFrame({f"f{i}": [1, 2] for i in range(500)}).to_parquet(tmp_path / "rows.parquet")
-    with pytest.raises(DataError, match=r"f0, f1, .*f24 and 475 more[;.]"):
+    with pytest.raises(DataError, match="f24 and 475 more"):
         read(DataSpec(source=str(tmp_path / "rows.parquet")))
 
 

@@ -1,4 +1,4 @@
-"""Cuts of train where there are many labels: the rule in plain loops, and what it costs to follow it."""
+"""Cuts of train with many labels: the rule in plain loops, and its cost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def names_of(label):
 
 
 def with_labels(labels, out, spread, *, seed):
-    """The rule: each label that the cut lacks gets a row for one whose labels the cut has more often."""
+    """The rule: for each missing label, a row with it replaces one of labels that the cut has more often."""
     order = np.random.default_rng(seed).permutation(len(labels)).tolist()
 
     def how_often(name, *, is_out):

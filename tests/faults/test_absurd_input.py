@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import shutil
 import struct
@@ -12,8 +11,7 @@ from toys.hub import Hub, hub_on_this_machine
 
 from autopeft import commands, model
 from autopeft.data import load
-from autopeft.data.sources import by_part
-from autopeft.errors import DataError, ModelError
+from autopeft.errors import ModelError
 from autopeft.model.checkpoint_source import pretrained_arguments, require_reachable
 from autopeft.plugins import discover
 from autopeft.types import DataSpec, ModelSpec
@@ -36,18 +34,6 @@ def rows(**cells):
         )
         for i in range(60)
     )
-
-
-def test_json_lines_in_latin_1_are_refused(tmp_path):
-    content = rows(text=["café", "thé"], label=["a", "b"]).encode("latin-1")
-    with pytest.raises(DataError, match=r"is no UTF-8 jsonl file: .utf-8. codec .*Save it as UTF-8"):
-        read(tmp_path / "d.jsonl", content)
-
-
-@pytest.mark.parametrize("content", ["null", "\n null\nnull", 'null\n{"text": "a", "label": 1}'])
-def test_json_lines_that_begin_with_null_are_refused(tmp_path, content):
-    with pytest.raises(DataError, match=r"has null in line [12]; a row is a record of columns"):
-        read(tmp_path / "d.jsonl", content)
 
 
 def count(folder, model, content):
@@ -121,19 +107,3 @@ def test_a_gguf_file_that_ends_in_its_header_gives_one_sentence(tmp_path, n_byte
     path.write_bytes(header[:n_bytes])
     with pytest.raises(ModelError, match=r"cut\.gguf"):
         model.load_skeleton(ModelSpec(id=str(path)), auto_class=None)
-
-
-def test_a_folder_without_a_file_of_rows_gives_one_sentence(tmp_path):
-    with pytest.raises(DataError, match="holds no"):
-        load(DataSpec(source=str(tmp_path)), seed=0, read_rows=discover("autopeft.tasks")[TEXTS].read_rows)
-    with pytest.raises(DataError, match="rows holds no file of rows"):
-        by_part({}, "rows")
-
-
-def test_a_gzip_file_that_unpacks_a_thousandfold_is_refused(tmp_path):
-    path = tmp_path / "d.csv.gz"
-    with gzip.open(path, "wb") as file:
-        for _ in range(60):
-            file.write(b"text,label\n" + b"a" * 1_000_000)
-    with pytest.raises(DataError, match="unpacks to more than 50 MB, over 100 times its size"):
-        read(path, path.read_bytes())

@@ -157,14 +157,14 @@ def test_image_that_claims_more_pixels_than_pillow_opens_is_named(by_table):
 
 def test_missing_images_and_columns_are_refused(tmp_path, by_table):
     (by_table / "pictures" / "7.png").unlink()
-    with pytest.raises(DataError, match=r"pictures/7\.png of row 8"):
+    with pytest.raises(DataError, match=r"pictures/7\.png of row 8 of train"):
         read(by_table)
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(DataError, match="folders of classes"):
+    with pytest.raises(DataError, match="neither a table"):
         read(empty)
     (empty / "cats").mkdir()
-    with pytest.raises(DataError, match="no image"):
+    with pytest.raises(DataError, match="nor folders of images"):
         read(empty)
     pd.DataFrame({"x": ["a"] * 40, "label": ["a", "b"] * 20}).to_csv(empty / "t.csv", index=False)
     with pytest.raises(DataError, match="x and label"):

@@ -1,0 +1,187 @@
+"""Reads one data file, or a folder that `save_to_disk` wrote, into a table.
+
+Cells of CSV and TSV files stay the texts that they are written as: `007` and `NA` are texts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets.exceptions import DatasetsError
+from packaging.version import Version
+
+from autopeft.errors import DataError, reason_of
+from autopeft.store import refuse_streams
+
+TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+PARAGRAPH = "paragraph"  # the only column of a text file
+
+_ENCODING = "utf-8-sig"  # with or without a byte order mark
+_FEW_PARAGRAPHS = 60  # a text with fewer is read line by line, so that each split gets some; heuristic
+# Columns of JSON that mix types need datasets 4.7.
+_MIXED: dict[str, Any] = (
+    {"on_mixed_types": "use_json"} if Version(datasets.__version__) >= Version("4.7") else {}
+)
+
+# What `datasets`, pandas and pyarrow raise for damaged files.
+FILE_ERRORS = (
+    *(DatasetsError, OSError, ValueError, IndexError, KeyError, TypeError, OverflowError),
+    pa.ArrowException,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFormat:
+    """How a task reads files of plain text: their suffixes, and a function from the text to columns."""
+
+    suffixes: tuple[str, ...]
+    columns: Callable[[str], dict[str, list[Any]]]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the logs and progress bars of `datasets` in this context."""
+    had_bars, verbosity = not datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(verbosity)
+        if had_bars:
+            datasets.enable_progress_bars()
+
+
+def read_table(path: Path, text: TextFormat | None = None) -> Any:
+    """Read a file into a table, or a saved dataset into a table or a dictionary of tables by split.
+
+    Raises:
+        DataError: The file has another format, is damaged or has no rows.
+    """
+    refuse_streams(path)
+    suffix, text_suffixes = path.suffix.lower(), text.suffixes if text else ()
+    if path.is_file() and suffix not in (*TABLES, *text_suffixes):
+        raise DataError(
+            f"{path} has the suffix {suffix!r}; allowed are {', '.join((*TABLES, *text_suffixes))}. Convert "
+            "it with pandas: frame = pd.read_csv(PATH); frame.to_parquet('rows.parquet')."
+        )
+    try:
+        with quiet():
+            if path.is_dir():
+                # A dataset that was saved with the format of torch would yield tensors.
+                return datasets.load_from_disk(str(path)).with_format(None)
+            table = _read_file(path, suffix, text if suffix in text_suffixes else None)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8 text ({error.reason}). Convert it with pandas: frame = pd.read_csv(PATH, "
+            "encoding='cp1252'); frame.to_parquet('rows.parquet')."
+        ) from error
+    except FILE_ERRORS as error:
+        raise DataError(f"{path} cannot be read: {reason_of(error)}. Repair or replace it.") from error
+    if not len(table):
+        raise DataError(f"{path} has no rows.")
+    table.info.dataset_name = path.name  # for messages
+    return table
+
+
+def _read_file(path: Path, suffix: str, text: TextFormat | None) -> Any:
+    if text:
+        return datasets.Dataset.from_dict(text.columns(path.read_text(encoding=_ENCODING)))
+    if suffix == ".parquet":
+        table = pq.ParquetFile(path).read(use_threads=False)
+        return datasets.Dataset(table, fingerprint=path.name)  # a fingerprint of the content takes long
+    if suffix in (".csv", ".tsv"):
+        table = pa.Table.from_pandas(_read_csv(path, suffix), preserve_index=False)
+        return datasets.Dataset(table, fingerprint=path.name)
+    with path.open(encoding=_ENCODING) as file:
+        first = file.readline()
+        is_list = first.lstrip().startswith("[")
+        rows = json.loads(first + file.read()) if is_list else _json_lines(first, file)
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError('a row is not a record such as {"text": "fine", "label": 1}')
+    names = dict.fromkeys(name for row in rows for name in row)
+    return datasets.Dataset.from_dict({name: [row.get(name) for row in rows] for name in names}, **_MIXED)
+
+
+def _read_csv(path: Path, suffix: str) -> pd.DataFrame:
+    """Read a CSV or TSV file as texts, where pandas would drop cells or join lines silently raise."""
+    separator = "\t" if suffix == ".tsv" else ","
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        try:
+            frame = pd.read_csv(
+                path, sep=separator, dtype=str, keep_default_na=False, index_col=False, encoding=_ENCODING
+            )
+        except pd.errors.ParserWarning as error:
+            raise ValueError("a row has more cells than the header") from error
+    frame.columns = frame.columns.str.strip()
+    other = next((sign for sign in ";\t|" if len(frame.columns) == 1 and sign in frame.columns[0]), None)
+    if other:
+        raise DataError(
+            f"{path} has the separator {other!r}, not a comma. Convert it with pandas: frame = pd.read_csv("
+            f"PATH, sep={other!r}); frame.to_parquet('rows.parquet')."
+        )
+    if suffix == ".tsv" and any(frame[name].str.contains("\t").any() for name in frame.columns):
+        raise DataError(
+            f"{path} has a cell that holds a tab: a quote in a text joins lines. Convert it with pandas: "
+            f"frame = pd.read_csv(PATH, sep='\\t', quoting={csv.QUOTE_NONE}); "
+            "frame.to_parquet('rows.parquet')."
+        )
+    return frame
+
+
+def _json_lines(first: str, rest: Iterator[str]) -> list[Any]:
+    rows = []
+    for number, line in enumerate([first, *rest], start=1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except ValueError as error:
+            raise ValueError(f"line {number} is not a JSON record ({error})") from error
+    return rows
+
+
+def _paragraphs(text: str) -> list[str]:
+    """Cut a text into paragraphs at blank lines; if these are fewer than 60, cut it into lines instead.
+
+    Pieces keep their line ends, so that joined they are the text.
+    """
+    text = text.replace("\r\n", "\n")
+    # A paragraph with the blank lines after it, or the line ends before the first paragraph.
+    pieces = re.findall(r"(?:[^\n]|\n(?!\s*\n))+(?:\n\s*\n+|\n?\Z)|\n+", text)
+    if len(pieces) < _FEW_PARAGRAPHS:
+        pieces = text.splitlines(keepends=True)
+    return pieces if text.strip() else []
+
+
+def _tagged_sentences(text: str) -> dict[str, list[Any]]:
+    """Read the sentences of a CoNLL file: a token per line, its tag in the last column, blank lines between.
+
+    -DOCSTART- lines are left out.
+    """
+    tokens, tags = [], []
+    for block in re.split(r"\n\s*\n", text):
+        lines = [line for line in block.split("\n") if line.strip() and not line.startswith("-DOCSTART-")]
+        rows = [line.strip().split("\t" if "\t" in line else None) for line in lines]
+        bare = next((row for row in rows if len(row) < 2), None)
+        if bare:
+            raise ValueError(f"the line {bare[0]!r} has no tag after its token")
+        if rows:
+            tokens.append([row[0] for row in rows])
+            tags.append([row[-1] for row in rows])
+    return {"tokens": tokens, "tags": tags}
+
+
+PARAGRAPHS = TextFormat(suffixes=(".txt",), columns=lambda text: {PARAGRAPH: _paragraphs(text)})
+SENTENCES = TextFormat(suffixes=(".conll", ".bio", ".iob", ".txt"), columns=_tagged_sentences)
