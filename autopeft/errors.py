@@ -9,7 +9,7 @@ AutopeftError                 exit 1   any fault that autopeft foresees
 ├── TargetError                 exit 3   nothing to adapt, or an adapter that does not fit its target module
 ├── BudgetError               exit 4   no plan fits the budget
 ├── TrainingError             exit 1   a training run failed that the command needs
-├── WorkerLostError           exit 1   the process that ran a measurement ended, and a second one too
+├── WorkerLostError           exit 1   the process that ran a measurement ended
 ├── HubError                  exit 1   the hub cannot be reached, or refuses an upload
 
 A message is one sentence: what was wrong, the value seen, what is allowed, what to do. `code` names the exit
@@ -155,7 +155,7 @@ class TrainingError(AutopeftError):
 
 
 class WorkerLostError(AutopeftError):
-    """The process that ran a measurement ended, and the one that repeated it too."""
+    """The process that ran a measurement ended."""
 
 
 class HubError(AutopeftError):

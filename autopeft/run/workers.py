@@ -58,7 +58,6 @@ def check_executor(spec: RunSpec) -> None:
             f"The executor {executor.name} loads model and data in other processes, and here they are "
             "objects in memory; save them and pass their paths, or leave the executor out."
         )
-    executor.check()
     log_workers(spec)
 
 
