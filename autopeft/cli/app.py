@@ -16,8 +16,8 @@ import typer
 
 from autopeft.cli import facts, files, info
 from autopeft.cli import options as opt
-from autopeft.cli.environment import expand_segments, fit_threads, heavy_imports, open_missing_streams
-from autopeft.cli.exit_codes import PlainErrors, exit_codes, reader_may_leave
+from autopeft.cli.environment import expand_segments, fit_threads, heavy_imports
+from autopeft.cli.exit_codes import PlainErrors, exit_codes
 from autopeft.cli.printing import print_json
 from autopeft.errors import SpecError
 from autopeft.store import parse_duration, parse_yaml, resolve_settings, write_text
@@ -57,7 +57,6 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of the `autopeft` command."""
-    open_missing_streams()
     expand_segments()
     fit_threads()
     os.environ["MPLBACKEND"] = "Agg"  # the backend of a notebook, which the variable may name, may be missing
@@ -130,15 +129,14 @@ def search_command(
 
 
 def _print_run(result: SearchResult, path: Path, *, as_json: bool) -> None:
-    """Print the result of a finished run; a reader of the pipe that ends early causes no error."""
+    """Print the result of a finished run."""
     from autopeft.cli import results
     from autopeft.report import result_json
 
-    with reader_may_leave():
-        if as_json:
-            print_json({**result_json(result), "run": str(path)})
-        else:
-            results.print_result(result, path)
+    if as_json:
+        print_json({**result_json(result), "run": str(path)})
+    else:
+        results.print_result(result, path)
 
 
 def _write_client(path: Path | None) -> None:

@@ -32,7 +32,7 @@ def export(
             metavar="PATH", help="Run, or folder that peft, `train` or a run's best/weights wrote."
         ),
     ],
-    to: Annotated[str, typer.Option(help="Name of the format; `autopeft formats` lists them.")],
+    to: Annotated[str, typer.Option(help="Name of the format; `autopeft info formats` lists them.")],
     out: Annotated[Path, typer.Option(help="Folder to write to; must be empty or absent.")],
     model: Annotated[
         str | None, typer.Option(help="Base model in place of the one that the run or adapter names.")

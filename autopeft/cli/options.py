@@ -29,20 +29,20 @@ def _option(text: str, *names: str, **more: Any) -> Any:
 
 
 HelpAll = Annotated[
-    bool, typer.Option("--help-all", callback=show_all, is_eager=True, metavar="", help="Show every option.")
+    bool, typer.Option("--help-all", callback=show_all, is_eager=True, help="Show every option.")
 ]
-Resume = Annotated[bool, _option("Continue the run in --out that was stopped.", "--resume", metavar="")]
+Resume = Annotated[bool, _option("Resume the stopped run in --out.", "--resume")]
 Config = Annotated[Path | None, _option("YAML file with settings, such as a run's run.yaml.")]
 Assignments = Annotated[
     list[str] | None, _option("Any setting: topic.field=value. May be repeated.", "--set")
 ]
-DryRun = Annotated[bool, _option("Check everything and show what would be done.", "--dry-run", metavar="")]
-Json = Annotated[bool, _option("Print one JSON object on stdout and nothing else.", "--json", metavar="")]
+DryRun = Annotated[bool, _option("Check everything and show what would be done.", "--dry-run")]
+Json = Annotated[bool, _option("Print one JSON object on stdout and nothing else.", "--json")]
 Verbose = Annotated[
     bool,
-    _option("Show all notes: how the data are read, each derived setting.", "--verbose", "-v", metavar=""),
+    _option("Show all notes: how the data are read, each derived setting.", "--verbose", "-v"),
 ]
-Quiet = Annotated[bool, _option("Show no progress and no notes.", "--quiet", "-q", metavar="")]
+Quiet = Annotated[bool, _option("Show no progress and no notes.", "--quiet", "-q")]
 
 # What `search` takes: every setting that has a flag, group by group, with the help of its declaration.
 SEARCH_FLAGS: Mapping[str, str | None] = dict.fromkeys(

@@ -78,7 +78,7 @@ def hint_for(name: str, parts: Mapping[str, Any]) -> str:
         choices = part.get("choices") if isinstance(part, Mapping) else getattr(part, "choices", None)
         if choices is None:
             continue
-        see = f"see `autopeft methods {part_name}`."
+        see = f"see `autopeft info methods {part_name}`."
         if lower == f"q{part_name}":
             return f"For {name!r} take {part_name} with --quantize 4bit."
         for option, values in choices.items():

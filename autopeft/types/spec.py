@@ -139,7 +139,7 @@ class Extent(Topic):
 
     space: str = setting(
         "default",
-        "Search space: a name that `autopeft spaces` lists, or a YAML file. Default: the one named default",
+        "Search space: a name of `autopeft info spaces`, or a YAML file. Default: the one named default",
         "Search",
     )
     effort: Literal["quick", "normal", "thorough"] = setting(

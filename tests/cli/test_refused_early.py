@@ -47,14 +47,6 @@ def test_a_rank_that_no_target_can_use_is_said_with_the_one_that_is_counted(llam
     assert not [note for note in usual["notes"] if "in place of" in note]
 
 
-def test_a_path_after_an_equals_sign_may_start_at_home(llama):
-    home = {"HOME": str(llama.parent), "USERPROFILE": str(llama.parent)}
-    done = run("count", "lora_r8", f"--model=~/{llama.name}", "--json", env=home)
-    assert done.exit_code == 0, done.stderr
-    for arguments in (("train", "--plan=~/absent"), ("report", "~/absent"), ("search", "--config=~/absent")):
-        assert str(llama.parent / "absent") in run(*arguments, env=home).stderr
-
-
 @pytest.mark.parametrize("place", ["a run", "a file", "below a file"])
 def test_a_dry_run_refuses_a_folder_that_the_search_refuses(model_dir, data_dir, tmp_path, place):
     run_dir = tmp_path / "run"

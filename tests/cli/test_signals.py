@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import gc
-import io
 import os
 import signal
-import sys
 
 import pytest
 from toys.specs import run_spec
 
 from autopeft import commands
-from autopeft.cli.exit_codes import exit_codes, stopping_signals
-from autopeft.errors import SpecError
+from autopeft.cli.exit_codes import stopping_signals
 from autopeft.run.progress import Lines
 
 CODES = {"SIGINT": None, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138, "SIGUSR2": 140, "SIGXCPU": 152}
@@ -71,25 +68,6 @@ def test_a_signal_that_the_caller_ignores_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_terminal_that_is_gone_ends_nothing_and_control_characters_do_not_reach_one(monkeypatch):
-    class Gone(io.StringIO):
-        def write(self, text):
-            raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(sys, "stderr", Gone())
-    with exit_codes():
-        print("progress", file=sys.stderr, flush=True)
-    terminal = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    with pytest.raises(BaseException, match="2"), exit_codes():
-        raise SpecError("the file \x1b[31mred\x9b is missing.")
-    assert terminal.getvalue() == "error: the file \\x1b[31mred\\x9b is missing.\n"
-    assert sys.stderr is terminal
-    with exit_codes():
-        sys.stderr = io.StringIO()  # as a library may do
-    assert sys.stderr is terminal
-
-
 @pytest.mark.parametrize(("n_calls", "is_measured"), [(1, False), (12, True)])
 def test_the_folder_to_resume_is_named_once_something_was_measured(
     model_dir, data_dir, tmp_path, caplog, n_calls, is_measured
@@ -131,12 +109,3 @@ def test_the_best_plan_stays_where_the_resume_of_a_finished_run_is_stopped(
     assert "Stopped; continue with" in caplog.text
     assert (out / "best" / "plan.yaml").read_bytes() == best
     assert not (out / "best.new").exists()
-
-
-def test_control_characters_reach_no_terminal(monkeypatch):
-    terminal = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", terminal)
-    with exit_codes():
-        print("\x1b[1ma label\x1b[0m \x1b]0;title\x07\tand more")
-    assert terminal.getvalue() == "\x1b[1ma label\x1b[0m \\x1b]0;title\\x07\tand more\n"
-    assert sys.stdout is terminal

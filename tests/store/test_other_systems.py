@@ -118,7 +118,7 @@ def test_a_file_system_that_syncs_no_folders_takes_files(number, is_refused, tmp
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8", "utf-8-sig"])
 def test_a_space_that_powershell_wrote_is_read(encoding, tmp_path):
-    """`autopeft spaces default > mine.yaml`: UTF-16 in PowerShell, with line ends of two characters."""
+    """`autopeft info spaces default > mine.yaml`: UTF-16 in PowerShell, with line ends of two characters."""
     text = "# ranks 1 … 8\n" + space.text_of("tiny_budget")
     path = tmp_path / "mine.yaml"
     path.write_bytes(text.replace("\n", "\r\n").encode(encoding))
