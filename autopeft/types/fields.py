@@ -23,7 +23,7 @@ Form = Literal["single", "repeated", "path", "auto"]
 class Topic(BaseModel):
     """Settings of one topic; they cannot change, and unknown ones are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def setting(

@@ -12,13 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from autopeft import space
 from autopeft.errors import RunDirError
 from autopeft.store import (
     checksums,
     files,
-    parse_yaml,
-    read_yaml,
     replace_folder,
     require_unchanged,
     seal_folder,
@@ -114,13 +111,3 @@ def test_a_file_system_that_syncs_no_folders_takes_files(number, is_refused, tmp
     with pytest.raises(RunDirError) if is_refused else nullcontext():
         files.write_text(tmp_path / "a.txt", "one")
     assert (tmp_path / "a.txt").read_text() == "one"
-
-
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-8", "utf-8-sig"])
-def test_a_space_that_powershell_wrote_is_read(encoding, tmp_path):
-    """`autopeft info spaces default > mine.yaml`: UTF-16 in PowerShell, with line ends of two characters."""
-    text = "# ranks 1 … 8\n" + space.text_of("tiny_budget")
-    path = tmp_path / "mine.yaml"
-    path.write_bytes(text.replace("\n", "\r\n").encode(encoding))
-    assert space.text_of(str(path)) == text
-    assert read_yaml(path) == parse_yaml(text, source="")
