@@ -46,9 +46,8 @@ def exit_codes(
     quiet = quiet or as_json
     if quiet or not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of libraries, which are imported later
-    logging.basicConfig(
-        level=logging.INFO if notes and not quiet else logging.WARNING, format="%(message)s", force=True
-    )
+    level = logging.INFO if notes and not quiet else logging.WARNING
+    logging.basicConfig(level=level, handlers=[_Notes()], force=True)
     for name in _LIBRARIES:
         logging.getLogger(name).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=name)
@@ -66,6 +65,19 @@ def exit_codes(
         if failure.code == _INTERNAL:
             raise
         raise typer.Exit(failure.exit_code) from error
+
+
+class _Notes(logging.Handler):
+    """Prints to the stderr of the moment, which a progress bar replaces; drops repetitions."""
+
+    _last = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message of a record, unless it repeats the one before it."""
+        message = record.getMessage()
+        if message != self._last:
+            print(message, file=sys.stderr)
+        self._last = message
 
 
 class _Failure(NamedTuple):

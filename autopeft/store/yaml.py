@@ -185,10 +185,7 @@ for _tag, _pattern, _initials in _CORE_SCHEMA:
     _Loader.add_implicit_resolver(_name, _regexp, _initials)
     _Dumper.add_implicit_resolver(_name, _regexp, _initials)
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.read_int)
-for _type, _writer in (
-    (list, _Dumper.write_list),
-    (tuple, _Dumper.write_list),
-    (str, _Dumper.write_word),
-    (Inline, _Dumper.write_inline),
-):
-    _Dumper.add_representer(_type, _writer)
+_Dumper.add_representer(list, _Dumper.write_list)
+_Dumper.add_representer(tuple, _Dumper.write_list)
+_Dumper.add_representer(str, _Dumper.write_word)
+_Dumper.add_representer(Inline, _Dumper.write_inline)
