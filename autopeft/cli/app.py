@@ -1,4 +1,4 @@
-"""The commands. Heavy libraries are imported inside them, so that `--help` answers at once."""
+"""The commands. Heavy libraries are imported inside them, so that `--help` is instant."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ autopeft search --model ID --data train.csv --budget 300k
 
 autopeft search --model ID --data DIR --max-time 2h --out first
 
-autopeft search --resume --out first  (go on where it was stopped)
+autopeft search --resume --out first  (resume a stopped run)
 
 --help-all shows every option."""
 
@@ -40,7 +40,7 @@ _TUNE_EXAMPLES = """Example:
 
 autopeft tune --model ID --budget r16 --full-steps 1250 --out study -- python train.py {trial} {result}
 
-The same command again goes on where it stopped; a second one at the same time shares the work."""
+The same command resumes a stopped study; run twice at the same time, it shares the work."""
 
 _CLIENT = Path(__file__).parents[1] / "client.py"
 _CLIENT_BEGINNING = b'"""Read a trial of `autopeft tune`'
@@ -92,7 +92,7 @@ def search_command(
     verbose: opt.Verbose = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Search for the best plan under a budget, train it in full, and write it down with its evidence."""
+    """Search for the best plan under a budget, train it in full, and report how it compares with LoRA."""
     started = time.monotonic()
     with exit_codes(as_json=as_json, quiet=quiet, notes=verbose or dry_run) as interrupt:
         spec, explicit = resolve_settings(
@@ -140,13 +140,12 @@ def _print_run(result: SearchResult, path: Path, *, as_json: bool) -> None:
 
 
 def _write_client(path: Path | None) -> None:
-    """Copy the client of `tune` to a path; refuse to replace a file that is not a copy of it."""
+    """Copy the client of `tune` to a path; refuse to replace any other file."""
     if path is None:
         return
     with exit_codes():
         text = _CLIENT.read_text(encoding="utf-8")
-        is_taken = path.exists() and not (path.is_file() and path.read_bytes().startswith(_CLIENT_BEGINNING))
-        if is_taken:
+        if path.exists() and not path.read_bytes().startswith(_CLIENT_BEGINNING):
             raise SpecError(f"{path} exists and is not a copy of the client; pass another path to --client.")
         write_text(path, text)
     print(f"{path}\n\nIn your script: from {path.stem} import Score, Trial")
@@ -160,7 +159,7 @@ def _write_client(path: Path | None) -> None:
     )
 )
 def tune(
-    words: Annotated[list[str], typer.Argument(help="The command of a trial, behind --", metavar="COMMAND")],
+    words: Annotated[list[str], typer.Argument(help="The command of a trial, after --", metavar="COMMAND")],
     *,
     client: Annotated[
         Path | None,
@@ -172,7 +171,7 @@ def tune(
     ] = None,
     settings: Mapping[str, Any],
     full_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of a full run.")],
-    metric: Annotated[str, typer.Option(help="What the scores are, such as accuracy.")] = "score",
+    metric: Annotated[str, typer.Option(help="Name of the score, such as accuracy.")] = "score",
     lower_is_better: Annotated[
         bool, typer.Option("--lower-is-better", help="A lower score is better.")
     ] = False,
@@ -181,14 +180,14 @@ def tune(
         str | None, typer.Option(help="Class that the trainer loads, such as AutoModelForCausalLM.")
     ] = None,
     trial_time: Annotated[
-        str | None, typer.Option(help="Time after which a trial is ended, such as 2h.")
+        str | None, typer.Option(help="Time after which a trial is stopped, such as 2h.")
     ] = None,
     choices: Annotated[
         list[str] | None,
         typer.Option("--search", help="Choices of your trainer, such as 'packing: \\[true, false]'."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write to; one with this study goes on with it.")
+        Path | None, typer.Option(help="Folder to write to; an existing study in it is resumed.")
     ] = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -213,7 +212,7 @@ def tune(
             auto_class=auto_class,
             **{name: attrgetter(name)(spec) for name in explicit},
         )
-        # A trial is ended after `max_seconds`; a process that has it after twice that time hangs.
+        # A trial is stopped after `max_seconds`; a process that has one for twice that time hangs.
         deadline = math.inf if max_seconds is None else 2 * max_seconds
         result = commands.tune(train, study, deadline_seconds=deadline, interrupt=interrupt)
         _print_run(result, study.path, as_json=as_json)
@@ -228,7 +227,7 @@ def analyze(
     *,
     settings: Mapping[str, Any],
     scores: Annotated[str, typer.Option(help="Scores, separated by commas.")] = "gradient,fisher",
-    max_examples: Annotated[int | None, typer.Option(help="Examples to look at, at most.")] = None,
+    max_examples: Annotated[int | None, typer.Option(help="Examples to score, at most.")] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for sensitivity.csv; must be empty or absent."),
@@ -236,7 +235,7 @@ def analyze(
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Score every target module by how much the loss depends on it. Nothing is trained."""
+    """Score every target module by how much the loss depends on it, without training."""
     with exit_codes(as_json=as_json, quiet=quiet):
         spec, explicit = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
         with heavy_imports():
@@ -255,9 +254,9 @@ def analyze(
 @app.command()
 @opt.takes_settings(
     {
-        "model": "Base model in place of the plan's.",
-        "data": "Dataset in place of the plan's, with the columns that the plan names.",
-        "seed": "Seed in place of the plan's.",
+        "model": "Base model instead of the plan's.",
+        "data": "Dataset instead of the plan's, with the columns that the plan names.",
+        "seed": "Seed instead of the plan's.",
         "device": "Torch device: cpu, cuda, cuda:1, mps or balanced. Default: a GPU, if there is one.",
         "dtype": None,
         "attn": None,
@@ -265,7 +264,7 @@ def analyze(
         "micro_batch_tokens": None,
         "checkpointing": None,
         "metric": "The metric of the plan; needed if it is a function of your own, whose code then runs.",
-        "quantize": "4bit, 8bit or none, in place of what the plan says.",
+        "quantize": "4bit, 8bit or none, instead of what the plan says.",
         "out": None,
     }
 )
@@ -273,19 +272,19 @@ def train(
     *,
     plan: Annotated[Path, typer.Option(help="plan.yaml, or a run directory.")],
     settings: Mapping[str, Any],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume a training that was stopped.")] = False,
     all_rows: Annotated[
-        bool, typer.Option("--all-rows", help="Train on the rows of search and confirm, too.")
+        bool, typer.Option("--all-rows", help="Also train on the rows of search and confirm.")
     ] = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Train a plan at full length and save the adapter, head included, as peft does."""
+    """Train a plan in full and save the adapter with its head, as peft does."""
     with exit_codes(as_json=as_json, quiet=quiet):
         spec, explicit = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
         with heavy_imports():
             from autopeft import commands
-            from autopeft.report.formatting import metric as metric_words
+            from autopeft.report.formatting import metric as metric_text
 
         values = {name: attrgetter(name)(spec) for name in explicit}
         out = values.get("output.out")
@@ -305,8 +304,8 @@ def train(
             answer = {"metric": measurement.metric, "metric_name": trained.metric, "loss": measurement.loss}
             print_json({**answer, "out": str(trained.folder)})
         else:
-            # The metric of a language model may be its loss, which is printed once.
-            score = metric_words(measurement.metric, trained.is_share)
+            # The metric of a language model may be its loss: print it once.
+            score = metric_text(measurement.metric, trained.is_share)
             metric = "" if trained.metric == "loss" else f"{trained.metric} {score} and "
             if measurement.loss is None:
                 print("no score: all rows were trained on, and there is no test split")
@@ -324,7 +323,7 @@ def try_command(
     ],
     as_json: opt.Json = False,
 ) -> None:
-    """Ask the finished adapter: a label with its probability, a number, tags or a text for each input."""
+    """Run the finished adapter: print a label, number, tags or text for each input."""
     with exit_codes(as_json=as_json, quiet=True):
         if not as_json:
             print(f"Loading the adapter of {run} …", file=sys.stderr, flush=True)
@@ -345,13 +344,13 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the report of one run, as on a read-only disk; or file for one page about "
-            "several runs. Default: the run, or ./autopeft-runs.html."
+            help="Folder for the report of one run, or file for a page about several runs. Default: the run, "
+            "or ./autopeft-runs.html."
         ),
     ] = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Render the report of a run again, finished or not, or put several finished runs on one page."""
+    """Render the report of a run again, finished or not, or compare finished runs on one page."""
     with exit_codes(as_json=as_json):
         with heavy_imports():
             from autopeft.cli import results
@@ -360,7 +359,6 @@ def report(
             from autopeft.run.reporting import render, render_several
             from autopeft.store import RunDir
 
-        runs = list({run.resolve(): run for run in runs}.values())  # a folder that is named twice counts once
         if len(runs) == 1 and (out is None or not out.suffix):
             run = RunDir.open(runs[0])
             if out is not None or not run.has_page_so_far:

@@ -42,7 +42,7 @@ def count(
     revision: _Revision = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Count the trainable parameters of a plan, an adapter config or a method, from the model's config."""
+    """Count the trainable parameters of a plan, adapter config or method from the model's config."""
     with exit_codes(as_json=as_json):
         with heavy_imports():
             from autopeft import commands
@@ -150,7 +150,7 @@ def suggest(
     ] = "peft",
     as_json: opt.Json = False,
 ) -> None:
-    """Suggest a LoRA within seconds: rate, batch, memory, time and price. It needs no weights and no GPU."""
+    """Suggest a LoRA in seconds, with rate, batch, memory, time and price: no weights, no GPU."""
     with exit_codes(as_json=as_json):
         spec, _ = resolve_settings(config=None, env={}, flags=settings, assignments=())
         with heavy_imports():

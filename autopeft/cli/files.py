@@ -1,4 +1,4 @@
-"""The commands that pass an adapter on: `export` writes it, `verify` checks it, `push` uploads it."""
+"""The commands for a finished adapter: `export` writes it, `verify` checks it, `push` uploads it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-_MAX_ENTRY = 48  # characters of a pattern that are shown; chosen by hand
+_MAX_ENTRY = 48  # characters of a pattern that are shown; heuristic
 
 
 @app.command()
@@ -35,7 +35,7 @@ def export(
     to: Annotated[str, typer.Option(help="Name of the format; `autopeft info formats` lists them.")],
     out: Annotated[Path, typer.Option(help="Folder to write to; must be empty or absent.")],
     model: Annotated[
-        str | None, typer.Option(help="Base model in place of the one that the run or adapter names.")
+        str | None, typer.Option(help="Base model instead of the one that the run or adapter names.")
     ] = None,
     dtype: Annotated[
         str | None,
@@ -46,7 +46,7 @@ def export(
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Write a plan or a trained adapter in a format that other tools read, or say why it does not fit."""
+    """Write a plan or a trained adapter in a format that other tools read."""
     with exit_codes(as_json=as_json, quiet=quiet):
         with heavy_imports():
             from autopeft import commands
@@ -71,11 +71,11 @@ def verify(
     run: Annotated[
         Path | None,
         typer.Option(
-            help="Run, or folder that `train` wrote, to compare with. Default: the one that PATH lies in."
+            help="Run, or folder that `train` wrote, to compare with. Default: the one that contains PATH."
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Base model in place of the one that is named.")] = None,
-    data: Annotated[str | None, typer.Option(help="Dataset in place of the run's.")] = None,
+    model: Annotated[str | None, typer.Option(help="Base model instead of the one that is named.")] = None,
+    data: Annotated[str | None, typer.Option(help="Dataset instead of the run's.")] = None,
     reader: Annotated[
         list[str] | None,
         typer.Option(help="peft, vllm or llama.cpp; may be repeated. Default: those that PATH is made for."),
@@ -90,7 +90,7 @@ def verify(
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Check that an adapter or export gives the outputs of the finished plan; exit 1 if it does not."""
+    """Check that an adapter or export has the outputs of the finished plan; exit 1 if not."""
     with exit_codes(as_json=as_json, quiet=quiet):
         with heavy_imports():
             from autopeft import commands
@@ -116,18 +116,16 @@ def verify(
 def push(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or folder that `train` wrote.")],
     repo: Annotated[str, typer.Argument(metavar="REPO", help="Repository on the hub: user/name.")],
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Upload into a repository that exists.")
-    ] = False,
+    private: Annotated[bool, typer.Option("--private", help="Create the repository as private.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Upload to an existing repository.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files and upload nothing.")] = False,
     base_model: Annotated[
-        str | None, typer.Option(help="Id of the base model on the hub, where the run loaded a folder.")
+        str | None, typer.Option(help="Id of the base model on the hub, if the run loaded it from a folder.")
     ] = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Upload a trained adapter to the hub, of a run or of `train`, with its model card and tokenizer."""
+    """Upload the adapter of a run or of `train` to the hub, with model card and tokenizer."""
     with exit_codes(as_json=as_json, quiet=quiet):
         with heavy_imports():
             from autopeft import commands
@@ -146,7 +144,7 @@ def push(
 
 
 def verification_json(verification: Verification) -> dict[str, object]:
-    """Turn a verification into plain values; an infinite difference becomes None."""
+    """Return a verification as plain values; an infinite difference becomes None."""
     answer = dataclasses.asdict(verification) | {"is_same": verification.is_same}
     for reading in answer["readings"]:
         if reading["largest_difference"] == float("inf"):
@@ -155,7 +153,7 @@ def verification_json(verification: Verification) -> dict[str, object]:
 
 
 def verification_text(verification: Verification) -> str:
-    """Write a verification: what was compared, the modules of each config entry, each reader, the answer."""
+    """Format a verification: what was compared, the modules of each config entry, each reader, the answer."""
     subject = [
         f"{verification.path} on {verification.base_model}",
         f"compared with {verification.reference} on {verification.n_examples} rows of the "
