@@ -115,8 +115,8 @@ def test_the_weights_of_a_run_are_applied_with_what_the_checkpoint_lacked(
 @pytest.mark.parametrize(
     ("names", "rank", "message"),
     [
-        (["lora", "ia3"], 1, "hold 2 × 16 as .*lora_A.*, the config asks for 1 × 16"),
-        (["lora", "miss"], 2, "is not there; pass the folder to which this plan's weights were saved"),
+        (["lora", "ia3"], 1, "lora_A"),
+        (["lora", "miss"], 2, "is not there"),
         (["ia3"], 2, "is not there"),
     ],
 )
@@ -135,10 +135,10 @@ def test_weights_of_another_plan_are_refused_and_leave_the_module(
 
 def test_what_cannot_be_saved_is_refused(mixed, make_base, tmp_path):
     module = make_base("bert").module
-    with pytest.raises(ModelError, match=r"is a BertFor.*; pass a model that autopeft\.apply returned"):
+    with pytest.raises(ModelError, match="autopeft.apply"):
         autopeft.save(module, tmp_path / "weights")
     model = autopeft.apply(mixed("bert", ["lora"]), module)
     (tmp_path / "README.md").write_text("mine")
-    with pytest.raises(RunDirError, match="is there already and not empty"):
+    with pytest.raises(RunDirError, match="not empty"):
         autopeft.save(model, tmp_path)
     assert (tmp_path / "README.md").read_text() == "mine"

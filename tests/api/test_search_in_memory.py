@@ -97,7 +97,7 @@ def test_what_was_in_memory_is_asked_for_in_one_sentence_and_not_guessed(run, to
         commands.train_plan(out)
     with pytest.raises(ModelError, match=missing_model):
         commands.count(out / "best" / "plan.yaml")
-    with pytest.raises(DataError, match=r"dataset of this run was an object in memory .* data\."):
+    with pytest.raises(DataError, match="in memory"):
         autopeft.search(model=module, tokenizer=tokenizer, out=out, resume=True)
     assert (out / "result.json").read_bytes() == before
 
@@ -132,16 +132,16 @@ def test_a_model_that_was_trained_in_memory_is_not_taken_for_its_checkpoint(trai
 def test_adapters_of_a_trained_model_are_not_put_on_another(trained_run, data_dir):
     module, folder, result = trained_run
     fresh = AutoModelForSequenceClassification.from_pretrained(folder / "model", num_labels=2)
-    with pytest.raises(ModelError, match=r"was trained on another base model \(other weights"):
+    with pytest.raises(ModelError, match="another base model"):
         result.load(fresh)
     arguments = ["verify", str(folder / "run"), "--model", str(folder / "model"), "--data", str(data_dir)]
     refused = CliRunner().invoke(app, arguments)
     assert refused.exit_code == 2 and "was trained on another base model" in " ".join(refused.output.split())
-    with pytest.raises(ModelError, match=r"pass a transformers model"):
+    with pytest.raises(ModelError, match="transformers"):
         result.load("a/name")
     copied = copy.deepcopy(module)
     adapted = result.load(copied)
-    with pytest.raises(ModelError, match=r"holds adapters of peft already"):
+    with pytest.raises(ModelError, match="peft"):
         result.load(copied)
     assert sum(p.numel() for p in adapted.parameters() if p.requires_grad) >= result.best.trainable_params
 
@@ -163,19 +163,19 @@ def test_a_model_that_is_as_it_was_loaded_is_named(model_dir, tokenizer, tmp_pat
         ),
         (
             lambda module, search: module.double(),
-            r"weights in float64.*model\.float\(\) or model\.bfl",
+            "float64",
         ),
         (
             lambda module, search: search.update(model=module.bert),
-            "is a BertModel; the task needs one of Auto",
+            "BertModel",
         ),
         (
             lambda module, search: search.update(model=torch.nn.Linear(2, 2)),
-            "is a Linear; pass a transformers",
+            "Linear",
         ),
         (
             lambda module, search: search.update(model=torch.compile(module)),
-            r"is the OptimizedModule of torch\.compile; pass the model before torch\.compile.*model\._orig",
+            r"torch\.compile",
         ),
         (
             lambda module, search: module.bert.encoder.layer[1].compile(),
@@ -183,12 +183,11 @@ def test_a_model_that_is_as_it_was_loaded_is_named(model_dir, tokenizer, tmp_pat
         ),
         (
             lambda module, search: search.update(model=torch.nn.DataParallel(module)),
-            r"is wrapped in DataParallel; pass the model inside, which is model\.module\.",
+            "DataParallel",
         ),
-        (lambda module, search: search.update(model=3), "is a int; pass a transformers"),
         (
             lambda module, search: search.update(data=thrice()),
-            r"has 2 outputs, the data has 3 labels; load it with num_labels=3\.",
+            "num_labels=3",
         ),
     ],
 )
