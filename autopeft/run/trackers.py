@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def check_trackers(spec: RunSpec) -> None:
-    """Raise UnknownNameError for a tracker that `accelerate` does not have, SpecError for a missing client."""
+    """Raise UnknownNameError for an unknown tracker, SpecError for a missing client."""
     if not spec.output.report_to:
         return
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers

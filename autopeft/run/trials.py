@@ -58,8 +58,8 @@ def require_sound(score: Score, *, n_rows: int | None, span: float | None) -> No
     rows = score.per_example
     if n_rows is not None and len(rows) != n_rows:
         raise TrainingError(
-            f"per_example has {len(rows)} numbers, and {n_rows} in earlier trials; score the same rows of the "
-            "split in every trial."
+            f"per_example has {len(rows)} numbers, and {n_rows} in earlier trials; score the same rows in "
+            "every trial."
         )
     if not rows:
         return
@@ -89,7 +89,7 @@ class Claim:
     at: float
 
     def holds(self, deadline_seconds: float) -> bool:
-        """Whether the process may still return a score: before the deadline, unless it is known to be gone."""
+        """Whether the process may still return a score: it is not known to be gone, nor too late."""
         is_gone = self.host == platform.node()
         with suppress(psutil.NoSuchProcess):
             # A container that started again may have a younger process of the same number.

@@ -75,7 +75,7 @@ def resolve_settings(
         except SpecError as error:
             faults.append(f"{name} ({places[name]}): {str(error).rstrip('.')}")
     try:
-        spec = RunSpec.model_validate_json(json.dumps(content, default=_plain))
+        spec = RunSpec.model_validate_json(json.dumps(content, default=str))
         budget.check(spec.budget.requested)
     except ValidationError as error:
         for name, fault in faults_of(error):
@@ -217,6 +217,8 @@ def _typed(name: str, value: Any) -> Any:
     """Convert a text to the type of its setting if that is safe; pydantic refuses what is left."""
     field = SETTINGS[name]
     is_list = get_origin(field.kind) is tuple
+    if hasattr(value, "item"):  # a number of NumPy
+        value = value.item()
     if is_list and value is None:
         return []
     if name == "budget.requested" and type(value) in (int, float):
@@ -237,8 +239,3 @@ def _typed(name: str, value: Any) -> Any:
         with suppress(ValueError):
             return float(value)  # 1e3 is a whole number to pydantic
     return value
-
-
-def _plain(value: Any) -> Any:
-    """Convert a number of NumPy, or a path, for JSON."""
-    return value.item() if hasattr(value, "item") else str(value)

@@ -14,9 +14,9 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field
 
 # The groups of `autopeft search --help`, in their order.
-Group = Literal["Options", "Data", "Full run", "Search", "Limits beside the budget", "Machine", "Run"]
+Group = Literal["Options", "Data", "Full run", "Search", "Machine", "Run"]
 # How the flag is typed: once (a list with commas), once per item of a list, as a path, or as a number or
-# `auto`, which stands for None.
+# `auto`, which means None.
 Form = Literal["single", "repeated", "path", "auto"]
 
 
@@ -36,17 +36,17 @@ def setting(
     demo: Any = None,
     **limits: Any,
 ) -> Any:
-    """Declare a field of a topic, with everything that flags, environment names and documentation need.
+    """Declare a field of a topic with all that flags, variables and documentation need.
 
     Args:
         default: The value if the user sets none.
-        help: What the setting does, without a full stop; its choices and default are added to it.
+        help: What the setting does, without a period; its choices and default are added.
         group: Group of the setting in the help.
-        short: Name of the Python argument, and with hyphens the flag; empty for the field's name. With None
-            there is neither: only `--set`, files and the environment reach the setting.
+        short: Name of the Python argument, and with hyphens the flag; empty for the field's name, None for
+            neither.
         form: How the flag is typed, see `Form`.
-        demo: Default in the demo, a search without model and dataset; None for `default`. All demo values
-            together end the demo within eight minutes on two CPU cores.
+        demo: Default in the demo, a search without model and dataset; None for `default`. With these the
+            demo takes less than eight minutes on two CPU cores.
         **limits: pydantic's constraints, such as `ge=1`.
     """
     about: dict[str, Any] = {"group": group, "short": short, "form": form, "demo": demo}
@@ -57,13 +57,12 @@ def setting(
 class SettingField:
     """One setting as `setting` declared it.
 
-    `name` is dotted (`search.trials`). `kind` is the type of the value, without None. `choices` are the words
-    that are allowed; empty if any value of the type is.
+    `name` is dotted (`search.trials`). `kind` is the type of the value, without None. `choices` are the
+    allowed words, empty for any value of the type.
     """
 
     name: str
     kind: Any
-    accepts_none: bool
     choices: tuple[str, ...]
     default: Any
     demo: Any
@@ -108,14 +107,12 @@ def settings_of(spec: type[BaseModel]) -> Mapping[str, SettingField]:
     for topic, topic_field in spec.model_fields.items():
         for short, field in topic_field.annotation.model_fields.items():  # type: ignore[union-attr]
             kind, about = field.annotation, field.json_schema_extra
-            accepts_none = get_origin(kind) in (Union, UnionType)
-            if accepts_none:
+            if get_origin(kind) in (Union, UnionType):
                 (kind,) = (member for member in get_args(kind) if member is not type(None))
             item = get_args(kind)[0] if get_origin(kind) is tuple else kind
             settings[f"{topic}.{short}"] = SettingField(
                 name=f"{topic}.{short}",
                 kind=kind,
-                accepts_none=accepts_none,
                 choices=get_args(item) if get_origin(item) is Literal else (),
                 default=field.default,
                 help=field.description,

@@ -9,9 +9,9 @@ from autopeft.types.fields import SettingField, Topic, setting, settings_of
 
 MAX_SEED = 2**32 - 1  # numpy's older generators, which Optuna uses, take no larger seed
 
-# Stands for the name of a model or dataset that was passed as an object.
+# Replaces the name of a model or dataset that was passed as an object.
 IN_MEMORY = "<in memory>"
-OWN_TRAINER = "<your trainer>"  # stands for the data of a user's trainer, which autopeft never sees
+OWN_TRAINER = "<your trainer>"  # the data of a user's trainer, which autopeft never sees
 
 # Arguments of transformers' BitsAndBytesConfig for each value of `model.quantize` but none.
 QUANTIZED: Mapping[str, Mapping[str, bool | str]] = {
@@ -28,7 +28,7 @@ class ModelSpec(Topic):
     )
     revision: str | None = setting(None, "Revision of the hub model", "Machine")
     quantize: Literal["none", "4bit", "8bit"] = setting(
-        "none", "Load linear layers of the base model in few bits (needs the extra quantize)", "Machine"
+        "none", "Quantize the linear layers of the base model (needs the extra quantize)", "Machine"
     )
 
 
@@ -49,21 +49,25 @@ class DataSpec(Topic):
     text_columns: tuple[str, ...] = setting(
         (), "Column with the text; two for a pair of texts", "Data", short="text_column", form="repeated"
     )
-    label_column: str | None = setting(None, "Column with the label; a,b,c for columns of 0 and 1", "Data")
+    label_column: str | None = setting(
+        None, "Column with the label, or columns of 0 and 1, separated by commas", "Data"
+    )
     label_kind: Literal["class", "classes", "number"] | None = setting(
-        None, "What the label column holds, where its values mislead", "Data", short=None
+        None, "What the label column holds, if its values mislead", "Data", short=None
     )
     group_column: str | None = setting(
-        None, "Rows with equal values in this column stay in one split; intervals count these groups", "Data"
+        None,
+        "Rows with equal values in this column stay in one split; intervals are over these groups",
+        "Data",
     )
     time_column: str | None = setting(
-        None, "Column with the time of a row; the held-out rows are the latest of train", "Data"
+        None, "Column with the time of a row; the held-out rows are the latest ones of train", "Data"
     )
     max_examples: int | None = setting(None, "Rows of train and search together, at most", "Data", ge=1)
     max_eval_examples: int | None = setting(
         None,
-        "Examples of search, confirm and test to evaluate, at most; drawn at random. Default: what a "
-        "tenth of a full run pays, and at least so many as tell plans apart",
+        "Examples of search, confirm and test to evaluate, at most; drawn at random. Default: as many as a "
+        "tenth of a full run's time allows, and at least as many as distinguish plans",
         "Data",
         ge=2,
     )
@@ -72,15 +76,15 @@ class DataSpec(Topic):
 class TaskSpec(Topic):
     """The task, and the length of one full training run.
 
-    `commands.defaults` derives `epochs`, `batch_size` and `max_length` if they are None; `run.yaml` holds the
+    `run.defaults` derives `epochs`, `batch_size` and `max_length` if they are None; `run.yaml` holds the
     derived values.
     """
 
     name: str = setting("text-classification", "Task type", "Options", short="task")
     metric: str | None = setting(
         None,
-        "A metric of the task, or your own for written texts: module:function. Default: the task's choice "
-        "for the labels",
+        "A metric of the task, or your own function for generated texts: module:function. Default: by task "
+        "and labels",
         "Options",
     )
     answer_pattern: str | None = setting(
@@ -92,7 +96,7 @@ class TaskSpec(Topic):
     learn: Literal["last", "answers", "all"] = setting(
         "answers",
         "What a language model learns of a chat: its last answer, all answers, or all of its text; all "
-        "takes in the prompts of completions too",
+        "includes the prompts of completions",
         "Full run",
         short=None,
     )
@@ -135,7 +139,7 @@ class BudgetSpec(Topic):
 
 
 class Extent(Topic):
-    """The search space, and the rules that end a search, whichever comes first."""
+    """The search space, and what ends a search, whichever comes first."""
 
     space: str = setting(
         "default",
@@ -151,7 +155,7 @@ class Extent(Topic):
     )
     trials: int | None = setting(
         None,
-        "Short runs, at most. Default: by --effort, no more than --max-time and --max-cost pay",
+        "Short runs, at most. Default: by --effort, as far as --max-time and --max-cost allow",
         "Search",
         ge=1,
     )
@@ -166,7 +170,7 @@ class Extent(Topic):
     )
     sizes: int = setting(
         1,
-        "How small can it be: so many budgets to find the best plan for, each a fifth of the one before",
+        "Number of budgets to find the best plan for, each a fifth of the one before",
         "Options",
         ge=1,
         le=4,
@@ -189,7 +193,7 @@ class Extent(Topic):
 
 
 class SearchSpec(Extent):
-    """How to search: space and end, methods, what to compare with, the seed."""
+    """How to search: space and end, methods, what to compare with, and the seed."""
 
     methods: tuple[str, ...] = setting((), "Only these methods, separated by commas", "Options")
     serve_on: tuple[Literal["vllm", "tgi", "llama.cpp", "any"], ...] = setting(
@@ -197,22 +201,22 @@ class SearchSpec(Extent):
     )
     baseline: str | None = setting(
         None,
-        "Your own config to beat: plan.yaml, run, or adapter_config.json or its folder",
+        "Your own config to compare with: plan.yaml, run, or adapter_config.json or its folder",
         "Options",
         min_length=1,
     )
     score: str = setting("gradient", "Sensitivity score that orders the target modules", "Search")
     margin: float | None = setting(
         None,
-        "Difference of the metric that does not matter; 0.01 is one point of accuracy. Default: 0.01; 1 % of "
-        "the baseline's loss or error",
+        "Difference of the metric that does not matter; 0.01 is one point of accuracy. Default: 0.01, or 1 % "
+        "of the baseline's loss or error",
         "Search",
         gt=0,
     )
     evaluate: str | None = setting(
         None,
-        "Your own function, module:function, that gets each finished adapter and its tokenizer and gives a "
-        "number or one a row, the larger the better",
+        "Your own function, module:function, that takes a finished adapter and its tokenizer and returns a "
+        "number, or one per row, larger is better",
         "Options",
     )
     seed: int = setting(0, "Seed of splits, proposals and training runs", "Search", ge=0, le=MAX_SEED)
@@ -221,7 +225,7 @@ class SearchSpec(Extent):
 class ExecutionSpec(Topic):
     """Where measurements run, and in which number format.
 
-    `dtype` is the format of the base model; quantized maps are only multiplied in it. What is trained is
+    `dtype` is the format of the base model; quantized layers are only multiplied in it. What is trained is
     float32. `auto` is bfloat16 if the processor or GPU has instructions for it, float16 on NVIDIA's Volta and
     Turing.
     """
@@ -229,8 +233,8 @@ class ExecutionSpec(Topic):
     executor: str = setting("serial", "Way to run measurements", "Machine")
     workers: int | None = setting(
         None,
-        "Measurements at the same time, a number or auto. Default: auto, which is 1, but for the executor "
-        "process one on each GPU, or on a CPU one for every two cores, 4 at most",
+        "Measurements at the same time, a number or auto. Default: auto, which is 1, except for the executor "
+        "process: one per GPU, or on a CPU one for every two cores, 4 at most",
         "Machine",
         form="auto",
         ge=1,
@@ -239,50 +243,48 @@ class ExecutionSpec(Topic):
         None,
         "Torch device: cpu, cuda, cuda:1 or mps; several for several workers, such as cuda:0,1; balanced "
         "spreads the layers over all GPUs. Default: a GPU, if there is one, balanced if the weights do not "
-        "fit it; for the executor process all GPUs like the first",
+        "fit on it; for the executor process all GPUs like the first",
         "Machine",
         min_length=1,
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
-        "auto", "Number format that the base model is held in and computes in", "Machine"
+        "auto", "Number format of the base model", "Machine"
     )
     attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] | None = setting(
         None,
-        "Kernels of attention, by the names of transformers. Default: what transformers takes, mostly sdpa",
+        "Attention kernels, by their names in transformers. Default: the choice of transformers, mostly sdpa",
         "Machine",
         short="attn",
     )
     memory_bytes: int | None = setting(
         None,
-        "Memory that the device may use, weights included, such as 16GiB; on a CPU the process counts too, "
-        "about 0.6 GB of it Python libraries. Default: what it has",
+        "Memory that the device may use, weights included, such as 16GiB; on a CPU this includes about "
+        "0.6 GB of Python libraries. Default: what it has",
         "Machine",
         short="memory",
         ge=1,
     )
     micro_batch_tokens: int | None = setting(
         None,
-        "Tokens that training takes through the model at once. Default: what fits and brings speed",
+        "Tokens that go through the model at once in training. Default: what fits and is fast",
         "Machine",
         ge=1,
     )
     checkpointing: Literal["auto", "on", "off"] = setting(
-        "auto", "Keep only the inputs of layers for the backward pass, which takes a third longer", "Machine"
+        "auto", "Recompute activations in the backward pass, which takes a third longer", "Machine"
     )
-    gpu_price: float | None = setting(
-        None, "Price of the machine in an hour, in any currency, for the price of a run", "Machine", ge=0
-    )
+    gpu_price: float | None = setting(None, "Price of the machine per hour, in any currency", "Machine", ge=0)
 
 
 class OutputSpec(Topic):
-    """Where the run directory goes, and what logs the search; without `out` to a new folder in `reports/`."""
+    """Where the run directory goes, and what logs the search; by default a new folder in `reports/`."""
 
     out: str | None = setting(
         None, "Folder to write to; must be empty or absent", "Run", form="path", min_length=1
     )
     report_to: tuple[str, ...] = setting(
         (),
-        "Experiment trackers that get a run for each plan, such as wandb, separated by commas",
+        "Experiment trackers that log a run for each plan, such as wandb, separated by commas",
         "Run",
     )
 

@@ -70,7 +70,7 @@ def test_config_and_rate_of_a_result_train_as_many_parameters_as_the_best_plan(r
 def test_result_without_one_config_says_how_to_load_it(run, tmp_path):
     shutil.copytree(run[2].path, tmp_path / "mix")
     (tmp_path / "mix" / "best" / "adapters" / "adapter_config.json").unlink()
-    with pytest.raises(SpecError, match="result.load"):
+    with pytest.raises(SpecError, match=r"result.load"):
         _ = autopeft.load_result(tmp_path / "mix").config
 
 

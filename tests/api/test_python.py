@@ -185,7 +185,7 @@ def test_suggested_snippet_is_the_config(model_dir):
 
 
 def test_budget_that_is_a_fraction_is_answered_with_percent(model_dir):
-    with pytest.raises(SpecError, match="0.5%"):
+    with pytest.raises(SpecError, match=r"0.5%"):
         autopeft.suggest(model_dir, budget=0.005)
 
 

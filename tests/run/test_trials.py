@@ -106,7 +106,7 @@ def test_trial_in_a_file_is_the_trial_that_was_given(trial):
 def test_steps_beyond_those_of_the_trial_are_an_error(trial):
     assert trial.report(trial.steps, 0.3)
     assert not trial.report(trial.steps, math.nan)
-    with pytest.raises(ValueError, match="trial.steps"):
+    with pytest.raises(ValueError, match=r"trial.steps"):
         trial.report(trial.steps + 1, 0.3)
 
 
