@@ -263,7 +263,7 @@ def analyze(
         "memory": None,
         "micro_batch_tokens": None,
         "checkpointing": None,
-        "metric": "The metric of the plan; needed if it is a function of your own, whose code then runs.",
+        "metric": "The metric of the plan; required to allow a function of your own to run.",
         "quantize": "4bit, 8bit or none, instead of what the plan says.",
         "out": None,
     }

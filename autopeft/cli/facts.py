@@ -29,7 +29,7 @@ _Memory = Annotated[
     str | None, typer.Option(help="Memory of the device, such as 24GiB. Default: what the card has.")
 ]
 _DATA: Mapping[str, str | None] = {
-    "data": "Dataset, whose rows decide lengths and steps; needs the tokenizer.",
+    "data": "Dataset, for the lengths of rows and the number of steps; needs the tokenizer.",
     "text_column": None,
     "label_column": None,
 }

@@ -98,7 +98,7 @@ class Claim:
 
 
 class TrialFolders:
-    """The trials of a study that were handed to processes, a folder each; callers hold the study's lock.
+    """The trials of a study that processes have claimed, a folder each; callers hold the study's lock.
 
     A lost trial gets a new number: its first process may still write to the old folder.
     """

@@ -91,7 +91,7 @@ class SettingField:
 
     @property
     def text(self) -> str:
-        """The help and the default, without the choices, for a page that shows them beside the flag."""
+        """The help and the default, without the choices, for a page that shows them next to the flag."""
         return f"{self.help}." + (f" Default {self.default_text}." if self.default_text else "")
 
     def _shown(self, value: object) -> str:

@@ -40,7 +40,7 @@ class DataSpec(Topic):
 
     source: str | None = setting(
         None,
-        "CSV, JSONL or Parquet file, directory of these, saved dataset, or hub id (glue:sst2 for a part). "
+        "CSV, JSONL or Parquet file, directory of these, saved dataset, or hub id (glue:sst2 for a config). "
         "Default: the sample",
         "Options",
         short="data",
