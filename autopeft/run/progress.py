@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from autopeft.report.formatting import duration, last_part
@@ -69,7 +69,7 @@ class Bar(Lines):
 
     def __init__(self, console: Console) -> None:
         super().__init__(lambda line: console.print(Text(line), soft_wrap=True))
-        columns = BarColumn(10), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+        columns = TimeElapsedColumn(), BarColumn(10), TextColumn("{task.description}")
         self._progress = Progress(*columns, console=console, transient=True, redirect_stdout=False)
         self._task = self._progress.add_task("", total=None)
         self._phase, self._time_left = "", ""
@@ -80,21 +80,24 @@ class Bar(Lines):
             super().phase(name, n_measurements)
         self._phase, self._time_left = name, _left(seconds_left)
         self._progress.start()
-        self._progress.update(
-            self._task, completed=0, total=n_measurements or None, description=f"{name}{self._time_left}"
-        )
+        self._progress.update(self._task, completed=0, total=n_measurements or None)
+        self._show()
 
     def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
         """Write a line, and count the measurement."""
         self._time_left = _left(seconds_left)
         super().measured(measurement, arm=arm, seconds_left=None)
-        self._progress.update(self._task, advance=1, description=f"{self._phase}{self._time_left}")
+        self._progress.advance(self._task)
+        self._show()
 
     def step(self, step: int, n_steps: int) -> None:
         """Show the step."""
-        self._progress.update(
-            self._task, description=f"{self._phase}, step {step:,}/{n_steps:,}{self._time_left}"
-        )
+        self._show(f", step {step:,}/{n_steps:,}")
+
+    def _show(self, step: str = "") -> None:
+        (task,) = self._progress.tasks
+        done = "" if task.total is None else f", {task.completed:.0f} of {task.total:.0f}"
+        self._progress.update(self._task, description=f"{self._phase}{done}{step}{self._time_left}")
 
     def close(self) -> None:
         """Remove the bar; the lines stay on the screen."""
