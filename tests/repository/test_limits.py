@@ -14,7 +14,7 @@ BROAD_EXCEPTS = {
     ("train/bench.py", "Exception"),
     ("commands/search.py", "Exception"),
     ("commands/tune.py", "Exception"),
-    ("executors/serial.py", "BaseException"),
+    ("executors/serial.py", "Exception"),
     ("run/trackers.py", "Exception"),
     ("extension/discovery.py", "Exception"),
 }
