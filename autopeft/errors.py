@@ -9,8 +9,8 @@ AutopeftError                 exit 1   any fault that autopeft foresees
 ├── TargetError               exit 3   nothing to adapt, or an adapter that does not fit its target module
 ├── BudgetError               exit 4   no plan fits the budget
 ├── TrainingError             exit 1   a training run failed that the command needs
-├── WorkerLostError           exit 1   the process that ran a measurement ended, and so did a second one
-└── HubError                  exit 1   the hub cannot be reached, or refuses an upload
+├── WorkerLostError           exit 1   the process that ran a measurement ended
+├── HubError                  exit 1   the hub cannot be reached, or refuses an upload
 
 A message says what was wrong, the value seen, what is allowed, what to do. `code` is the word for the exit
 code in the JSON of the command line: failed (1), usage (2), nothing_feasible (3), budget_impossible (4).
@@ -142,7 +142,7 @@ class TrainingError(AutopeftError):
 
 
 class WorkerLostError(AutopeftError):
-    """The process that ran a measurement ended, and so did the one that repeated it."""
+    """The process that ran a measurement ended."""
 
 
 class HubError(AutopeftError):

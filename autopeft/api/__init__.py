@@ -12,7 +12,6 @@ import multiprocessing
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, cast, overload
 
@@ -85,31 +84,25 @@ def search(
             pandas or Polars, or a dictionary of these by split; `data=` says the same.
         budget: Such as "0.5%", "300k" or "r16".
         tokenizer: The tokenizer of a model object, as an object; for a vision model its image processor.
-        resume: Continue the run in `out`. Pass model and data again if they were objects.
+        resume: Resume the run in `out`. Pass model and data again if they were objects.
         dry_run: Only check everything, and predict size, time and memory.
         **settings: Any other setting of a search by the name of its flag, such as `max_steps=50` or
-            `out="folder"`; `label` and `text` are short for `label_column` and `text_column`. None leaves a
-            setting out. `quiet=True` shows no progress.
+            `out="folder"`; `label` and `text` are short for `label_column` and `text_column`. None means not
+            set. `quiet=True` shows no progress.
 
     Returns:
         All plans with their measurements, the best plan, the full runs and the verdict against the
-        baseline. `result.path` is the folder of the run. A `Preview` with `dry_run`.
+        baseline; `result.path` is the folder of the run. With `dry_run`, a `Preview`.
 
     Raises:
-        UnknownNameError: No setting, method, task or other part has this name.
-        DataError, ModelError: The dataset or the model cannot be used.
-        TargetError, BudgetError: Nothing can be adapted, or no plan fits the budget.
-        AutopeftError: Any other fault; the docstring of `autopeft.errors` has the tree of all errors.
+        AutopeftError: See the tree of errors in `autopeft.errors`.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise SpecError(
             "A worker process of autopeft.search imports the script that started the search, and the script "
             'would start another; put its call of autopeft.search under: if __name__ == "__main__":'
         )
-    # A notebook or a terminal shows stderr; a program without a console has None there, or its own stream.
-    isatty = getattr(sys.stderr, "isatty", None)
-    is_watched = "ipykernel" in sys.modules or bool(isatty and isatty())
-    progress = progress_display(quiet=bool(settings.pop("quiet", False)) or not is_watched)
+    progress = progress_display(quiet=bool(settings.pop("quiet", False)) or sys.stderr is None)
     with in_python_words():
         settings = {"budget": budget, **settings}
         request, explicit, memory = _resolve(model_or_settings, dataset, settings, tokenizer=tokenizer)
@@ -128,13 +121,13 @@ def search(
 
 @one_at_a_time()
 def tune(train: Callable[[Trial], Score | float], **about: Any) -> Result:
-    """Search with your own training function in place of autopeft's loop.
+    """Search with your own training function instead of autopeft's loop.
 
     `train` gets a `Trial`, attaches `trial.peft_config` to the model with `peft.get_peft_model`, trains it
     for `trial.steps` steps at `trial.learning_rate`, writes it to `trial.folder`, evaluates it on the rows of
     `trial.split`, and returns a `Score` or a number. If `train` raises an error, the trial has failed, and
-    the search goes on. The same call with its `out` goes on where it stopped; several processes may share
-    the work.
+    the search continues. The same call with its `out` resumes the study; several processes may share the
+    work.
 
     `about` are the arguments of `Study`: model, budget, full_steps, out, metric …
 
@@ -157,7 +150,7 @@ def analyze(
     scores: Sequence[str] = ("gradient", "fisher"),
     **settings: Any,
 ) -> Analysis:
-    """Score the sensitivity of every target module; nothing is trained.
+    """Score the sensitivity of every target module, without training.
 
     The arguments and errors are those of `search`, with three differences. `scores` names the sensitivity
     scores. `max_examples` is the number of examples to score, at most. `out` is a folder for
@@ -186,7 +179,7 @@ def suggest(
     """Make a `peft` config for a model and a budget, and predict batch, memory, time and price.
 
     In seconds: LoRA of one round rank on all linear layers, at the rate that a search tries first for this
-    width. Neither weights nor, without `data`, a tokenizer are read; nothing is trained or compared.
+    width. Neither weights nor, without `data`, a tokenizer are read; nothing is trained.
 
     Args:
         model: Hub id or directory.
@@ -196,7 +189,7 @@ def suggest(
             device (such as "a100-80gb"), memory, gpu_price.
 
     Raises:
-        BudgetError: The budget does not pay rank 1 on all linear layers.
+        BudgetError: The budget is too small for rank 1 on all linear layers.
         AutopeftError: As for `search`.
 
     Example:
@@ -205,27 +198,22 @@ def suggest(
     """
     with in_python_words():
         columns = {name: about.pop(name) for name in _COLUMNS & about.keys()}
-        takes = "autopeft.suggest takes {}; see help(autopeft.suggest)."
-        if wrong := sorted(about.keys() - {field.name for field in fields(SuggestRequest)}):
-            raise SpecError(takes.format(f"no argument {', '.join(wrong)}"))
-        for name, value in about.items():
-            if not isinstance(value, (float | int if name == "gpu_price" else str) | None):
-                raise SpecError(takes.format(f"no {name}={value!r}"))
         for word, value in (("model", model), ("dataset", data)):
             if not isinstance(value, str | Path | None):
-                raise SpecError(takes.format(f"the name of a {word}, not a {type(value).__name__}"))
-        model_id, source = (None if value is None else str(value) for value in (model, data))
-        flags = by_dotted_name({"data": source, **columns})
+                raise SpecError(f"autopeft.suggest takes the name of a {word}, not a {type(value).__name__}.")
+        flags = by_dotted_name({"data": data, **columns})
         spec, _ = resolve_settings(config=None, env={}, flags=flags, assignments=(), origin="argument")
-        request = SuggestRequest(model_id=model_id, data=spec.data, budget=str(budget), **about)
-        return commands.suggest(request)
+        model_id = None if model is None else str(model)
+        return commands.suggest(
+            SuggestRequest(model_id=model_id, data=spec.data, budget=str(budget), **about)
+        )
 
 
 def load_result(folder: str | Path) -> Result:
     """Read the result of a finished run from its folder.
 
     Raises:
-        RunDirError: The folder is no run, or the run has not finished.
+        RunDirError: The folder is not a run, or the run has not finished.
     """
     with in_python_words():
         return with_path(RunDir.open(folder).load_result(), Path(folder))
@@ -238,11 +226,11 @@ def _resolve(
     *,
     tokenizer: Any,
 ) -> tuple[RunSpec, frozenset[str], InMemory]:
-    """Sort the arguments of a call into settings, dotted names of what the user set, and objects in memory.
+    """Return the settings of a call, the dotted names that the user set, and objects in memory.
 
     Raises:
         SpecError: Model or data are passed twice, or a setting is wrong.
-        ModelError: `tokenizer` is no tokenizer, or comes without a model object.
+        ModelError: A tokenizer without a model object.
     """
     is_file = isinstance(model_or_settings, str | Path) and Path(model_or_settings).suffix in _YAML
     spec, by_position = None, model_or_settings
@@ -260,14 +248,7 @@ def _resolve(
     model_object = None if isinstance(model, str | Path) else model
     data_object = None if isinstance(data, str | Path) else data
     if tokenizer is not None and model_object is None:
-        raise ModelError(
-            "tokenizer= goes with a model object; a model that is named has its tokenizer, leave it out."
-        )
-    if isinstance(tokenizer, type) or not (tokenizer is None or callable(tokenizer)):
-        raise ModelError(
-            f"tokenizer is {tokenizer!r}, which is none; pass the object that "
-            "AutoTokenizer.from_pretrained(…) gives, or for images that of AutoImageProcessor."
-        )
+        raise ModelError("tokenizer= needs a model object; a model that is named has its tokenizer.")
     for word, name in (("model", "model.id"), ("data", "data.source")):
         value = objects[word]
         if value is None:
@@ -291,7 +272,7 @@ def _resolve(
 
 @contextmanager
 def _lent(memory: InMemory) -> Iterator[None]:
-    """Put torch into the modes for training within the context, and restore a model object at its end."""
+    """Set torch's modes for training within the context, and restore a model object at its end."""
     if memory.model is not None:
         require_plain(memory.model)
     with training_modes(), nullcontext() if memory.model is None else restoring(memory.model):

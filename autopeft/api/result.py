@@ -1,15 +1,13 @@
-"""The result of a search in Python: it loads, asks and pushes the adapter; errors name Python's arguments."""
+"""The result of a search in Python: it loads, runs and pushes the adapter."""
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from peft import PeftConfig
@@ -49,7 +47,7 @@ class SavedPlan:
     ) -> Trained:
         """Train the plan on the run's model and data; the adapter goes to `out` or a new folder of `reports`.
 
-        With `all_rows`, the rows of search and confirm are trained on, too.
+        With `all_rows`, the rows of search and confirm are trained on as well.
 
         Raises:
             SpecError: The model or the data of the run were objects in memory.
@@ -74,7 +72,7 @@ class Result(SearchResult):
         """The `peft` config of the best plan, for `get_peft_model`; train it at `learning_rate`.
 
         Raises:
-            SpecError: The plan mixes methods, each with a config of its own; `load` attaches them all.
+            SpecError: The plan mixes methods, each with its own config; `load` attaches them all.
         """
         folder = self.path / "best" / "adapters"
         if not (folder / "adapter_config.json").is_file():
@@ -92,8 +90,7 @@ class Result(SearchResult):
     def leaderboard(self) -> pd.DataFrame:
         """List all plans: first those that were trained in full, best metric first.
 
-        The metric of the other plans comes from a short run on the split that steered the search; it is no
-        result.
+        The metric of the other plans is from a short run on the split that guided the search, not a result.
         """
         import pandas as pd
 
@@ -108,26 +105,22 @@ class Result(SearchResult):
 
     @one_at_a_time()
     def predict(self, inputs: _Words | Iterable[_Words | Sequence[_Words]]) -> tuple[Reply, ...]:
-        """Ask the finished adapter: a label with its probabilities, tags, a number or a text for each input.
+        """Run the finished adapter; each reply has a label with probabilities, tags, a number or a text.
 
         Args:
-            inputs: Texts or paths of images, such as a column of a data frame; a tuple for a pair of texts,
-                and for a question with its choices.
+            inputs: Texts or paths of images, such as a column of a data frame; a tuple for a pair of texts.
 
         Raises:
-            SpecError: The inputs have another form than the run's rows, or the model was an object in memory.
+            SpecError: The inputs do not fit the run's rows, or the model was an object in memory.
             ModelError: The base model cannot be loaded.
         """
-        is_alone = isinstance(inputs, (str, os.PathLike, Mapping)) or getattr(inputs, "ndim", 1) > 1
-        rows = [inputs] if is_alone or not isinstance(inputs, Iterable) else inputs
+        if isinstance(inputs, Mapping) or getattr(inputs, "ndim", 1) > 1:
+            raise SpecError(
+                f"predict takes texts, paths of images, or tuples of these, not a {type(inputs).__name__}; "
+                "pass a column such as frame['text'], or zip(frame['a'], frame['b']) for pairs."
+            )
+        rows = [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs
         words = [tuple(row) if isinstance(row, (list, tuple)) else (row,) for row in rows]
-        for part in chain.from_iterable(words):
-            if not isinstance(part, (str, os.PathLike)):
-                raise SpecError(
-                    f"A {type(part).__name__} is no input: predict takes texts, paths of images, or tuples "
-                    "of these. Pass a column such as frame['text'], or zip(frame['a'], frame['b']) for "
-                    "pairs; with chats or images in memory, call the model that result.load() gives."
-                )
         with in_python_words():
             return commands.try_run(self.path, [tuple(map(os.fspath, row)) for row in words])
 
@@ -141,11 +134,7 @@ class Result(SearchResult):
 
         Args:
             model: The base model as it was passed to the search. It is changed in place, `config.id2label`
-                too: the trained head has the run's order of labels. None loads what the run names.
-
-        Raises:
-            ModelError: The base model cannot be loaded, or was in memory and is not passed.
-            RunDirError: The folder is gone, or the run has no finished weights.
+                too: the trained head has the run's order of labels. None loads the model that the run names.
         """
         with in_python_words():
             return commands.load_finished(self, self.path, module=model)
@@ -157,13 +146,9 @@ class Result(SearchResult):
 
         Args:
             repo: `user/name` on the hub.
-            private: Make a new repository private.
-            overwrite: Upload into a repository that exists.
+            private: Create the repository as private.
+            overwrite: Upload to an existing repository.
             base_model: Id of the base model on the hub, for a run that loaded it from a folder.
-
-        Raises:
-            SpecError: The repository exists, or the base model is not on the hub.
-            HubError: The hub cannot be reached, or refuses.
         """
         with in_python_words():
             return commands.push(self.path, repo, private=private, overwrite=overwrite, base_model=base_model)
@@ -194,39 +179,21 @@ def with_path(result: SearchResult, path: Path) -> Result:
 
 @contextmanager
 def in_python_words() -> Iterator[None]:
-    """Let errors and log messages name arguments of Python in place of flags."""
-    usual = logging.getLogRecordFactory()
-
-    def in_words(*args: Any, **more: Any) -> logging.LogRecord:
-        record = usual(*args, **more)
-        if record.name.startswith("autopeft."):
-            record.msg, record.args = python_words(record.getMessage()), ()
-        return record
-
-    logging.setLogRecordFactory(in_words)
+    """Let errors name arguments of Python instead of flags."""
     try:
         yield
     except AutopeftError as error:
         error.args = (python_words(str(error)), *error.args[1:])
         raise
-    finally:
-        logging.setLogRecordFactory(usual)
 
 
 @contextmanager
 def training_modes() -> Iterator[None]:
-    """Allow gradients and make new tensors float32 within the context, whatever the caller set in torch.
-
-    Raises a SpecError in inference mode, whose tensors can have no gradients.
-    """
-    if torch.is_inference_mode_enabled():
-        raise SpecError(
-            "torch.inference_mode is on, and adapters need gradients; call autopeft outside that block."
-        )
+    """Allow gradients and make new tensors float32 within the context, whatever the caller set in torch."""
     usual = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         torch.set_default_dtype(usual)

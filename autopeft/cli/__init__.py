@@ -1,4 +1,4 @@
-"""The command line: the only room that prints and exits.
+"""The command line: the only package that prints and exits.
 
 Inside the folder each file imports only from those before it: environment, options, printing → exit_codes →
 files, info, results, sizes → facts → app.

@@ -1,4 +1,4 @@
-"""The commands. Heavy libraries are imported inside them, so that `--help` answers at once."""
+"""The commands. Heavy libraries are imported inside them, so that `--help` is instant."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import typer
 
 from autopeft.cli import facts, files, info
 from autopeft.cli import options as opt
-from autopeft.cli.environment import expand_segments, fit_threads, heavy_imports, open_missing_streams
-from autopeft.cli.exit_codes import PlainErrors, exit_codes, reader_may_leave
+from autopeft.cli.environment import expand_segments, fit_threads, heavy_imports
+from autopeft.cli.exit_codes import PlainErrors, exit_codes
 from autopeft.cli.printing import print_json
 from autopeft.errors import SpecError
 from autopeft.store import parse_duration, parse_yaml, resolve_settings, write_text
@@ -32,7 +32,7 @@ autopeft search --model ID --data train.csv --budget 300k
 
 autopeft search --model ID --data DIR --max-time 2h --out first
 
-autopeft search --resume --out first  (go on where it was stopped)
+autopeft search --resume --out first  (resume a stopped run)
 
 --help-all shows every option."""
 
@@ -40,7 +40,7 @@ _TUNE_EXAMPLES = """Example:
 
 autopeft tune --model ID --budget r16 --full-steps 1250 --out study -- python train.py {trial} {result}
 
-The same command again goes on where it stopped; a second one at the same time shares the work."""
+The same command resumes a stopped study; run twice at the same time, it shares the work."""
 
 _CLIENT = Path(__file__).parents[1] / "client.py"
 _CLIENT_BEGINNING = b'"""Read a trial of `autopeft tune`'
@@ -57,7 +57,6 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of the `autopeft` command."""
-    open_missing_streams()
     expand_segments()
     fit_threads()
     os.environ["MPLBACKEND"] = "Agg"  # the backend of a notebook, which the variable may name, may be missing
@@ -93,7 +92,7 @@ def search_command(
     verbose: opt.Verbose = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Search for the best plan under a budget, train it in full, and write it down with its evidence."""
+    """Search for the best plan under a budget, train it in full, and report how it compares with LoRA."""
     started = time.monotonic()
     with exit_codes(as_json=as_json, quiet=quiet, notes=verbose or dry_run) as interrupt:
         spec, explicit = resolve_settings(
@@ -130,25 +129,23 @@ def search_command(
 
 
 def _print_run(result: SearchResult, path: Path, *, as_json: bool) -> None:
-    """Print the result of a finished run; a reader of the pipe that ends early causes no error."""
+    """Print the result of a finished run."""
     from autopeft.cli import results
     from autopeft.report import result_json
 
-    with reader_may_leave():
-        if as_json:
-            print_json({**result_json(result), "run": str(path)})
-        else:
-            results.print_result(result, path)
+    if as_json:
+        print_json({**result_json(result), "run": str(path)})
+    else:
+        results.print_result(result, path)
 
 
 def _write_client(path: Path | None) -> None:
-    """Copy the client of `tune` to a path; refuse to replace a file that is not a copy of it."""
+    """Copy the client of `tune` to a path; refuse to replace any other file."""
     if path is None:
         return
     with exit_codes():
         text = _CLIENT.read_text(encoding="utf-8")
-        is_taken = path.exists() and not (path.is_file() and path.read_bytes().startswith(_CLIENT_BEGINNING))
-        if is_taken:
+        if path.exists() and not path.read_bytes().startswith(_CLIENT_BEGINNING):
             raise SpecError(f"{path} exists and is not a copy of the client; pass another path to --client.")
         write_text(path, text)
     print(f"{path}\n\nIn your script: from {path.stem} import Score, Trial")
@@ -162,7 +159,7 @@ def _write_client(path: Path | None) -> None:
     )
 )
 def tune(
-    words: Annotated[list[str], typer.Argument(help="The command of a trial, behind --", metavar="COMMAND")],
+    words: Annotated[list[str], typer.Argument(help="The command of a trial, after --", metavar="COMMAND")],
     *,
     client: Annotated[
         Path | None,
@@ -174,7 +171,7 @@ def tune(
     ] = None,
     settings: Mapping[str, Any],
     full_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of a full run.")],
-    metric: Annotated[str, typer.Option(help="What the scores are, such as accuracy.")] = "score",
+    metric: Annotated[str, typer.Option(help="Name of the score, such as accuracy.")] = "score",
     lower_is_better: Annotated[
         bool, typer.Option("--lower-is-better", help="A lower score is better.")
     ] = False,
@@ -183,14 +180,14 @@ def tune(
         str | None, typer.Option(help="Class that the trainer loads, such as AutoModelForCausalLM.")
     ] = None,
     trial_time: Annotated[
-        str | None, typer.Option(help="Time after which a trial is ended, such as 2h.")
+        str | None, typer.Option(help="Time after which a trial is stopped, such as 2h.")
     ] = None,
     choices: Annotated[
         list[str] | None,
         typer.Option("--search", help="Choices of your trainer, such as 'packing: \\[true, false]'."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write to; one with this study goes on with it.")
+        Path | None, typer.Option(help="Folder to write to; an existing study in it is resumed.")
     ] = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -215,7 +212,7 @@ def tune(
             auto_class=auto_class,
             **{name: attrgetter(name)(spec) for name in explicit},
         )
-        # A trial is ended after `max_seconds`; a process that has it after twice that time hangs.
+        # A trial is stopped after `max_seconds`; a process that has one for twice that time hangs.
         deadline = math.inf if max_seconds is None else 2 * max_seconds
         result = commands.tune(train, study, deadline_seconds=deadline, interrupt=interrupt)
         _print_run(result, study.path, as_json=as_json)
@@ -230,7 +227,7 @@ def analyze(
     *,
     settings: Mapping[str, Any],
     scores: Annotated[str, typer.Option(help="Scores, separated by commas.")] = "gradient,fisher",
-    max_examples: Annotated[int | None, typer.Option(help="Examples to look at, at most.")] = None,
+    max_examples: Annotated[int | None, typer.Option(help="Examples to score, at most.")] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for sensitivity.csv; must be empty or absent."),
@@ -238,7 +235,7 @@ def analyze(
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Score every target module by how much the loss depends on it. Nothing is trained."""
+    """Score every target module by how much the loss depends on it, without training."""
     with exit_codes(as_json=as_json, quiet=quiet):
         spec, explicit = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
         with heavy_imports():
@@ -257,17 +254,17 @@ def analyze(
 @app.command()
 @opt.takes_settings(
     {
-        "model": "Base model in place of the plan's.",
-        "data": "Dataset in place of the plan's, with the columns that the plan names.",
-        "seed": "Seed in place of the plan's.",
+        "model": "Base model instead of the plan's.",
+        "data": "Dataset instead of the plan's, with the columns that the plan names.",
+        "seed": "Seed instead of the plan's.",
         "device": "Torch device: cpu, cuda, cuda:1 or balanced. Default: a GPU, if there is one.",
         "dtype": None,
         "attn": None,
         "memory": None,
         "micro_batch_tokens": None,
         "checkpointing": None,
-        "metric": "The metric of the plan; needed if it is a function of your own, whose code then runs.",
-        "quantize": "4bit, 8bit or none, in place of what the plan says.",
+        "metric": "The metric of the plan; required to allow a function of your own to run.",
+        "quantize": "4bit, 8bit or none, instead of what the plan says.",
         "out": None,
     }
 )
@@ -275,19 +272,19 @@ def train(
     *,
     plan: Annotated[Path, typer.Option(help="plan.yaml, or a run directory.")],
     settings: Mapping[str, Any],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume a training that was stopped.")] = False,
     all_rows: Annotated[
-        bool, typer.Option("--all-rows", help="Train on the rows of search and confirm, too.")
+        bool, typer.Option("--all-rows", help="Also train on the rows of search and confirm.")
     ] = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Train a plan at full length and save the adapter, head included, as peft does."""
+    """Train a plan in full and save the adapter with its head, as peft does."""
     with exit_codes(as_json=as_json, quiet=quiet):
         spec, explicit = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
         with heavy_imports():
             from autopeft import commands
-            from autopeft.report.formatting import metric as metric_words
+            from autopeft.report.formatting import metric as metric_text
 
         values = {name: attrgetter(name)(spec) for name in explicit}
         out = values.get("output.out")
@@ -307,8 +304,8 @@ def train(
             answer = {"metric": measurement.metric, "metric_name": trained.metric, "loss": measurement.loss}
             print_json({**answer, "out": str(trained.folder)})
         else:
-            # The metric of a language model may be its loss, which is printed once.
-            score = metric_words(measurement.metric, trained.is_share)
+            # The metric of a language model may be its loss: print it once.
+            score = metric_text(measurement.metric, trained.is_share)
             metric = "" if trained.metric == "loss" else f"{trained.metric} {score} and "
             if measurement.loss is None:
                 print("no score: all rows were trained on, and there is no test split")
@@ -326,7 +323,7 @@ def try_command(
     ],
     as_json: opt.Json = False,
 ) -> None:
-    """Ask the finished adapter: a label with its probability, a number, tags or a text for each input."""
+    """Run the finished adapter: print a label, number, tags or text for each input."""
     with exit_codes(as_json=as_json, quiet=True):
         if not as_json:
             print(f"Loading the adapter of {run} …", file=sys.stderr, flush=True)

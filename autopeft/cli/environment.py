@@ -1,8 +1,7 @@
-"""What is set before torch is imported: streams, memory and threads; and the import itself."""
+"""What is set before torch is imported: memory and threads; and the import itself."""
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import gc
 import math
@@ -11,12 +10,9 @@ import platform
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from autopeft.cgroups import allowed_cores
 
-_HEAVY = "autopeft.commands"
-_NO_COMPILER = "TORCHDYNAMO_DISABLE"
 # Variables of torch's allocator, in the order in which torch reads them. The last one is the new name, but
 # torch 2.9 to 2.11 ignore segments in it. The first one always works, though torch before 2.12 warns that it
 # is deprecated.
@@ -27,46 +23,28 @@ _ALLOCATOR_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PY
 _SPINS = "3000"
 # Parts of kernel names on which segments are missing or fail: Linux inside Windows, and Jetson boards.
 _KERNELS_WITHOUT_SEGMENTS = ("microsoft", "tegra")
-
-
-def open_missing_streams() -> None:
-    """Open a stream that the caller has closed (`2>&-`), for which Python has None, on the null device."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - kept open
+_NO_COMPILER = "TORCHDYNAMO_DISABLE"
 
 
 @contextlib.contextmanager
 def heavy_imports() -> Iterator[None]:
     """Turn the garbage collector and torch's compiler off while the commands are imported.
 
-    Imports make millions of objects that stay. The collector would visit them again and again, and once more
-    at the end of the process, so these objects are frozen. bitsandbytes, which peft imports, compiles four
-    functions for devices that autopeft does not use: a second for torch's inductor. If the commands are
-    imported already, nothing changes.
+    Imports make millions of objects that stay, which the collector would visit again and again. bitsandbytes,
+    which peft imports, compiles four functions for devices that autopeft does not use. Both take half of the
+    time that imports take.
     """
-    if _HEAVY in sys.modules or not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    compiles = os.environ.get(_NO_COMPILER)
+    usual = os.environ.get(_NO_COMPILER)
     os.environ[_NO_COMPILER] = "1"
+    gc.disable()
     try:
         yield
     finally:
-        if compiles is None:
+        gc.enable()
+        if usual is None:
             del os.environ[_NO_COMPILER]
         else:
-            os.environ[_NO_COMPILER] = compiles
-        gc.freeze()
-        gc.enable()
-        atexit.register(_thaw)
-
-
-def _thaw() -> None:
-    """Let the collector see all objects again if triton is loaded: it would report them as leaks."""
-    if "triton" in sys.modules:
-        gc.unfreeze()
+            os.environ[_NO_COMPILER] = usual
 
 
 def expand_segments() -> None:
@@ -75,10 +53,8 @@ def expand_segments() -> None:
     A variable that the user has set stays. Worker processes inherit the variable.
     """
     kernel = platform.release().lower()
-    lacks_segments = any(word in kernel for word in _KERNELS_WITHOUT_SEGMENTS)
-    if sys.platform != "linux" or lacks_segments or not _is_for_nvidia():
-        return
-    if not any(name in os.environ for name in _ALLOCATOR_VARIABLES):
+    has_segments = sys.platform == "linux" and not any(word in kernel for word in _KERNELS_WITHOUT_SEGMENTS)
+    if has_segments and _is_for_nvidia() and not any(name in os.environ for name in _ALLOCATOR_VARIABLES):
         os.environ[_ALLOCATOR_VARIABLES[0]] = "expandable_segments:True"
 
 
@@ -94,11 +70,10 @@ def _is_for_nvidia() -> bool:
 def fit_threads() -> None:
     """Limit torch's threads to the cores that this process may use at once, and how long they spin.
 
-    torch counts the cores that this process may run on, also those beyond a container's limit of time, or
-    beyond a Slurm task that is not bound to cores. Threads on these would wait for each other, or take the
-    cores of other jobs. Threads of GNU's OpenMP spin while they wait for the slowest. If another program has
-    the core of that one, they spin for milliseconds at each operation: so they sleep earlier. What the user
-    has set stays. Workers on this machine inherit the variables.
+    torch counts all cores that it sees, also those beyond the CPU limit of a container, or beyond a Slurm
+    task that is not bound to cores. GNU's OpenMP threads spin while they wait for the slowest one; if another
+    program has its core, that costs milliseconds per operation, so they sleep earlier. What the user has set
+    stays. Workers on this machine inherit the variables.
     """
     limits = [math.ceil(cores)] if (cores := allowed_cores()) is not None else []
     by_slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")

@@ -6,19 +6,13 @@ With `--json`, stdout gets one object in any case: the answer, or `{"error": …
 from __future__ import annotations
 
 import contextlib
-import errno
-import io
 import logging
 import os
-import re
-import shutil
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
-from pathlib import Path
-from textwrap import wrap
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -33,10 +27,9 @@ from autopeft.errors import AutopeftError, SpecError, first_line_of
 _UsageError: Any = typer.BadParameter.__bases__[0]
 
 _LIBRARIES = "peft transformers datasets huggingface_hub httpx alembic bitsandbytes".split()
-# Signals that ask a process to end; not every system has all: Ctrl-C, `kill`, a closed terminal; Ctrl-Break
-# or a closed window on Windows; and what Slurm (`--signal`), Grid Engine (`-notify`) and LSF send before the
-# end of a job.
-_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+# Signals that ask a process to end; not every system has all: Ctrl-C, `kill`, a closed terminal, and what
+# Slurm (`--signal`), Grid Engine (`-notify`) and LSF send before the end of a job.
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 _INTERRUPTED, _INTERNAL = "interrupted", "internal"  # codes of a signal, and of a fault of autopeft itself
 
 
@@ -46,27 +39,18 @@ def exit_codes(
 ) -> Iterator[Callable[[], None]]:
     """Turn an error of the block into its exit code; warnings and `notes` go to stderr as plain lines.
 
-    Libraries log only errors. Ctrl-C exits with 130, SIGTERM with 143, a closed terminal with 129;
-    finished measurements are on the disk by then. `as_json` implies `quiet`, and prints the error as JSON
-    unless the block has printed its answer. Yields a function for long loops to call: it raises if a signal
-    has come (see `stopping_signals`).
+    Libraries log only errors. Ctrl-C exits with 130, SIGTERM with 143, a closed terminal with 129; finished
+    measurements are on disk by then. `as_json` implies `quiet`, and prints an error as JSON. Yields a
+    function for long loops to call: it raises if a signal has arrived (see `stopping_signals`).
     """
     quiet = quiet or as_json
     if quiet or not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of libraries, which are imported later
-    stderr = sys.stderr
-    sys.stderr = _Lasting(stderr)
-    logging.basicConfig(
-        level=logging.INFO if notes and not quiet else logging.WARNING, stream=sys.stderr, force=True
-    )
-    logging.getLogger().handlers[0].setFormatter(_Printable("%(message)s"))
-    logging.getLogger().handlers[0].addFilter(_Repeats())
-    logging.getLogger("autopeft").setLevel(logging.NOTSET)
+    level = logging.INFO if notes and not quiet else logging.WARNING
+    logging.basicConfig(level=level, handlers=[_Notes()], force=True)
     for name in _LIBRARIES:
         logging.getLogger(name).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=name)
-    stdout = sys.stdout
-    sys.stdout = answer = _Answer(stdout)
     try:
         with stopping_signals() as stop:
             yield stop
@@ -75,14 +59,25 @@ def exit_codes(
     except BaseException as error:
         failure = _failure_of(error)
         if failure.code not in (_INTERRUPTED, _INTERNAL):
-            print(_printable(f"error: {failure.message}"), file=sys.stderr)
-        if as_json and not answer.is_used:
-            failure.print_json()
+            print(f"error: {failure.message}", file=sys.stderr)
+        if as_json:
+            print_json({"error": failure._asdict()})
         if failure.code == _INTERNAL:
             raise
         raise typer.Exit(failure.exit_code) from error
-    finally:
-        sys.stdout, sys.stderr = stdout, stderr  # a library may have replaced ours
+
+
+class _Notes(logging.Handler):
+    """Prints to the stderr of the moment, which a progress bar replaces; drops repetitions."""
+
+    _last = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message of a record, unless it repeats the one before it."""
+        message = record.getMessage()
+        if message != self._last:
+            print(message, file=sys.stderr)
+        self._last = message
 
 
 class _Failure(NamedTuple):
@@ -92,20 +87,12 @@ class _Failure(NamedTuple):
     exit_code: int
     message: str
 
-    def print_json(self) -> None:
-        """Print the object that stands for an answer; if nobody reads it, the exit code stays."""
-        with reader_may_leave():
-            print_json({"error": self._asdict()})
-
 
 def _failure_of(error: BaseException) -> _Failure:
-    """Return how a command fails by an error; one that autopeft does not foresee keeps its traceback."""
+    """Return how a command fails by an error; an unforeseen one is internal."""
     match error:
         case AutopeftError():
             return _Failure(error.code, error.exit_code, str(error))
-        case OSError(errno=errno.ENAMETOOLONG):  # some argument that should be a path is a long text
-            sentence = f"There is no file {error.filename}: its name is too long; check the spelling."
-            return _Failure(SpecError.code, SpecError.exit_code, sentence)
         case OSError():
             where = f"{error.filename}: " if error.filename else ""
             sentence = f"{where}{error.strerror or error}."
@@ -121,94 +108,13 @@ def _failure_of(error: BaseException) -> _Failure:
 
 
 @contextlib.contextmanager
-def reader_may_leave() -> Iterator[None]:
-    """Drop output within the context if its reader, such as `head`, has ended; the work is finished."""
-    stdout = sys.stdout
-    sys.stdout = _Lasting(stdout)
-    try:
-        yield
-    finally:
-        sys.stdout = stdout
-        try:
-            stdout.flush()
-        except OSError:  # Python flushes the rest at the end of the process: send it nowhere
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
-
-
-class _Repeats(logging.Filter):
-    """Drops a message that repeats the one before it: a command may load one model several times."""
-
-    last_message = ""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the message differs from the one before it."""
-        message = record.getMessage()
-        is_new, self.last_message = message != self.last_message, message
-        return is_new
-
-
-class _Printable(logging.Formatter):
-    """Formats a record as lines that fit a terminal."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Write the line of a record."""
-        return _printable(super().format(record))
-
-
-def _printable(text: str) -> str:
-    """Break lines between words on a terminal; a word that is longer than a line, such as a path, stays."""
-    if not sys.stderr.isatty():
-        return text
-    width = shutil.get_terminal_size().columns
-    lines = (wrap(line, width, break_long_words=False, break_on_hyphens=False) for line in text.split("\n"))
-    return "\n".join(part for line in lines for part in line or [""])
-
-
-class _Wrapped:
-    """A stream in place of another, of which it has all but what it does itself."""
-
-    def __init__(self, stream: Any) -> None:
-        self.stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-
-class _Answer(_Wrapped):
-    """A stream that knows whether it got any text."""
-
-    is_used = False
-
-    def write(self, text: str) -> int:
-        """Write a text."""
-        self.is_used = True
-        self.stream.write(text)
-        return len(text)
-
-
-class _Lasting(_Wrapped):
-    """A stream that drops text that it cannot write, so that a closed terminal ends no run."""
-
-    def write(self, text: str) -> int:
-        """Write a text, or drop it."""
-        with contextlib.suppress(OSError):
-            self.stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Flush the stream, or do nothing."""
-        with contextlib.suppress(OSError):
-            self.stream.flush()
-
-
-@contextlib.contextmanager
 def stopping_signals() -> Iterator[Callable[[], None]]:
     """Let signals stop the process by an exception; yields a function that raises it again.
 
     SIGINT raises KeyboardInterrupt, other signals SystemExit with 128 + the number of the signal. Python
     drops an exception that is raised inside a destructor or a callback of the garbage collector. So a long
-    loop calls the function from time to time: it raises if any signal has come. A signal that the caller of
-    this process ignores (`nohup`) stays ignored.
+    loop calls the function from time to time: it raises if any signal has arrived. A signal that the caller
+    of this process ignores (`nohup`) stays ignored.
     """
     received: list[int] = []
 
@@ -229,18 +135,15 @@ def stopping_signals() -> Iterator[Callable[[], None]]:
         yield stop
     finally:
         for number, handler in usual.items():
-            if handler is not None:  # a handler that was not installed from Python cannot be put back
+            if handler is not None:  # a handler that was not installed from Python cannot be restored
                 signal.signal(number, handler)
 
 
 class PlainErrors(TyperGroup):
-    """A group of commands whose usage errors read as all others do: `error: …`, without a box."""
+    """A group of commands with usage errors like all others: `error: …` in one line, or JSON."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run a command; in standalone mode the process then exits with the code of the command."""
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal gets ? for a dash, in help too
-                stream.reconfigure(errors="replace")
         if not extra.pop("standalone_mode", True):
             return super().main(*args, standalone_mode=False, **extra)  # type: ignore[misc]
         try:
@@ -254,59 +157,35 @@ class PlainErrors(TyperGroup):
             failure = _Failure(SpecError.code, SpecError.exit_code, self._sentence(error, typed))
             print(f"error: {failure.message}", file=sys.stderr)
             if "--json" in takewhile("--".__ne__, typed):
-                failure.print_json()
+                print_json({"error": failure._asdict()})
             sys.exit(failure.exit_code)
         sys.exit(code if isinstance(code, int) else 0)
 
     def get_params(self, ctx: Any) -> Any:
         """Find the parameters of the group."""
-        return _adjusted(super().get_params(ctx))
+        return _without_types(super().get_params(ctx))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Find a command of the group; None for another word."""
         command = super().get_command(ctx, cmd_name)
         if command is not None:
-            _adjusted(command.get_params(ctx))  # in place: the command keeps these objects
+            _without_types(command.get_params(ctx))  # the command keeps these objects
         return command
 
     def _sentence(self, error: Any, typed: Sequence[str]) -> str:
-        """Write what was wrong as one line, with the help to read, or what replaces a removed flag."""
-        words = " ".join(error.format_message().split()).replace("Value error, ", "")  # of pydantic
-        if "Input should" in str(error.__cause__):  # of pydantic, which newer typers read values with
-            from autopeft.store import faults_of
-
-            words = f"{error.param.opts[0]} {faults_of(error.__cause__)[0][1]}"
-        extra = re.search(r"^Got unexpected extra arguments?(?:\(s\))? \(([^ )]+)", words)
-        if extra and error.ctx and any("--data" in each.opts for each in error.ctx.command.params):
-            words = f"{extra[1]} has no flag before it, such as --data {extra[1]} or --model {extra[1]}"
+        """Write what was wrong as one line, with the help to read."""
+        words = " ".join(error.format_message().split())
         end = "" if words.endswith((".", "?")) else "."
         if error.ctx is not None:
             command = error.ctx.command_path
-        else:  # for example if an option lacks its argument
+        else:  # for example if an option has no argument
             command = " ".join(["autopeft", *(word for word in typed[:1] if word in self.commands)])
         return f"{words}{end} See `{command} --help`."
 
 
-def _adjusted(parameters: Sequence[Any]) -> Sequence[Any]:
-    """Change parameters in place: switches show no type in the help, and `~` starts the home folder."""
+def _without_types(parameters: Sequence[Any]) -> Sequence[Any]:
+    """Hide the type of switches, which take no value, in the help."""
     for parameter in parameters:
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
-        elif parameter.callback is None:
-            parameter.callback = lambda _context, _parameter, value: at_home(value)
     return parameters
-
-
-def at_home(value: Any) -> Any:
-    """Put the home folder in place of `~`, which no shell expands after `=`; other values stay.
-
-    Example:
-        >>> at_home("reports"), at_home(None)
-        ('reports', None)
-    """
-    if isinstance(value, list | tuple):
-        return [at_home(each) for each in value]
-    if not isinstance(value, str | Path):
-        return value
-    text = os.path.expanduser(value)  # noqa: PTH111 - Path.expanduser raises if there is no such user
-    return Path(text) if isinstance(value, Path) else text

@@ -1,28 +1,19 @@
-"""The commands that say what there is and what it takes, before anything is trained."""
+"""The commands that need only a model's config: `count`, `estimate` and `suggest`."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import metadata
-from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import typer
 
 from autopeft.cli import options as opt
 from autopeft.cli.environment import heavy_imports
 from autopeft.cli.exit_codes import exit_codes
-from autopeft.cli.printing import columns, lines_of, print_json, table
+from autopeft.cli.printing import print_json
 from autopeft.errors import TargetError
-from autopeft.plugins import REFERENCE_WIDTH, Catalogue, Method, discover, missing_in_peft
 from autopeft.store import resolve_settings
-from autopeft.types import rate
-
-if TYPE_CHECKING:
-    from autopeft.commands.doctor import Check
 
 app = typer.Typer()
 
@@ -38,14 +29,10 @@ _Memory = Annotated[
     str | None, typer.Option(help="Memory of the device, such as 24GiB. Default: what the card has.")
 ]
 _DATA: Mapping[str, str | None] = {
-    "data": "Dataset, whose rows decide lengths and steps; needs the tokenizer.",
+    "data": "Dataset, for the lengths of rows and the number of steps; needs the tokenizer.",
     "text_column": None,
     "label_column": None,
 }
-
-# Facts of plug-ins, whose import would take seconds; `tools/docs/plugin_facts.py` writes the file.
-# If another package publishes parts, all parts are imported instead.
-TABLE = Path(__file__).with_name("plugins.json")
 
 
 @app.command()
@@ -55,7 +42,7 @@ def count(
     revision: _Revision = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Count the trainable parameters of a plan, an adapter config or a method, from the model's config."""
+    """Count the trainable parameters of a plan, adapter config or method from the model's config."""
     with exit_codes(as_json=as_json):
         with heavy_imports():
             from autopeft import commands
@@ -163,7 +150,7 @@ def suggest(
     ] = "peft",
     as_json: opt.Json = False,
 ) -> None:
-    """Suggest a LoRA within seconds: rate, batch, memory, time and price. It needs no weights and no GPU."""
+    """Suggest a LoRA in seconds, with rate, batch, memory, time and price: no weights, no GPU."""
     with exit_codes(as_json=as_json):
         spec, _ = resolve_settings(config=None, env={}, flags=settings, assignments=())
         with heavy_imports():
@@ -188,166 +175,3 @@ def suggest(
             print_json(sizes.suggestion_json(suggestion) | {"snippet": lines})
         else:
             print(sizes.suggestion_text(suggestion), lines, sep="\n\n")
-
-
-@app.command()
-def methods(
-    name: Annotated[
-        str | None, typer.Argument(help="Describe this method in full, with its sources.")
-    ] = None,
-    as_json: opt.Json = False,
-) -> None:
-    """List the PEFT methods, or describe one."""
-    with exit_codes(as_json=as_json):
-        facts = plugin_facts("method")
-        shown = list(facts.values()) if name is None else [facts[name]]
-        if as_json:
-            print_json({method["name"]: method for method in shown})
-        elif name is not None:
-            _print_method(shown[0])
-        else:
-            _print_table(
-                ("name", "method", "what is trained", "merges", "learning rate"),
-                [(m["name"], m["label"], m["summary"], _yes_or_no(m["merges"]), _range(m)) for m in shown],
-            )
-            note = f"The learning rates are for a hidden size of {REFERENCE_WIDTH}; a search adapts them."
-            print("", *lines_of([note, *facts.broken.values()]), sep="\n")
-
-
-@app.command()
-def formats(as_json: opt.Json = False) -> None:
-    """List the formats that `export` writes."""
-    with exit_codes(as_json=as_json):
-        rows = [(name, facts["summary"]) for name, facts in plugin_facts("export").items()]
-        if as_json:
-            print_json(dict(rows))
-        else:
-            _print_table(("format", "what it is"), rows)
-
-
-@app.command()
-def spaces(
-    name: Annotated[
-        str | None,
-        typer.Argument(help="Print the file of this space, or check and print a file of your own."),
-    ] = None,
-    as_json: opt.Json = False,
-) -> None:
-    """List the search spaces that come with autopeft, or print the file of one, to copy and change."""
-    with exit_codes(as_json=as_json):
-        from autopeft import space as search_space
-
-        all_methods = plugin_facts("method").changed(lambda facts: SimpleNamespace(**facts))
-        shown = search_space.names() if name is None else (name,)
-        loaded = {
-            name: search_space.load(name, known_methods=cast(Mapping[str, Method], all_methods))
-            for name in shown
-        }
-        if name is not None and not as_json:
-            print(search_space.text_of(name), end="")
-        elif as_json:
-            print_json({name: space.model_dump(mode="json") for name, space in loaded.items()})
-        else:
-            rows = [(name, space.about, ", ".join(space.arms)) for name, space in loaded.items()]
-            _print_table(("space", "about", "methods and mixes"), rows)
-
-
-@app.command()
-def doctor(
-    out: Annotated[Path, typer.Option(help="Folder for runs, which has to take a file.")] = Path("reports"),
-    as_json: opt.Json = False,
-) -> None:
-    """Check what this machine can do: versions, device, memory, threads, disk, hub, extras."""
-    with exit_codes(as_json=as_json, quiet=True):
-        from autopeft.commands.doctor import diagnose
-
-        checks = diagnose(out)
-        is_well = all(check.status != "fail" for check in checks)
-        if as_json:
-            print_json({"ok": is_well, "checks": [dataclasses.asdict(check) for check in checks]})
-        else:
-            print(checks_text(checks))
-        if not is_well:
-            raise typer.Exit(1)
-
-
-def checks_text(checks: Sequence[Check]) -> str:
-    """Write the checks of a machine in columns, each with its remedy below, and how many failed."""
-    rows = [
-        (mark, name, text)
-        for check in checks
-        for mark, name, text in ((check.status, check.name, check.value), ("", "", check.remedy))
-        if text
-    ]
-    lines = table((), rows, n_texts=3, width=columns())
-    n_failed = sum(check.status == "fail" for check in checks)
-    end = f"{n_failed} of {len(checks)} checks failed." if n_failed else "Nothing fails here."
-    return "\n".join([*lines, "", end])
-
-
-def _print_method(method: Mapping[str, Any]) -> None:
-    """Print everything about one method, at most 80 columns wide."""
-    choices = {
-        option: (str(value).lower() if isinstance(value, bool) else str(value) for value in values)
-        for option, values in method["choices"].items()
-    }
-    options = (f"{option} {', '.join(values)}" for option, values in choices.items())
-    servers = ", ".join(method["servers"])
-    facts = {
-        "trains": method["summary"],
-        "parameters": f"{method['formula']}, for a map of n inputs and m outputs",
-        "ranks": "yes" if method["ranked"] else "none",
-        "identity at start": _yes_or_no(method["identity_at_start"]),
-        "merges": _yes_or_no(method["merges"]),
-        "read by": servers or ("peft alone; merge it to serve it" if method["merges"] else "peft alone"),
-        "learning rates": f"{_range(method)} at width {REFERENCE_WIDTH}: {method['learning_rate_source']}",
-        "step time": f"{method['step_time']:.2f}: {method['step_time_source']}",
-        "options": "; ".join(options) or "none",
-    }
-    lines = table((), facts.items(), n_texts=2, width=columns())
-    print(f"{method['name']}: {method['label']}", "", *lines, sep="\n")
-
-
-def _print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    print(*table(headers, rows, n_texts=len(headers)), sep="\n")
-
-
-def _range(method: Mapping[str, Any]) -> str:
-    return " … ".join(map(rate, method["learning_rate_range"]))
-
-
-def _yes_or_no(fact: bool) -> str:
-    return "yes" if fact else "no"
-
-
-_METHOD_FACTS = (
-    "name label short_label summary formula ranked low_rank shared identity_at_start merges "
-    "learning_rate_range learning_rate_source step_time step_time_source choices readable_type"
-).split()
-
-
-def method_facts(method: Method) -> dict[str, Any]:
-    """Collect what a method says of itself, as values that JSON can hold."""
-    facts = {name: getattr(method, name) for name in _METHOD_FACTS}
-    return {**facts, "servers": list(method.servers({})), "since_peft": method.since_peft}
-
-
-FACTS: Mapping[str, Callable[[Any], Mapping[str, Any]]] = {
-    "method": method_facts,
-    "export": lambda exporter: {"name": exporter.name, "summary": exporter.summary},
-}
-
-
-def plugin_facts(kind: str) -> Catalogue[Mapping[str, Any]]:
-    """Read the facts about every part of a kind, by name; looking up another name raises UnknownNameError."""
-    group = f"autopeft.{kind}s"
-    if metadata.entry_points(group=group):
-        parts: Catalogue[Any] = discover(group)
-        return parts.changed(FACTS[kind])
-    facts = json.loads(TABLE.read_text(encoding="utf-8"))[kind]
-    missing = {
-        name: sentence
-        for name, each in facts.items()
-        if (sentence := missing_in_peft(each.get("label", ""), each.get("since_peft", "")))
-    }
-    return Catalogue(kind, {name: each for name, each in facts.items() if name not in missing}, missing)

@@ -1,4 +1,4 @@
-"""The commands that pass an adapter on: `export` writes it, `verify` checks it, `push` uploads it."""
+"""The commands for a finished adapter: `export` writes it, `verify` checks it, `push` uploads it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def export(
             metavar="PATH", help="Run, or folder that peft, `train` or a run's best/weights wrote."
         ),
     ],
-    to: Annotated[str, typer.Option(help="Name of the format; `autopeft formats` lists them.")],
+    to: Annotated[str, typer.Option(help="Name of the format; `autopeft info formats` lists them.")],
     out: Annotated[Path, typer.Option(help="Folder to write to; must be empty or absent.")],
     model: Annotated[
         str | None, typer.Option(help="Base model instead of the one that the run or adapter names.")
@@ -46,7 +46,7 @@ def export(
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Write a plan or a trained adapter in a format that other tools read, or explain why it does not fit."""
+    """Write a plan or a trained adapter in a format that other tools read."""
     with exit_codes(as_json=as_json, quiet=quiet):
         with heavy_imports():
             from autopeft import commands
@@ -71,7 +71,7 @@ def verify(
     run: Annotated[
         Path | None,
         typer.Option(
-            help="Run, or folder that `train` wrote, to compare with. Default: the one that PATH lies in."
+            help="Run, or folder that `train` wrote, to compare with. Default: the one that contains PATH."
         ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Base model instead of the one that is named.")] = None,
@@ -86,7 +86,7 @@ def verify(
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Check that an adapter or export gives the outputs of the finished plan; exit 1 if it does not."""
+    """Check that an adapter or export has the outputs of the finished plan; exit 1 if not."""
     with exit_codes(as_json=as_json, quiet=quiet):
         with heavy_imports():
             from autopeft import commands
@@ -111,18 +111,16 @@ def verify(
 def push(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or folder that `train` wrote.")],
     repo: Annotated[str, typer.Argument(metavar="REPO", help="Repository on the hub: user/name.")],
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Upload into a repository that exists.")
-    ] = False,
+    private: Annotated[bool, typer.Option("--private", help="Create the repository as private.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Upload to an existing repository.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files and upload nothing.")] = False,
     base_model: Annotated[
-        str | None, typer.Option(help="Id of the base model on the hub, where the run loaded a folder.")
+        str | None, typer.Option(help="Id of the base model on the hub, if the run loaded it from a folder.")
     ] = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Upload a trained adapter to the hub, of a run or of `train`, with its model card and tokenizer."""
+    """Upload the adapter of a run or of `train` to the hub, with model card and tokenizer."""
     with exit_codes(as_json=as_json, quiet=quiet):
         with heavy_imports():
             from autopeft import commands
@@ -141,7 +139,7 @@ def push(
 
 
 def verification_json(verification: Verification) -> dict[str, object]:
-    """Turn a verification into plain values; an infinite difference becomes None."""
+    """Return a verification as plain values; an infinite difference becomes None."""
     answer = dataclasses.asdict(verification) | {"is_same": verification.is_same}
     if math.isinf(verification.largest_difference):
         answer["largest_difference"] = None

@@ -16,7 +16,7 @@ from autopeft.types.fields import Group, SettingField
 
 
 def show_all(context: typer.Context, is_requested: bool) -> None:
-    """Print the help with every option of a command, also options that its short help leaves out."""
+    """Print the help with every option of a command."""
     if is_requested:
         for parameter in context.command.params:
             parameter.hidden = False  # type: ignore[attr-defined]
@@ -29,28 +29,28 @@ def _option(text: str, *names: str, **more: Any) -> Any:
 
 
 HelpAll = Annotated[
-    bool, typer.Option("--help-all", callback=show_all, is_eager=True, metavar="", help="Show every option.")
+    bool, typer.Option("--help-all", callback=show_all, is_eager=True, help="Show every option.")
 ]
-Resume = Annotated[bool, _option("Continue the run in --out that was stopped.", "--resume", metavar="")]
+Resume = Annotated[bool, _option("Resume the stopped run in --out.", "--resume")]
 Config = Annotated[Path | None, _option("YAML file with settings, such as a run's run.yaml.")]
 Assignments = Annotated[
     list[str] | None, _option("Any setting: topic.field=value. May be repeated.", "--set")
 ]
-DryRun = Annotated[bool, _option("Check everything and show what would be done.", "--dry-run", metavar="")]
-Json = Annotated[bool, _option("Print one JSON object on stdout and nothing else.", "--json", metavar="")]
+DryRun = Annotated[bool, _option("Check everything and show what would be done.", "--dry-run")]
+Json = Annotated[bool, _option("Print one JSON object on stdout and nothing else.", "--json")]
 Verbose = Annotated[
     bool,
-    _option("Show all notes: how the data are read, each derived setting.", "--verbose", "-v", metavar=""),
+    _option("Show all notes: how the data are read, each derived setting.", "--verbose", "-v"),
 ]
-Quiet = Annotated[bool, _option("Show no progress and no notes.", "--quiet", "-q", metavar="")]
+Quiet = Annotated[bool, _option("Show no progress and no notes.", "--quiet", "-q")]
 
-# What `search` takes: every setting that has a flag, group by group, with the help of its declaration.
+# The flags of `search`: every setting that has one, by group, with the help of its declaration.
 SEARCH_FLAGS: Mapping[str, str | None] = dict.fromkeys(
     sorted(SHORT_NAMES, key=lambda name: get_args(Group).index(SHORT_NAMES[name].group))
 )
 
-# The settings that `search --help` shows; `--help-all` shows the others too. Chosen by hand: what one must
-# know to run a search on one's own data, and to repeat it.
+# The settings that `search --help` shows; `--help-all` shows the others too. Heuristic: what is needed to run
+# a search on one's own data, and to repeat it.
 ESSENTIAL = frozenset(
     "model data text_column label_column task budget effort max_steps methods baseline sizes".split()
     + "quantize seed out".split()
@@ -64,7 +64,7 @@ _COMPLETING = "_AUTOPEFT_COMPLETE"  # typer sets this variable when a shell asks
 def takes_settings(
     flags: Mapping[str, str | None], *, shown: Container[str] | None = None
 ) -> Callable[[Command], Command]:
-    """Make a decorator that gives a command flags of settings in place of its parameter `settings`.
+    """Make a decorator that replaces the parameter `settings` of a command by flags of settings.
 
     The command gets a mapping from dotted names to the values that the user set. `flags` maps short names, in
     the order of the help, to a help text; None takes the declared help and group. The short help has only the
@@ -117,7 +117,7 @@ def _parameter(field: SettingField, text: str | None, *, hidden: bool) -> inspec
 
 
 def _metavar(field: SettingField) -> str | None:
-    """Choose what the help shows in place of the value; None leaves it to typer."""
+    """Choose what the help shows for the value; None leaves it to typer."""
     if field.form == "auto":
         return "[<int>|auto]"
     if field.choices:

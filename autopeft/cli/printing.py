@@ -8,22 +8,16 @@ from collections.abc import Iterable, Sequence
 from textwrap import wrap
 from typing import Any
 
-COLUMNS = 80  # the width of a usual terminal
 _GAP = 2  # columns between two columns of a table
 
 
-def columns() -> int:
-    """Give the width of lines of text: the terminal's width, at most 80."""
-    return min(COLUMNS, room())
-
-
-def room() -> int:
-    """Give the width of the terminal; 80 in a file or a pipe."""
-    return shutil.get_terminal_size((COLUMNS, 24)).columns
+def columns(most: int = 80) -> int:
+    """Return the width of the terminal, at most `most`; 80 in a file or a pipe."""
+    return min(most, shutil.get_terminal_size((80, 24)).columns)
 
 
 def print_json(content: Any) -> None:
-    """Print one JSON object; infinite numbers and NaN, which JSON lacks, raise ValueError."""
+    """Print one JSON object; infinite numbers and NaN, which JSON does not have, raise ValueError."""
     print(json.dumps(content, indent=2, allow_nan=False))
 
 
@@ -31,10 +25,9 @@ def lines_of(paragraphs: Iterable[str]) -> list[str]:
     """Break paragraphs into lines of at most 80 columns; a longer word, such as a path, is not broken."""
     lines: list[str] = []
     for paragraph in paragraphs:
-        together = paragraph.replace(" %", "\N{NO-BREAK SPACE}%")
-        broken = wrap(together, columns(), break_long_words=False, break_on_hyphens=False)
-        lines += [line.replace("\N{NO-BREAK SPACE}", " ") for line in broken or [""]]
-    return lines
+        text = paragraph.replace(" %", "\N{NO-BREAK SPACE}%")
+        lines += wrap(text, columns(), break_long_words=False, break_on_hyphens=False) or [""]
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 
 
 def table(
@@ -42,8 +35,8 @@ def table(
 ) -> list[str]:
     """Lay out a table in lines.
 
-    The first `n_texts` columns hold words, to the left, which may have line breaks; numbers stand to the
-    right. `width` is that of the table, at most; None is the whole terminal. Wider cells are broken.
+    The first `n_texts` columns hold words and are aligned left, the others right. `width` is that of the
+    table, at most; None is the whole terminal. Wider cells are broken.
     """
     from rich.console import Console
     from rich.table import Table
@@ -55,7 +48,7 @@ def table(
         grid.add_column(justify="left" if place < n_texts else "right", overflow="fold")
     for row in every_row:
         grid.add_row(*map(Text, row))
-    console = Console(width=width or room(), color_system=None)
+    console = Console(width=width or columns(most=10_000), color_system=None)
     with console.capture() as captured:
         console.print(grid)
     return [line.rstrip() for line in captured.get().splitlines()]

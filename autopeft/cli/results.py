@@ -1,4 +1,4 @@
-"""What `search`, `report` and `analyze` print on stdout, and what `search --dry-run` says of a search."""
+"""What `search`, `search --dry-run`, `report`, `analyze` and `try` print on stdout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from autopeft.cli.printing import columns, lines_of, room, table
+from autopeft.cli.printing import columns, lines_of, table
 from autopeft.report import answer_of, enough_examples, full_rows, name_of
 from autopeft.report.formatting import (
     NOTHING,
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from autopeft.report.table_rows import FullRow
     from autopeft.types import FullRun, SearchResult
 
-_MAX_NAMES = 5  # target modules that are named; chosen by hand
-_SHOWN_LABELS, _LABEL_LENGTH = 5, 24  # labels, and characters of each; chosen by hand
+_MAX_NAMES = 5  # target modules that are listed; heuristic
+_SHOWN_LABELS, _LABEL_LENGTH = 5, 24  # labels, and characters of each; heuristic
 # What the labels of each kind of target are; {n} counts them.
 _LABELS = {
     "class": "{n} classes",
@@ -48,7 +48,7 @@ _LABELS = {
     "documents": "all of the text",
     "stream": "all of the text, without a break",
 }
-_KEPT_SHARE = 0.1  # of all rows; if search and confirm have more, `--all-rows` is named; chosen by hand
+_KEPT_SHARE = 0.1  # of all rows; if search and confirm have more, `--all-rows` is suggested; heuristic
 _OPEN = {"darwin": "open", "win32": "start"}.get(sys.platform, "xdg-open")
 _SPLITS = ("train", "search", "confirm", "test")
 
@@ -63,39 +63,26 @@ def print_result(result: SearchResult, path: Path) -> None:
     from autopeft.run.reporting import part_words  # heavy: it loads torch
 
     out, words = console(), part_words(result)
-    if out.is_terminal:
-        out.print()  # apart from the lines of the progress
     rows = full_rows(result, words)
-    headers, cells = _full_runs(rows, result)
-    n_shown, lines = len(headers), table(headers, cells, width=1_000)  # a line for each row
-    while out.is_terminal and n_shown > 2 and max(map(len, lines)) > room():
-        n_shown -= 1
-        lines = table(headers[:n_shown], [row[:n_shown] for row in cells], width=1_000)
-    out.print(lines[0], markup=False, soft_wrap=True)
-    for row, line in zip(rows, lines[1:], strict=True):
+    headings, *lines = table(*_full_runs(rows, result), width=1_000)  # a line for each row
+    out.print(f"\n{headings}", markup=False, soft_wrap=True)
+    for row, line in zip(rows, lines, strict=True):
         out.print(line, markup=False, soft_wrap=True)
-        for part in wrap(row.words, room() - 2):
+        for part in wrap(row.words, columns() - 2):
             out.print(f"  {part}", style="dim", markup=False)
-    if n_shown < len(headers):
-        out.print(f"[dim]No room for {listed(headers[n_shown:])}: see the report.[/dim]")
     for step in result.sizes:
         plan, is_share = name_of(step.plan, result, words.labels), result.setting.metric_is_share
         budget = f"{share_words(step.share)} of the budget: {plan}, {step.plan.trainable_params:,} parameters"
         score = f"{result.setting.metric_words} {metric(step.metric_mean, is_share)} on confirm"
         lost = f"{difference(step.mean_difference, is_share)} ({interval(*step.interval_95, is_share)})"
         out.print(escape(f"{budget}, {score}, {lost} against the best plan"))
-    out.print()
     answer = answer_of(result, words)
-    out.print(f"[bold]{escape(answer.use)}[/bold]")
+    out.print(f"\n[bold]{escape(answer.use)}[/bold]")
     for sentence in answer.sentences[1:]:
         out.print(escape(minuses(in_words_of(result.spec, sentence))))
-    cost = result.cost
-    in_r = (
-        ""
-        if cost.total_full_runs is None
-        else f", as long as {cost.total_full_runs:.1f} full runs of the default"
-    )
-    out.print(f"The runs of the search took {duration(cost.total_seconds)} in all{in_r}.\n")
+    n_full, spent = result.cost.total_full_runs, duration(result.cost.total_seconds)
+    in_r = "" if n_full is None else f", as long as {n_full:.1f} full runs of the default"
+    out.print(f"The runs of the search took {spent} in all{in_r}.\n")
     for command in next_steps(result, path):  # each on one line to copy, however long
         out.print(f"  {command}", markup=False, soft_wrap=True)
 
@@ -111,8 +98,6 @@ def next_steps(result: SearchResult, path: Path) -> list[str]:
     example = '"a text of yours"'
     if setting.task == "image-classification":
         example = "image.png"
-    elif setting.label_kind == "choice":
-        example = '"a question" "an answer" "another"'
     elif setting.label_kind not in ("completion", "chat") and len(setting.input_columns) > 1:
         example = " ".join('"a text"' for _ in setting.input_columns)
     steps = [f"autopeft try {run} {example}", f"{_OPEN} {page}", f"autopeft push {run} user/name"]
@@ -177,7 +162,7 @@ def analysis_text(analysis: Analysis) -> str:
     """Format the highest targets of each score, whether examples sufficed, costs, and what to run next."""
     blocks = [[f"{analysis.base_model} on {analysis.data}: {len(analysis.targets)} target modules"]]
     for score in analysis.scores:
-        sentences = [f"{score.name}: 0 at every target module, so that it tells none apart"]
+        sentences = [f"{score.name}: 0 at every target module, so that it does not order them"]
         if not score.is_zero:
             sentences = [f"{score.name}: {enough_examples(score)}"]
             total = math.fsum(score.values)
@@ -239,10 +224,10 @@ def _subject(preview: Preview) -> Iterator[tuple[str, str]]:
     yield (
         "budget",
         f"{preview.max_trainable_params:,} of {preview.base_params:,} parameters, head "
-        f"{preview.head_params:,} beside it",
+        f"{preview.head_params:,} in addition",
     )
     matched = ", ".join(f"{name} {n_targets}" for name, n_targets in preview.matched_targets.items())
-    yield "targets", f"{preview.n_targets}; of these each method fits: {matched}"
+    yield "targets", f"{preview.n_targets}; of these, each method fits: {matched}"
     yield "methods", ", ".join(preview.methods)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from autopeft.cli.printing import lines_of, table
@@ -15,62 +14,38 @@ if TYPE_CHECKING:
     from autopeft.commands import StepEstimate, Suggestion
     from autopeft.estimate import Description, Limits, Step
 
-_ROLE = ("role", "targets", "rank", "parameters", "share")
-_LAYER = ("layer", "each", "parameters", "share")
 _ENDS = ("low", "expected", "high")
-TIME_SPAN = (0.75, 1.0, 1.35)  # low to high, of the predicted time (benchmarks/studies/published_times.md)
+_TIME_SPAN = (0.75, 1.0, 1.35)  # low to high, of the predicted time (benchmarks/studies/published_times.md)
 _LOOPS = {"autopeft": "autopeft's trainer", "trainer": "the Trainer of transformers"}
 
 
 def count_text(count: Count) -> str:
-    """Write a count in tables, as wide as the terminal at most."""
+    """Write a count: the totals, and a table of the roles."""
     title = (
         f"{count.base_model}: {', '.join(count.methods)}, {count.trainable_params:,} trainable parameters "
         f"({percent(100 * count.share_of_base)})"
     )
-    head = f"task head {count.head_params:,} beside it" if count.head_params else "no task head"
-    totals = [f"base model {count.base_params:,}; {head}; saved tensors {memory(count.adapter_bytes)}"]
-    tables = ((_ROLE, _roles(count)), (_LAYER, _layers(count))) if count.by_role else ()
-    notes = [f"note: {note}" for note in count.notes]
-    blocks = [lines_of([title]), lines_of(totals), *(table(*each) for each in tables), lines_of(notes)]
-    return "\n\n".join("\n".join(block) for block in blocks if block)
-
-
-def _roles(count: Count) -> Sequence[tuple[str, ...]]:
+    head = f"task head {count.head_params:,} in addition" if count.head_params else "no task head"
+    totals = f"base model {count.base_params:,}; {head}; saved tensors {memory(count.adapter_bytes)}"
     rows = []
     for role, params in count.by_role.items():
         low, high = count.ranks.get(role, (0, 0))
         rank = "" if high == 0 else f"{low}" if low == high else f"{low}-{high}"
-        rows.append((role, f"{count.targets[role]}", rank, f"{params:,}", _share(params, count)))
-    return rows
-
-
-def _layers(count: Count) -> Sequence[tuple[str, ...]]:
-    """Make rows of layers; neighbouring layers with equally many parameters share a row."""
-    rows = []
-    numbered = enumerate((int(layer), each) for layer, each in count.by_layer.items() if layer.isdigit())
-    # A layer's number minus its place in the list is the same for all layers of a stretch without a gap.
-    for (each, _), stretch in groupby(numbered, key=lambda item: (item[1][1], item[1][0] - item[0])):
-        layers = [layer for _, (layer, _) in stretch]
-        words = f"{layers[0]}-{layers[-1]}" if len(layers) > 1 else f"{layers[0]}"
-        rows.append((words, f"{each:,}", each * len(layers)))
-    rows += [(layer, "", params) for layer, params in count.by_layer.items() if not layer.isdigit()]
-    return [(*words, f"{params:,}", _share(params, count)) for *words, params in rows]
-
-
-def _share(params: int, count: Count) -> str:
-    return f"{100 * params / max(1, count.trainable_params):.1f} %"
+        share = f"{100 * params / max(1, count.trainable_params):.1f} %"
+        rows.append((role, f"{count.targets[role]}", rank, f"{params:,}", share))
+    roles = table(("role", "targets", "rank", "parameters", "share"), rows) if rows else ()
+    return _blocks(lines_of([title]), lines_of([totals]), roles, lines_of(f"note: {n}" for n in count.notes))
 
 
 def estimate_text(estimate: StepEstimate) -> str:
-    """Write an estimate for people, as wide as the terminal at most."""
+    """Write an estimate: subject, memory, time, and what fits."""
     described, step, limits = estimate.answer.described, estimate.answer.step, estimate.answer.limits
     count, device = described.count, "a GPU" if estimate.on_gpu else "a CPU"
     if estimate.rates is not None:
         device = estimate.rates.name
     trained = described.base_params if count is None else count.trainable_params
     quantized = _bits_of(estimate)
-    bits = "" if quantized == "none" else f", maps in {quantized}"
+    bits = "" if quantized == "none" else f", linear layers in {quantized}"
     subject = [
         f"{estimate.part.label} on {described.base_model}",
         f"{trained:,} trainable parameters of {described.base_params:,} "
@@ -87,30 +62,28 @@ def estimate_text(estimate: StepEstimate) -> str:
         f"allocator's reserve{'' if estimate.on_gpu else ', libraries'}": memory.reserve,
         "total": [memory.low, memory.expected, memory.high],
     }
-    rows = [(part, *map(gib, sizes)) for part, sizes in parts.items()]
-    blocks = [
+    rows = [(part, *map(_gib, sizes)) for part, sizes in parts.items()]
+    return _blocks(
         lines_of(subject),
         table(("peak memory, GiB", *_ENDS), rows),
-        lines_of([f"Memory is highest in this part of a step: {memory.phase}."]),
+        lines_of([f"Memory is highest in this phase of a step: {memory.phase}."]),
         lines_of(_times(estimate)),
         lines_of(() if limits is None else _limits(limits, step, described)),
         lines_of(f"note: {note}" for note in _notes(estimate)),
-    ]
+    )
+
+
+def _blocks(*blocks: Sequence[str]) -> str:
+    """Join blocks of lines, with an empty line between them."""
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
-def gib(n_bytes: float) -> str:
-    """Write bytes in GiB, as cards and --memory count them.
-
-    Example:
-        >>> gib(25_769_803_776)
-        '24.00'
-    """
+def _gib(n_bytes: float) -> str:
     return f"{n_bytes / 2**30:,.2f}"
 
 
 def _bits_of(estimate: StepEstimate) -> str:
-    """Find how bitsandbytes holds the maps, on request or in the checkpoint: `4bit`, `8bit` or `none`."""
+    """Return how the base model is quantized, on request or in its checkpoint."""
     stored = estimate.answer.described.stored
     return estimate.answer.step.quantize if stored is None else stored.quantize
 
@@ -141,9 +114,9 @@ def _times(estimate: StepEstimate) -> Iterator[str]:
     if step.seconds is None:
         if estimate.n_steps is not None:
             yield f"A full run has {estimate.n_steps:,} steps."
-        yield "The speed of a GPU that is not here is not known; name a card, such as --device l4."
+        yield "The speed of a GPU that is not here is unknown; name a card, such as --device l4."
         return
-    low, expected, high = (duration(share * step.seconds) for share in TIME_SPAN)
+    low, expected, high = (duration(share * step.seconds) for share in _TIME_SPAN)
     described, n_tokens = estimate.answer.described, step.n_rows * step.n_tokens
     yield (
         f"A step of {_batch(step.n_rows, step, described)} takes {expected} ({low} to {high}); "
@@ -159,7 +132,7 @@ def _times(estimate: StepEstimate) -> Iterator[str]:
 
 def _spent(seconds: float, price: float | None) -> str:
     """Write a time as low to high, and its price if `price`, that of an hour, is known."""
-    low, _, high = (share * seconds for share in TIME_SPAN)
+    low, _, high = (share * seconds for share in _TIME_SPAN)
     words = f"{duration(low)} to {duration(high)}"
     if price is None:
         return words
@@ -170,7 +143,7 @@ def _limits(limits: Limits, step: Step, described: Description) -> Iterator[str]
     """Write sentences about what fits into the memory."""
     from autopeft.estimate import MOST_ROWS
 
-    whole = f"{gib(limits.max_bytes)} GiB"
+    whole = f"{_gib(limits.max_bytes)} GiB"
     if limits.fits:
         yield f"This fits into {whole}."
         more = " or more" if limits.most_rows == MOST_ROWS else ""
@@ -179,26 +152,26 @@ def _limits(limits: Limits, step: Step, described: Description) -> Iterator[str]
         if not described.reads_images:
             yield f"Longest row in a batch of {step.n_rows:,}: {limits.longest_row:,} tokens."
         return
-    yield f"This does not fit into {whole}: {gib(step.memory.high)} GiB may be needed."
+    yield f"This does not fit into {whole}: {_gib(step.memory.high)} GiB may be needed."
     if limits.nearest is not None:
-        yield f"The nearest settings that fit take {gib(limits.nearest.memory.high)} GiB at most:"
-        yield flags(limits.nearest, described)
+        yield f"The nearest settings that fit take {_gib(limits.nearest.memory.high)} GiB at most:"
+        yield _flags(limits.nearest, described)
     elif limits.least is not None:
-        high = gib(limits.least.memory.high)
+        high = _gib(limits.least.memory.high)
         yield f"No settings of this model fit; the smallest step takes {high} GiB at most:"
-        yield flags(limits.least, described)
+        yield _flags(limits.least, described)
         yield "Take a smaller model, or a device with more memory."
 
 
-def flags(step: Step, described: Description) -> str:
-    """Write the flags that give the settings of a step."""
+def _flags(step: Step, described: Description) -> str:
+    """Write the flags for the settings of a step."""
     bits = "" if step.quantize == "none" else f"--quantize {step.quantize} "
     length = "" if described.reads_images else f" --max-length {step.n_tokens}"
     return f"{bits}--checkpointing {_switch(step)} --batch-size {step.n_rows}{length}"
 
 
 def estimate_json(estimate: StepEstimate) -> dict[str, Any]:
-    """Turn an estimate into plain values; `peak_bytes` and `parts` are in bytes, unknown values are None."""
+    """Return an estimate as plain values; `peak_bytes` and `parts` are in bytes, unknown values are None."""
     described, step, limits = estimate.answer.described, estimate.answer.step, estimate.answer.limits
     count, typical, run = described.count, estimate.answer.typical, estimate.run
     content = {
@@ -237,7 +210,7 @@ def estimate_json(estimate: StepEstimate) -> dict[str, Any]:
 def _seconds_json(seconds: float | None) -> dict[str, float] | None:
     if seconds is None:
         return None
-    return {end: share * seconds for end, share in zip(_ENDS, TIME_SPAN, strict=True)}
+    return {end: share * seconds for end, share in zip(_ENDS, _TIME_SPAN, strict=True)}
 
 
 def _step_json(step: Step, described: Description) -> dict[str, Any]:
@@ -265,12 +238,12 @@ def suggestion_text(suggestion: Suggestion) -> str:
     described, step = estimated.answer.described, estimated.answer.step
     share = percent(100 * suggestion.trainable_params / described.base_params)
     at_once = "" if suggestion.accumulation_steps == 1 else f", {_rows(step.n_rows)} at a time"
-    memory = f"{gib(step.memory.expected)} GiB, checkpointing {_switch(step)}"
+    memory = f"{_gib(step.memory.expected)} GiB, checkpointing {_switch(step)}"
     if (most := estimated.max_bytes) is not None:
         words = "of" if estimated.fits else "which does not fit into"
-        memory = f"{memory}, {words} {gib(most)} GiB"
+        memory = f"{memory}, {words} {_gib(most)} GiB"
     elif step.n_rows > 1:
-        memory = f"{memory}, for all rows at once; --device tells how many at a time fit a card"
+        memory = f"{memory}, for all rows at once; with --device, how many at a time fit the card"
     rows = [
         ("rank, alpha", f"{config.r}, {config.lora_alpha}"),
         (
@@ -307,7 +280,7 @@ def _suggested_time(suggestion: Suggestion) -> str:
 
 
 def suggestion_json(suggestion: Suggestion) -> dict[str, Any]:
-    """Turn a suggestion into plain values."""
+    """Return a suggestion as plain values."""
     estimated = suggestion.estimate
     step, run, most = estimated.answer.step, estimated.run, estimated.max_bytes
     return {

@@ -1,6 +1,6 @@
 """One file for each thing that a user asks for, readable from top to bottom.
 
-Inside the folder each file imports only from those before it: doctor, estimate, load,
+Inside the folder each file imports only from those before it: estimate, info, load,
 preview, train → analyze, count, export, search, suggest, try_run, tune, verify → push.
 """
 

@@ -137,7 +137,7 @@ def run_search(
             progress.phase(f"calling {spec.search.evaluate}", 0)
             result = replace(result, evaluation=_evaluated(run, prepared, result))
             _write(run, prepared, result)
-        log_plans(run, result, interrupt=interrupt)
+        log_plans(run, result)
         return result, run.path
 
 

@@ -356,7 +356,6 @@ class Study:
             if claim is None:
                 log.warning("Trial %d came back after its deadline, and is not counted.", trial.number)
                 return
-            self._trials.free(trial)
             seconds = time.time() - claim.at
             measurement = Measurement(
                 plan=claim.plan,

@@ -23,7 +23,6 @@ from datasets.exceptions import DatasetsError
 from packaging.version import Version
 
 from autopeft.errors import DataError, reason_of
-from autopeft.store import refuse_streams
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 PARAGRAPH = "paragraph"  # the only column of a text file
@@ -70,7 +69,6 @@ def read_table(path: Path, text: TextFormat | None = None) -> Any:
     Raises:
         DataError: The file has another format, is damaged or has no rows.
     """
-    refuse_streams(path)
     suffix, text_suffixes = path.suffix.lower(), text.suffixes if text else ()
     if path.is_file() and suffix not in (*TABLES, *text_suffixes):
         raise DataError(

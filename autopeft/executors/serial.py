@@ -6,8 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from autopeft.errors import TrainingError, first_line_of
-from autopeft.executors.worker import Executor, Function, Result, has_lost_its_gpu
+from autopeft.executors.worker import Executor, Function, Result, require_gpu_after
 
 
 class Serial(Executor):
@@ -28,13 +27,7 @@ class Serial(Executor):
         future: Future[Result] = Future()
         try:
             future.set_result(fn(*args))
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:
-            if has_lost_its_gpu(error):
-                raise TrainingError(
-                    f"A run broke the GPU for this process ({first_line_of(error)}); continue with --resume "
-                    "and --executor process, which replaces a process that has lost its GPU."
-                ) from error
+        except Exception as error:
+            require_gpu_after(error)
             future.set_exception(error)
         return future

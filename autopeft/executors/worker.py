@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing import parent_process
 from typing import Any, TypeVar
 
-from autopeft.errors import AutopeftError, TrainingError, first_line_of
+from autopeft.errors import AutopeftError, TrainingError, WorkerLostError, first_line_of
 
 Result = TypeVar("Result")
 Function = Callable[..., Any]
 
-# In a worker: the function that `make` returned, in a list so that it can be set.
-_RESIDENT: list[Function] = []
-# Signals that ask a job to end reach all of its processes; workers ignore them, and the main process acts.
-_NAMES = ("SIGINT", "SIGHUP", "SIGBREAK", "SIGUSR1", "SIGUSR2")
+# Signals that reach all processes of a job; the main process acts on them, so its workers block them.
+_NAMES = ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
 ENDING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
-log = logging.getLogger(__name__)
+_resident: Function  # in a worker: the function that `make` returned
 
 
 class Executor:
-    """Runs measurements in workers, each of which has a base model of its own.
+    """Runs measurements in workers, each of which has its own base model.
 
     A thread for each worker waits for its results. Subclasses define `_open`, `_call` and `_close`.
     """
@@ -39,28 +38,25 @@ class Executor:
     n_workers = 1  # how many functions run at the same time
     _threads: ThreadPoolExecutor | None = None
     _open: Callable[..., None]  # starts `n_workers` workers
-    _call: Callable[..., Any]  # calls a function with arguments in a worker that is free
-
-    def check(self) -> None:
-        """Raise an AutopeftError if the executor cannot run here; called before anything is loaded."""
+    _call: Callable[..., Any]  # calls a function with arguments in an idle worker
 
     def start(
         self, make: Callable[[int], Function], *, local: Function, n_workers: int, uses_gpu: bool
     ) -> Function:
-        """Start workers; return the function to submit in place of `local`, with the same arguments.
+        """Start workers; return the function to submit instead of `local`, with the same arguments.
 
         Each worker calls the pickled `make` once, with its index from 0, and keeps the function it returns.
         """
         self.shutdown()
         self.n_workers = n_workers
         self._open(make, uses_gpu=uses_gpu)
-        self._threads = ThreadPoolExecutor(n_workers)
+        self._threads = ThreadPoolExecutor(n_workers, initializer=_block_signals)
         return call_resident
 
     def submit(self, fn: Callable[..., Result], /, *args: Any) -> Future[Result]:
         """Return a future of `fn(*args)`; function, arguments and result are pickled.
 
-        `result()` raises what `fn` raised, and WorkerLostError if a worker died a second time.
+        `result()` raises what `fn` raised, or WorkerLostError if a worker process ended.
         """
         assert self._threads is not None, "the executor was not started"
         return self._threads.submit(self._call, fn, *args)
@@ -73,43 +69,65 @@ class Executor:
         self._close()
 
     def _close(self) -> None:
-        """End the workers, whether they work, are idle or were never started."""
+        """End the workers, whether they are busy, idle or were never started."""
 
 
 def make_resident(make: Callable[[int], Function], index: int) -> None:
-    """Make and keep the function of this worker process, which ignores signals; called in its main thread."""
-    for number in ENDING:
-        signal.signal(number, signal.SIG_IGN)
+    """Make and keep the function of this worker process."""
+    global _resident
     try:
-        _RESIDENT[:] = [make(index)]
+        _resident = make(index)
     except AutopeftError as error:  # the first call raises it; here it would only end the worker
-        refusal = f"A worker process on {platform.node()} could not begin: {error}"
+        refusal = f"A worker process on {platform.node()} could not start: {error}"
 
         def refuse(*_: Any) -> None:
             raise TrainingError(refusal)
 
-        _RESIDENT[:] = [refuse]
+        _resident = refuse
 
 
 def call_resident(*args: Any) -> Any:
-    """Call the function of this worker process.
-
-    Our errors become TrainingErrors, since some cannot be unpickled. A process that has lost its GPU ends.
-    """
+    """Call the function of this worker; its AutopeftErrors, which may not unpickle, become TrainingErrors."""
     try:
-        return _RESIDENT[0](*args)
+        return _resident(*args)
     except AutopeftError as error:
         raise TrainingError(str(error)) from None
     except RuntimeError as error:
-        if not has_lost_its_gpu(error):
-            raise
-        log.error("A worker process has lost its GPU and ends: %s", first_line_of(error))
-        os._exit(2)
+        require_gpu_after(error)
+        raise
 
 
-def has_lost_its_gpu(error: BaseException) -> bool:
-    """Whether an error, such as a failed assertion in a kernel, leaves the process unable to use its GPU."""
+def require_gpu_after(error: BaseException) -> None:
+    """Raise TrainingError if an error, such as a failed assertion in a kernel, broke the GPU."""
     torch = sys.modules.get("torch")  # not loaded: the error is not torch's
-    if torch is None or not isinstance(error, torch.AcceleratorError):
-        return False
-    return "out of memory" not in str(error).lower()
+    is_of_gpu = torch is not None and isinstance(error, torch.AcceleratorError)
+    if is_of_gpu and "out of memory" not in str(error).lower():
+        raise TrainingError(
+            f"A run broke the GPU for this process ({first_line_of(error)}); continue with --resume."
+        ) from error
+
+
+def worker_lost(reason: object) -> WorkerLostError:
+    """Make the error for a worker process that ended."""
+    return WorkerLostError(
+        f"A worker process died ({reason}); the machine may have run out of memory, or its error is above. "
+        "What was measured is kept; fix the cause and continue with --resume."
+    )
+
+
+def end_with_parent() -> None:
+    """End this process when its parent does: a worker of a killed parent would wait for work forever."""
+
+    def wait() -> None:
+        parent = parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _block_signals() -> None:
+    """Block signals in a thread of the main process; the workers that it starts inherit the mask."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)

@@ -68,11 +68,11 @@ class Catalogue(Mapping[str, Plugin], Generic[Plugin]):
 def hint_for(name: str, plugins: Mapping[str, Any]) -> str:
     """Explain an unknown name that is an option (dora), a value of one (rslora), or qlora.
 
-    Return a sentence, or an empty string. `plugins` are objects or mappings, of methods or others.
+    Return a sentence, or an empty string. `plugins` are of any kind.
     """
     lower = name.casefold()
     for plugin_name, plugin in plugins.items():
-        choices = plugin.get("choices") if isinstance(plugin, Mapping) else getattr(plugin, "choices", None)
+        choices = getattr(plugin, "choices", None)
         if choices is None:
             continue
         if lower == f"q{plugin_name}":
@@ -80,7 +80,7 @@ def hint_for(name: str, plugins: Mapping[str, Any]) -> str:
         for option, values in choices.items():
             if lower == option or (lower in values and lower != "default"):
                 what = "an option" if lower == option else f"a value of {option}, an option"
-                return f"{name!r} is {what} of {plugin_name}; see `autopeft methods {plugin_name}`."
+                return f"{name!r} is {what} of {plugin_name}; see `autopeft info methods {plugin_name}`."
     return ""
 
 

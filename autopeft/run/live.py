@@ -1,4 +1,4 @@
-"""The live page: `report.html` and `trials.csv` of a run that goes on, and of one that was stopped."""
+"""The live page: `report.html` and `trials.csv` of a run that is unfinished or was stopped."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from autopeft.run.state import logged_measurements
 from autopeft.store import SO_FAR, RunDir, read_record, write_record
 from autopeft.types import Measurement, SearchSoFar, resume_command
 
-_PAUSE_SECONDS = 2.0  # between two writings of the page, at least
-_SHARE = 0.01  # of a search's time that writing the page may take
+_PAUSE_SECONDS = 10.0  # between two writings of the page, which take a tenth of a second; heuristic
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ class LivePage:
         self._phase, self._n_runs, self._n_done = "", 0, 0
         self._seconds_left: float | None = None
         self._step = ""
-        self._next, self._has_templates = clock(), False
+        self._next = clock()
 
     def watch(self, driver: Driver) -> None:
         """Show the proposals and measurements of a search."""
@@ -71,18 +70,15 @@ class LivePage:
         self._write_in_time()
 
     def _write_in_time(self) -> None:
-        started = self._clock()
-        if started < self._next:
+        if self._clock() < self._next:
             return
         time_left = "" if self._seconds_left is None else f", about {duration(self._seconds_left)} left"
         done = f"{self._n_done} of {self._n_runs} {self._phase}{self._step}{time_left}"
         try:
             self.write(f"running: {done}; nothing is judged yet. As of {datetime.now():%H:%M:%S}")
-        except RunDirError as error:  # a browser may hold the file, and the search goes on without its page
+        except RunDirError as error:  # the search continues without its page
             log.warning("%s", error)
-        ended = self._clock()
-        spent = ended - started if self._has_templates else 0.0  # the first writing compiles them
-        self._next, self._has_templates = ended + max(_PAUSE_SECONDS, spent / _SHARE), True
+        self._next = self._clock() + _PAUSE_SECONDS
 
     def write(self, status: str) -> None:
         """Write the page, the trials, and what renders them again; nothing before `watch` was called."""
@@ -96,7 +92,7 @@ class LivePage:
 
 @contextmanager
 def live_page(run: RunDir, so_far: SearchSoFar, display: Lines) -> Iterator[LivePage]:
-    """Give a live page; if the search stops or fails, the page says so and how to go on."""
+    """Yield a live page; if the search stops or fails, the page shows why and how to resume it."""
     page = LivePage(run, so_far, display)
     try:
         yield page
@@ -105,26 +101,26 @@ def live_page(run: RunDir, so_far: SearchSoFar, display: Lines) -> Iterator[Live
         with suppress(RunDirError):  # the disk may be full
             page.write(_ended("stopped" if is_signal else f"failed: {reason_of(error)}", so_far, run))
         if not (is_signal or isinstance(error, TrainingError | WorkerLostError)):  # these say what to do
-            log.warning("What was measured is kept; go on with: %s", resume_command(so_far.spec, run.path))
+            log.warning("What was measured is kept; resume with: %s", resume_command(so_far.spec, run.path))
         raise
     (run.state / SO_FAR).unlink(missing_ok=True)
 
 
 def _ended(how: str, search: SearchSoFar, run: RunDir) -> str:
-    return f"{how}; nothing is judged. Go on with: {resume_command(search.spec, run.path)}"
+    return f"{how}; nothing is judged. Resume with: {resume_command(search.spec, run.path)}"
 
 
 def render_so_far(run: RunDir) -> str:
-    """Render the page of an unfinished run again; returns the status on it, which says how to go on.
+    """Render the page of an unfinished run again; returns the status on it.
 
-    If another process is at work on the run, its page stays as it is, and the status says so.
+    If another process works on the run, its page stays as it is, and the status says so.
 
     Raises:
         FileNotFoundError: No page was written yet.
         RunDirError: The file with the state of the search is damaged, or the page cannot be written.
     """
     path = run.state / SO_FAR
-    remedy = "go on with --resume, which writes it anew"
+    remedy = "continue with --resume, which writes it again"
     so_far = read_record(path, SearchSoFar, remedy=remedy)
     try:
         with filelock.FileLock(run.path / ".lock", timeout=0):

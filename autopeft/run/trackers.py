@@ -11,7 +11,6 @@ import re
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def check_trackers(spec: RunSpec) -> None:
-    """Raise UnknownNameError for a tracker that `accelerate` lacks, SpecError for a missing client."""
+    """Raise UnknownNameError for an unknown tracker, SpecError for a missing client."""
     if not spec.output.report_to:
         return
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
@@ -40,32 +39,26 @@ def check_trackers(spec: RunSpec) -> None:
             )
 
 
-def log_plans(run: RunDir, result: SearchResult, *, interrupt: Callable[[], None] = lambda: None) -> None:
-    """Log each plan to each tracker that lacks it; a tracker that fails is skipped with a warning.
+def log_plans(run: RunDir, result: SearchResult) -> None:
+    """Log each plan to each tracker that does not have it; a tracker that fails is skipped with a warning.
 
-    What a tracker's client prints goes to stderr. A client may raise SystemExit, for a fault of its own or
-    for a signal; `interrupt` raises if it was a signal.
+    What a tracker's client prints goes to stderr.
     """
     for name in result.spec.output.report_to:
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 _log_new_plans(name, run, result)
-            continue
-        except Exception as error:  # a client may raise anything, and the result is there
-            kind, reason = type(error).__name__, reason_of(error)
-        except SystemExit as error:
-            interrupt()
-            kind, reason = type(error).__name__, reason_of(error)
-        message = "The tracker %s failed (%s: %s), and lacks plans of this search; --resume logs them."
-        log.warning(message, name, kind, reason)
+        except Exception as error:  # a client may raise anything, and the result is finished
+            reason = f"{type(error).__name__}: {reason_of(error)}"
+            log.warning("The tracker %s failed (%s); --resume logs the missing plans.", name, reason)
 
 
 def _log_new_plans(name: str, run: RunDir, result: SearchResult) -> None:
-    """Log plans to one tracker, an experiment each, and note the logged ones in `tracked-<name>.json`."""
+    """Log plans to one tracker, an experiment each, and list the logged ones in `tracked-<name>.json`."""
     from accelerate import PartialState
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-    PartialState()  # which the trackers' own logging asks for
+    PartialState()  # needed by the trackers' own logging
     path = run.state / f"tracked-{name}.json"
     logged = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     arms = {proposal.plan: str(proposal.arm) for proposal in reversed(result.proposals)}
@@ -97,9 +90,9 @@ def _log_new_plans(name: str, run: RunDir, result: SearchResult) -> None:
 
 
 def _tracker_arguments(name: str, label: str, folder: Path) -> tuple[str, dict[str, Any]]:
-    """Give the first argument and the options of a tracker's class.
+    """Return the first argument and the options of a tracker's class.
 
-    They name the experiment by `label`, and put all plans of the search in `folder` into one group.
+    The experiment is called `label`; all plans of the search in `folder` are one group.
     """
     project = os.environ.get(f"{name.upper()}_PROJECT", _PROJECT)
     arguments: dict[str, tuple[str, dict[str, Any]]] = {

@@ -1,4 +1,4 @@
-"""The folders of trials, the commands that train them, and checks of what a trainer writes."""
+"""Folders of trials, the commands that train them, and checks of what a trainer writes."""
 
 from __future__ import annotations
 
@@ -28,22 +28,20 @@ from autopeft.types import Fidelity, Plan
 
 WEIGHTS = "adapter_model.safetensors"
 _CLAIM = "claim.json"
-_RESERVE = "reserve"  # a file in a trial's folder that makes room for its score when the disk is full
-_RESERVE_BYTES = 2**18  # scores of some 12,000 rows
 _PLACEHOLDERS = ("{trial}", "{result}")  # for paths, in the user's command
 _HEAD_MOVES = {"classes": MOVE, "numbers": MOVE_OF_NUMBERS, "below": MOVE_BELOW}
-_SHOWN = 200  # characters of the last line of a log; chosen by hand
+_SHOWN = 200  # characters of the last line of a log; heuristic
 
-_MOST_APART = 1e-3  # between a score and the mean of its rows, times the larger of score and 1; by hand
+_MOST_APART = 1e-3  # between a score and the mean of its rows, relative to max(1, score); heuristic
 
 
 def read_score(path: Path) -> Score:
-    """Read the score that a command wrote; TrainingError if the file is missing or malformed."""
+    """Read the score that a command wrote; raises TrainingError if the file is missing or malformed."""
     try:
         return TypeAdapter(Score).validate_json(path.read_bytes())
     except FileNotFoundError:
         raise TrainingError(
-            f'The trainer wrote no {path.name}; write {{"value": 0.9}} to the path of {{result}}.'
+            f'The trainer did not write {path.name}; write {{"value": 0.9}} to the path of {{result}}.'
         ) from None
     except ValidationError as error:
         is_json = error.errors()[0]["type"] != "json_invalid"
@@ -60,13 +58,13 @@ def require_sound(score: Score, *, n_rows: int | None, span: float | None) -> No
     rows = score.per_example
     if n_rows is not None and len(rows) != n_rows:
         raise TrainingError(
-            f"The score has {len(rows)} numbers in per_example, and earlier trials had {n_rows}; score "
-            "the same rows of the split in every trial."
+            f"per_example has {len(rows)} numbers, and {n_rows} in earlier trials; score the same rows in "
+            "every trial."
         )
     if not rows:
         return
     if not all(map(math.isfinite, rows)):
-        raise TrainingError("A number of per_example is not finite, and the value is; fix the metric.")
+        raise TrainingError("A number of per_example is not finite; fix the metric.")
     mean = math.fsum(rows) / len(rows)
     if abs(mean - score.value) > _MOST_APART * max(1.0, abs(score.value)):
         raise TrainingError(
@@ -74,8 +72,8 @@ def require_sound(score: Score, *, n_rows: int | None, span: float | None) -> No
         )
     if span is not None and max(rows) - min(rows) > span * (1 + 1e-6):
         raise TrainingError(
-            f"The numbers of per_example reach from {min(rows):g} to {max(rows):g}, and the metric has a "
-            f"range of width {span:g}; pass another name of the metric, or fix them."
+            f"The numbers of per_example range from {min(rows):g} to {max(rows):g}, but the metric has a "
+            f"range of width {span:g}; fix them, or pass another metric name."
         )
 
 
@@ -91,7 +89,7 @@ class Claim:
     at: float
 
     def holds(self, deadline_seconds: float) -> bool:
-        """Whether the process may still bring a score: before the deadline, if it runs, as far as we see."""
+        """Whether the process may still return a score: it is not known to be gone, nor too late."""
         is_gone = self.host == platform.node()
         with suppress(psutil.NoSuchProcess):
             # A container that started again may have a younger process of the same number.
@@ -100,9 +98,9 @@ class Claim:
 
 
 class TrialFolders:
-    """The trials of a study that were given out, a folder each; callers hold the study's lock.
+    """The trials of a study that processes have claimed, a folder each; callers hold the study's lock.
 
-    A lost trial is given out again under a new number: its first process may still write to the old folder.
+    A lost trial gets a new number: its first process may still write to the old folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -115,7 +113,7 @@ class TrialFolders:
         return {(claim.plan, claim.fidelity): claim for claim in claims}
 
     def adapter(self, plan: Plan, seed: int) -> Path:
-        """Find the folder into which the full run of a plan and seed wrote its adapter; else LookupError."""
+        """Find the folder of the adapter of a full run; raises LookupError if there is none."""
         for claim in self.claims().values():
             if (claim.plan, claim.fidelity.split, claim.fidelity.seed) == (plan, "confirm", seed):
                 return self._path / f"{claim.number:04d}" / "adapter"
@@ -124,7 +122,7 @@ class TrialFolders:
     def give(
         self, plan: Plan, fidelity: Fidelity, *, config: PeftConfig, words: str, full_steps: int
     ) -> Trial:
-        """Claim a trial for this process, and write its files; RunDirError if that fails."""
+        """Claim a trial for this process, and write its files; raises RunDirError if that fails."""
         number = 1 + max((int(folder.name) for folder in self._path.glob("[0-9]*")), default=-1)
         folder, is_trained = self._path / f"{number:04d}", fidelity.split != "test"
         n_steps = fidelity.train_steps if is_trained else 0
@@ -145,9 +143,6 @@ class TrialFolders:
             "folder": str(folder / "adapter" if is_trained else self.adapter(plan, fidelity.seed)),
             "path": str(folder),
         }
-        for leftover in self._path.glob(f"*/.{_RESERVE}.*.tmp"):  # its process was killed here
-            leftover.unlink()
-        write_text(folder / _RESERVE, " " * _RESERVE_BYTES)
         write_text(folder / "trial.json", json.dumps(content, indent=2) + "\n")
         config.save_pretrained(str(folder / "config"))
         host, pid = platform.node(), os.getpid()
@@ -156,28 +151,23 @@ class TrialFolders:
         return Trial.load(folder / "trial.json")
 
     def claim(self, trial: Trial) -> Claim | None:
-        """Find the claim of a trial; None if another process has taken it over."""
+        """Find the claim of a trial; None if another process has it now."""
         return next((claim for claim in self.claims().values() if claim.number == trial.number), None)
 
-    def free(self, trial: Trial) -> None:
-        """Free the disk space that was reserved for the score of a trial."""
-        (trial.path / _RESERVE).unlink(missing_ok=True)
-
     def give_back(self, trial: Trial) -> None:
-        """Let another process have a trial that this one will not finish."""
-        self.free(trial)
+        """Release a trial that this process will not finish."""
         (trial.path / _CLAIM).unlink(missing_ok=True)
 
 
 def weight_shapes(folder: Path) -> dict[str, list[int]]:
-    """Read the shapes of a trainer's adapter by the base model's names; TrainingError if there is none."""
+    """Read the shapes of a trainer's adapter by the base model's names; raises TrainingError without one."""
     try:
         with safe_open(folder / WEIGHTS, framework="np") as file:
             names = list(file.keys())
             return {name.removeprefix(PREFIX): file.get_slice(name).get_shape() for name in names}
     except FileNotFoundError:
         raise TrainingError(
-            "The trainer wrote no adapter; call model.save_pretrained(trial.folder), or pass "
+            "The trainer did not write an adapter; call model.save_pretrained(trial.folder), or pass "
             "trial.callback() to a Trainer."
         ) from None
     except (OSError, SafetensorError) as error:
@@ -185,35 +175,35 @@ def weight_shapes(folder: Path) -> dict[str, list[int]]:
 
 
 def check_adapter(folder: Path, plan: Plan) -> None:
-    """Raise TrainingError if a trainer's adapter is missing, unreadable, or of another size than its plan.
+    """Raise TrainingError if a trainer's adapter is missing, unreadable, or differs in size from its plan.
 
-    Weights of modules that are no target modules of the plan, such as a task head, are not counted.
+    Weights outside the target modules of the plan, such as a task head, are not counted.
     """
     targets, shapes = {adapter.target for adapter in plan.adapters}, weight_shapes(folder)
     in_targets = [name for name in shapes if any(f".{target}." in f".{name}" for target in targets)]
     n_params = sum(math.prod(shapes[name]) for name in in_targets)
     if n_params != plan.trainable_params:
         raise TrainingError(
-            f"The adapter has {n_params:,} parameters and its plan {plan.trainable_params:,}; attach "
-            "trial.peft_config as it is."
+            f"The adapter has {n_params:,} parameters and its plan {plan.trainable_params:,}; use "
+            "trial.peft_config unchanged."
         )
 
 
 def command(words: Sequence[str], *, max_seconds: float | None = None) -> Callable[[Trial], Score]:
-    """Make a training function that runs a command for each trial; its output goes to the trial's `log.txt`.
+    """Return a training function that runs a command for each trial, with its output in `log.txt`.
 
     Args:
         words: The command and its arguments. `{trial}` in them is the path of a JSON file with the keys of
             `Trial`, `{result}` the path to which the command writes JSON with the keys of `Score`.
-        max_seconds: After this time a trial is killed, with the processes that it started; None: no limit.
+        max_seconds: After this time a trial and the processes that it started are killed; None: no limit.
 
     Raises:
-        SpecError: The command lacks `{trial}` or `{result}`.
+        SpecError: The command has no `{trial}` or no `{result}`.
     """
-    lacking = [place for place in _PLACEHOLDERS if not any(place in word for word in words)]
-    if lacking:
+    missing = [place for place in _PLACEHOLDERS if not any(place in word for word in words)]
+    if missing:
         raise SpecError(
-            f"The command has no {' and no '.join(lacking)}; name both, as in: autopeft tune … -- "
+            f"The command has no {' and no '.join(missing)}; pass both, as in: autopeft tune … -- "
             "python train.py {trial} {result}"
         )
 
@@ -236,7 +226,7 @@ def command(words: Sequence[str], *, max_seconds: float | None = None) -> Callab
             try:
                 code = process.wait(max_seconds)
             except subprocess.TimeoutExpired:
-                raise TrainingError(f"The command took over {max_seconds:g} s and was ended.") from None
+                raise TrainingError(f"The command took over {max_seconds:g} s and was stopped.") from None
             finally:  # ends also the processes that the command left running
                 _end(process)
         if code:

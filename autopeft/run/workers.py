@@ -1,4 +1,4 @@
-"""The workers of an executor: each prepares the bench of a run for itself, from its settings."""
+"""The workers of an executor: each prepares the bench of a run for itself, from the settings of the run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from autopeft.plugins import allow_own_function
 from autopeft.run.prepare import Prepared, prepare
 from autopeft.run.resources import log_workers, n_workers, worker_devices
 from autopeft.run.state import differences, loaded_facts
-from autopeft.store import SOURCES, STATE, RunDir, cannot_write, whole_path
+from autopeft.store import SOURCES, STATE, RunDir, whole_path
 from autopeft.types import IN_MEMORY, Fidelity, Measurement, Plan, RunSpec, with_setting
 
 Measure = Callable[[Plan, Fidelity], Measurement]
@@ -30,7 +30,7 @@ def check_executor(spec: RunSpec) -> None:
     """Check that the executor can do the measurements of a run, and log how it spreads them.
 
     Raises:
-        SpecError: The executor lacks a package, has fewer workers than were asked for, chooses the GPUs
+        SpecError: A package of the executor is missing, it has fewer workers than requested, chooses the GPUs
             itself, or has workers that cannot load objects in memory.
     """
     executor = EXECUTORS[spec.execution.executor]
@@ -47,25 +47,22 @@ def check_executor(spec: RunSpec) -> None:
             "by itself; set --device to cuda and --workers to the number of GPUs."
         )
     if executor.max_workers is not None and n_workers(spec.execution) > executor.max_workers:
-        devices = f" and --device {spec.execution.device}" if spec.execution.device else ""
         raise SpecError(
-            f"--workers is {spec.execution.workers or 'auto'}{devices}; the executor {executor.name} takes "
-            f"at most {executor.max_workers} worker on one device. Lower --workers, or choose another "
-            "--executor."
+            f"The executor {executor.name} takes {executor.max_workers} worker on one device, not "
+            f"{n_workers(spec.execution)}; choose another --executor, or lower --workers."
         )
     if not executor.shares_memory and IN_MEMORY in (spec.model.id, spec.data.source):
         raise SpecError(
-            f"The executor {executor.name} loads model and data in other processes, and here they are "
-            "objects in memory; save them and pass their paths, or leave the executor out."
+            f"The executor {executor.name} loads model and data in other processes, which cannot share "
+            "objects in memory; save them and pass their paths, or use --executor serial."
         )
-    executor.check()
     log_workers(spec)
 
 
 def start_workers(executor: Executor, run: RunDir, prepared: Prepared) -> Measure:
-    """Start an executor's workers; returns the function to submit (the bench's own if there are no workers).
+    """Start an executor's workers; returns the function to submit.
 
-    Workers get the devices of `worker_devices` in turn, and equal parts of the processor's threads. An
+    Workers get the devices of `worker_devices` in turn, and equal shares of the processor's threads. An
     executor that assigns GPUs itself gets only their type. If workers are other processes, the main process
     frees its GPU for them.
     """
@@ -73,7 +70,7 @@ def start_workers(executor: Executor, run: RunDir, prepared: Prepared) -> Measur
     kind = prepared.base.device.type
     devices = (kind,) if executor.assigns_gpus else worker_devices(spec.execution)
     n_parts = n_workers(spec.execution)
-    for name in SOURCES:  # with whole paths, since a worker may run in another folder
+    for name in SOURCES:  # as absolute paths, since a worker may run in another folder
         if (source := attrgetter(name)(spec)) is not None:
             spec = with_setting(spec, name, whole_path(source))
     make = WorkerBench(
@@ -84,7 +81,7 @@ def start_workers(executor: Executor, run: RunDir, prepared: Prepared) -> Measur
         n_threads=max(1, torch.get_num_threads() // n_parts),
     )
     if kind == "cuda" and not executor.shares_memory:
-        # Workers load the model themselves; from now on the main process needs only names, shapes, a digest.
+        # Workers load the model themselves; the main process now needs only names, shapes and a digest.
         device = prepared.base.device
         prepared.base.leave_device()
         model.release_memory(device)
@@ -105,7 +102,7 @@ class WorkerBench:
         """Prepare the same bench as the main process, and return its measuring function.
 
         Raises:
-            RunDirError: The run directory of the main process is not there, or cannot be written.
+            RunDirError: The run directory of the main process is missing.
             SpecError: The worker has other weights, data or library versions than the main process.
         """
         logging.getLogger("autopeft").setLevel(logging.ERROR)  # the main process logs all of it
@@ -118,12 +115,6 @@ class WorkerBench:
             raise RunDirError(
                 f"{self.run} is not the run directory of the search; mount it there under the same path."
             )
-        probe = run.state / f".probe.{index:08x}.tmp"
-        try:
-            probe.touch()
-            probe.unlink()
-        except OSError as error:  # before a measurement is made that could not be kept
-            raise cannot_write(run.state, error) from error
         allow_own_function(self.spec.task.metric)  # as the main process did
         prepared = prepare(
             self.spec.model_copy(update={"execution": execution}),

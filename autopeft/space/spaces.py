@@ -267,7 +267,7 @@ def load(name: str, *, known_methods: Mapping[str, Method], only: Sequence[str] 
             listed = ", ".join(sorted(in_space))
             raise SpecError(
                 f"The search space {name!r} has no method {method!r}; it holds {listed}. "
-                "Choose from these, or another --space (`autopeft spaces` lists them)."
+                "Choose from these, or another --space (`autopeft info spaces` lists them)."
             )
     kept = [arm for arm in space.arms if not only or methods_of[arm] <= set(only)]
     if not kept:

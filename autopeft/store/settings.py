@@ -9,9 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, get_origin
@@ -21,37 +19,19 @@ from pydantic import ValidationError
 from autopeft import budget
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.plugins import allow_own_function
-from autopeft.store.yaml import faults_of, listed, load_value, read_yaml
-from autopeft.types import SETTINGS, SHORT_NAMES, RunSpec, with_setting
-from autopeft.types.fields import SettingField
+from autopeft.store.yaml import faults_of, load_value, read_yaml
+from autopeft.types import SETTINGS, SHORT_NAMES, RunSpec, path_at_home, with_setting
 
 # Settings that may name a local file, which a resumed or repeated run loads again, maybe from another folder.
 SOURCES = ("model.id", "data.source", "search.baseline")
-_PATHS = (*SOURCES, "search.space", "output.out")
 _PAGE = "docs/settings.md"  # lists the name and the flag of every setting
 _VARIABLES = {field.variable: field.name for field in SETTINGS.values()}
 _UNIT_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 # 2GiB, 500MB, .5k, 64b: a number, the letter of the power, i for powers of 1,024.
 _BYTES = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(?:([kmgt])(i?)b?|b)", re.ASCII)
-_GROUPED = re.compile(r"\d{1,3}(?:(?:_\d{3})+|(?:,\d{3})+)", re.ASCII)
-_LONGEST = 60  # characters of an amount of memory; longer ones are refused; chosen by hand
 _DURATION = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){unit})?" for unit in _UNIT_SECONDS), re.ASCII)
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """A value that the user set; `name` is dotted, and `origin` names the place for errors.
-
-    `is_text`: the value is text to parse. `is_typed`: it is from a flag or an argument of this call.
-    """
-
-    name: str
-    value: Any
-    origin: str
-    is_text: bool = False
-    is_typed: bool = False
 
 
 def resolve_settings(
@@ -62,69 +42,60 @@ def resolve_settings(
     assignments: Sequence[str],
     origin: str = "flag",
 ) -> tuple[RunSpec, frozenset[str]]:
-    """Resolve the settings of a run, and name those that the user set.
+    """Resolve the settings of a run; also returns the dotted names (`search.trials`) that the user set.
 
     Args:
         config: YAML file, nested by topic (`search: {trials: 30}`), or None.
         env: Environment; `AUTOPEFT_SEARCH_TRIALS=30` is read, an empty value counts as not given.
         flags: Dotted name -> value of the command line's flags; None means not given.
         assignments: Values of `--set`, such as `search.trials=30`; a flag of the same setting wins.
-        origin: What errors call the place of `flags`; `flag` is the flag. Only flags have numbers as text.
-
-    Returns:
-        The settings, and the dotted names (`search.trials`) that any of the four places set.
+        origin: What errors call the place of `flags`; `flag` is the flag itself.
 
     Raises:
         UnknownNameError: A topic, setting or `AUTOPEFT_` variable that does not exist.
-        SpecError: Values of the wrong type or out of range; all are named with their place.
+        SpecError: Values of the wrong type or out of range; all are listed with their place.
     """
-    entries = {
-        entry.name: entry
-        for entry in chain(
-            _from_file(config) if config else (),
-            _from_texts(env, assignments),
-            _from_flags(flags, origin),
-        )
-    }
+    values: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    for name, value, place in (
+        *(_of_file(config) if config else ()),
+        *_of_environment(env),
+        *_of_assignments(assignments),
+        *((name, value, _flag(name, origin)) for name, value in flags.items() if value is not None),
+    ):
+        values[name], places[name] = value, place
     content: dict[str, dict[str, Any]] = {}
     faults = []
-    for name, entry in entries.items():
-        if entry.origin in env:  # it may be of another day
-            log.info("%s sets %s to %s.", entry.origin, name, entry.value)
+    for name, value in values.items():
+        if places[name] in env:
+            log.info("%s sets %s to %s.", places[name], name, value)  # it may have been set days ago
         topic, _, field = name.partition(".")
         try:
-            content.setdefault(topic, {})[field] = _parsed(entry)
+            content.setdefault(topic, {})[field] = _typed(name, value)
         except SpecError as error:
-            faults.append(f"{name} ({entry.origin}): {str(error).rstrip('.')}")
+            faults.append(f"{name} ({places[name]}): {str(error).rstrip('.')}")
     try:
-        # Strict, so that `trials: true` is not 1; from JSON, whose lists may become tuples.
-        spec = RunSpec.model_validate_json(json.dumps(content, default=str), strict=True)
+        spec = RunSpec.model_validate_json(json.dumps(content, default=str))
+        budget.check(spec.budget.requested)
     except ValidationError as error:
         for name, fault in faults_of(error):
             setting = ".".join(name.split(".")[:2])  # `data.text_columns.0` is an item of a setting
-            faults.append(f"{name} ({entries[setting].origin}) {fault}")
-    if faults:
-        raise SpecError(f"These settings cannot be used: {listed(faults)}.")
-    try:
-        budget.check(spec.budget.requested)
+            faults.append(f"{name} ({places.get(setting)}) {fault}")
     except SpecError as error:
-        budget_entry = entries.get("budget.requested")
-        if budget_entry is None or budget_entry.is_typed:
-            raise
-        raise SpecError(f"budget.requested ({budget_entry.origin}): {error}") from error
-    for name in _PATHS:
+        faults.append(f"budget.requested ({places['budget.requested']}): {str(error).rstrip('.')}")
+    if faults:
+        raise SpecError(f"These settings cannot be used: {'; '.join(faults)}.")
+    for name in (*SOURCES, "search.space"):
         source = attrgetter(name)(spec)
-        if name not in entries or source is None:
-            continue
-        if name == "output.out":  # a run directory may be moved, so that its path stays as it is
-            source = os.path.expanduser(source)  # noqa: PTH111 - the other one raises where no such user is
-        elif name != "search.space" or is_path_of_space(source):  # shipped spaces stay names
-            source = whole_path(source)
-        spec = with_setting(spec, name, source)
+        is_shipped = name == "search.space" and not is_path_of_space(source)
+        if name in values and source is not None and not is_shipped:
+            spec = with_setting(spec, name, whole_path(source))
+    if spec.output.out is not None:  # not absolute, since a run directory may be moved
+        spec = with_setting(spec, "output.out", str(path_at_home(spec.output.out)))
     for name in ("task.metric", "search.evaluate"):
-        if name in entries and entries[name].origin != str(config):
+        if name in values and places[name] != str(config):
             allow_own_function(attrgetter(name)(spec))
-    return spec, frozenset(entries)
+    return spec, frozenset(values)
 
 
 def is_path_of_space(name: str) -> bool:
@@ -140,23 +111,21 @@ def is_path_of_space(name: str) -> bool:
 def whole_path(source: str) -> str:
     """Make the paths of existing files absolute, so that a run finds them from any folder.
 
-    Several files may be separated by commas. Names that are no files, such as hub ids, stay as they are.
-    Links are not followed, since their names may tell the format of a file.
+    Several files may be separated by commas. Other names, such as hub ids, stay as they are. Links are not
+    followed, since their names may show the format of a file.
     """
-    words = [source] if _is_there(source) else [word.strip() for word in source.split(",") if word.strip()]
-    if not words or not all(map(_is_there, words)):
+    words = [source] if _exists(source) else [word.strip() for word in source.split(",") if word.strip()]
+    if not words or not all(map(_exists, words)):
         return source
-    return ",".join(str(Path(word).expanduser().absolute()) for word in words)
+    return ",".join(str(path_at_home(word).absolute()) for word in words)
 
 
-def _is_there(path: str) -> bool:
-    with suppress(OSError, RuntimeError, ValueError):  # too long, no such home, or a null character
-        return bool(path) and Path(path).expanduser().exists()
-    return False
+def _exists(path: str) -> bool:
+    return bool(path) and os.path.exists(path_at_home(path))  # noqa: PTH110 - False for a name too long
 
 
 def by_dotted_name(settings: Mapping[str, object]) -> dict[str, object]:
-    """Replace the short names of settings by their dotted names; a value of None counts as not set.
+    """Replace the short names of settings by their dotted names; None means not set.
 
     Raises:
         UnknownNameError: No setting has this name.
@@ -164,18 +133,14 @@ def by_dotted_name(settings: Mapping[str, object]) -> dict[str, object]:
     """
     dotted = {name: field.name for name, field in SHORT_NAMES.items()} | {name: name for name in SETTINGS}
     dotted |= {"label": "data.label_column", "text": "data.text_columns"}  # short for Python calls
-    for name in settings:
+    by_name: dict[str, object] = {}
+    for name, value in settings.items():
         if name not in dotted:
             raise UnknownNameError("setting", name, dotted if "." in name else SHORT_NAMES, listed_in=_PAGE)
-    by_name: dict[str, object] = {}
-    spellings: dict[str, str] = {}
-    for name, value in settings.items():
-        if value is None:
-            by_name.setdefault(dotted[name], None)
-        elif dotted[name] in spellings:
-            raise SpecError(f"{spellings[dotted[name]]} and {name} are one setting; pass one of them.")
-        else:
-            by_name[dotted[name]], spellings[dotted[name]] = value, name
+        if value is not None and by_name.get(dotted[name]) is not None:
+            raise SpecError(f"{name} and {dotted[name]} are one setting; pass one of them.")
+        if value is not None or dotted[name] not in by_name:
+            by_name[dotted[name]] = value
     return by_name
 
 
@@ -193,123 +158,84 @@ def parse_bytes(text: str) -> int:
     """Parse `2GiB` (of 1,024), `500MB` (of 1,000) or `123456B` into bytes, >= 1, or raise SpecError."""
     match = _BYTES.fullmatch(text.strip().lower())
     n_bytes = 0
-    if match is not None and len(text) <= _LONGEST:
+    if match is not None:
         n_bytes = int(Fraction(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " "))
     if n_bytes < 1:
-        raise SpecError(
-            f"{text[:_LONGEST]!r} is not an amount of memory with a unit; write it like 2GiB or 500MB."
-        )
+        raise SpecError(f"{text!r} is not an amount of memory with a unit; write it like 2GiB or 500MB.")
     return n_bytes
 
 
-def number_in(text: str, *, source: str) -> Any:
-    """Parse a number, such as 1,000 or 1_000; parse any other text as YAML.
-
-    `source` names the origin of the text for an error.
-
-    Example:
-        >>> number_in("1,000", source="--trials"), number_in("1e3", source="--trials")
-        (1000, 1000.0)
-    """
-    return load_value(re.sub("[_,]", "", text) if _GROUPED.fullmatch(text) else text, source=source)
-
-
-def _require_setting(name: str, origin: str) -> str:
+def _require_setting(name: str, place: str) -> str:
     if name not in SETTINGS:
-        raise UnknownNameError(f"setting ({origin})", name, SETTINGS, listed_in=_PAGE)
+        raise UnknownNameError(f"setting ({place})", name, SETTINGS, listed_in=_PAGE)
     return name
 
 
-def _from_file(path: Path) -> Iterator[_Entry]:
-    """Yield the settings of a file; raises SpecError for a plan, a search space, or an unknown name."""
-    content = read_yaml(path)
-    if "schema_version" in content:  # which plans and search spaces have, and settings have not
-        kind, places = ("plan", "--plan of `autopeft train`, or to --baseline of a search")
-        if "base_model" not in content:
-            kind, places = ("search space", "--space")
-        raise SpecError(
-            f"{path} is a {kind}, and should hold settings, as a run's run.yaml; pass it to {places}."
-        )
-    for topic, fields in content.items():
-        if topic in RunSpec.model_fields and fields is None:
+def _of_file(path: Path) -> Iterator[tuple[str, Any, str]]:
+    """Yield the name, value and place of each setting in a file."""
+    for topic, fields in read_yaml(path).items():
+        if fields is None and topic in RunSpec.model_fields:
             continue  # a topic with everything below it commented out
         if not isinstance(fields, dict):
-            if topic not in RunSpec.model_fields:
-                _require_setting(str(topic), str(path))
-            raise SpecError(
-                f"{path}: {topic} is {fields!r}; it should hold settings, one `name: value` a line."
-            )
+            raise UnknownNameError(f"setting ({path})", str(topic), SETTINGS, listed_in=_PAGE)
         for field, value in fields.items():
-            yield _Entry(_require_setting(f"{topic}.{field}", str(path)), value, str(path))
+            yield _require_setting(f"{topic}.{field}", str(path)), value, str(path)
 
 
-def _from_texts(env: Mapping[str, str], assignments: Sequence[str]) -> Iterator[_Entry]:
-    """Yield the settings in environment variables, then those of `--set`, as text to parse."""
+def _of_environment(env: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
     for variable in sorted(name for name in env if name.startswith("AUTOPEFT_")):
         if variable not in _VARIABLES:
             raise UnknownNameError("environment variable", variable, _VARIABLES, listed_in=_PAGE)
         if env[variable].strip():
-            yield _Entry(_VARIABLES[variable], env[variable], variable, is_text=True)
+            name = _VARIABLES[variable]
+            yield name, _of_text(name, env[variable], variable), variable
+
+
+def _of_assignments(assignments: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
     for assignment in assignments:
-        name, equals, value = assignment.partition("=")
+        name, equals, text = assignment.partition("=")
         if not equals:
             raise SpecError(f"--set {assignment} has no value; write it like --set search.trials=30.")
-        yield _Entry(_require_setting(name.strip(), "--set"), value, "--set", is_text=True)
+        name = _require_setting(name.strip(), "--set")
+        yield name, _of_text(name, text, "--set"), "--set"
 
 
-def _from_flags(flags: Mapping[str, object], origin: str) -> Iterator[_Entry]:
-    for name, value in flags.items():
-        if value is not None:
-            field = SETTINGS[_require_setting(name, origin)]
-            is_number = origin == "flag" and field.kind in (int, float)
-            is_number = is_number and isinstance(value, str) and bool(value.strip())
-            is_number = is_number and not name.endswith(("_seconds", "_bytes"))  # their flags name no unit
-            place = (field.flag if origin == "flag" else None) or origin
-            yield _Entry(name, value, place, is_text=is_number, is_typed=True)
+def _flag(name: str, origin: str) -> str:
+    """Return what errors call the place of a setting: its flag, or `origin`."""
+    _require_setting(name, origin)
+    return SETTINGS[name].flag or origin if origin == "flag" else origin
 
 
-def _parsed(entry: _Entry) -> Any:
-    """Convert a value to the type of its setting if that is safe; raises SpecError for a value of no use."""
-    field = SETTINGS[entry.name]
-    value = _read_text(entry.value.strip(), field, entry.origin) if entry.is_text else entry.value
-    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # a number of NumPy
+def _of_text(name: str, text: str, place: str) -> Any:
+    """Parse a variable or the value of `--set` as YAML, but leave texts and lists as they are."""
+    kind, text = SETTINGS[name].kind, text.strip()
+    is_text = kind is str or get_origin(kind) is tuple
+    return text if is_text and text not in ("~", "null") else load_value(text, source=f"{name} ({place})")
+
+
+def _typed(name: str, value: Any) -> Any:
+    """Convert a text to the type of its setting if that is safe; pydantic refuses what is left."""
+    field = SETTINGS[name]
+    is_list = get_origin(field.kind) is tuple
+    if hasattr(value, "item"):  # a number of NumPy
         value = value.item()
-    if isinstance(value, set | frozenset):
-        raise SpecError(f"{value!r} is a set, which has no order; pass a list")
-    if value is None and get_origin(field.kind) is tuple:
+    if is_list and value is None:
         return []
-    if isinstance(value, float) and not math.isfinite(value):
-        raise SpecError(f"{value} is not finite")
-    if field.kind is int and isinstance(value, float) and value.is_integer():  # 1e3, 12.0
-        return int(value)
-    if entry.name == "budget.requested" and type(value) in (int, float):
+    if name == "budget.requested" and type(value) in (int, float):
         return str(int(value)) if value == int(value) else str(value)
-    for text in value if isinstance(value, list | tuple) else (value,):
-        if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
-            raise SpecError(f"{text!a} is no UTF-8 text; rename it")
     if not isinstance(value, str):
         return value
-    is_list = get_origin(field.kind) is tuple
-    if entry.is_typed and not value.strip(" ,[]" if is_list or field.form == "auto" else None):
-        raise SpecError(f"{value!r} names nothing; give a value, or leave it out")
-    if is_list and value.startswith("[") != value.endswith("]"):
-        raise SpecError(f"{value!r} has one bracket of two; separate names by commas, without brackets")
+    if not value.strip(" ,[]" if is_list else None):
+        raise SpecError(f"{value!r} is empty; give a value, or leave it out")
     if is_list:
-        items = value.removeprefix("[").removesuffix("]").split(",")
-        return [item.strip(" '\"") for item in items if item.strip()]
-    if field.form == "auto":
-        return None if value == "auto" else load_value(value, source=entry.origin)
-    if entry.name.endswith("_seconds"):
-        return parse_duration(value)
-    return parse_bytes(value) if entry.name.endswith("_bytes") else value
-
-
-def _read_text(text: str, field: SettingField, origin: str) -> Any:
-    """Parse the text of a variable or of `--set` as YAML; a setting that is text or a list stays text."""
-    is_list = get_origin(field.kind) is tuple
-    if (field.accepts_none or is_list) and text in ("", "~", "null"):
+        return [item.strip(" '\"") for item in value.strip("[] ").split(",")]
+    if field.form == "auto" and value == "auto":
         return None
-    is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
-    if is_list or (field.kind is str and not is_quoted):
-        return text  # as it stands: `0012345` may be a commit, `C:\data` a path
-    return number_in(text, source=origin) if field.kind is int else load_value(text, source=origin)
+    if name.endswith("_seconds"):
+        return parse_duration(value)
+    if name.endswith("_bytes"):
+        return parse_bytes(value)
+    if field.kind in (int, float):
+        with suppress(ValueError):
+            return float(value)  # 1e3 is a whole number to pydantic
+    return value

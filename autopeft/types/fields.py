@@ -23,7 +23,7 @@ Form = Literal["single", "repeated", "path", "auto"]
 class Topic(BaseModel):
     """Settings of one topic; they cannot change, and unknown ones are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def setting(
@@ -36,17 +36,17 @@ def setting(
     demo: Any = None,
     **limits: Any,
 ) -> Any:
-    """Declare a field of a topic, with everything that flags, environment names and documentation need.
+    """Declare a field of a topic with all that flags, variables and documentation need.
 
     Args:
         default: The value if the user sets none.
-        help: What the setting does, without a full stop; its choices and default are added to it.
+        help: What the setting does, without a period; its choices and default are added.
         group: Group of the setting in the help.
-        short: Name of the Python argument, and with hyphens the flag; empty for the field's name. None for a
-            setting without either: only `--set`, files and the environment set it.
+        short: Name of the Python argument, and with hyphens the flag; empty for the field's name, None for
+            neither.
         form: How the flag is typed, see `Form`.
-        demo: Default in the demo, a search without model and dataset; None for `default`. All demo values
-            together end the demo within eight minutes on two CPU cores.
+        demo: Default in the demo, a search without model and dataset; None for `default`. With these the
+            demo takes less than eight minutes on two CPU cores.
         **limits: pydantic's constraints, such as `ge=1`.
     """
     about: dict[str, Any] = {"group": group, "short": short, "form": form, "demo": demo}
@@ -57,13 +57,12 @@ def setting(
 class SettingField:
     """One setting as `setting` declared it.
 
-    `name` is dotted (`search.trials`). `kind` is the type of the value, without None. `choices` are the words
-    that are allowed; empty if any value of the type is.
+    `name` is dotted (`search.trials`). `kind` is the type of the value, without None. `choices` are the
+    allowed words, empty for any value of the type.
     """
 
     name: str
     kind: Any
-    accepts_none: bool
     choices: tuple[str, ...]
     default: Any
     demo: Any
@@ -108,14 +107,12 @@ def settings_of(spec: type[BaseModel]) -> Mapping[str, SettingField]:
     for topic, topic_field in spec.model_fields.items():
         for short, field in topic_field.annotation.model_fields.items():  # type: ignore[union-attr]
             kind, about = field.annotation, field.json_schema_extra
-            accepts_none = get_origin(kind) in (Union, UnionType)
-            if accepts_none:
+            if get_origin(kind) in (Union, UnionType):
                 (kind,) = (member for member in get_args(kind) if member is not type(None))
             item = get_args(kind)[0] if get_origin(kind) is tuple else kind
             settings[f"{topic}.{short}"] = SettingField(
                 name=f"{topic}.{short}",
                 kind=kind,
-                accepts_none=accepts_none,
                 choices=get_args(item) if get_origin(item) is Literal else (),
                 default=field.default,
                 help=field.description,

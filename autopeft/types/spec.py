@@ -9,7 +9,7 @@ from autopeft.types.fields import SettingField, Topic, setting, settings_of
 
 MAX_SEED = 2**32 - 1  # the largest seed of numpy's older generators, which Optuna uses
 
-# The name of a model or dataset that was passed as an object.
+# Replaces the name of a model or dataset that was passed as an object.
 IN_MEMORY = "<in memory>"
 OWN_TRAINER = "<your trainer>"  # the data of a user's trainer, which autopeft never sees
 
@@ -49,15 +49,19 @@ class DataSpec(Topic):
     text_columns: tuple[str, ...] = setting(
         (), "Column with the text; two for a pair of texts", "Data", short="text_column", form="repeated"
     )
-    label_column: str | None = setting(None, "Column with the label; a,b,c for columns of 0 and 1", "Data")
+    label_column: str | None = setting(
+        None, "Column with the label, or columns of 0 and 1, separated by commas", "Data"
+    )
     label_kind: Literal["class", "classes", "number"] | None = setting(
         None, "What the label column holds, if its values are ambiguous", "Data", short=None
     )
     group_column: str | None = setting(
-        None, "Rows with equal values in this column stay in one split; intervals count these groups", "Data"
+        None,
+        "Rows with equal values in this column stay in one split; intervals are over these groups",
+        "Data",
     )
     time_column: str | None = setting(
-        None, "Column with the time of a row; the held-out rows are the latest of train", "Data"
+        None, "Column with the time of a row; the held-out rows are the latest ones of train", "Data"
     )
     max_examples: int | None = setting(None, "Rows of train and search together, at most", "Data", ge=1)
     max_eval_examples: int | None = setting(
@@ -79,8 +83,8 @@ class TaskSpec(Topic):
     name: str = setting("text-classification", "Task type", "Options", short="task")
     metric: str | None = setting(
         None,
-        "A metric of the task, or your own for written texts: module:function. Default: the task's choice "
-        "for the labels",
+        "A metric of the task, or your own function for generated texts: module:function. Default: by task "
+        "and labels",
         "Options",
     )
     answer_pattern: str | None = setting(
@@ -135,11 +139,11 @@ class BudgetSpec(Topic):
 
 
 class Extent(Topic):
-    """The search space, and the limits that end a search, whichever comes first."""
+    """The search space, and what ends a search, whichever comes first."""
 
     space: str = setting(
         "default",
-        "Search space: a name that `autopeft spaces` lists, or a YAML file. Default: the one named default",
+        "Search space: a name of `autopeft info spaces`, or a YAML file. Default: the one named default",
         "Search",
     )
     effort: Literal["quick", "normal", "thorough"] = setting(
@@ -166,7 +170,7 @@ class Extent(Topic):
     )
     sizes: int = setting(
         1,
-        "How small can it be: number of budgets to find the best plan for, each a fifth of the one before",
+        "Number of budgets to find the best plan for, each a fifth of the one before",
         "Options",
         ge=1,
         le=4,
@@ -189,7 +193,7 @@ class Extent(Topic):
 
 
 class SearchSpec(Extent):
-    """How to search: space and end, methods, what to compare with, the seed."""
+    """How to search: space and end, methods, what to compare with, and the seed."""
 
     methods: tuple[str, ...] = setting((), "Only these methods, separated by commas", "Options")
     serve_on: tuple[Literal["vllm", "tgi", "llama.cpp", "any"], ...] = setting(
@@ -197,15 +201,15 @@ class SearchSpec(Extent):
     )
     baseline: str | None = setting(
         None,
-        "Your own config to beat: plan.yaml, run, or adapter_config.json or its folder",
+        "Your own config to compare with: plan.yaml, run, or adapter_config.json or its folder",
         "Options",
         min_length=1,
     )
     score: str = setting("gradient", "Sensitivity score that orders the target modules", "Search")
     margin: float | None = setting(
         None,
-        "Difference of the metric that does not matter; 0.01 is one point of accuracy. Default: 0.01; 1 % of "
-        "the baseline's loss or error",
+        "Difference of the metric that does not matter; 0.01 is one point of accuracy. Default: 0.01, or 1 % "
+        "of the baseline's loss or error",
         "Search",
         gt=0,
     )
@@ -229,8 +233,8 @@ class ExecutionSpec(Topic):
     executor: str = setting("serial", "How to run measurements", "Machine")
     workers: int | None = setting(
         None,
-        "Measurements at the same time, a number or auto. Default: auto, which is 1, and for the executor "
-        "process one on each GPU, or on a CPU one for every two cores, 4 at most",
+        "Measurements at the same time, a number or auto. Default: auto, which is 1, except for the executor "
+        "process: one per GPU, or on a CPU one for every two cores, 4 at most",
         "Machine",
         form="auto",
         ge=1,
@@ -239,12 +243,12 @@ class ExecutionSpec(Topic):
         None,
         "Torch device: cpu, cuda or cuda:1; several for several workers, such as cuda:0,1; balanced "
         "spreads the layers over all GPUs. Default: a GPU, if there is one, balanced if the weights do not "
-        "fit it; for the executor process all GPUs like the first",
+        "fit on it; for the executor process all GPUs like the first",
         "Machine",
         min_length=1,
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
-        "auto", "Number format that the base model is held in and computes in", "Machine"
+        "auto", "Number format of the base model", "Machine"
     )
     attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] | None = setting(
         None,
@@ -267,22 +271,20 @@ class ExecutionSpec(Topic):
         ge=1,
     )
     checkpointing: Literal["auto", "on", "off"] = setting(
-        "auto", "Keep only the inputs of layers for the backward pass, which takes a third longer", "Machine"
+        "auto", "Recompute activations in the backward pass, which takes a third longer", "Machine"
     )
-    gpu_price: float | None = setting(
-        None, "Price of the machine per hour, in any currency, for the price of a run", "Machine", ge=0
-    )
+    gpu_price: float | None = setting(None, "Price of the machine per hour, in any currency", "Machine", ge=0)
 
 
 class OutputSpec(Topic):
-    """The run directory, by default a new folder in `reports/`, and what logs the search."""
+    """Where the run directory goes, and what logs the search; by default a new folder in `reports/`."""
 
     out: str | None = setting(
         None, "Folder to write to; must be empty or absent", "Run", form="path", min_length=1
     )
     report_to: tuple[str, ...] = setting(
         (),
-        "Experiment trackers that get a run for each plan, such as wandb, separated by commas",
+        "Experiment trackers that log a run for each plan, such as wandb, separated by commas",
         "Run",
     )
 

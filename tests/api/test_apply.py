@@ -44,10 +44,10 @@ def test_applied_plan_trains_its_adapters_and_the_head_alone(module, make_base, 
 def test_plan_that_does_not_fit_is_refused_and_leaves_the_module(module, make_base, make_plan):
     weights, state = weights_of(module), state_of(module)
     plan = make_plan(make_base("gpt2"), "lora")
-    with pytest.raises(TargetError, match=r"BertForSequenceClassification has no target module"):
+    with pytest.raises(TargetError, match="no target module"):
         autopeft.apply(plan, module)
     wider = make_plan(make_base("bert", hidden=32), "lora")
-    with pytest.raises(SpecError, match="The plan says"):
+    with pytest.raises(SpecError, match="trainable parameters"):
         autopeft.apply(wider, module)
     assert same_weights(weights, weights_of(module))
     assert vars(state_of(module)) == vars(state)
@@ -73,7 +73,7 @@ def test_plan_of_a_mix_attaches_both_methods_and_saves_a_folder_each(
 
 @pytest.mark.parametrize("plan", ["reports/run", None, 3])
 def test_what_is_no_plan_is_refused(module, plan):
-    with pytest.raises(SpecError, match="pass a Plan, or what load_plan reads"):
+    with pytest.raises(SpecError, match="load_plan"):
         autopeft.apply(plan, module)
 
 
@@ -81,5 +81,5 @@ def test_second_plan_on_one_module_is_refused(module, make_base, make_plan):
     plan = make_plan(make_base("bert"), "lora")
     model = autopeft.apply(plan, module)
     for holder in (model, module):
-        with pytest.raises(ModelError, match="adapters of peft already"):
+        with pytest.raises(ModelError, match="peft"):
             autopeft.apply(plan, holder)

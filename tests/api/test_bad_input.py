@@ -1,4 +1,4 @@
-"""Models and rows that do not fit: one sentence names the fault, or the log says how it was mended.
+"""Models and rows that do not fit: one sentence names the fault, or the log says how it was fixed.
 
 `autopeft.analyze` prepares the same things as a search. The command line prints the same sentences.
 """
@@ -83,22 +83,14 @@ def changed(cells, row, value):
     return cells
 
 
-# Labels.
-
-
 @pytest.mark.parametrize("code", [2, 7, -3])
 def test_code_of_a_label_that_the_column_does_not_declare(analyze, tmp_path, code):
     features = {"text": STRING, "label": datasets.ClassLabel(names=LABEL_NAMES)}
     file = parquet(
         tmp_path / "a.parquet", {"text": TEXTS, "label": LABELS}, features, label=changed(LABELS, 3, code)
     )
-    with pytest.raises(
-        DataError, match=rf"label {code} in row 4 of train is not one of the 2 .* label declares \(neg, pos\)"
-    ):
+    with pytest.raises(DataError, match=f"label {code} in row 4"):
         analyze("text-classification", file)
-
-
-# Images.
 
 
 def picture(seed):
@@ -108,12 +100,6 @@ def picture(seed):
     return stream.getvalue()
 
 
-# Texts that are too long.
-
-
-# Tokenizers.
-
-
 def labelled(texts=TEXTS):
     return datasets.Dataset.from_dict({"text": texts, "label": [LABEL_NAMES[i] for i in LABELS]})
 
@@ -121,7 +107,7 @@ def labelled(texts=TEXTS):
 def test_tokenizer_without_padding_and_end_is_refused_and_one_with_an_end_pads_with_it(analyze, tokenizer):
     changed_tokenizer = copy.deepcopy(tokenizer)
     changed_tokenizer.pad_token = None
-    with pytest.raises(ModelError, match="neither a padding nor an end-of-text token"):
+    with pytest.raises(ModelError, match="padding"):
         analyze("text-classification", labelled(), tokenizer=changed_tokenizer)
     changed_tokenizer.eos_token = "[SEP]"
     first, log = analyze("text-classification", labelled(), tokenizer=changed_tokenizer, score="fisher")
@@ -133,7 +119,7 @@ def test_tokenizer_without_padding_and_end_is_refused_and_one_with_an_end_pads_w
 def test_padding_token_that_the_model_does_not_know(analyze, tokenizer):
     changed_tokenizer = copy.deepcopy(tokenizer)
     changed_tokenizer.add_special_tokens({"pad_token": "[NEW]"})
-    with pytest.raises(ModelError, match="has token 34"):
+    with pytest.raises(ModelError, match="token 34"):
         analyze("text-classification", labelled(), tokenizer=changed_tokenizer, score="fisher")
 
 
@@ -146,7 +132,7 @@ def test_words_that_the_model_does_not_know(analyze, tokenizer, task):
     if task != "text-classification":
         rows = [{"prompt": text, "completion": "good film on day"} for text in TEXTS]
         data = datasets.Dataset.from_list(changed(rows, 50, {"prompt": "a", "completion": "newword"}))
-    with pytest.raises(ModelError, match="has token 34"):
+    with pytest.raises(ModelError, match="token 34"):
         analyze(task, data, tokenizer=changed_tokenizer)
 
 
@@ -158,11 +144,8 @@ def test_weights_with_another_vocabulary_than_the_config_are_refused(analyze, to
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": config["vocab_size"] + 9}))
     data = labelled() if task == "text-classification" else datasets.Dataset.from_dict({"text": TEXTS})
-    with pytest.raises(ModelError, match=r"with the shape \(34, 16\), its config\.json describes \(43, 16\)"):
+    with pytest.raises(ModelError, match=r"\(43, 16\)"):
         analyze(task, data, model=str(tmp_path))
-
-
-# Heads of another size.
 
 
 @pytest.mark.parametrize("task", ["text-classification", "token-classification", "image-classification"])
@@ -183,5 +166,5 @@ def test_head_of_another_size_is_replaced_on_the_disk_and_refused_in_memory(
     reader.save_pretrained(tmp_path)
     _, log = analyze(task, data, model=str(tmp_path), score="fisher")
     assert "has a head of 5 outputs and 2 are needed; its head is not used." in log
-    with pytest.raises(ModelError, match="has 5 outputs, the data has 2 labels; load it with num_labels=2"):
+    with pytest.raises(ModelError, match="num_labels=2"):
         analyze(task, data, model=wide, tokenizer=reader)

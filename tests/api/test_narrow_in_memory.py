@@ -94,5 +94,5 @@ def test_search_in_memory_is_that_of_the_checkpoint_in_bfloat16(name, tokenizer,
 def test_weights_in_bfloat16_are_not_searched_in_float32(make_base, tokenizer, tmp_path):
     module = make_base("bert").module.bfloat16()
     arguments = {"model": module, "data": toy_dataset(), "tokenizer": tokenizer, "out": tmp_path / "run"}
-    with pytest.raises(ModelError, match=r"dtype is 'float32', .* weights in bfloat16; .*model\.float\(\)"):
+    with pytest.raises(ModelError, match="bfloat16"):
         autopeft.search(**arguments, dtype="float32", **SMALL)

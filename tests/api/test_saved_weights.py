@@ -135,7 +135,7 @@ def test_weights_of_another_plan_are_refused_and_leave_the_module(
 
 def test_what_cannot_be_saved_is_refused(mixed, make_base, tmp_path):
     module = make_base("bert").module
-    with pytest.raises(ModelError, match=r"is a BertFor.*; pass a model that autopeft\.apply returned"):
+    with pytest.raises(ModelError, match=r"autopeft.apply"):
         autopeft.save(module, tmp_path / "weights")
     model = autopeft.apply(mixed("bert", ["lora"]), module)
     (tmp_path / "README.md").write_text("mine")

@@ -41,7 +41,7 @@ def test_help_names_every_command_and_imports_no_torch() -> None:
     code += "; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("False")
-    commands = "search analyze count estimate train export report methods formats spaces".split()
+    commands = "suggest search tune train try estimate count analyze export push report info".split()
     assert [name for name in commands if name not in done.stdout] == []
 
 
@@ -76,17 +76,10 @@ def test_unknown_word_is_answered_with_the_known_ones(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_word_without_a_flag_is_answered_with_what_to_type() -> None:
-    result = run("search", "rows.csv")
-    assert result.exit_code == 2
-    assert "rows.csv has no flag before it, such as --data rows.csv" in result.output
-
-
 def test_more_workers_than_the_executor_takes_are_refused(
     model_dir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
-    words = ("--workers is 2; the executor serial takes at most 1", "--executor")
-    refused(search(model_dir, data_dir, tmp_path / "run", "--workers", 2), 2, *words)
+    refused(search(model_dir, data_dir, tmp_path / "run", "--workers", 2), 2, "serial", "--workers")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -126,31 +119,33 @@ def test_time_that_is_up_at_once_shortens_the_search_to_its_full_runs(
 def test_a_file_of_a_search_space_is_checked_and_printed(tmp_path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("about: mine\nmethods: {lora: {placement: [q+v]}}\n", encoding="utf-8")
-    assert run("spaces", str(path)).stdout == path.read_text(encoding="utf-8")
+    assert run("info", "spaces", str(path)).stdout == path.read_text(encoding="utf-8")
     path.write_text("about: mine\nmethods: {lora: {placement: [q+w]}}\n", encoding="utf-8")
-    refused = run("spaces", str(path))
+    refused = run("info", "spaces", str(path))
     assert refused.exit_code == 2 and "named 'w'" in refused.stderr
 
 
 def test_methods_formats_and_spaces_are_listed() -> None:
-    assert set(json.loads(run("methods", "--json").stdout)) >= {"lora", "ia3", "bitfit", "ln_tuning"}
-    assert set(json.loads(run("spaces", "--json").stdout)) >= {"default", "lora_only", "tiny_budget"}
-    assert json.loads(run("formats", "--json").stdout) == {
+    assert set(json.loads(run("info", "methods", "--json").stdout)) >= {"lora", "ia3", "bitfit", "ln_tuning"}
+    assert set(json.loads(run("info", "spaces", "--json").stdout)) >= {"default", "lora_only", "tiny_budget"}
+    assert json.loads(run("info", "formats", "--json").stdout) == {
         name: exporter.summary for name, exporter in discover("autopeft.exports").items()
     }
-    assert "lora" in run("methods").stdout
-    assert "native" in run("formats").stdout
+    assert "lora" in run("info", "methods").stdout
+    assert "native" in run("info", "formats").stdout
 
 
 @pytest.mark.parametrize("name", discover("autopeft.methods"))
 def test_one_method_is_described_with_its_sources_in_80_columns(name) -> None:
-    method, text = discover("autopeft.methods")[name], run("methods", name).stdout
+    method, text = discover("autopeft.methods")[name], run("info", "methods", name).stdout
     assert max(map(len, text.splitlines())) <= 80
     words = " ".join(text.split()).replace("- ", "-")
     assert words.startswith(f"{name}: {method.label}")
     for fact in (method.formula, method.learning_rate_source, method.step_time_source, method.summary):
         assert " ".join(fact.split()).replace("- ", "-") in words
-    assert json.loads(run("methods", name, "--json").stdout)[name]["servers"] == list(method.servers({}))
+    assert json.loads(run("info", "methods", name, "--json").stdout)[name]["servers"] == list(
+        method.servers({})
+    )
 
 
 @pytest.mark.parametrize(

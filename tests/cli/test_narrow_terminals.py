@@ -16,8 +16,8 @@ def lines_of(*arguments, columns):
 
 @pytest.mark.parametrize("command", ["methods", "spaces", "formats"])
 def test_a_list_breaks_its_lines_between_words(command):
-    assert max(map(len, lines_of(command, columns=60))) <= 60
-    wide, narrow = lines_of(command, columns=300), lines_of(command, columns=80)
+    assert max(map(len, lines_of("info", command, columns=60))) <= 60
+    wide, narrow = lines_of("info", command, columns=300), lines_of("info", command, columns=80)
     assert max(map(len, narrow)) <= 80
     assert {word for line in narrow for word in line.split()} == {
         word for line in wide for word in line.split()

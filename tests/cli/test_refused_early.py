@@ -18,7 +18,7 @@ def run(*arguments, env=None):
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory) -> Path:
-    """The config of a Llama whose maps are all 64 wide at their narrower end."""
+    """The config of a Llama with linear layers that are all 64 wide at their narrower end."""
     folder: Path = tmp_path_factory.mktemp("llama")
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4}
     transformers.LlamaConfig(
@@ -29,21 +29,13 @@ def llama(tmp_path_factory) -> Path:
 
 def test_a_rank_that_no_target_can_use_is_said_with_the_one_that_is_counted(llama):
     content = json.loads(run("count", "lora_r100", "--model", llama, "--json").stdout)
-    # 4 maps of 64 × 64 and 3 of 64 × 128 in its layer, at rank 64.
+    # 4 layers of 64 × 64 and 3 of 64 × 128 in its layer, at rank 64.
     assert content["trainable_params"] == 64 * (4 * 128 + 3 * 192)
     (note,) = (note for note in content["notes"] if "in place of" in note)
     assert note.startswith("7 of 7 target modules get rank 64 in place of 100")
     assert "a peft config of r=100 attaches that rank there too" in note
     usual = json.loads(run("count", "lora_r8", "--model", llama, "--json").stdout)
     assert not [note for note in usual["notes"] if "in place of" in note]
-
-
-def test_a_path_after_an_equals_sign_may_start_at_home(llama):
-    home = {"HOME": str(llama.parent), "USERPROFILE": str(llama.parent)}
-    done = run("count", "lora_r8", f"--model=~/{llama.name}", "--json", env=home)
-    assert done.exit_code == 0, done.stderr
-    for arguments in (("train", "--plan=~/absent"), ("report", "~/absent"), ("search", "--config=~/absent")):
-        assert str(llama.parent / "absent") in run(*arguments, env=home).stderr
 
 
 @pytest.mark.parametrize("place", ["a run", "a file", "below a file"])

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import gc
-import io
 import os
 import signal
-import sys
 
 import pytest
 from toys.specs import run_spec
 
 from autopeft import commands
-from autopeft.cli.exit_codes import exit_codes, stopping_signals
-from autopeft.errors import SpecError
+from autopeft.cli.exit_codes import stopping_signals
 from autopeft.run.progress import Lines
 
 CODES = {"SIGINT": None, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138, "SIGUSR2": 140, "SIGXCPU": 152}
@@ -69,25 +66,6 @@ def test_a_signal_that_the_caller_ignores_stays_ignored():
             stop()
     finally:
         signal.signal(signal.SIGHUP, before)
-
-
-def test_a_terminal_that_is_gone_ends_nothing(monkeypatch):
-    class Gone(io.StringIO):
-        def write(self, text):
-            raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(sys, "stderr", Gone())
-    with exit_codes():
-        print("progress", file=sys.stderr, flush=True)
-    terminal = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    with pytest.raises(BaseException, match="2"), exit_codes():
-        raise SpecError("the file is missing.")
-    assert terminal.getvalue() == "error: the file is missing.\n"
-    assert sys.stderr is terminal
-    with exit_codes():
-        sys.stderr = io.StringIO()  # as a library may do
-    assert sys.stderr is terminal
 
 
 @pytest.mark.parametrize(("n_calls", "is_measured"), [(1, False), (12, True)])

@@ -34,7 +34,7 @@ def test_an_answer_fits_a_small_terminal(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     print_result(kept_default(), Path("reports/RUN"))
     shown = capsys.readouterr().out.splitlines()
-    assert len(shown) < 24
+    assert len(shown) <= 24
 
 
 def test_the_difference_stands_beside_the_challenger(capsys):
@@ -95,16 +95,6 @@ def test_a_row_is_one_line_on_any_terminal(capsys, monkeypatch):
         lines = capsys.readouterr().out.splitlines()
         shown.append([line for line in lines if line.startswith(("plan ", "best ", "challenger "))])
     assert shown[0] == shown[1] and max(map(len, shown[0])) <= 80
-
-
-def test_a_narrow_terminal_gets_whole_columns(capsys, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal for rich
-    monkeypatch.setenv("COLUMNS", "50")
-    print_result(kept_default(), Path("runs/a"))
-    shown = capsys.readouterr().out
-    rows = [line for line in shown.splitlines() if line.startswith(("plan ", "best ", "challenger "))]
-    assert len(rows) == 3 and max(map(len, rows)) <= 50
-    assert "No room for difference and parameters: see the report." in shown
 
 
 def test_cells_of_words_are_broken_at_words_and_numbers_stand_at_the_right():

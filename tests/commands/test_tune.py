@@ -271,30 +271,6 @@ def small_disk(tmp_path):
     subprocess.run(["umount", folder], check=True)
 
 
-def test_full_disk_ends_in_a_sentence_and_nothing_finished_is_trained_again(small_disk, tiny_llama):
-    train, filler = good_trainer(tiny_llama), small_disk / "filler"
-    trained = []
-
-    def fills_the_disk(trial):
-        score = train(trial)
-        trained.append(trial.learning_rate)
-        if len(trained) == 2:
-            with pytest.raises(OSError, match="No space left"), filler.open("wb", buffering=0) as file:
-                while file.write(bytes(4096)):
-                    pass
-        return score
-
-    def study():
-        return Study(model=str(tiny_llama), budget="r4", full_steps=20, out=small_disk / "study")
-
-    with pytest.raises(RunDirError, match=r"cannot be written: No space left on device\. Make room there"):
-        tune(fills_the_disk, study())
-    assert len(trained) == 2
-    filler.unlink()
-    result = tune(fills_the_disk, study())
-    assert len(trained) == len(result.measurements)  # each once
-
-
 def test_trainer_that_finds_the_disk_full_is_no_failed_plan(small_disk, tiny_llama):
     def train(trial):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -40,7 +40,7 @@ def commands_of(text: str) -> list[list[str]]:
 def unknown_flags(words: list[str]) -> list[str]:
     """Return the flags of a command line that the command does not have."""
     command, rest = typer.main.get_command(app), words[1:]
-    while hasattr(command, "commands"):  # a group, such as `info`
+    while hasattr(command, "commands") and rest and rest[0][0] != "-":  # a group, such as `info`
         if rest[0] not in command.commands:
             return rest[:1]
         command, rest = command.commands[rest[0]], rest[1:]

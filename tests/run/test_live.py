@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
-from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -56,21 +55,21 @@ def stopped(model_dir, data_dir, tmp_path):
 
 def test_a_stopped_search_leaves_a_page_that_report_renders_again(stopped):
     run, spec = stopped
-    told = f"Stopped; nothing is judged. Go on with: autopeft search --resume --out {run}"
-    assert status_of(run) == told
+    status = f"Stopped; nothing is judged. Resume with: autopeft search --resume --out {run}"
+    assert status_of(run) == status
     (run / "report.html").unlink()
     printed = CliRunner().invoke(app, ["report", str(run), "--json"])
     assert printed.exit_code == 0, printed.output
     assert json.loads(printed.stdout)["page"] == str(run / "report.html")
     page = Page((run / "report.html").read_text())
-    assert status_of(run) == told and len(page.columns("proposed by")["plan"]) == 2
+    assert status_of(run) == status and len(page.columns("proposed by")["plan"]) == 2
     assert len((run / "trials.csv").read_text().splitlines()) == 3
     result, _ = commands.run_search(spec, resume=True, progress=Lines())
     assert result.verdict.sentence in (run / "report.html").read_text().replace("−", "-")
     assert not (run / "state" / "so_far.json").exists()
 
 
-def test_a_search_that_fails_names_the_command_that_goes_on(model_dir, data_dir, tmp_path, caplog):
+def test_a_search_that_fails_logs_the_command_that_resumes_it(model_dir, data_dir, tmp_path, caplog):
     class Failing(Lines):
         def measured(self, *_, **__):
             raise RunDirError("the disk is full")
@@ -79,7 +78,7 @@ def test_a_search_that_fails_names_the_command_that_goes_on(model_dir, data_dir,
     with pytest.raises(RunDirError, match="the disk is full"):
         commands.run_search(spec, progress=Failing())
     command = f"autopeft search --resume --out {tmp_path / 'run'}"
-    assert caplog.messages[-1] == f"What was measured is kept; go on with: {command}"
+    assert caplog.messages[-1].endswith(command)
     assert status_of(tmp_path / "run").startswith("Failed: the disk is full; nothing is judged.")
 
 
@@ -91,14 +90,13 @@ def test_the_page_of_a_run_in_another_process_stays_as_it_is(stopped):
     assert (run / "report.html").read_text() == before
 
 
-def test_a_page_is_written_at_once_and_then_in_a_hundredth_of_the_time(tmp_path, monkeypatch):
+def test_a_page_is_written_at_once_and_then_every_ten_seconds(tmp_path, monkeypatch):
     result, written = toy_result(), []
     so_far = SearchSoFar(**{field.name: getattr(result, field.name) for field in fields(SearchSoFar)})
     now = [0.0]
 
     def write(*_, status, **__):
         written.append((now[0], status.partition(". As of")[0]))
-        now[0] += 0.05
 
     monkeypatch.setattr(live.report, "write_so_far", write)
     monkeypatch.setattr(live, "write_record", lambda *_: None)
@@ -109,7 +107,6 @@ def test_a_page_is_written_at_once_and_then_in_a_hundredth_of_the_time(tmp_path,
     for n in range(40):
         now[0] += 1.0
         page.measured(result.measurements[0], arm="lora", seconds_left=120.0 - n)
-    assert written[0] == (0.0, "running: 0 of 40 short runs; nothing is judged yet")
-    assert written[1][1] == "running: 2 of 40 short runs, about 2.0 min left; nothing is judged yet"
-    gaps = [after - before for (before, _), (after, _) in pairwise(written[1:])]
-    assert len(gaps) > 5 and min(gaps) >= 5.0
+    assert [at for at, _ in written] == [0.0, 10.0, 20.0, 30.0, 40.0]
+    assert written[0][1] == "running: 0 of 40 short runs; nothing is judged yet"
+    assert written[1][1] == "running: 10 of 40 short runs, about 1.9 min left; nothing is judged yet"

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from autopeft import space
 from autopeft.errors import RunDirError
-from autopeft.store import files, parse_yaml, read_yaml, replace_folder
+from autopeft.store import files, replace_folder
 from autopeft.types import RunSpec, TaskSpec, commands, python_words
 
 
@@ -78,13 +77,3 @@ def test_a_best_folder_that_is_open_stays_whole(tmp_path, monkeypatch):
     replace_folder(fresh, old)
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
     assert (old / "plan.yaml").read_text() == "new"
-
-
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-8", "utf-8-sig"])
-def test_a_space_that_powershell_wrote_is_read(encoding, tmp_path):
-    """`autopeft spaces default > mine.yaml`: UTF-16 in PowerShell, with line ends of two characters."""
-    text = "# ranks 1 … 8\n" + space.text_of("tiny_budget")
-    path = tmp_path / "mine.yaml"
-    path.write_bytes(text.replace("\n", "\r\n").encode(encoding))
-    assert space.text_of(str(path)) == text
-    assert read_yaml(path) == parse_yaml(text, source="")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from autopeft.errors import SpecError
@@ -53,11 +54,11 @@ def test_a_wrong_budget_names_its_place(tmp_path):
         "AUTOPEFT_BUDGET_REQUESTED": {"env": {"AUTOPEFT_BUDGET_REQUESTED": "banana"}},
         "--set": {"assign": ["budget.requested=banana"]},
     }.items():
-        with pytest.raises(SpecError, match=rf"^budget\.requested \(.*{place}\): The budget 'banana'"):
+        with pytest.raises(SpecError, match=rf"budget\.requested \(.*{place}\): .*banana"):
             resolved(**given)
 
 
-@pytest.mark.parametrize("text", ["null", "~", ""])
+@pytest.mark.parametrize("text", ["null", "~"])
 def test_no_list_is_an_empty_list(tmp_path, text):
     config = tmp_path / "conf.yaml"
     config.write_text(f"search: {{methods: {text}}}")
@@ -65,12 +66,14 @@ def test_no_list_is_an_empty_list(tmp_path, text):
     assert resolved(config=config).search.methods == ()
 
 
-def test_text_is_a_number_for_a_flag_alone():
-    assert resolved({"search.trials": "30", "task.epochs": "2"}).search.trials == 30
-    with pytest.raises(SpecError, match=r"search\.trials \(argument\) is '30'"):
-        resolve_settings(
-            config=None, env={}, flags={"search.trials": "30"}, assignments=(), origin="argument"
-        )
+@pytest.mark.parametrize("text", ["", ",", "[]"])
+def test_an_empty_list_of_names_is_refused(text):
+    with pytest.raises(SpecError, match="is empty"):
+        resolved({"search.methods": text})
+
+
+def test_a_number_of_numpy_is_a_number():
+    assert resolved({"search.trials": np.int64(30), "task.epochs": np.float32(0.5)}).task.epochs == 0.5
 
 
 def test_a_variable_of_the_environment_that_decides_a_setting_is_named(caplog):
