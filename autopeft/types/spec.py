@@ -148,9 +148,9 @@ class Extent(Topic):
     )
     effort: Literal["quick", "normal", "thorough"] = setting(
         "normal",
-        "How much to try. quick trains the default and one challenger in full; normal tries the space's "
-        "listed plans in short runs first; thorough tries 24, most of them proposed by Optuna, and trains "
-        "three seeds and the head alone",
+        "How much to try. quick trains the default and one challenger in full; normal first compares the "
+        "space's listed plans and proposals of Optuna in short runs; thorough compares 48, and trains more "
+        "challengers with three seeds",
         "Options",
     )
     trials: int | None = setting(
