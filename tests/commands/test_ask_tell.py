@@ -51,7 +51,7 @@ def test_a_function_that_only_a_search_calls_is_refused(make_study):
 
 
 def test_best_plan_of_a_known_order_is_handed_over_with_its_adapter(make_study, tiny_llama):
-    study = make_study(test=True)
+    study = make_study(test=True, trials=5)
     result = finish(study, tiny_llama)
     trained = {m.plan: m.plan.learning_rate for m in result.measurements}
     assert result.best.learning_rate == max(trained.values())  # by which the toy scores
@@ -67,7 +67,7 @@ def test_best_plan_of_a_known_order_is_handed_over_with_its_adapter(make_study, 
 def test_one_number_a_run_takes_three_seeds_and_is_told_once(make_study, tiny_llama, caplog):
     caplog.set_level(logging.INFO)
     train = good_trainer(tiny_llama)
-    study = make_study()
+    study = make_study(trials=5)
     result = tune(lambda trial: train(trial).value, study)
     full = [m for m in result.measurements if m.fidelity.split == "confirm"]
     assert sorted(m.fidelity.seed for m in full) == [0, 0, 1, 1, 2, 2]
@@ -181,7 +181,7 @@ def test_study_in_a_folder_of_its_own_choice_names_it_at_the_start_and_at_a_stop
 
 
 def test_nothing_is_asked_while_all_that_is_needed_is_out(make_study):
-    study = make_study()
+    study = make_study(trials=5)
     trials = []
     while (trial := study.ask()) is not None:
         trials.append(trial)

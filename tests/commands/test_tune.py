@@ -118,7 +118,8 @@ def test_the_lowest_score_is_the_best_of_a_known_metric_and_where_the_user_says_
 def test_bad_trial_of_a_function_is_one_sentence_and_the_search_goes_on(name, tiny_llama, tmp_path):
     bad, reason = BAD_FUNCTIONS[name]
     train = good_trainer(tiny_llama)
-    study = Study(model=str(tiny_llama), budget="r4", full_steps=20, out=tmp_path / "study")
+    about = {"model": str(tiny_llama), "budget": "r4", "full_steps": 20, "trials": 5}
+    study = Study(**about, out=tmp_path / "study")
     result = tune(lambda trial: (bad if trial.number == 1 else train)(trial), study)
     errors = [m.error for m in result.measurements if m.error]
     assert len(errors) == 1 and reason in errors[0] and "\n" not in errors[0]
@@ -153,7 +154,8 @@ def test_challenger_with_a_wrong_adapter_is_left_out(spoil, reason, tiny_llama, 
             spoil(trial)
         return score_of(trial)
 
-    study = Study(model=str(tiny_llama), budget="r4", full_steps=20, out=tmp_path / "study")
+    about = {"model": str(tiny_llama), "budget": "r4", "full_steps": 20, "trials": 5}
+    study = Study(**about, out=tmp_path / "study")
     result = tune(train, study)
     assert result.best == result.baseline
     assert [reason in m.error for m in result.measurements if m.error] == [True]

@@ -25,12 +25,12 @@ from autopeft.types import Target
 @pytest.mark.parametrize(
     ("share", "by", "layers"),
     [
-        (1.0, "last", {0, 1, 2, 3}),
-        (0.5, "last", {2, 3}),
-        (0.25, "last", {3}),
-        (0.01, "last", {3}),
-        (0.5, "score", {0, 2}),
-        (0.25, "score", {2}),
+        (1.0, "last_layers", {0, 1, 2, 3}),
+        (0.5, "last_layers", {2, 3}),
+        (0.25, "last_layers", {3}),
+        (0.01, "last_layers", {3}),
+        (0.5, "best_layers", {0, 2}),
+        (0.25, "best_layers", {2}),
     ],
 )
 def test_a_share_keeps_the_layers_that_are_asked_for(share: float, by: str, layers: set[int]) -> None:
