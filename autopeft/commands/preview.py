@@ -24,9 +24,9 @@ _DISAGREEMENTS = (0.02, 0.1)
 _PROBE_RATE = 1e-5  # so low that no run diverges
 _PASS_SHARE = 0.05  # of a full run, what the sensitivity pass takes at most
 _TRAINED_BYTES = 16  # of a trained parameter: itself, its gradient, and AdamW's two moments in float32
-_USUAL_REPORT_SECONDS = 5.0  # for weights, exports and the report; chosen by hand
+_USUAL_REPORT_SECONDS = 5.0  # for weights, exports and the report; heuristic
 # The time of a search as shares of what its plan takes at the pace of LoRA: other methods are slower.
-# Chosen by hand.
+# Heuristic.
 _LOW, _EXPECTED, _HIGH = 0.9, 1.1, 1.4
 
 
@@ -39,7 +39,7 @@ class Preview:
       method fits.
     - `trials`: short runs, of the `listed_plans` and then of what the sampler proposes.
     - `search_cost`: the most that the search costs, in R, finished weights included.
-    - `n_confirm_groups`: groups that the verdict counts in place of confirm examples; 0 if examples count.
+    - `n_confirm_groups`: groups that the verdict counts instead of confirm examples; 0 if examples count.
     - `least_differences`: low and high guess of the smallest difference, in [0, 1], that a verdict sees;
       None for losses.
     - `forecast`: time and memory; None if the baseline cannot be trained.
@@ -85,7 +85,7 @@ def preview(
     """Check everything that a search needs, and report its size without starting it.
 
     `memory` has the model and the dataset that were passed as objects.
-    `started` is when the command began, in seconds of `time.monotonic`; None stands for now.
+    `started` is when the command began, in seconds of `time.monotonic`; None is now.
     """
     started = time.monotonic() if started is None else started
     if spec.output.out is not None and not resume:

@@ -23,7 +23,7 @@ from autopeft.errors import AutopeftError, SpecError, first_line_of
 from autopeft.executors import EXECUTORS
 from autopeft.plugins import own_function
 from autopeft.run.best import write_best, write_plans
-from autopeft.run.live import live_page
+from autopeft.run.live import LivePage, live_page
 from autopeft.run.prepare import NAMED, InMemory, Prepared, prepare
 from autopeft.run.progress import Lines
 from autopeft.run.refit import kept_refit, refit, refit_cost
@@ -47,7 +47,7 @@ from autopeft.types import (
     shortened,
 )
 
-_NAME_LENGTH = 50  # characters of a dataset in the name of a folder, at most; chosen by hand
+_NAME_LENGTH = 50  # characters of a dataset in the name of a folder, at most; heuristic
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +65,8 @@ def run_search(
     """Search and write the run directory; returns the result and the directory's path.
 
     `explicit` has the dotted names of the settings that the user set. If neither model nor data is named, the
-    demo's settings replace all others. With `resume` the run in `spec.output.out` goes on, whose settings are
-    kept (see `resumed`). The caller wraps a model in `memory` in `model.restoring`. `interrupt` is called
+    demo's settings replace all others. With `resume` the run in `spec.output.out` is continued with its
+    settings (see `resumed`). The caller wraps a model in `memory` in `model.restoring`. `interrupt` is called
     before each measurement and each training step; what it raises stops the run, which can be resumed then.
     An error before the sensitivity is measured leaves no run directory. `started` is when the command began,
     in seconds of `time.monotonic`, so that its imports count too; None is now.
@@ -107,27 +107,8 @@ def run_search(
             scores=scores,
             environment=environment(prepared.base, spec.execution),  # before the GPU is left to workers
         )
-        seconds, cost = (limit or math.inf for limit in (spec.search.max_time_seconds, spec.search.max_cost))
-        executor = EXECUTORS[spec.execution.executor]
         with live_page(run, so_far, progress) as page:
-            try:
-                driver = Driver(
-                    executor=executor,
-                    measure_one=start_workers(executor, run, prepared),
-                    progress=page,
-                    lengths=problem.lengths,
-                    earlier=logged_measurements(run),
-                    record=lambda measurement: record(run, state, measurement),
-                    interrupt=interrupt,
-                    clock=clock,
-                    limits=Limits(seconds=seconds, cost=cost),
-                )
-                page.watch(driver)
-                with study_file(run.path / "study.sqlite") as storage, watched(page.step):
-                    study = optuna.create_study(storage=storage(), study_name=engine.STUDY)
-                    outcome = driver.run(engine.search(problem, study, driver))
-            finally:
-                executor.shutdown()
+            outcome = _outcome(run, prepared, problem, state, page=page, interrupt=interrupt, clock=clock)
             result = _finished(run, outcome, so_far=so_far, state=state, load_seconds=load_seconds)
             _write(run, prepared, result)
         result = _refitted(run, prepared, problem, result, clock=clock, progress=progress)
@@ -139,6 +120,40 @@ def run_search(
             _write(run, prepared, result)
         log_plans(run, result)
         return result, run.path
+
+
+def _outcome(
+    run: RunDir,
+    prepared: Prepared,
+    problem: SearchProblem,
+    state: RunState,
+    *,
+    page: LivePage,
+    interrupt: Callable[[], None],
+    clock: Callable[[], float],
+) -> Outcome:
+    """Run the search on the workers; its study is `study.sqlite`, and `page` shows its progress."""
+    spec = prepared.spec
+    seconds, cost = (limit or math.inf for limit in (spec.search.max_time_seconds, spec.search.max_cost))
+    executor = EXECUTORS[spec.execution.executor]
+    try:
+        driver = Driver(
+            executor=executor,
+            measure_one=start_workers(executor, run, prepared),
+            progress=page,
+            lengths=problem.lengths,
+            earlier=logged_measurements(run),
+            record=lambda measurement: record(run, state, measurement),
+            interrupt=interrupt,
+            clock=clock,
+            limits=Limits(seconds=seconds, cost=cost),
+        )
+        page.watch(driver)
+        with study_file(run.path / "study.sqlite") as storage, watched(page.step):
+            study = optuna.create_study(storage=storage(), study_name=engine.STUDY)
+            return driver.run(engine.search(problem, study, driver))
+    finally:
+        executor.shutdown()
 
 
 def _finished(
@@ -228,7 +243,9 @@ def _evaluated(run: RunDir, prepared: Prepared, result: SearchResult) -> OwnEval
             raise SpecError(f"{len(best)} scores for the best plan, {len(baseline)} for the baseline")
     except Exception as error:  # of the user's function
         cause = f"{type(error).__name__}: {first_line_of(error)}"
-        log.warning("--evaluate %s failed (%s); the report lacks it, --resume calls it again.", name, cause)
+        log.warning(
+            "--evaluate %s failed (%s); it is not in the report; --resume calls it again.", name, cause
+        )
         return None
     numbers: dict[str, Any] = {"best": fmean(best), "baseline": fmean(baseline), "n_rows": len(best)}
     if len(best) > 1 and result.best != result.baseline:

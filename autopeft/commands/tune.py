@@ -83,7 +83,7 @@ from autopeft.types import (
 
 _SEEDS_WITHOUT_ROWS = 3  # full runs of each finalist if the trainer gives one number a run
 _MOST_AT_ONCE = 64  # trials that may be given out at the same time; the list of plans is shorter
-_PAUSE_SECONDS = 2.0  # between two calls of `ask` while other processes have all trials; chosen by hand
+_PAUSE_SECONDS = 2.0  # between two calls of `ask` while other processes have all trials; heuristic
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class Study:
         auto_class: str | None = None,
         **settings: Any,
     ) -> None:
-        """Begin a study in a folder, or go on with the one that is there.
+        """Begin a study in a folder, or resume the one that is there.
 
         Args:
             full_steps: Optimizer steps of a full run.
@@ -176,7 +176,7 @@ class Study:
             with claimed_folder(Path("reports") / f"tune-{datetime.now():%Y%m%d-%H%M%S}") as folder:
                 self._open(folder)
             shown = quoted(str(folder))
-            log.info("The same command with --out %s goes on with this study, or shares its work.", shown)
+            log.info("The same command with --out %s resumes this study, or shares its work.", shown)
         else:
             self._open(Path(self.spec.output.out))
         # Failures by the machine's fault, such as memory that ran out, are tried again in this process.
@@ -336,7 +336,7 @@ class Study:
         if claim is not None and trial.split == "confirm":
             check_adapter(trial.folder, claim.plan)
         metric = self._metric
-        # Stands in for a loss that the trainer does not give: the error rate of a share.
+        # Used as the loss if the trainer does not return one: the error rate of a share.
         loss_by_metric = (-score.value if metric.greater_is_better else score.value) + float(metric.is_share)
         self._keep(
             trial,
@@ -468,10 +468,10 @@ def tune(
 ) -> SearchResult:
     """Give each trial of a study to a training function until the study has its answer; write the answer.
 
-    An error of the function is logged as a failed trial, and the search goes on; only a full disk stops it.
+    An error of the function is logged as a failed trial, and the search continues; only a full disk stops it.
     Several processes may call this on one folder; they share the trials. After `deadline_seconds` a trial of
     another process is taken over. What `interrupt`, called before each trial, raises stops the search; the
-    next call of `tune` goes on.
+    next call of `tune` resumes it.
 
     Raises:
         TrainingError: No baseline could be trained.
@@ -504,6 +504,6 @@ def tune(
             study.fail(trial, reason, status=Status.OUT_OF_MEMORY if is_out_of_memory(error) else Status.FAIL)
         except BaseException:
             study.give_back(trial)
-            log.warning("Stopped; the same command with --out %s goes on.", quoted(str(study.path)))
+            log.warning("Stopped; the same command with --out %s resumes the study.", quoted(str(study.path)))
             raise
     return study.finish()

@@ -21,15 +21,15 @@ from autopeft.statistics import Examples
 from autopeft.train import branch_step, short_steps
 from autopeft.types import Arm, EvaluatedSplit, Fidelity, Measurement, MetricFacts, Plan, Proposal, RunSpec
 
-_SHORT_EXAMPLES = 384  # of the search split that rank short runs; chosen by hand
+_SHORT_EXAMPLES = 384  # of the search split that rank short runs; heuristic
 _THOROUGH_TRIALS, _THOROUGH_SEEDS = 48, 3  # of `--effort thorough`; heuristic
 _FEWEST_PROPOSED, _MOST_PROPOSED = 4, 12  # trials of the sampler; research/2026-12-02-proposals.md
 _FEWEST_TRIALS = 9  # also where a small budget leaves few listed plans; heuristic
 # Cost of evaluating an example, relative to training on it: training adds a backward pass, which costs about
-# as much as the forward pass, since most weights are frozen. It stands for the price before runs are timed.
+# as much as the forward pass, since most weights are frozen. It is the price until runs are timed.
 EVAL_COST = 0.5
 USUAL_FINALISTS = 2  # the best baseline and one challenger
-_FACTOR = 5  # between two budgets of `--sizes`; chosen by hand
+_FACTOR = 5  # between two budgets of `--sizes`; heuristic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +161,7 @@ class SearchProblem:
 
     @property
     def has_head(self) -> bool:
-        """Whether the model has a task head, which is trained beside the adapters."""
+        """Whether the model has a task head, which is trained next to the adapters."""
         return self.head_rates[0] < self.head_rates[1]
 
     @property

@@ -16,15 +16,15 @@ from autopeft.model import BaseModel
 from autopeft.plugins import Task, TaskDefaults, last_answer
 from autopeft.types import Decision, RunSpec, TaskSpec, with_setting
 
-PERCENTILE = 99  # of the rows that fit uncut; the longest few would decide memory and time; chosen by hand
+PERCENTILE = 99  # of the rows that fit uncut; the longest few would decide memory and time; heuristic
 MULTIPLE = 8  # of tokens, as matrix units like it
-CPU_SHARE = 0.5  # of a GPU's tokens per step and per block, since a CPU's steps are slow; chosen by hand
-_LONGER = 4  # the task's upper limit grows by this if it would cut more than half of the rows; chosen by hand
+CPU_SHARE = 0.5  # of a GPU's tokens per step and per block, since a CPU's steps are slow; heuristic
+_LONGER = 4  # the task's upper limit grows by this if it would cut more than half of the rows; heuristic
 _BLOCKS = 200  # of a packed train split, at least: enough for different batches in every step; by hand
-_SAMPLED_ROWS = 2000  # whose tokens are counted; chosen by hand, for a percentile within some tokens
+_SAMPLED_ROWS = 2000  # whose tokens are counted; heuristic: a percentile within some tokens
 _EXACT_MATCH, _SHORT_ANSWER = "exact-match", 24  # tokens of an answer that has one right form; by hand
-_LONGER_ANSWER = 1.25  # a model's answer may be longer than the true one; chosen by hand
-_BATCHES = 8  # in an epoch, at least; chosen by hand
+_LONGER_ANSWER = 1.25  # a model's answer may be longer than the true one; heuristic
+_BATCHES = 8  # in an epoch, at least; heuristic
 
 Derived = tuple[RunSpec, tuple[Decision, ...]]
 
@@ -145,7 +145,7 @@ def with_max_new_tokens(task: Task, examples: train.EncodedSplit) -> tuple[Task,
         return task, ()
     lengths = [len(last_answer(examples.labels[i])[1]) for i in examples.typical]
     if limits is None:
-        rule = f"completions have {max(lengths)} tokens at most; {_EXACT_MATCH} tells how many are right"
+        rule = f"completions have {max(lengths)} tokens at most; {_EXACT_MATCH} says how many are right"
         recommendation = Decision(setting="task.metric", value=task.metric, rule=rule)
         return task, (recommendation,) if max(lengths) <= _SHORT_ANSWER else ()
     value, rule = answer_length(lengths, limits=limits)

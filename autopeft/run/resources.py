@@ -46,14 +46,14 @@ from autopeft.types import (
 )
 
 FREE_MEMORY = "Free memory, or set CUDA_VISIBLE_DEVICES to nothing, so that the CPU computes."
-_WEIGHTS_SHARE = 0.8  # of a GPU's free memory; the rest is for what it computes; chosen by hand
-_THREADS = 2  # of a worker on a CPU, at least; chosen by hand
-_MOST_ON_CPU = 4  # workers: each may hold weights of its own; chosen by hand
+_WEIGHTS_SHARE = 0.8  # of a GPU's free memory; the rest is for what it computes; heuristic
+_THREADS = 2  # of a worker on a CPU, at least; heuristic
+_MOST_ON_CPU = 4  # workers: each may hold weights of its own; heuristic
 
 # torch has one random number generator for all threads, transformers one verbosity and one table of attention
 # functions, and peft changes modules in place: a second search would change the numbers of the first.
 _LOCK = threading.RLock()
-_SLICE_SECONDS = 0.5  # of waiting for the lock, between which signals are heard; chosen by hand
+_SLICE_SECONDS = 0.5  # of waiting for the lock, between which signals are handled; heuristic
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def budget_of(spec: RunSpec, base: BaseModel) -> Budget:
 def with_compute(spec: RunSpec, bench: train.Bench) -> tuple[RunSpec, train.Bench, tuple[Decision, ...]]:
     """Choose micro-batches and checkpointing unless the user does; returns settings, bench and decisions.
 
-    Also limits this process to `--memory` on a GPU from here on. Raises SpecError if `--memory` is no more
+    Also limits this process to `--memory` on a GPU from here on. Raises SpecError if `--memory` is not more
     than is taken already, or for an impossible budget.
     """
     base = bench.base
@@ -89,7 +89,7 @@ def with_compute(spec: RunSpec, bench: train.Bench) -> tuple[RunSpec, train.Benc
 
 
 def memory_of_one(execution: ExecutionSpec, base: BaseModel) -> int | None:
-    """Say how many bytes of its device one measuring process may use, weights included; None is no limit.
+    """Compute how many bytes of its device one measuring process may use, weights included; None: no limit.
 
     Workers that share a GPU get equal parts. This process leaves the GPU before they load their models.
     """
@@ -131,7 +131,7 @@ def device_in_float32(
     """Choose a device for a model in float32: the CPU, with a log line, if a GPU has too little free memory.
 
     A model that was spread over all GPUs is spread again. `preferred` is a device as `--device` names it;
-    None, or one that this machine lacks, is the default one. A quantized model, on request or by its
+    None, or one that this machine does not have, is the default one. A quantized model, on request or by its
     checkpoint, goes to the GPU in any case unless it is dequantized: it is no larger than in training. With
     `is_narrow` a model is held in 16 bits instead on a GPU that computes in them.
     """

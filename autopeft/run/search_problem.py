@@ -40,14 +40,14 @@ from autopeft.types import (
     with_setting,
 )
 
-_SHOWN_SCORES = ("gradient", "fisher")  # which the report shows beside the score that orders target modules
+_SHOWN_SCORES = ("gradient", "fisher")  # which the report shows next to the score that orders target modules
 USER_BASELINE = Arm(kind="given", label="your baseline")
-_LARGEST_MARGIN = 0.5  # of a share; within it a coin is as good as a perfect plan; chosen by hand
+_LARGEST_MARGIN = 0.5  # of a share; within it a coin is as good as a perfect plan; heuristic
 _MIDDLE = 0.38  # of a range of rates (log scale); two runs there lose half a point to a sweep of eight
 _SLOWER_HEAD = 0.25  # at 16 epochs 1 to 4 points better where labels are noisy, up to 7 worse elsewhere
 _LEAST_COMPARED = 2  # examples or groups, from which a standard error can be computed
-_EVAL_SHARE = 0.1  # of a full run that the evaluation of a split may cost; chosen by hand
-_LEAST_EXAMPLES = 128  # to evaluate if the task names no number; chosen by hand
+_EVAL_SHARE = 0.1  # of a full run that the evaluation of a split may cost; heuristic
+_LEAST_EXAMPLES = 128  # to evaluate if the task names no number; heuristic
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def open_run(
     """Check the settings, load data and model, and fit the search space to the budget.
 
     `explicit` has the dotted names of the settings that the user set. With `resume` the run in
-    `spec.output.out` goes on, whose settings are kept. The run directory `out` is locked within the context;
+    `spec.output.out` is resumed with its settings. The run directory `out` is locked within the context;
     an error before the sensitivity is measured removes it. None, in a dry run, writes nothing. `interrupt` is
     called before each training step; what it raises stops the run.
     """
@@ -252,16 +252,16 @@ def with_evaluated_examples(prepared: Prepared) -> Prepared:
     """
     if prepared.spec.data.max_eval_examples is not None:
         return prepared
-    affordable = int(_EVAL_SHARE * prepared.full_steps * prepared.bench.batch_size / EVAL_COST)
-    n_examples = max(affordable, prepared.task.defaults.eval_examples or _LEAST_EXAMPLES)
+    n_in_share = int(_EVAL_SHARE * prepared.full_steps * prepared.bench.batch_size / EVAL_COST)
+    n_examples = max(n_in_share, prepared.task.defaults.eval_examples or _LEAST_EXAMPLES)
     largest = max(prepared.n_evaluated(name) for name in ("search", "confirm", "test"))
     if n_examples >= largest:
         return prepared
-    reasons = ("more would cost over a tenth of a full run", "fewer hardly tell plans apart")
+    reasons = ("more would cost over a tenth of a full run", "fewer hardly distinguish plans")
     decision = Decision(
         setting="data.max_eval_examples",
         value=f"{n_examples:,}",
-        rule=f"of {largest:,} in the largest split; {reasons[n_examples > affordable]}",
+        rule=f"of {largest:,} in the largest split; {reasons[n_examples > n_in_share]}",
     )
     return replace(
         prepared,

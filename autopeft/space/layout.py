@@ -1,4 +1,4 @@
-"""From a policy to a plan: which target modules, and which of their ranks the budget pays."""
+"""From a policy to a plan: which target modules, and which of their ranks fit the budget."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from autopeft.types import (
 
 @dataclass(frozen=True, kw_only=True)
 class AllocationContext:
-    """What an allocation needs beside a policy: target modules, scores, methods with their costs, budget.
+    """What an allocation needs next to a policy: target modules, scores, methods and the budget.
 
     `scores` maps a target module's name to its importance, >= 0. `max_params` bounds the trainable parameters
     of the adapters. `choices` are the values that the user's own trainer may have, the usual one first.
@@ -82,10 +82,10 @@ def cheapest(space: Space, context: AllocationContext) -> dict[str, int]:
 def plan_of(policy: Policy, context: AllocationContext) -> Plan:
     """Allocate the budget to the target modules of a policy; the plan never exceeds the budget.
 
-    1. A method whose `peft` config holds one rank has one rank, the largest that the budget pays at all
+    1. A method whose `peft` config holds one rank has one rank, the largest that fits the budget at all
        target modules.
     2. Ranks that are the same everywhere, from 8 on, are one rank too, as people write LoRA. Otherwise some
-       target modules have one rank more, until no further one can be paid.
+       target modules have one rank more, until no further one fits.
     3. A policy whose target modules are all too dear is widened, first to all layers and roles, then to plain
        options, so that no proposal is rejected for its size.
     """
@@ -151,7 +151,7 @@ def place_at(
 
 
 def _allocate(policy: Policy, context: AllocationContext) -> tuple[Adapter, ...]:
-    """Spend the budget on adapters at the target modules of a policy; empty if it pays none."""
+    """Spend the budget on adapters at the target modules of a policy; empty if none fits."""
     places: dict[str, tuple[Place, Policy]] = {}  # a target module goes to the first part that selects it
     for part in (policy, *policy.other_parts):
         method = context.methods[part.method]
@@ -189,7 +189,7 @@ def _allocate(policy: Policy, context: AllocationContext) -> tuple[Adapter, ...]
 def select_targets(policy: Policy, context: AllocationContext, method: Method) -> list[Target]:
     """Select the target modules of a policy's roles and layers, in natural order of names.
 
-    A fused map counts if its layer has no map of one of the roles alone: GPT-2's c_attn for `q+v`. Target
+    A fused layer counts if its block has no layer of one of the roles alone: GPT-2's c_attn for `q+v`. Target
     modules outside the layers (a pooler, say) are kept whatever the share of layers. A share keeps the last
     layers, or those with the largest sum of scores over the target modules that fit. With `modules` it keeps
     single target modules instead of layers.
@@ -231,7 +231,7 @@ def _best_modules(
 
 
 def _targets_at(placement: str, targets: Sequence[Target]) -> list[Target]:
-    """List the targets of a placement's roles, and fused maps in layers that lack one of these roles."""
+    """List the targets of a placement's roles, and fused ones in layers without one of these roles."""
     if placement == "all":
         return list(targets)
     roles = {role for part in placement.split("+") for role in ROLE_GROUPS.get(part, (part,))}

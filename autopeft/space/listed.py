@@ -18,10 +18,10 @@ _MIDDLE = 0.5  # position of the rate of a method that is not in the list
 def listed_policies(space: Space, family: str, context: AllocationContext) -> tuple[tuple[Arm, Policy], ...]:
     """Turn the list of a family of tasks into arms and policies, baselines first, equal ones once.
 
-    Each plan takes as many of its layers as the budget pays at rank 1. Entries that are no baselines need a
+    Each plan takes as many of its layers as fit the budget at rank 1. Challengers need a
     method, placement and options of the space.
 
-    1. If the budget pays no layer of any baseline, LoRA wherever it fits is the baseline.
+    1. If no layer of any baseline fits the budget, LoRA wherever it fits is the baseline.
     2. If no challenger of the list is left, the first choices of each other method of the space take their
        place, or those of its mixes if it has nothing else.
     3. The first baseline is also tried with each further value of a choice of the user's trainer.
@@ -56,7 +56,7 @@ def listed_policies(space: Space, family: str, context: AllocationContext) -> tu
 def _arms_and_policies(
     space: Space, entries: Sequence[ListedPlan], context: AllocationContext
 ) -> list[tuple[Arm, Policy]]:
-    """Make arms and policies of the entries of the list that the budget pays."""
+    """Make arms and policies of the entries of the list that fit the budget."""
     arms = []
     for entry in entries:
         if (policy := _fitted(_policy(space, entry), context)) is not None:
@@ -89,7 +89,7 @@ def _policy(space: Space, entry: ListedPlan) -> Policy:
 
 
 def _fitted(policy: Policy, context: AllocationContext) -> Policy | None:
-    """Keep as many layers of a policy as the budget pays at the lowest rank; None if it pays none.
+    """Keep as many layers of a policy as fit the budget at the lowest rank; None if none fits.
 
     It is also None for layers chosen by score if the last layers are the same ones.
     """
@@ -108,7 +108,7 @@ def _fitted(policy: Policy, context: AllocationContext) -> Policy | None:
 
 
 def _arm(policy: Policy, context: AllocationContext, *, is_baseline: bool) -> Arm:
-    """Name a plan of the list by its method and the maps that it adapts: `LoRA on q and v`."""
+    """Name a listed plan by its method and the layers that it adapts: `LoRA on q and v`."""
     n_layers = len({target.layer for target in context.targets if target.layer is not None}) or 1
     is_part = policy.layer_share * n_layers < n_layers - 0.5
     where = (" by score" if policy.select == "best_layers" else " of the last layers") if is_part else ""
@@ -117,11 +117,11 @@ def _arm(policy: Policy, context: AllocationContext, *, is_baseline: bool) -> Ar
     in_attention = [role for role in ROLE_GROUPS["attention"] if role in adapted]
     if policy.select == "best_modules":
         return Arm(kind="usual", label=f"{method.label} on the best-scored modules", methods=(policy.method,))
-    maps = " and ".join(in_attention) if is_baseline or len(in_attention) < 3 else "attention"
+    layers = " and ".join(in_attention) if is_baseline or len(in_attention) < 3 else "attention"
     if policy.placement == "all" and (is_baseline or not adapted <= {*ROLE_GROUPS["attention"]}):
-        maps = "all linear layers"
-    on_maps = f" on {maps or policy.placement}" if adapted else ""
-    label = f"{method.label}{on_maps}{where}"
+        layers = "all linear layers"
+    on_layers = f" on {layers or policy.placement}" if adapted else ""
+    label = f"{method.label}{on_layers}{where}"
     if is_baseline:
         return Arm(kind="baseline", label=label)
     return Arm(kind="usual", label=label, methods=(policy.method,))

@@ -1,9 +1,9 @@
 """How an Optuna trial proposes a policy: one set of parameters for all arms of a space.
 
 Every trial has every parameter, so that the model of a sampler learns from all trials: a good learning rate,
-placement or depth of one arm counts for the others. An arm reads each parameter by the choices it has. Where
-it lacks the drawn value, it takes its first choice or the nearer end of its range. A parameter that the arm
-does not have changes nothing in its policy.
+placement or depth of one arm counts for the others. An arm reads each parameter by the choices it has. If it
+does not have the drawn value, it takes its first choice or the nearer end of its range. A parameter that the
+arm does not have changes nothing in its policy.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Parameters = dict[str, Any]
 
 
 def parameters(space: Space) -> dict[str, BaseDistribution]:
-    """Return name -> distribution of every parameter of a trial; choices of one value are no parameters.
+    """Return name -> distribution of every parameter of a trial; choices of one value are not parameters.
 
     `rate_position` is the place of the learning rate in the range of its arm: 0 at the lower end, 1 at the
     upper end, even in the logarithm. Parameters of later parts of a mix begin with `part2.`, `part3.` …

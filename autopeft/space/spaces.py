@@ -20,7 +20,7 @@ from autopeft.types import ROLE_GROUPS, Arm, OptionPairs, OptionValue, path_at_h
 
 BASELINE_METHOD = "lora"  # what people write without a search
 SERVERS = ("vllm", "tgi", "llama.cpp")
-_MOST_RANK = 2**20  # far above the width of any model; chosen by hand
+_MOST_RANK = 2**20  # far above the width of any model; heuristic
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def _require_role_sets(values: tuple[str, ...]) -> tuple[str, ...]:
         if len(sets[place]) < len(value.split("+")):
             raise ValueError(f"name each role once, unlike {value!r}")
         if "all" in sets[place] and value != "all":
-            raise ValueError(f"have no role beside all, unlike {value!r}")
+            raise ValueError(f"have no role next to all, unlike {value!r}")
         if sets[place] in sets[:place]:
             raise ValueError(f"have each value once, but {value!r} is there twice")
     return values
@@ -205,7 +205,7 @@ class Policy:
 
 
 def _folder() -> Path:
-    """The folder of YAML files inside an installed package, or beside it in a checkout."""
+    """The folder of YAML files inside an installed package, or next to it in a checkout."""
     packaged = Path(str(resources.files("autopeft"))) / "search_spaces"
     return packaged if packaged.is_dir() else packaged.parent.parent / "search_spaces"
 
@@ -251,7 +251,7 @@ def load(name: str, *, known_methods: Mapping[str, Method], only: Sequence[str] 
     _check(space, known_methods, source=source)
 
     def with_typed_options(method: str, part: MethodSpace) -> MethodSpace:
-        # In place of YAML's 1 and 64.0 the values that the method has, which equal them: true and 64.
+        # Instead of YAML's 1 and 64.0 the values that the method has, which equal them: true and 64.
         choices = known_methods[method].choices
         options = {
             option: tuple(choices[option][choices[option].index(value)] for value in values)

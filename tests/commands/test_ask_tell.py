@@ -176,8 +176,8 @@ def test_study_in_a_folder_of_its_own_choice_names_it_at_the_start_and_at_a_stop
     study = make_study(out=None)
     with pytest.raises(SystemExit):
         tune(stops, study)
-    assert f"The same command with --out {study.path} goes on with this study, or shares its" in caplog.text
-    assert caplog.messages[-1] == f"Stopped; the same command with --out {study.path} goes on."
+    assert f"The same command with --out {study.path} resumes this study, or shares its" in caplog.text
+    assert caplog.messages[-1] == f"Stopped; the same command with --out {study.path} resumes the study."
 
 
 def test_nothing_is_asked_while_all_that_is_needed_is_out(make_study):

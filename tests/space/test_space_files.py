@@ -72,7 +72,7 @@ def test_a_method_without_its_own_range_takes_that_of_the_method() -> None:
         ),
         ("  ia3: {max_rank: 4}\n", "gives max_rank to ia3, which has no ranks"),
         ("  lora: {placement: [q+q]}\n", "placement is .*name each role once, unlike 'q.q'"),
-        ("  lora: {placement: [all+q]}\n", "placement is .*no role beside all"),
+        ("  lora: {placement: [all+q]}\n", "placement is .*no role next to all"),
         ("  lora: {placement: [q+v, v+q]}\n", "placement is .*'v.q' is there twice"),
     ],
 )
