@@ -1,8 +1,11 @@
-"""The difference from the default as inline SVG, in the colors and the font of the page."""
+"""Charts as inline SVG, in the colors and font of the page: the difference from the default, the trials."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
 
 from markupsafe import Markup
 
@@ -40,6 +43,48 @@ def difference_chart(verdict: Verdict, *, is_share: bool) -> Markup | None:
             middle=pixel(verdict.mean_difference),
             interval=(pixel(low), pixel(high)),
             margin=(pixel(-verdict.margin), pixel(verdict.margin)),
+        )
+    )
+
+
+class TrialMark(NamedTuple):
+    """A trial of the study in its chart; `words` name its plan."""
+
+    words: str
+    is_listed: bool
+    loss: float
+
+
+def trials_chart(trials: Sequence[TrialMark]) -> Markup | None:
+    """Draw the losses of short runs in the order of the trials, with the lowest so far; None for one trial.
+
+    A loss above twice the median is drawn at the upper edge: runs that learn nothing would flatten the rest.
+    """
+    if len(trials) < 2:
+        return None
+    losses = sorted(trial.loss for trial in trials)
+    low, high = losses[0], min(losses[-1], 2 * losses[len(losses) // 2])
+    bottom, left = 100.0, 50.0
+
+    def x(index: int) -> float:
+        return left + (_WIDTH - _EDGE - left) * (index + 0.5) / len(trials)
+
+    def y(loss: float) -> float:
+        return bottom - 10 - 70 * (min(loss, high) - low) / (high - low or 1.0)
+
+    lowest = [y(loss) for loss in accumulate((trial.loss for trial in trials), min)]
+    path = f"M{x(0):.1f} {lowest[0]:.1f}" + "".join(
+        f"H{x(index):.1f}V{height:.1f}" for index, height in enumerate(lowest[1:], start=1)
+    )
+    return Markup(
+        render(
+            "trials.svg",
+            width=_WIDTH,
+            left=left,
+            bottom=bottom,
+            marks=[(x(i), y(trial.loss), trial) for i, trial in enumerate(trials)],
+            lowest=path,
+            ticks=[(y(loss), f"{loss:.3g}") for loss in (low, high)],
         )
     )
 

@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 from autopeft.report.answer import Answer, answer_of
 from autopeft.report.card import python_lines
-from autopeft.report.charts import difference_chart
+from autopeft.report.charts import TrialMark, difference_chart, trials_chart
 from autopeft.report.formatting import render
 from autopeft.report.layer_maps import MAX_ROWS, Map, enough_examples, merged, rank_map, score_map
 from autopeft.report.plan_names import PartWords, name_of
@@ -75,6 +75,7 @@ class RunPage:
     full_rows: tuple[FullRow, ...]
     sizes: tuple[tuple[str, SizeStep], ...]
     run_rows: tuple[RunRow, ...]
+    trials: tuple[TrialMark, ...]
     failures: tuple[tuple[str, Measurement], ...]
     best: BestPlan | None
     scores: tuple[tuple[Map, str], ...]
@@ -137,6 +138,7 @@ def page_of(result: SearchResult | SearchSoFar, words: PartWords, status: str = 
             *run_rows("search", result, words),
             *(run_rows("confirm", result, words) if finished is None else ()),
         ),
+        trials=_trials(result, words),
         failures=tuple((name_of(run.plan, result, words.labels), run) for run in failed[:_MAX_RUNS]),
         best=_best_plan(finished, words) if finished else None,
         scores=tuple((merged(drawn), phrase) for drawn, phrase in maps if drawn is not None),
@@ -149,6 +151,16 @@ def page_of(result: SearchResult | SearchSoFar, words: PartWords, status: str = 
             settings=tuple((in_words(name), in_words(value)) for name, value in _settings(result)),
             environment=(*environment, *([("data fingerprint", fingerprint)] if fingerprint else [])),
         ),
+    )
+
+
+def _trials(result: SearchResult | SearchSoFar, words: PartWords) -> tuple[TrialMark, ...]:
+    """Return the trials with a loss, in their order."""
+    losses = {run.plan: run.loss for run in result.measurements if run.fidelity.split == "search"}
+    return tuple(
+        TrialMark(name_of(each.plan, result, words.labels), each.source == "list", loss)
+        for each in result.proposals
+        if (loss := losses.get(each.plan)) is not None
     )
 
 
@@ -202,6 +214,7 @@ def page_html(page: RunPage) -> str:
         "report.html",
         page=page,
         difference_chart=page.answer and difference_chart(page.answer.verdict, is_share=page.is_share),
+        trials_chart=trials_chart(page.trials),
         max_runs=_MAX_RUNS,
         max_layers=MAX_ROWS,
     )

@@ -1,4 +1,4 @@
-"""The chart of the difference: places are read from the SVG through its own labelled ticks."""
+"""Charts: places are read from the SVG through its own labelled ticks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from toys.results import WORDS, toy_result, with_sizes
 
 from autopeft import report
-from autopeft.report.charts import difference_chart
+from autopeft.report.charts import TrialMark, difference_chart, trials_chart
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +68,35 @@ def test_the_page_is_the_same_to_the_byte_and_its_ids_are_unique(result):
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'href="#([^"]+)"', page)) <= set(ids)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(0.1, 50)), min_size=2, max_size=60))
+def test_trials_are_at_their_losses_and_the_line_is_the_lowest_so_far(drawn):
+    trials = [TrialMark(f"plan {n}", *each) for n, each in enumerate(drawn)]
+    losses = [trial.loss for trial in trials]
+    root = ElementTree.fromstring(str(trials_chart(trials)))
+    circles = list(root.iter("circle"))
+    assert [circle.get("class") for circle in circles] == ["ring" if t.is_listed else "mean" for t in trials]
+    places = [float(circle.get("cx")) for circle in circles]
+    assert places == sorted(places) and places[0] > 0 and places[-1] < float(root.get("viewBox").split()[2])
+    ticks = [text for text in root.iter("text") if text.get("class") == "left"]
+    (low, high) = (float(tick.text) for tick in ticks)
+    heights = [float(circle.get("cy")) for circle in circles]
+    assert low == pytest.approx(min(losses), rel=1e-2) and high <= max(losses) * 1.01
+    for one, height in zip(losses, heights, strict=True):  # lower losses lie lower, to the tenth of a unit
+        assert all(
+            height >= other_height - 0.1
+            for other, other_height in zip(losses, heights, strict=True)
+            if other > one
+        )
+    steps = [
+        float(number)
+        for number in re.findall(
+            r"V([\d.]+)", next(p for p in root.iter("path") if p.get("class") == "line").get("d")
+        )
+    ]
+    assert steps == pytest.approx([max(heights[: n + 1]) for n in range(1, len(heights))], abs=0.11)
+
+
+def test_a_single_trial_has_no_chart():
+    assert trials_chart([TrialMark("plan", True, 1.0)]) is None
