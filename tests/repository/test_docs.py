@@ -131,6 +131,7 @@ def test_policies_in_the_concepts_are_those_of_the_replays() -> None:
         "Hyperband with as much to spend": "Hyperband 4 R",
         "autopeft search --effort quick": "quick",
         "autopeft search": "search",
+        "--effort thorough --seeds 1": "thorough, one seed",
     }
     rows = table_after((ROOT / "docs/concepts.md").read_text(encoding="utf-8"), "## What it costs")
     for policy, cost, points in rows:
