@@ -21,13 +21,17 @@ def listed_policies(space: Space, family: str, context: AllocationContext) -> tu
     Each plan takes as many of its layers as fit the budget at rank 1. Challengers need a
     method, placement and options of the space.
 
-    1. If no layer of any baseline fits the budget, LoRA wherever it fits is the baseline.
-    2. If no challenger of the list is left, the first choices of each other method of the space take their
+    1. If the budget does not cover all layers of any baseline, the list for small budgets is added: there,
+       method and placement decide most (research/2026-12-02-proposals.md).
+    2. If no layer of any baseline fits the budget, LoRA wherever it fits is the baseline.
+    3. If no challenger of the list is left, the first choices of each other method of the space take their
        place, or those of its mixes if it has nothing else.
-    3. The first baseline is also tried with each further value of a choice of the user's trainer.
+    4. The first baseline is also tried with each further value of a choice of the user's trainer.
     """
     entries = space.listed[cast(Family, family)]
     baselines = _arms_and_policies(space, [entry for entry in entries if entry.baseline], context)
+    if all(policy.layer_share < 1 for _, policy in baselines):
+        entries = (*entries, *space.listed["small"])
     anywhere = default_lora(space, context)
     if not baselines and plan_of(anywhere, context).adapters:
         baselines = [(Arm(kind="baseline", label="LoRA on what fits"), anywhere)]

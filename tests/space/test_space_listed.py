@@ -1,9 +1,9 @@
-"""The first plans of a search: what becomes of the list under a budget, in a space."""
+"""The listed plans of a search: what becomes of the list under a budget, in a space."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,9 +29,27 @@ SPACE = Space(
 Listed = list[tuple[Arm, Policy]]
 
 
-def listed(*entries: ListedPlan, space: Space = SPACE, budget: int = RANK_ONE, **more: Any) -> Listed:
-    with_list = space.model_copy(update={"listed": {"classification": entries}})
+def listed(
+    *entries: ListedPlan,
+    small: Sequence[ListedPlan] = (),
+    space: Space = SPACE,
+    budget: int = RANK_ONE,
+    **more: Any,
+) -> Listed:
+    with_list = space.model_copy(update={"listed": {"classification": entries, "small": small}})
     return list(listed_policies(with_list, "classification", context(budget, **more)))
+
+
+@pytest.mark.parametrize(("budget", "is_added"), [(RANK_ONE, False), (128, False), (127, True)])
+def test_the_list_for_small_budgets_is_added_where_no_baseline_covers_all_layers(
+    budget: int, is_added: bool
+) -> None:
+    """Rank 1 at q and v costs 32 in each of four layers."""
+    fast = IA3.model_copy(update={"rate": 1.0})
+    found = listed(LORA, AT_Q_AND_V, IA3, small=(fast,), budget=budget)
+    rates = [policy.learning_rate for _, policy in found if policy.method == "ia3"]
+    low, high = METHODS["ia3"].learning_rate_range
+    assert rates == pytest.approx([(low * high) ** 0.5, high] if is_added else [(low * high) ** 0.5])
 
 
 def scores(by_layer: Mapping[int, float]) -> dict[str, float]:
