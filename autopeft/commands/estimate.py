@@ -20,8 +20,8 @@ from autopeft.model import Precision
 from autopeft.model.checkpoint_source import reads_images
 from autopeft.model.devices import exact_products
 from autopeft.plugins import discover
-from autopeft.run.defaults import with_full_run, with_max_length
-from autopeft.run.prepare import NAMED, load_data
+from autopeft.run.derive import derive
+from autopeft.run.prepare import NAMED, facts_of, load_data
 from autopeft.store import parse_bytes, read_plan, resolve_settings
 from autopeft.types import DataSpec, ModelSpec, RunSpec, TaskSpec
 
@@ -293,26 +293,25 @@ def row_lengths(spec: ModelSpec, data: DataSpec, *, task: TaskSpec, device: str)
     base = model.load_skeleton(spec, auto_class=plugin.auto_class)
     base.tokenizer = model.load_processor(spec, needs_images=reads_images(plugin.auto_class))
     fitted = plugin.fitted(run.task, loaded.label_space, base.tokenizer)
-    run, length = with_max_length(run, loaded, base, fitted, device)
-    encoded = train.encode_split(
-        loaded.joined("train", "search"), base=base, task=fitted, max_length=run.task.max_length
-    )
-    run, full_run = with_full_run(run, encoded, fitted, device)
-    for decision in (*length, *full_run):
+
+    @cache
+    def encode(max_length: int | None) -> train.EncodedSplit:
+        rows = loaded.joined("train", "search")
+        return train.encode_split(rows, base=base, task=fitted, max_length=max_length)
+
+    derived = derive(run, facts_of(run, loaded, base, fitted, encode=encode, device=device))
+    for decision in derived.decisions:
         log.info("%s", decision)
-    n_train = len(encoded.labels)
-    n_rows = min(run.task.batch_size or n_train, n_train)
-    n_steps = train.full_run_steps(
-        n_train=n_train, batch_size=n_rows, epochs=run.task.epochs, max_steps=run.task.max_steps
-    )
+    encoded = encode(derived.spec.task.max_length)
+    n_rows, n_steps = derived.batch_size, derived.full_steps
     steps = train.train_rows(encoded.lengths, n_steps=train.TYPICAL_STEPS, batch_size=n_rows, seed=0)
     padded = [train.padded_tokens(step, encoded.lengths) for step in steps]
     return RowLengths(
         n_rows=n_rows,
-        max_length=run.task.max_length or encoded.longest,
+        max_length=derived.spec.task.max_length or encoded.longest,
         kind=loaded.label_space.kind,
         longest=encoded.longest,
         typical_tokens=round(float(np.mean(padded)) / n_rows),
         n_steps=n_steps,
-        n_epochs=n_steps * n_rows / n_train,
+        n_epochs=n_steps * n_rows / len(encoded.labels),
     )

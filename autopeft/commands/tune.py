@@ -235,7 +235,7 @@ class Study:
                 goes_on=False,
             ),
             metric=self._metric,
-            head_rates=(1.0, 1.0),
+            has_head=False,  # the user's trainer has one, with rates of its own
         )
 
     def _replay(self, storage: BaseStorage | None = None) -> tuple[SearchProblem, Outcome | Batch]:

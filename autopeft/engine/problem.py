@@ -103,7 +103,8 @@ class SearchProblem:
         context: Target modules, methods, budget and scores, from which a policy becomes a plan.
         family: Name of the list of plans, such as `classification` or `small`.
         lengths: Steps of a full run, and sizes of the splits.
-        head_rates: Range of learning rates of the head alone; its ends are equal in a model without a head.
+        has_head: Whether the model has a task head, which is trained next to the adapters.
+        head_rates: Range of learning rates of the head alone; not used without a head.
         head_factors: Factors of the head's learning rate at which the baseline is trained in full, the usual
             one first. Short runs cannot choose among them (research/2026-12-01-head-rate.md).
         user_plan: The user's own config to beat, which is the baseline then. It may exceed the budget.
@@ -116,7 +117,8 @@ class SearchProblem:
     family: str
     lengths: Lengths
     metric: MetricFacts
-    head_rates: tuple[float, float]
+    has_head: bool
+    head_rates: tuple[float, float] = (1.0, 1.0)
     head_factors: tuple[float, ...] = (1.0,)
     user_plan: tuple[Arm, Plan] | None = None
     groups: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -158,11 +160,6 @@ class SearchProblem:
         usual = self.lengths.n_trials(len(self.listed))
         of_effort = {"quick": 0, "normal": usual, "thorough": max(usual, _THOROUGH_TRIALS)}
         return of_effort[self.effort] if self.spec.search.trials is None else self.spec.search.trials
-
-    @property
-    def has_head(self) -> bool:
-        """Whether the model has a task head, which is trained next to the adapters."""
-        return self.head_rates[0] < self.head_rates[1]
 
     @property
     def head(self) -> tuple[Arm, Plan]:

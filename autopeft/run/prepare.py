@@ -1,13 +1,15 @@
-"""What every command needs before it can measure: data, base model, budget, bench."""
+"""LOOK at data, model and devices, then BUILD the bench with the settings that `derive` chooses."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from torch import nn
 
 from autopeft import data, model, train
@@ -16,7 +18,7 @@ from autopeft.errors import DataError, ModelError, UnknownNameError
 from autopeft.model import BaseModel
 from autopeft.model.user_model import narrow_format_of
 from autopeft.plugins import Catalogue, Method, Task, discover, is_own_metric, text_form
-from autopeft.run.defaults import with_full_run, with_max_length, with_max_new_tokens
+from autopeft.run.derive import LONGER, Facts, derive, full_run
 from autopeft.run.resources import budget_of, memory_needed, with_compute, with_spread
 from autopeft.types import (
     IN_MEMORY,
@@ -28,6 +30,8 @@ from autopeft.types import (
     RunSpec,
     with_setting,
 )
+
+_SAMPLED_ROWS = 2000  # whose tokens are counted; heuristic: a percentile within some tokens
 
 log = logging.getLogger(__name__)
 
@@ -111,10 +115,9 @@ def prepare(
     memory: InMemory = NAMED,
     interrupt: Callable[[], None] = lambda: None,
 ) -> Prepared:
-    """Load data and base model, encode the splits, and derive the settings that the user left open.
+    """Load data and base model, derive the settings that the user left open, and build the bench.
 
-    `spec` of the answer holds the derived settings. Notes on data and task are logged. `keep_weights`,
-    `under_way` and `interrupt` are those of the bench.
+    `keep_weights`, `under_way` and `interrupt` are those of the bench.
 
     Raises:
         UnknownNameError: Task, score or metric does not exist.
@@ -122,64 +125,100 @@ def prepare(
         ModelError: Memory runs out.
     """
     with memory_needed("preparing the base model and its data", spec):
-        part: Task = discover("autopeft.tasks")[spec.task.name]
-        discover("autopeft.sensitivity")[spec.search.score]  # an unknown name is refused before any work
-        require_known_metric(part, spec.task.metric)
-        if memory.model is None:  # before the data are read, which takes long
-            model.find_device(spec.execution.device)
-            with model.quiet_libraries():
-                model.require_packages(spec.model)
-        loaded = load_data(spec, part.read_rows, memory)
-        for note in loaded.notes:
-            is_doubtful = note.startswith(("Dropped", "Labels"))
-            log.log(logging.WARNING if is_doubtful else logging.INFO, "%s", note)
-        # Fitted twice: now to refuse an unsuitable metric before the model is loaded; then with tokenizer.
-        task = part.fitted(spec.task, loaded.label_space)
-        for note in task.notes:
-            log.warning("%s", note)
-        with model.quiet_libraries():
-            spec = with_spread(with_precision(spec, memory), auto_class=task.auto_class)
-            base = load_base(spec, task, loaded, memory)
-        if loaded.label_space.kind == "number":
-            base.scale_output_to(mean=loaded.label_space.mean, std=loaded.label_space.std)
-        if (commit := model.commit_of(spec.model)) is not None:  # a repeated run loads the same weights
-            spec = with_setting(spec, "model.revision", commit)
-        methods = methods_for(base)
-        log.info("Learning rates are those for a hidden size of %s.", f"{base.hidden_size:,}")
-        task = task.fitted(spec.task, loaded.label_space, base.tokenizer)
-        spec, length = with_max_length(spec, loaded, base, task, base.device.type)
-        splits = train.encode_splits(loaded, base=base, task=task, max_length=spec.task.max_length)
-        if form := text_form(task):
-            log.info("%s", form)
-        spec, full_run = with_full_run(spec, splits["train"], task, base.device.type)
-        task, answers = with_max_new_tokens(task, splits["train"])
-        n_train = len(splits["train"].labels)
-        batch_size = min(spec.task.batch_size or n_train, n_train)
-        full_steps = train.full_run_steps(
-            n_train=n_train, batch_size=batch_size, epochs=spec.task.epochs, max_steps=spec.task.max_steps
+        spec, loaded, base, task = look(spec, memory)
+        encode = cache(partial(train.encode_splits, loaded, base=base, task=task))
+        facts = facts_of(
+            spec, loaded, base, task, encode=lambda n_tokens: encode(max_length=n_tokens)["train"]
         )
+        derived = derive(spec, facts)
+        if spec.task.max_length not in (None, derived.spec.task.max_length):
+            log.warning("%s", derived.decisions[0])
+        if derived.max_new_tokens is not None:
+            task = replace(cast("Any", task), max_new_tokens=derived.max_new_tokens)
         bench = train.Bench(
             base=base,
             task=task,
-            methods=methods,
-            splits=splits,
-            batch_size=batch_size,
+            methods=methods_for(base),
+            splits=encode(max_length=derived.spec.task.max_length),
+            batch_size=derived.batch_size,
             keep_weights=keep_weights,
             under_way=under_way,
-            full_steps=full_steps,
+            full_steps=derived.full_steps,
             interrupt=interrupt,
         )
-        spec, bench, computing = with_compute(spec, bench)
+        spec, bench, computing = with_compute(derived.spec, bench)
         return Prepared(
             spec=spec,
             data=loaded,
             base=base,
             task=task,
-            methods=methods,
+            methods=bench.methods,
             bench=bench,
-            full_steps=full_steps,
-            decisions=(*length, *full_run, *answers, *computing),
+            full_steps=derived.full_steps,
+            decisions=(*derived.decisions, *computing),
         )
+
+
+def look(spec: RunSpec, memory: InMemory) -> tuple[RunSpec, LabelledData, BaseModel, Task]:
+    """Load data and base model, in the precision and on the devices that suit them, and fit the task to them.
+
+    Unknown names and missing packages are refused before the data are read, which takes long.
+    """
+    plugin: Task = discover("autopeft.tasks")[spec.task.name]
+    discover("autopeft.sensitivity")[spec.search.score]
+    require_known_metric(plugin, spec.task.metric)
+    if memory.model is None:
+        model.find_device(spec.execution.device)
+        with model.quiet_libraries():
+            model.require_packages(spec.model)
+    loaded = load_data(spec, plugin.read_rows, memory)
+    for note in loaded.notes:
+        is_doubtful = note.startswith(("Dropped", "Labels"))
+        log.log(logging.WARNING if is_doubtful else logging.INFO, "%s", note)
+    # Fitted twice: now to refuse an unsuitable metric before the model is loaded; then with tokenizer.
+    task = plugin.fitted(spec.task, loaded.label_space)
+    for note in task.notes:
+        log.warning("%s", note)
+    with model.quiet_libraries():
+        spec = with_spread(with_precision(spec, memory), auto_class=task.auto_class)
+        base = load_base(spec, task, loaded, memory)
+    if loaded.label_space.kind == "number":
+        base.scale_output_to(mean=loaded.label_space.mean, std=loaded.label_space.std)
+    if (commit := model.commit_of(spec.model)) is not None:  # a repeated run loads the same weights
+        spec = with_setting(spec, "model.revision", commit)
+    task = task.fitted(spec.task, loaded.label_space, base.tokenizer)
+    if form := text_form(task):
+        log.info("%s", form)
+    return spec, loaded, base, task
+
+
+def facts_of(
+    spec: RunSpec,
+    loaded: LabelledData,
+    base: BaseModel,
+    task: Task,
+    *,
+    encode: Callable[[int | None], train.EncodedSplit],
+    device: str | None = None,
+) -> Facts:
+    """Collect what `derive` reads; `device` is where a base model without weights would be trained."""
+    n_rows, limits = len(loaded.train.labels), task.defaults.max_length or (0, 0)
+
+    def row_tokens() -> list[int]:
+        order = np.random.default_rng(spec.search.seed).permutation(n_rows)
+        rows = sorted(order[:_SAMPLED_ROWS].tolist())
+        return train.uncut_lengths(loaded.train, rows, base, task, most=LONGER * limits[1])
+
+    return Facts(
+        task=task,
+        device=device or base.device.type,
+        n_rows=n_rows,
+        max_tokens=train.max_length_of(base),
+        limited_by=train.limited_by(base),
+        row_tokens=row_tokens,
+        text_tokens=lambda: train.count_tokens(loaded.train, base, task, block_length=limits[0]),
+        encode=encode,
+    )
 
 
 def with_all_rows(prepared: Prepared) -> Prepared:
@@ -194,13 +233,8 @@ def with_all_rows(prepared: Prepared) -> Prepared:
         loaded.train, base=prepared.base, task=prepared.task, max_length=spec.task.max_length
     )
     n_train, n_before = len(train_split.labels), len(prepared.bench.splits["train"].labels)
-    batch_size = min(spec.task.batch_size or n_train, n_train)
-    full_steps = train.full_run_steps(
-        n_train=n_train,
-        batch_size=batch_size,
-        epochs=spec.task.epochs,
-        max_steps=spec.task.max_steps and round(spec.task.max_steps * n_train / n_before),
-    )
+    max_steps = spec.task.max_steps and round(spec.task.max_steps * n_train / n_before)
+    batch_size, full_steps = full_run(spec.task.model_copy(update={"max_steps": max_steps}), n_train)
     bench = replace(
         prepared.bench,
         splits={**prepared.bench.splits, "train": train_split},
@@ -245,56 +279,48 @@ def with_precision(spec: RunSpec, memory: InMemory) -> RunSpec:
 
     Raises ModelError if a model in memory has 16-bit weights and the settings ask for another precision.
     """
-    execution = spec.execution
-    narrow = None if memory.model is None else narrow_format_of(memory.model)
-    if narrow is not None and execution.dtype not in ("auto", narrow):
+    requested, loaded = spec.execution.dtype, memory.model
+    narrow = None if loaded is None else narrow_format_of(loaded)
+    if narrow is not None and requested not in ("auto", narrow):
         raise ModelError(
-            f"dtype is {execution.dtype!r}, but the model in memory has weights in {narrow}; "
+            f"dtype is {requested!r}, but the model in memory has weights in {narrow}; "
             "leave dtype out, or pass model.float()."
         )
-    if execution.dtype != "auto":
+    if requested != "auto":
         return spec
-    if narrow is not None:
-        return with_setting(spec, "execution.dtype", narrow)
-    if memory.model is None:
-        device, config = model.find_device(execution.device), model.config_of(spec.model)
+    if loaded is None:
+        device, config = model.find_device(spec.execution.device), model.config_of(spec.model)
     else:
-        device, config = next(memory.model.parameters()).device, cast("Any", memory.model).config
-    precision = model.choose_precision(config, device)
-    return with_setting(spec, "execution.dtype", precision.dtype)
+        device, config = next(loaded.parameters()).device, cast("Any", loaded).config
+    return with_setting(spec, "execution.dtype", narrow or model.choose_precision(config, device).dtype)
 
 
 def load_base(spec: RunSpec, task: Task, loaded: LabelledData, memory: InMemory) -> BaseModel:
     """Load the base model, or take the one in memory; ModelError if settings would change that one."""
-    names, precision = loaded.label_names, model.Precision(dtype=spec.execution.dtype)
+    precision = model.Precision(dtype=spec.execution.dtype)
     if memory.model is None:
         base = model.load(
             spec.model,
             auto_class=task.auto_class,
-            label_names=names,
+            label_names=loaded.label_names,
             device=spec.execution.device,
             precision=precision,
         )
         if spec.execution.attention is not None:
             model.set_attention(base.module, spec.execution.attention)
         return base
-    remedies = {
-        "attention": "call model.set_attn_implementation(…)",
-        "device": "move the model with model.to(…)",
-        "quantize": "load it quantized",
-    }
     set_to = {"attention": spec.execution.attention, "device": spec.execution.device}
     for name, value in (set_to | {"quantize": spec.model.quantize}).items():
         if value not in (None, "none"):
             raise ModelError(
-                f"{name} is {value!r}, but a model in memory is used unchanged; {remedies[name]} and leave "
-                f"{name} out."
+                f"{name} is {value!r}, but a model in memory is used as it is; change the model itself, and "
+                f"leave {name} out."
             )
     return model.from_memory(
         memory.model,
         memory.tokenizer,
         auto_class=task.auto_class,
-        label_names=names,
+        label_names=loaded.label_names,
         precision=precision,
     )
 

@@ -293,8 +293,7 @@ def search_problem(
         score = SIZE_SCORE
         spec = with_setting(spec, "search.score", score)
     first_layers = {target.name: 1 / (1 + (target.layer or 0)) for target in prepared.base.targets}
-    has_head = prepared.base.head_params > 0
-    head_rates = (1.0, 2.0 if has_head else 1.0)
+    head_rates = (1.0, 1.0)
     if scores:
         with memory_needed("measuring the inputs of the task head", spec):
             head_rates = prepared.bench.head_rates.alone()
@@ -311,6 +310,7 @@ def search_problem(
             n_test=prepared.n_evaluated("test"),
         ),
         metric=metric_facts(prepared.task),
+        has_head=prepared.base.head_params > 0,
         head_rates=head_rates,
         head_factors=tuple(head_factors) if user_plan is None else (1.0,),
         user_plan=user_plan,

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 from toys.words import CONTEXT
 
 from autopeft.commands import preview, run_search
 from autopeft.plugins import TaskDefaults
-from autopeft.run.defaults import (
+from autopeft.run.derive import (
+    Facts,
     answer_length,
     batch_size,
     block_length,
+    derive,
     epochs,
     example_length,
-    with_max_new_tokens,
 )
 from autopeft.run.progress import Lines
 from autopeft.store import RunDir
@@ -37,6 +41,82 @@ TEXT = TaskDefaults(
 )
 
 
+def facts(defaults: TaskDefaults, n_tokens: int, *, n_rows: int = 100, **changes: Any) -> Facts:
+    """Facts of rows that all have `n_tokens`; each ends in an answer of 20 tokens."""
+
+    def encode(max_length: int | None) -> Any:
+        return SimpleNamespace(
+            labels=[[-100, *[5] * 20]] * n_rows,
+            lengths=np.full(n_rows, min(n_tokens, max_length or n_tokens)),
+            typical=np.arange(n_rows),
+        )
+
+    task = SimpleNamespace(
+        metric="loss",
+        metrics=("loss", "exact-match"),
+        spec=SimpleNamespace(metric=None),
+        defaults=defaults,
+    )
+    usual = Facts(
+        task=task,  # type: ignore[arg-type]
+        device="cuda",
+        n_rows=n_rows,
+        max_tokens=None,
+        limited_by="the model's context",
+        row_tokens=lambda: [n_tokens] * n_rows,
+        text_tokens=lambda: n_tokens * n_rows,
+        encode=encode,
+    )
+    return replace(usual, **changes)
+
+
+PACKED = replace(TEXT, is_packed=True, max_length=(64, 1024))
+SET = {"max_length": 64, "batch_size": 5, "epochs": 1.5}
+NO_TOKENS = replace(LABELLED, max_length=None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "about", "settings", "steps"),
+    [
+        ({}, facts(TEXT, 200), (200, 8, 3.0), 36),
+        ({}, facts(TEXT, 600), (600, 4, 3.0), 75),  # 4,096 tokens are 6 rows
+        ({}, facts(TEXT, 600, max_tokens=512), (512, 8, 3.0), 36),
+        ({}, facts(TEXT, 600, device="cpu"), (600, 4, 3.0), 75),
+        ({}, facts(TEXT, 200, n_rows=4), (200, 1, 3.0), 12),
+        ({}, facts(PACKED, 500), (128, 8, 3.0), 36),  # about 200 blocks of 50,000 tokens
+        ({}, facts(PACKED, 500, max_tokens=64), (64, 8, 3.0), 36),
+        ({}, facts(NO_TOKENS, 1), (None, 8, 20.0), 240),
+        (SET, facts(TEXT, 200), (64, 5, 1.5), 30),
+        ({**SET, "max_length": 600}, facts(TEXT, 200, max_tokens=512), (512, 5, 1.5), 30),
+        ({"max_steps": 7}, facts(TEXT, 200), (200, 8, None), 7),
+    ],
+)
+def test_request_and_facts_give_the_settings_of_a_full_run(asked, about, settings, steps):
+    derived = derive(RunSpec(task=TaskSpec(**asked)), about)
+    task = derived.spec.task
+    assert (task.max_length, task.batch_size, task.epochs) == settings
+    assert derived.full_steps == steps
+    noted = {each.setting.removeprefix("task.") for each in derived.decisions}
+    assert noted == {name for name in SET if getattr(task, name) not in (None, asked.get(name))}
+
+
+LANGUAGE = replace(TEXT, family="language")
+
+
+@pytest.mark.parametrize(
+    ("defaults", "n_tokens", "noted"),
+    [
+        (LANGUAGE, None, "task.metric"),  # answers of 20 tokens can be compared
+        (replace(LANGUAGE, is_packed=True), None, None),
+        (replace(LANGUAGE, max_new_tokens=(16, 1024)), 32, "task.max_new_tokens"),
+    ],
+)
+def test_answers_decide_how_many_tokens_are_generated(defaults, n_tokens, noted):
+    derived = derive(RunSpec(task=TaskSpec(**SET)), facts(defaults, 200))
+    assert derived.max_new_tokens == n_tokens
+    assert [each.setting for each in derived.decisions] == ([noted] if noted else [])
+
+
 @pytest.mark.parametrize(
     ("lengths", "room", "expected"),
     [
@@ -51,7 +131,7 @@ TEXT = TaskDefaults(
     ],
 )
 def test_length_of_examples_is_a_high_percentile_within_limits(lengths, room, expected):
-    value, rule = example_length(lengths, n_rows=len(lengths), limits=(128, 512), room=room)
+    value, rule = example_length(lengths, n_rows=len(lengths), limits=(128, 512), max_tokens=room)
     n_cut = sum(length > expected for length in lengths)
     assert value == expected
     assert (f"{n_cut} of {len(lengths)} train rows are cut" in rule) == (n_cut > 0)
@@ -69,7 +149,9 @@ def test_rule_names_what_limits_the_length(make_base, tokenizer_limit, words):
     base = make_base("bert")
     base.tokenizer = SimpleNamespace(model_max_length=tokenizer_limit)
     room = max_length_of(base)
-    value, rule = example_length([99], n_rows=1, limits=(64, 128), room=room, limited_by=limited_by(base))
+    value, rule = example_length(
+        [99], n_rows=1, limits=(64, 128), max_tokens=room, limited_by=limited_by(base)
+    )
     assert value == min(tokenizer_limit, CONTEXT)
     assert rule.startswith(f"{words}; 1 of 1 train rows are cut")
 
@@ -157,17 +239,3 @@ def test_run_keeps_derived_settings_and_a_resumed_run_still_tells_their_rules(sp
     report = (path / "report.md").read_text(encoding="utf-8")
     assert f"--max-length, derived | {CONTEXT}: all of" in report
     assert json.loads((path / "result.json").read_text())["settings"]["task"]["batch_size"] == 8
-
-
-@pytest.mark.parametrize(("n_tokens", "is_offered"), [(24, True), (25, False)])
-def test_short_completions_offer_the_metric_that_compares_them(n_tokens, is_offered):
-    task = SimpleNamespace(
-        metric="loss",
-        metrics=("loss", "exact-match"),
-        spec=SimpleNamespace(metric=None),
-        defaults=SimpleNamespace(max_new_tokens=None, is_packed=False, family="language"),
-    )
-    rows = SimpleNamespace(labels=[[-100, *[5] * n_tokens]], typical=[0])
-    assert [str(d.setting) for d in with_max_new_tokens(task, rows)[1]] == ["task.metric"] * is_offered
-    chosen = SimpleNamespace(**{**vars(task), "spec": SimpleNamespace(metric="loss")})
-    assert with_max_new_tokens(chosen, rows) == (chosen, ())
