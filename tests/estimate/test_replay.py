@@ -189,17 +189,6 @@ def test_layers_that_may_be_dropped_are_all_counted():
     assert 0 <= dropping.peak_bytes - plain.peak_bytes <= 8  # the random numbers themselves
 
 
-def test_checkpointing_and_micro_batches_lower_the_peak():
-    def peak(**choices):
-        shape = {"hidden_size": 32, "intermediate_size": 80, "vocab_size": 50, "num_hidden_layers": 4}
-        base = llama_skeleton(**shape)
-        adapted = without_weights(base, [lora_of(4)], task_type="CAUSAL_LM", dtype=torch.bfloat16)
-        return Replay(adapted).memory(step_of("llama-lm", **choices)).peak_bytes
-
-    assert peak(checkpointing=True) < peak()
-    assert peak(n_parts=3) < peak()
-
-
 @pytest.mark.parametrize(("quantize", "bytes_per_weight"), [("4bit", 0.515869140625), ("8bit", 1.0)])
 def test_quantized_layers_take_their_packed_bytes_and_one_layer_unpacked(quantize, bytes_per_weight):
     hidden, inner = 64, 1024  # so wide that the peak is where a layer is unpacked

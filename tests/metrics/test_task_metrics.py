@@ -10,7 +10,6 @@ import torch
 from sklearn import metrics
 from torch import nn
 
-from autopeft.errors import DataError, UnknownNameError
 from autopeft.plugins import LabelSpace, discover
 from autopeft.types import TaskSpec
 
@@ -85,13 +84,6 @@ def test_uneven_classes_give_a_warning_and_macro_f1(counts, metric, n_notes):
     fitted = PLUGIN.fitted(TaskSpec(), label_space)
     assert (fitted.metric, len(fitted.notes)) == (metric, n_notes)
     assert PLUGIN.fitted(TaskSpec(metric="accuracy"), label_space).notes == ()
-
-
-def test_unknown_metric_and_unfit_target_are_refused():
-    with pytest.raises(UnknownNameError, match="micro-f1"):
-        PLUGIN.fitted(TaskSpec(metric="micro-f2"), LabelSpace(kind="classes", names=("a", "b")))
-    with pytest.raises(DataError, match="tags"):
-        PLUGIN.fitted(TaskSpec(), LabelSpace(kind="tags", names=("a", "b")))
 
 
 def test_texts_that_are_cut_are_noted(tokenizer):
