@@ -31,16 +31,7 @@ def nightly(architecture):
 
 
 @by_bits
-@pytest.mark.parametrize(
-    "architecture",
-    [
-        "bert",
-        "gpt2",
-        "t5-lm",
-        "moe-lm",
-        *(pytest.param(a, marks=pytest.mark.nightly) for a in ("llama", LLM, "gpt2-lm", "vit")),
-    ],
-)
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "t5-lm", "moe-lm", *map(nightly, OTHERS)])
 def test_counts_and_targets_are_those_of_the_model_before(architecture, bits, saved):
     folder = saved(architecture)
     before, base = (load_toy(folder, word, architecture=architecture) for word in ("none", bits))

@@ -40,7 +40,7 @@ def test_model_is_left_as_found_after_an_error(make_base, task, make_batch):
 
 def test_loss_that_is_not_finite_names_the_batch(bert, task, make_batch):
     batches = [make_batch(seed=i) for i in range(3)]
-    with pytest.raises(DataError, match=r"batch 2 .* nan"):
+    with pytest.raises(DataError, match="batch 2"):
         run_scores(["fisher"], bert, batches, task=FaultyLoss(task, factor=float("nan")))
 
 

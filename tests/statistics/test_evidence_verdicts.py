@@ -57,18 +57,17 @@ def test_verdict_keeps_the_numbers_that_it_judged() -> None:
 @pytest.mark.parametrize(
     ("metric", "gain", "interval"),
     [
-        (ACCURACY, "scores 5.0 points more", "+3.0 to +7.0"),
-        (PEARSON, "scores 0.050 more", "+0.030 to +0.070"),
-        (LOSS, "is 0.050 lower in loss", "-0.070 to -0.030 in loss"),
-        (ERROR_RATE, "is 5.0 points lower in error-rate", "-7.0 to -3.0 in error-rate"),
+        (ACCURACY, "5.0 points more", "+3.0 to +7.0"),
+        (PEARSON, "0.050 more", "+0.030 to +0.070"),
+        (LOSS, "0.050 lower", "-0.070 to -0.030"),
+        (ERROR_RATE, "5.0 points lower", "-7.0 to -3.0"),
     ],
 )
 def test_unit_and_direction_are_those_of_the_metric(metric: MetricFacts, gain: str, interval: str) -> None:
     sentence = judged(0.05, 0.02, metric=metric).sentence
-    assert f"HiRA {gain} than LoRA" in sentence and f"expect {interval} on new rows" in sentence
+    assert gain in sentence and interval in sentence
 
 
-def test_a_name_in_small_letters_starts_a_sentence_with_a_capital() -> None:
-    given = verdict(None, names=("", "the suggested plan"), params=(1, 1), margin=0.01, metric=ACCURACY)
-    assert given.sentence.startswith("The suggested plan is returned without a comparison:")
+def test_without_a_challenger_the_default_is_kept() -> None:
+    given = verdict(None, names=("", "LoRA"), params=(1, 1), margin=0.01, metric=ACCURACY)
     assert (given.label, given.mean_difference, given.interval_95) == (KEPT, None, None)
