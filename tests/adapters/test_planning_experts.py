@@ -46,13 +46,12 @@ def test_all_linear_is_a_plan_without_the_routers(family: str, tmp_path: Path) -
     of_routers = sum(p.numel() for name, p in model.named_parameters() if ".mlp.gate.lora_" in name)
     user_plan = read_user_plan(folder, base_of(family), METHODS)
     assert of_routers and user_plan.plan.trainable_params == n_trained(model) - of_routers
-    (note,) = user_plan.notes
-    assert "Routers" in note
+    assert len(user_plan.notes) == 1
 
 
 def test_a_router_that_a_config_names_is_refused_with_the_remedy(tmp_path: Path) -> None:
     folder = saved(LoraConfig(r=4, target_modules=["q_proj", "gate"]), tmp_path)
-    with pytest.raises(SpecError, match=r"gate\.weight, "):
+    with pytest.raises(SpecError, match=r"gate\.weight"):
         read_user_plan(folder, base_of("mixtral"), METHODS)
     saved(LoraConfig(r=4, target_modules=["q_proj"]), tmp_path)  # as the message says
     assert read_user_plan(folder, base_of("mixtral"), METHODS).notes == ()

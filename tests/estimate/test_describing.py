@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import transformers
-from peft import LoraConfig
 
 from autopeft import model
-from autopeft.commands import EstimateRequest, count, estimate_step
+from autopeft.commands import EstimateRequest, estimate_step
 from autopeft.errors import SpecError
 from autopeft.model import load_skeleton
 from autopeft.model.checkpoint_source import is_built_by
@@ -23,23 +22,6 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = transformers.LlamaConfig(**sizes, vocab_size=50, architectures=["LlamaForCausalLM"])
     config.save_pretrained(folder)
     return folder
-
-
-def test_what_lora_cannot_adapt_is_one_note_of_a_method_and_none_of_a_config(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    experts = {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 8}
-    config = transformers.DeepseekV3Config(
-        **sizes, **experts, vocab_size=50, architectures=["DeepseekV3ForCausalLM"]
-    )
-    config.save_pretrained(tmp_path)
-    LoraConfig(r=2, target_modules=["o_proj"], task_type="CAUSAL_LM").save_pretrained(tmp_path / "adapter")
-    with caplog.at_level("INFO", logger="autopeft"):
-        counted = [count(str(word), model_id=str(tmp_path)) for word in ("lora_r2", tmp_path / "adapter")]
-    notes_on_experts = [[note for note in each.notes if "treats them as experts" in note] for each in counted]
-    assert [len(notes) for notes in notes_on_experts] == [1, 0]
-    assert "treats them as experts" not in caplog.text
 
 
 def test_a_row_longer_than_the_model_takes_is_refused(llama: Path) -> None:

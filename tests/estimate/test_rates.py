@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autopeft.estimate import CARDS, Rates, measure_rates, measured_rates, rates_of
+from autopeft.estimate import CARDS, Rates, measure_rates, rates_of
 from autopeft.estimate.memory_tracker import MemoryTracker
 
 N = 64
@@ -63,13 +63,3 @@ def test_probe_of_this_machine_has_rates_that_a_machine_can_have():
     assert 1e8 < rates.bytes < 1e13
     assert 1e-8 < rates.call_seconds < 1e-2
     assert not rates.runs_ahead
-
-
-@pytest.mark.parametrize("kind", ["cuda", "mps"])
-def test_probe_waits_for_a_gpu_once_for_many_products(kind, monkeypatch):
-    calls = []
-    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: calls.append(device.type))
-    measured_rates._seconds(lambda: calls.append("work"), torch.device(kind), 3)
-    together = ["work", "work", "work", kind]
-    assert calls[:4] == together
-    assert calls == together * (len(calls) // 4)

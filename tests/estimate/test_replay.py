@@ -76,7 +76,9 @@ def assert_same(predicted, real, *, slack):
         assert predicted.peaks[phase] == pytest.approx(peak, rel=0.1, abs=slack), phase
 
 
-@pytest.mark.parametrize("architecture", TASKS)
+@pytest.mark.parametrize(
+    "architecture", ["bert", "llama-lm", pytest.param("llama", marks=pytest.mark.nightly)]
+)
 @pytest.mark.parametrize(
     "choices",
     [
@@ -86,7 +88,7 @@ def assert_same(predicted, real, *, slack):
         {"checkpointing": True},
         {"n_parts": 3},
     ],
-    ids=["whole", "autocast", "foreach", "checkpointed", "micro-batches"],
+    ids=str,
 )
 def test_replayed_step_has_the_bytes_of_a_real_one(architecture, choices, methods, make_plan):
     predicted, real = both(architecture, "lora", methods, make_plan, **choices)
@@ -133,7 +135,6 @@ def test_method_whose_code_reads_values_is_near_a_real_step(name):
     assert predicted.peak_bytes == pytest.approx(real.peak_bytes, rel=0.02)
 
 
-@pytest.mark.filterwarnings("ignore:Sparse invariant")
 def llama_skeleton(**shape):
     config = transformers.LlamaConfig(**{"num_attention_heads": 2, "num_hidden_layers": 1} | shape)
     with torch.device("meta"):
@@ -171,14 +172,8 @@ def test_layers_that_may_be_dropped_are_all_counted():
     """LayerDrop compares a random number with its chance, which stand-ins of values answered by True."""
 
     def memory(chance):
-        config = transformers.BioGptConfig(
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            vocab_size=50,
-            layerdrop=chance,
-        )
+        shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": 50}
+        config = transformers.BioGptConfig(**shape, num_attention_heads=2, layerdrop=chance)
         with torch.device("meta"):
             module = transformers.BioGptForCausalLM(config)
         (batch,) = batches_of("llama-lm")
@@ -187,17 +182,6 @@ def test_layers_that_may_be_dropped_are_all_counted():
     dropping, plain = memory(0.5), memory(0.0)
     assert dropping.flops == plain.flops > 0
     assert 0 <= dropping.peak_bytes - plain.peak_bytes <= 8  # the random numbers themselves
-
-
-def test_checkpointing_and_micro_batches_lower_the_peak():
-    def peak(**choices):
-        shape = {"hidden_size": 32, "intermediate_size": 80, "vocab_size": 50, "num_hidden_layers": 4}
-        base = llama_skeleton(**shape)
-        adapted = without_weights(base, [lora_of(4)], task_type="CAUSAL_LM", dtype=torch.bfloat16)
-        return Replay(adapted).memory(step_of("llama-lm", **choices)).peak_bytes
-
-    assert peak(checkpointing=True) < peak()
-    assert peak(n_parts=3) < peak()
 
 
 @pytest.mark.parametrize(("quantize", "bytes_per_weight"), [("4bit", 0.515869140625), ("8bit", 1.0)])

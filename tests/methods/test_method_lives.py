@@ -98,17 +98,12 @@ def assert_start_is_as_declared(life):
     assert (life.movement_at_start < 1e-5) == method_of(life).identity_at_start
 
 
-smallest_variants = pytest.mark.parametrize("start", SMALLEST, indirect=True)
 larger_variants = pytest.mark.parametrize("life", LARGER, indirect=True)
 
 
-@smallest_variants
-def test_cost_of_the_smallest_rank_is_what_peft_attaches_and_what_requires_a_gradient(start):
+@pytest.mark.parametrize("start", SMALLEST, indirect=True)
+def test_smallest_rank_has_its_cost_and_starts_as_the_identity_where_the_method_says_so(start):
     assert_counts_agree(start)
-
-
-@smallest_variants
-def test_smallest_adapters_start_as_the_identity_exactly_where_the_method_says_so(start):
     assert_start_is_as_declared(start)
 
 

@@ -25,8 +25,6 @@ def test_method_describes_itself(name):
     method = METHODS[name]
     assert isinstance(method, Method)
     assert method.name == name
-    assert method.label and len(method.short_label.split()) == 1
-    assert method.summary and method.formula and method.learning_rate_source and method.step_time_source
     assert all(values for values in method.choices.values())
     assert method.step_time > 0
 
@@ -59,9 +57,8 @@ def test_servers_are_known_and_those_of_lora_alone(name):
 
 
 @by_method
-def test_method_fits_some_targets_and_has_reasons_against_others(name):
-    refusals = [METHODS[name].refusal(target) for targets in TARGETS.values() for target in targets]
-    assert None in refusals and all(refusal is None or len(refusal.split()) >= 3 for refusal in refusals)
+def test_method_fits_some_targets(name):
+    assert fitting(METHODS[name])
 
 
 @by_method

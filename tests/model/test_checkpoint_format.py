@@ -65,6 +65,5 @@ def test_missing_package_of_a_quantized_checkpoint_is_what_the_error_names(model
     config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 128}
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(ModelError) as caught:
+    with pytest.raises(ModelError, match="optimum"):
         model.load(ModelSpec(id=str(tmp_path)), auto_class=CLASSIFIER, label_names=("a", "b"), device="cpu")
-    assert "needs a missing package: " in str(caught.value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, BertModel
@@ -62,23 +61,8 @@ def test_parameters_that_the_checkpoint_does_not_have_are_listed(model_dir: Path
     assert compared(model, tmp_path) == SAME
 
 
-def test_a_trained_model_has_no_random_parameters(model_dir: Path, tmp_path: Path) -> None:
-    BertModel.from_pretrained(model_dir, add_pooling_layer=False).save_pretrained(tmp_path)
-    model, name = loaded(tmp_path), "bert.embeddings.word_embeddings.weight"
-    with torch.no_grad():
-        model.get_parameter(name)[2, 2] += 1
-    assert compared(model, tmp_path) == (frozenset(), name)
-
-
-@pytest.mark.parametrize("source", ["BertForSequenceClassification", "some/id", "a/b/c"])
-def test_a_checkpoint_that_is_not_here_shows_no_difference(model_dir: Path, source: str) -> None:
-    assert compared(loaded(model_dir), source) == SAME
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json"])
-def test_a_damaged_file_shows_no_difference(model_dir: Path, tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"{}")
-    assert compared(loaded(model_dir), tmp_path) == SAME
+def test_a_checkpoint_that_is_not_here_shows_no_difference(model_dir: Path) -> None:
+    assert compared(loaded(model_dir), "some/id") == SAME
 
 
 def test_layers_whose_tensors_have_other_names_in_the_file_show_no_difference(

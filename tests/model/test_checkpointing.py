@@ -47,10 +47,6 @@ def test_gradients_are_the_same_and_less_is_saved(architecture, make_base, make_
     assert flags_of(base.module) == before
 
 
-def test_models_without_layers_that_can_be_checkpointed_say_so():
-    assert not can_checkpoint(torch.nn.Linear(2, 2))
-
-
 def test_bytes_of_a_sparse_tensor_are_those_of_its_values():
     counter, factors = SavedBytes(), torch.ones(3)
     values, places = torch.ones(3, requires_grad=True), torch.tensor([[0, 1, 2], [2, 1, 0]])

@@ -120,11 +120,3 @@ def test_counts_are_those_of_peft(bases, family):
         model = peft.get_peft_model(fresh, config)
     attached = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
     assert predicted == attached == sum(target.in_features + target.out_features for target in targets)
-
-
-def test_output_of_torchs_multihead_attention_is_no_target():
-    """The attention reads the weight directly, so that an adapter there would do nothing."""
-    base = BaseModel(build("siglip"), None, name="siglip", untrained=frozenset())
-    assert isinstance(base.module.vision_model.head.attention, nn.MultiheadAttention)
-    assert "vision_model.head.attention.out_proj" not in {target.name for target in base.targets}
-    assert "vision_model.head.mlp.fc1" in {target.name for target in base.targets}

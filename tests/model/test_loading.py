@@ -11,12 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import save_file
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    BertModel,
-)
-from transformers.utils import is_flash_attn_2_available
+from transformers import AutoConfig, AutoModelForSequenceClassification, BertModel
 
 from autopeft import model
 from autopeft.errors import ModelError
@@ -96,12 +91,6 @@ def test_a_model_that_needs_other_code_is_refused_with_what_to_do(
 def test_attention_is_of_the_kind_that_was_asked_for(small_spec, tmp_path: Path) -> None:
     spec = small_spec(tmp_path / "run", attn="eager")
     assert prepare(spec).base.module.config._attn_implementation == "eager"
-
-
-@pytest.mark.skipif(is_flash_attn_2_available(), reason="flash-attn is installed")
-def test_flash_attention_without_its_package_is_refused(small_spec, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="FlashAttention2"):
-        prepare(small_spec(tmp_path / "run", attn="flash_attention_2"))
 
 
 def changed(folder: Path, model_dir: Path, **fields: object) -> ModelSpec:

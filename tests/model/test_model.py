@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
 
@@ -182,17 +181,9 @@ def test_config_that_peft_refuses_halfway_leaves_no_trace(bert, make_plan):
     assert (state_of(bert.module), bert.sha256()) == (before, digest)
 
 
-@pytest.mark.parametrize(
-    ("target", "near"),
-    [
-        ("bert.encoder.layer.9.attention.self.query", "bert.encoder.layer.0.attention.self.query"),
-        ("bert.encoder.layer.1.attention.self.quer", "bert.encoder.layer.1.attention.self.query"),
-        ("bert.pooler.dens", "bert.pooler.dense"),
-    ],
-)
-def test_target_that_the_base_model_lacks_is_answered_with_the_nearest(target, near, bert):
-    adapter = Adapter(method="lora", target=target, rank=1)
-    with pytest.raises(TargetError, match=re.escape(near)):
+def test_missing_target_is_answered_with_the_nearest(bert):
+    adapter = Adapter(method="lora", target="bert.encoder.layer.9.attention.self.query", rank=1)
+    with pytest.raises(TargetError, match=r"layer\.0\.attention\.self\.query"):
         check_targets([adapter], bert)
 
 

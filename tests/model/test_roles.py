@@ -21,6 +21,12 @@ ATTENTION = {
     "self_attn.qkv_proj.v_proj_delayed": "v",
     "self_att.self_attention.project_k": "k",  # CPM-Ant
     "self_att.self_attention.attention_out": "o",
+    "attention.attention.projection_query": "q",  # CvT
+    "attention.v_head": "v",
+    "attention.post_proj": "o",
+    "multi_head_attention.Wk": "k",
+    "attn.proj": "o",  # Hiera
+    "module.queries_keys_values.linear": "qkv",  # LeViT
 }
 # Gates, decays and indexers of attention: no part of the feed-forward, whatever their name or shape.
 GATES = (

@@ -66,7 +66,6 @@ def test_batch_that_does_not_fit_is_split(bert, task, make_batch):
     batches = [make_batch(seed=i) for i in range(2)]
     seen = run_scores(NAMES, bert, batches, task=LimitedLoss(task, max_examples=2))
     assert seen.n_examples == 12
-    assert len([note for note in seen.notes if "Memory" in note]) == 2  # at 6 examples, and at 3
     assert_same_values(seen.scores, run_scores(NAMES, bert, batches, task=task).scores)
 
 

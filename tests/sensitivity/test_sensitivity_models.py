@@ -133,19 +133,16 @@ def test_norms_that_multiply_with_one_plus_weight_are_measured_right():
     torch.testing.assert_close(normalized(Shifted(), x), x / x.norm(dim=-1, keepdim=True))
 
 
+SAMPLE = [("deberta-v2", "SEQ_CLS"), ("bart", "SEQ_2_SEQ_LM"), ("phi3", "CAUSAL_LM"), ("bert", "TOKEN_CLS")]
+OTHERS = [
+    *((name, "SEQ_CLS") for name in ("distilbert", "modernbert")),
+    *((name, "CAUSAL_LM") for name in ("gpt_neox", "qwen3_moe", "mpt")),
+]
+
+
 @pytest.mark.parametrize(
     ("architecture", "kind"),
-    [
-        ("deberta-v2", "SEQ_CLS"),
-        ("distilbert", "SEQ_CLS"),
-        ("modernbert", "SEQ_CLS"),
-        ("bart", "SEQ_2_SEQ_LM"),
-        ("gpt_neox", "CAUSAL_LM"),
-        ("phi3", "CAUSAL_LM"),
-        ("qwen3_moe", "CAUSAL_LM"),
-        ("mpt", "CAUSAL_LM"),
-        ("bert", "TOKEN_CLS"),
-    ],
+    [*SAMPLE, *(pytest.param(*case, marks=pytest.mark.nightly) for case in OTHERS)],
 )
 def test_fisher_matches_brute_force_whatever_the_layers_see(architecture, kind):
     base = model_toys.build(architecture, kind)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from toys.sensitivity import SCORES, FirstLayerLoss
 
-from autopeft.errors import SpecError, UnknownNameError
+from autopeft.errors import SpecError
 from autopeft.run.prepare import prepare
 from autopeft.run.scoring import _batches, default_examples, logged_scores, sensitivity
 from autopeft.run.search_problem import fit_to_budget, requested_space, search_problem
@@ -98,8 +98,7 @@ def test_a_pass_ends_after_a_tenth_of_the_time_that_is_left(timed):
     run, clock = timed(2.5)
     seen = sensitivity(run, ["fisher"], max_examples=80, enough=1.1, clock=clock)
     assert 32 <= seen.n_examples < 80
-    (note,) = seen.notes
-    assert "--max-time" in note
+    assert len(seen.notes) == 1
     run, clock = timed(0.1)
     assert sensitivity(run, ["fisher"], max_examples=80, enough=1.1, clock=clock).n_examples == 80
 
@@ -109,12 +108,7 @@ def test_a_pass_beyond_the_time_of_the_run_takes_one_batch(timed):
     assert sensitivity(run, ["fisher"], max_examples=80, clock=clock).n_examples == 16
 
 
-def test_no_such_score_is_refused(prepared):
-    with pytest.raises(UnknownNameError, match="'fisher'"):
-        sensitivity(prepared, ["fischer"])
-
-
-def test_search_without_memory_for_one_example_orders_targets_by_size(prepared, caplog):
+def test_search_without_memory_for_one_example_orders_targets_by_size(prepared):
     class TinyMemory(FirstLayerLoss):
         collate = staticmethod(prepared.task.collate)
 
@@ -124,12 +118,10 @@ def test_search_without_memory_for_one_example_orders_targets_by_size(prepared, 
     names = ["gradient", "fisher"]
     scores = logged_scores(replace(prepared, task=TinyMemory()), names)
     assert [score.name for score in scores] == ["parameters"]
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
     with pytest.raises(SpecError, match="memory"):
         sensitivity(replace(prepared, task=TinyMemory()), names)  # as `analyze` calls it
     feasible, context = fit_to_budget(prepared.spec, prepared.base, requested_space(prepared.spec))
     problem = search_problem(prepared, feasible, context, scores)
-    assert problem.context.scores == dict(
-        zip((s.name for s in prepared.base.targets), scores[0].values, strict=True)
-    )
+    names = [target.name for target in prepared.base.targets]
+    assert problem.context.scores == dict(zip(names, scores[0].values, strict=True))
     assert problem.spec.search.score == "parameters"

@@ -275,7 +275,7 @@ def test_one_number_per_run_gives_the_interval_of_a_paired_t_test_over_the_seeds
 
 def test_scores_that_allow_no_interval_are_refused() -> None:
     single, many = np.ones((1, 1)), np.ones((2, 9))
-    with pytest.raises(SpecError, match="at least 2 examples"):
+    with pytest.raises(SpecError, match="2 examples"):
         paired_difference(single, single, span=1.0)
     with pytest.raises(SpecError, match="100 apart"):
         paired_difference(100 * many, 0 * many, span=1.0)

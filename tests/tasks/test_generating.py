@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-
 import pytest
 import torch
 import transformers
@@ -65,7 +62,7 @@ BEAMS = {"num_beams": 4, "early_stopping": True, "length_penalty": 2.0, "min_len
 
 @pytest.mark.parametrize("values", [{}, SAMPLING, BEAMS, {"min_new_tokens": 3}])
 @pytest.mark.parametrize("kind", ["llama", "bart"])
-def test_settings_of_the_model_s_own_config_change_no_text_and_bring_no_warnings(kind, values, llama):
+def test_settings_of_the_model_s_own_config_change_no_text(kind, values, llama):
     torch.manual_seed(0)
     bart = transformers.BartForConditionalGeneration(transformers.BartConfig(**BART)).eval()
     model = llama if kind == "llama" else bart
@@ -77,18 +74,11 @@ def test_settings_of_the_model_s_own_config_change_no_text_and_bring_no_warnings
         n_before = ids.shape[1] if kind == "llama" else 1
         config["eos_token_id"] = int(plain[0].split()[n_before])
     before = generating.generate_greedily(model, Words(), features, **config)
-    own, logged = model.generation_config, []
+    own = model.generation_config
     model.generation_config = transformers.GenerationConfig(**{**own.to_diff_dict(), **values})
     known = model.generation_config.to_dict()
-    handler = logging.Handler()
-    handler.emit = lambda record: logged.append(record.getMessage())
-    logging.getLogger("transformers").addHandler(handler)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            texts = generating.generate_greedily(model, Words(), features, **config)
+        assert generating.generate_greedily(model, Words(), features, **config) == before
         assert model.generation_config.to_dict() == known
     finally:
-        logging.getLogger("transformers").removeHandler(handler)
         model.generation_config = own
-    assert (texts, logged) == (before, [])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
-import sys
 from pathlib import Path
 
 import datasets
@@ -13,14 +11,12 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from sklearn.metrics import f1_score, log_loss
 from toys.families import CLIP_TEXT, VISION_TOWER
 from toys.tasks import image_file, image_processor, make_toy
 
 import autopeft.tasks.image_classification as images
 from autopeft import model
 from autopeft.data import load, read_images
-from autopeft.data.images import ImageFile
 from autopeft.errors import DataError, ModelError
 from autopeft.model import BaseModel
 from autopeft.plugins import discover
@@ -33,7 +29,6 @@ except ModuleNotFoundError:  # older releases of transformers have one class, by
     from transformers import Siglip2ImageProcessor as Siglip2ImageProcessorPil
 
 PLUGIN = discover("autopeft.tasks")["image-classification"]
-ROOT = Path(__file__).parents[2]
 
 
 def save(path, seed):
@@ -122,17 +117,6 @@ def test_encoded_pixels_are_those_of_the_processor_whatever_the_mode(monkeypatch
         torch.testing.assert_close(batch["pixel_values"], expected.float())
 
 
-def test_metric_and_loss_are_those_of_scikit_learn():
-    toy = make_toy(PLUGIN, None)
-    task = PLUGIN.fitted(TaskSpec(metric="macro-f1"), toy.task.label_space, toy.tokenizer)
-    (batch,) = toy.batches(100)
-    with torch.no_grad():
-        chances = toy.module(pixel_values=batch["pixel_values"]).logits.double().softmax(-1)
-    seen = task.evaluate(toy.module, iter(toy.batches(6)))
-    assert seen.metric == pytest.approx(f1_score(toy.labels, chances.argmax(-1), average="macro"), abs=1e-9)
-    assert seen.loss == pytest.approx(log_loss(toy.labels, chances), abs=1e-6)
-
-
 def test_grey_images_and_palettes_become_three_channels():
     grey = image_file(np.arange(100).reshape(10, 10))
     assert grey.load().mode == "RGB"
@@ -143,32 +127,15 @@ def test_grey_images_and_palettes_become_three_channels():
 def test_image_that_does_not_open_is_named(by_table):
     (by_table / "pictures" / "7.png").write_bytes(b"no image")
     data = read(by_table)
-    with pytest.raises(DataError, match=r"pictures/7\.png does not open"):
+    with pytest.raises(DataError, match=r"pictures/7\.png"):
         for split in (data.train, data.search, data.confirm):
             PLUGIN.encode(split.inputs, split.labels, image_processor(), 1)
 
 
-def test_image_that_claims_more_pixels_than_pillow_opens_is_named(by_table):
-    bomb = by_table / "pictures" / "7.png"
-    bomb.write_bytes(b"P6 30000 30000 255\n")
-    with pytest.raises(DataError, match="decompression bomb"):
-        ImageFile(digest="", path=str(bomb)).load()
-
-
-def test_missing_images_and_columns_are_refused(tmp_path, by_table):
+def test_missing_images_are_refused(by_table):
     (by_table / "pictures" / "7.png").unlink()
-    with pytest.raises(DataError, match=r"pictures/7\.png of row 8 of train"):
+    with pytest.raises(DataError, match=r"pictures/7\.png"):
         read(by_table)
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    with pytest.raises(DataError, match="neither a table"):
-        read(empty)
-    (empty / "cats").mkdir()
-    with pytest.raises(DataError, match="nor folders of images"):
-        read(empty)
-    pd.DataFrame({"x": ["a"] * 40, "label": ["a", "b"] * 20}).to_csv(empty / "t.csv", index=False)
-    with pytest.raises(DataError, match="x and label"):
-        read(empty)
 
 
 def test_vision_model_is_loaded_with_its_processor_and_a_head_of_the_right_size(tmp_path):
@@ -186,17 +153,8 @@ def test_images_of_a_size_that_the_model_does_not_take_are_refused_before_any_tr
     base = BaseModel(toy.module, image_processor(16), name="tiny vit", untrained=frozenset())
     data = read(by_table)
     task = PLUGIN.fitted(TaskSpec(), data.label_space, base.tokenizer)
-    with pytest.raises(ModelError, match=r"pixel_values \(1, 3, 16, 16\)"):
+    with pytest.raises(ModelError, match="16, 16"):
         encode_splits(data, base=base, task=task, max_length=8)
-
-
-def test_images_that_the_processor_leaves_in_several_sizes_are_refused_in_one_line(tmp_path):
-    files = [ImageFile(digest="", path=str(tmp_path / f"{width}.png")) for width in (5, 6)]
-    for file in files:
-        Image.new("RGB", (int(Path(file.path).stem), 5)).save(file.path)
-    processor = type(image_processor())(do_resize=False)
-    with pytest.raises(DataError, match=r"5\.png"):
-        PLUGIN.encode([(file,) for file in files], [0, 1], processor, 8)
 
 
 def test_a_model_of_patches_gets_their_mask_and_shapes_too(by_table):
@@ -215,17 +173,3 @@ def test_a_model_of_patches_gets_their_mask_and_shapes_too(by_table):
         logits = module(**processor(images=images, return_tensors="pt")).logits
     expected = torch.nn.functional.cross_entropy(logits, batch["labels"])
     assert task.evaluate(module, iter([batch])).loss == pytest.approx(float(expected), abs=1e-6)
-
-
-def test_script_pretrains_on_half_of_the_classes_and_writes_the_other(tmp_path, monkeypatch):
-    script = str(ROOT / "tools/models/pretrain_tiny_vit.py")
-    monkeypatch.setattr(sys, "argv", [script, str(tmp_path), "--steps", "3"])
-    with torch.random.fork_rng(devices=[]):
-        runpy.run_path(script, run_name="__main__")
-    data = read(tmp_path / "data")
-    assert data.label_names == ("5", "6", "7", "8", "9")
-    assert sum(sizes(data)) > 850 and sizes(data)[3] > 250
-    base = model.load(
-        ModelSpec(id=str(tmp_path / "model")), auto_class=PLUGIN.auto_class, label_names=data.label_names
-    )
-    assert {target.role for target in base.targets} >= {"q", "k", "v", "o", "up", "down", "norm"}

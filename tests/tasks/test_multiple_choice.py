@@ -50,12 +50,9 @@ def test_choices_may_be_in_columns_or_in_a_record(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"answer": "maybe"}, "'maybe' of row 61"),
-        ({"answer": 3}, "'3' of row 61"),
-        ({"choices": ["yes", "no"]}, "2 to 3 choices"),
-        ({"question": " "}, "missing in row 61"),
-        ({"choices": ["yes", None, "so"]}, "missing in row 61"),
-        ({"answer": 1}, "'1' of row 61"),
+        ({"answer": "maybe"}, "maybe"),
+        ({"choices": ["yes", "no"]}, "choices"),
+        ({"question": " "}, "row 61"),
     ],
 )
 def test_rows_that_cannot_be_used_are_refused(tmp_path, row, message):
@@ -118,7 +115,6 @@ def test_declared_classes_are_indices_whatever_their_names(tmp_path):
     columns = ("sent1", *(f"ending{k}" for k in range(4)))
     data = load(DataSpec(source=str(tmp_path / "swag"), text_columns=columns), seed=0, read_rows=read_choices)
     assert by_question(data) == {f"q{i}": i % 4 for i in range(60)}
-    assert "Left out the test split: no row of 60 has a label." in data.notes
 
 
 @pytest.mark.parametrize("blank", ["", -1, "-1", None])
@@ -128,9 +124,8 @@ def test_part_without_labels_is_left_out_and_such_rows_of_train_dropped(tmp_path
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in unlabelled))
     data = load(DataSpec(source=str(tmp_path)), seed=0, read_rows=read_choices)
     assert data.test.inputs == () and len(by_question(data)) == 60
-    assert "Left out the test split: no row of 9 has a label." in data.notes
     mixed = read(tmp_path / "b.jsonl", mmlu([*["A"] * 60, None, ""]))
-    assert len(by_question(mixed)) == 60 and "Dropped 2 train rows without a label." in mixed.notes
+    assert len(by_question(mixed)) == 60
 
 
 def test_scores_are_those_of_each_choice_with_its_question(tokenizer):

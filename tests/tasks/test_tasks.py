@@ -107,14 +107,9 @@ def test_evaluation_keeps_no_gradient_and_has_one_score_per_example_with_the_met
     n = len(toy.encoded().labels)
     seen = toy.task.evaluate(toy.module, iter(toy.batches(6)))
     assert len(seen.example_scores) == n >= 5
+    assert toy.task.score_span is None or np.ptp(seen.example_scores) <= toy.task.score_span
     assert seen.metric == pytest.approx(np.mean(seen.example_scores), abs=1e-9)
     assert all(p.grad is None for p in toy.module.parameters())
-
-
-@by_task
-def test_scores_stay_within_their_span(toy):
-    scores = toy.task.evaluate(toy.module, iter(toy.batches(6))).example_scores
-    assert toy.task.score_span is None or max(scores) - min(scores) <= toy.task.score_span
 
 
 @by_task
@@ -158,27 +153,6 @@ def test_plan_is_trained_kept_and_read_again(toy, part, methods, make_plan, fide
     (folder,) = tmp_path.iterdir()
     loaded = PeftModel.from_pretrained(fresh, folder).eval()  # by plain peft
     assert toy.task.evaluate(loaded, iter(toy.batches(6))).loss == pytest.approx(confirm.loss, abs=1e-5)
-
-
-def test_collated_rows_are_padded_on_the_right_with_the_pad_token(task):
-    examples = [
-        {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1]},
-        {"input_ids": [8], "attention_mask": [1]},
-    ]
-    batch = task.collate(examples, [1, 0], 9)
-    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 9]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
-
-
-def test_encoded_texts_are_cut_to_the_longest_length_allowed(task, tokenizer):
-    (example,) = task.encode([["good " * 50]], [0], tokenizer, 7).examples
-    assert {len(values) for values in example.values()} == {7}
-
-
-def test_pair_of_texts_is_one_example(task, tokenizer):
-    (example,) = task.encode([["good film", "bad plot"]], [0], tokenizer, CONTEXT).examples
-    words = tokenizer.convert_ids_to_tokens(example["input_ids"])
-    assert words == ["[CLS]", "good", "film", "[SEP]", "bad", "plot", "[SEP]"]
 
 
 def test_scores_are_in_the_order_of_the_examples(task, rows):

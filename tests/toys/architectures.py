@@ -27,7 +27,6 @@ CONFIGS = {
     "albert": lambda: transformers.AlbertConfig(**TEXT, embedding_size=8),
     "deberta-v2": lambda: transformers.DebertaV2Config(**TEXT),
     "modernbert": lambda: transformers.ModernBertConfig(**TEXT, **IDS),
-    "xlnet": lambda: transformers.XLNetConfig(vocab_size=V, d_model=D, n_layer=2, n_head=4, d_inner=F),
     "gpt2": lambda: transformers.GPT2Config(
         vocab_size=V, n_embd=D, n_layer=2, n_head=4, n_positions=CONTEXT, initializer_range=0.2, **IDS
     ),
@@ -49,18 +48,11 @@ CONFIGS = {
         topk_group=1,
         first_k_dense_replace=1,
     ),
-    "modernbert-decoder": lambda: transformers.ModernBertDecoderConfig(**TEXT, **IDS),
-    "openai-gpt": lambda: transformers.OpenAIGPTConfig(
-        vocab_size=V, n_embd=D, n_layer=2, n_head=4, n_positions=CONTEXT
-    ),
     "mpt": lambda: transformers.MptConfig(
         vocab_size=V, d_model=D, n_heads=4, n_layers=2, max_seq_len=CONTEXT, **IDS
     ),
     "rwkv": lambda: transformers.RwkvConfig(
         vocab_size=V, hidden_size=D, attention_hidden_size=D, intermediate_size=F, num_hidden_layers=2, **IDS
-    ),
-    "canine": lambda: transformers.CanineConfig(
-        hidden_size=D, num_attention_heads=4, intermediate_size=F, num_hidden_layers=1
     ),
     "t5": lambda: transformers.T5Config(**T5, decoder_start_token_id=0),
     "bart": lambda: transformers.BartConfig(

@@ -42,19 +42,6 @@ def test_evaluation_batches_hold_as_many_tokens_as_is_allowed(make_bench, bert):
     assert evaluation.example_scores == bench.evaluate(bert.module, "search").example_scores
 
 
-@pytest.mark.parametrize(
-    ("compute", "n_tokens"),
-    [
-        (Compute(), 1024),
-        (Compute(micro_batch_tokens=4096), 1024),
-        (Compute(micro_batch_tokens=50), 100),
-        (Compute(micro_batch_tokens=50, max_eval_tokens=30), 30),  # memory ran out before
-    ],
-)
-def test_evaluation_takes_no_more_than_is_best_or_twice_what_training_takes(compute, n_tokens):
-    assert compute.eval_tokens("cpu") == n_tokens
-
-
 def spied(batches, seen):
     for batch in batches:
         seen.append(batch["input_ids"])

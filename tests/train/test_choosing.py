@@ -8,10 +8,8 @@ import pytest
 import torch
 import transformers
 
-from autopeft.errors import ModelError
 from autopeft.model import BaseModel
 from autopeft.plugins import discover
-from autopeft.run.resources import memory_needed
 from autopeft.train import Bench, Compute, EncodedSplit, choose_compute, choosing
 from autopeft.train.choosing import most_tokens
 from autopeft.types import ExecutionSpec
@@ -102,10 +100,8 @@ def test_less_memory_makes_smaller_micro_batches_and_then_checkpoints(make_bench
     assert roomy.micro_batch_tokens >= 8 * lengths.max()  # a whole step
     tight, decisions = choose_compute(bench, ExecutionSpec(memory_bytes=1))
     assert (tight.micro_batch_tokens, tight.checkpointing) == (1, True)
-    assert [str(decision).split(":")[0] for decision in decisions] == [
-        "--micro-batch-tokens 1",
-        "--checkpointing on",
-    ]
+    names = ["execution.micro_batch_tokens", "execution.checkpointing"]
+    assert [decision.setting for decision in decisions] == names
 
 
 @pytest.mark.parametrize("requested", ["auto", "on"])
@@ -151,13 +147,3 @@ def test_counting_leaves_the_base_model_as_it_was(make_bench, make_plan):
     bench.saved_bytes(make_plan(bench.base, "lora"), [0])
     assert bench.base.sha256() == before
     assert not bench.base.module.training
-
-
-def test_memory_that_runs_out_before_any_plan_says_what_to_do():
-    with (
-        pytest.raises(ModelError, match="no more"),
-        memory_needed("the test", "Lower --max-length, or take a smaller model."),
-    ):
-        raise MemoryError("no more")
-    with pytest.raises(RuntimeError, match=r"^other$"), memory_needed("the test", ""):
-        raise RuntimeError("other")

@@ -164,25 +164,11 @@ def test_a_plan_scales_the_rate_of_its_head_and_of_nothing_else(bert, make_plan,
     assert {slower[name] / usual[name] for name in usual if "lora_" not in name} == {0.25}
 
 
-@pytest.mark.parametrize(
-    ("name", "config", "message"),
-    [
-        (
-            "SwiftFormerForImageClassification",
-            transformers.SwiftFormerConfig(image_size=32, embed_dims=[8] * 4, depths=[1] * 4),
-            "calls its task head norm",
-        ),
-        (
-            "PerceiverForSequenceClassification",
-            transformers.PerceiverConfig(num_latents=4, d_latents=16, d_model=16, vocab_size=50),
-            "unknown name",
-        ),
-    ],
-)
-def test_head_that_peft_cannot_identify_is_refused_when_the_model_is_loaded(name, config, message):
-    base = BaseModel(getattr(transformers, name)(config), None, name="odd", untrained=frozenset())
-    with pytest.raises(TargetError, match=message):
-        require_targets(base)
+def test_head_that_peft_cannot_identify_is_refused():
+    config = transformers.SwiftFormerConfig(image_size=32, embed_dims=[8] * 4, depths=[1] * 4)
+    module = transformers.SwiftFormerForImageClassification(config)
+    with pytest.raises(TargetError, match="norm"):
+        require_targets(BaseModel(module, None, name="odd", untrained=frozenset()))
 
 
 def test_rms_is_that_of_all_inputs_but_padding(base, make_batch):

@@ -72,7 +72,7 @@ def test_written_texts_are_kept_with_the_weights_of_a_full_run(
         assert (text["prompt"] + text["reference"]).replace(" ", "") == read.replace(" ", "")
 
 
-@pytest.mark.parametrize(("metric", "score"), [(math.nan, 0.0), (0.0, math.nan), (math.inf, 0.0)])
+@pytest.mark.parametrize(("metric", "score"), [(math.nan, 0.0), (0.0, math.nan)])
 def test_a_metric_without_a_value_fails_the_run_by_its_name(
     tokenizer, methods, make_plan, fidelity, tmp_path, metric, score
 ):
@@ -90,4 +90,3 @@ def test_a_metric_without_a_value_fails_the_run_by_its_name(
     plan, at = make_plan(bench.base, "lora"), fidelity(train_steps=2, eval_examples=20)
     run = replace(bench, task=Blank()).measure(plan, at)
     assert (run.status, run.metric) == (Status.FAIL, None)
-    assert "loss is not finite" in run.error

@@ -56,11 +56,14 @@ def steps_of(bench, plan, fidelity):
         return bench.measure(plan, fidelity), seen
 
 
-@pytest.mark.parametrize("before", [2, 12, N_STEPS])
+METHODS = [("lora", {}), ("lora", {"dora": True}), ("ia3", {}), ("vera", {}), ((), {})]
+GATE = [("lora", {}, 2), ("lora", {}, N_STEPS), *((*method, 12) for method in METHODS)]
+NIGHTLY = [(*method, before) for method in METHODS[1:] for before in (2, N_STEPS)]
+
+
 @pytest.mark.parametrize(
-    ("method", "choices"),
-    [("lora", {}), ("lora", {"dora": True}), ("ia3", {}), ("vera", {}), ((), {})],
-    ids=["lora", "dora", "ia3", "vera", "head"],
+    ("method", "choices", "before"),
+    [*GATE, *(pytest.param(*case, marks=pytest.mark.nightly) for case in NIGHTLY)],
 )
 def test_full_run_that_was_stopped_goes_on_to_the_same_bits(
     method, choices, before, make_stopped, make_bench, make_plan, fidelity, tmp_path
@@ -144,12 +147,6 @@ def test_state_of_another_run_is_passed_over(make_stopped, make_bench, make_plan
     folder = bench.under_way(plan, full)
     bench = replace(bench, under_way=lambda *_: folder)
     assert timeless(bench.measure(plan, longer)) == timeless(make_bench().measure(plan, longer))
-
-
-def test_run_of_less_than_a_minute_writes_nothing(make_bench, make_plan, fidelity, tmp_path):
-    bench = make_bench(under_way=lambda *_: tmp_path / "state")
-    bench.measure(make_plan(bench.base, "lora"), fidelity(split="confirm"))
-    assert not (tmp_path / "state").exists()
 
 
 def test_state_that_cannot_be_written_costs_the_run_nothing(

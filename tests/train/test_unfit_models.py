@@ -39,16 +39,9 @@ def try_examples(task, module, tokenizer):
     encode_splits(data, base=base, task=toy.task, max_length=32)
 
 
-@pytest.mark.parametrize(
-    ("task", "make", "reason"),
-    [
-        ("text2text-generation", lambda: build("llama"), "no attribute 'decoder_start_token_id'"),
-        ("multiple-choice", longformer, "exactly three separator tokens"),
-    ],
-)
-def test_model_that_cannot_take_an_example_is_refused(task, make, reason, tokenizer):
-    with pytest.raises(ModelError, match=reason):
-        try_examples(task, make(), tokenizer)
+def test_model_that_cannot_take_an_example_is_refused(tokenizer):
+    with pytest.raises(ModelError, match="separator"):
+        try_examples("multiple-choice", longformer(), tokenizer)
 
 
 def test_a_pass_in_train_mode_leaves_nothing_behind(tokenizer):

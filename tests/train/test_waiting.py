@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from itertools import product
 
 import pytest
 import torch
@@ -82,9 +83,20 @@ def test_batch_of_which_nothing_is_known_is_looked_at(tokenizer):
         task.loss(toy_base("llama-lm").module, batch)
 
 
-@pytest.mark.parametrize("compute", [Compute(), Compute(micro_batch_tokens=40), Compute(checkpointing=True)])
-@pytest.mark.parametrize("kind", ["plain", "packed", "padded"])
-@pytest.mark.parametrize("architecture", ["llama-lm", "gpt2-lm"])
+CUT, CHECKPOINTED = Compute(micro_batch_tokens=40), Compute(checkpointing=True)
+KINDS, COMPUTES = ("plain", "packed", "padded"), (Compute(), CUT, CHECKPOINTED)
+SAMPLE = [
+    *(("llama-lm", kind, Compute()) for kind in KINDS),
+    ("llama-lm", "padded", CUT),
+    ("gpt2-lm", "padded", CHECKPOINTED),
+]
+OTHERS = [case for case in product(("llama-lm", "gpt2-lm"), KINDS, COMPUTES) if case not in SAMPLE]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind", "compute"),
+    [*SAMPLE, *(pytest.param(*case, marks=pytest.mark.nightly) for case in OTHERS)],
+)
 def test_step_of_a_language_model_waits_for_nothing(
     architecture, kind, compute, tokenizer, methods, make_plan, fidelity
 ):
@@ -96,8 +108,10 @@ def test_step_of_a_language_model_waits_for_nothing(
     assert (seen.status, seen.error) == (Status.COMPLETE, None)
 
 
-@pytest.mark.parametrize("kind", ["plain", "packed", "padded"])
-@pytest.mark.parametrize("architecture", ["llama-lm", "gpt2-lm", "moe-lm"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "architecture", ["llama-lm", *(pytest.param(a, marks=pytest.mark.nightly) for a in ("gpt2-lm", "moe-lm"))]
+)
 def test_what_is_known_of_batches_changes_rounding_at_most(
     architecture, kind, tokenizer, methods, make_plan, fidelity
 ):
