@@ -135,9 +135,10 @@ def read_configs(path: Path) -> list[ConfigFile]:
     if not (path / _ORDER).is_file():
         return [_read_config(path)]
     order = _read_json(path / _ORDER)
-    if not isinstance(order, list) or not order:
+    folders = [child.name for child in path.iterdir() if child.is_dir()]  # no name leads out of `path`
+    if not isinstance(order, list) or not order or not all(name in folders for name in order):
         raise SpecError(f"{path / _ORDER} has {order!r}; it should be a list of the folders next to it.")
-    return [_read_config(path / str(name)) for name in order]
+    return [_read_config(path / name) for name in order]
 
 
 def unknown_keys(file: ConfigFile) -> list[str]:

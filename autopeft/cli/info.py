@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -115,8 +116,9 @@ def skill(as_json: opt.Json = False) -> None:
 
 def method_facts(method: Method) -> dict[str, Any]:
     """Collect the facts about a method as values that JSON can hold."""
-    facts = {name: getattr(method, name) for name in Method.__annotations__}
-    return {**facts, "servers": list(method.servers({})), "since_peft": getattr(method, "since_peft", "")}
+    values = {field.name: getattr(method, field.name) for field in fields(method)}
+    facts = {name: value for name, value in values.items() if not callable(value)}
+    return {**facts, "ranked": method.ranked, "servers": list(method.servers({}))}
 
 
 def _print_method(method: Mapping[str, Any]) -> None:

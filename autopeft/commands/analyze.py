@@ -64,8 +64,8 @@ def analyze(
     if not scores:
         raise SpecError(f"There is no score; pass one or more of {', '.join(installed)}.")
     names = [installed[name].name for name in scores]
-    if max_examples is not None and max_examples < 1:
-        raise SpecError(f"--max-examples is {max_examples}; it should be at least 1.")
+    if max_examples is not None and not (isinstance(max_examples, int) and max_examples >= 1):
+        raise SpecError(f"--max-examples is {max_examples!r}; it should be a whole number of at least 1.")
     if out is not None:
         refuse_files(out)
     spec = with_demo_settings(spec, explicit)

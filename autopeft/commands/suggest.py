@@ -11,6 +11,7 @@ from autopeft import exports, model, space
 from autopeft.adapters import compile_plan
 from autopeft.commands.estimate import EstimateRequest, RunRequest, StepEstimate, estimate_step
 from autopeft.errors import BudgetError, SpecError, UnknownNameError
+from autopeft.exports.recipes import RECIPES
 from autopeft.model import BaseModel
 from autopeft.plugins import PACKED_KINDS, ExportSource, TrainingFacts, discover
 from autopeft.report.formatting import render
@@ -87,15 +88,15 @@ class Suggestion:
         return {name: sorted(value) if isinstance(value, set) else value for name, value in values.items()}
 
     def snippet(self, trainer: str) -> str:
-        """Return the lines that set this suggestion up in a trainer of `exports.RECIPES`, such as TRL.
+        """Return the lines that set this suggestion up in a trainer, such as TRL.
 
         Raises:
             UnknownNameError: There are no lines for this trainer.
             SpecError: It cannot train this model or adapter.
         """
-        if trainer not in exports.RECIPES:
-            raise UnknownNameError("trainer", trainer, exports.RECIPES)
-        recipe, step, rows = exports.RECIPES[trainer], self.estimate.answer.step, self.estimate.rows
+        if trainer not in RECIPES:
+            raise UnknownNameError("trainer", trainer, RECIPES)
+        recipe, step, rows = RECIPES[trainer], self.estimate.answer.step, self.estimate.rows
         learning_rate = float(f"{self.learning_rate:.1e}")
         source = ExportSource(
             configs=(self.config,),

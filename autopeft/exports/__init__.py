@@ -11,4 +11,3 @@ from autopeft.exports._shared.adapter import (
 )
 from autopeft.exports._shared.hub import name_base, write_loading_files
 from autopeft.exports._shared.reading_back import load_in_peft, servers_of
-from autopeft.exports.recipes import RECIPES

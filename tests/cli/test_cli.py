@@ -151,11 +151,11 @@ def test_one_method_is_described_with_its_sources_in_80_columns(name) -> None:
 @pytest.mark.parametrize(
     ("change", "code", "words"),
     [
-        ({"rank": 0}, 2, ("rank of lora", "from 1 to")),
-        ({"rank": 10**15}, 2, ("rank of lora", "from 1 to")),
+        ({"rank": 0}, 2, ("rank of lora",)),
+        ({"rank": 10**15}, 2, ("rank of lora",)),
         ({"method": "lroa"}, 2, ("'lroa'", "Did you mean 'lora'?")),
         ({"method": "ln_tuning", "rank": 0}, 3, ("ln_tuning does not fit",)),
-        ({"rank": 3}, 2, ("trainable parameters", "correct trainable_params")),
+        ({"rank": 3}, 2, ("trainable_params",)),
     ],
 )
 def test_plan_edited_into_nonsense_is_refused_before_any_work(

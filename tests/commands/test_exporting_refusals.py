@@ -59,15 +59,15 @@ def write_tensors(toy, change):
     ("change", "words"),
     [
         (lambda tensors: {key: t * float("nan") for key, t in tensors.items()}, ("not finite", "lora_A")),
-        (lambda tensors: {}, ("hold nothing as",)),
+        (lambda tensors: {}, ("nothing as", "lora_A")),
         (
             lambda tensors: {key: t for key, t in tensors.items() if "lora_A" in key},
-            ("hold nothing as", "lora_B"),
+            ("nothing as", "lora_B"),
         ),
-        (lambda tensors: {key: t[:1] for key, t in tensors.items()}, ("hold 1 × ", "lora_A", "asks for")),
+        (lambda tensors: {key: t[:1] for key, t in tensors.items()}, ("1 × ", "lora_A")),
         (
             lambda tensors: {key.replace(".0.", ".7."): t for key, t in tensors.items()},
-            ("layers.0.", "hold nothing"),
+            ("layers.0.", "nothing as"),
         ),
     ],
 )

@@ -133,7 +133,7 @@ def test_a_number_is_shown_without_an_interval(run, module, capsys):
         ("nothing", "None"),
         ("infinite", "it gave [0.0, inf], not a finite number"),
         ("unequal", "1 scores for the best plan, 2 for the baseline"),
-        ("spoils", "of the base model was changed"),
+        ("spoils", "of the base model"),
     ],
 )
 def test_a_function_that_fails_is_one_warning_beside_a_whole_answer(run, module, caplog, function, fault):

@@ -15,7 +15,7 @@ from autopeft.types import Adapter
 
 WIDTH = 3072  # hidden size of Llama-3.2-3B
 DEFAULT_RATE = 1e-4  # of the comparison, for whoever gave no other
-FILE = Path(__file__).parents[2] / "reports" / "studies" / "published_learning_rates.csv"
+FILE = Path(__file__).parents[2] / "benchmarks" / "studies" / "published_learning_rates.csv"
 METHODS = discover("autopeft.methods")
 
 

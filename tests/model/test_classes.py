@@ -86,7 +86,7 @@ def test_run_on_texts_is_counted_and_exported_and_its_card_loads_it(name, folder
     done = CliRunner().invoke(app, exported)
     assert done.exit_code == 0, done.output
     card = (run / "best/weights/README.md").read_text()
-    assert ("does not load onto\n`Qwen3_5ForConditionalGeneration`" in card) is (name == "qwen3_5")
+    assert ("`Qwen3_5ForConditionalGeneration`" in card) is (name == "qwen3_5")
     monkeypatch.chdir(run)
     names: dict[str, object] = {}
     exec(card.split("```python\n")[1].split("```")[0], names)

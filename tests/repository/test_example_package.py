@@ -107,7 +107,7 @@ def outputs(target: Path, model_dir: Path, data_dir: Path, folder: Path) -> dict
         ("search" if name == "kappa" else name, *words, "--out", folder / name, "--json")
         for name, words in commands.items()
     ]
-    lines += [("count", folder / "search", "--json"), ("methods", "query_lora")]
+    lines += [("count", folder / "search", "--json"), ("info", "methods", "query_lora")]
     answers, known = python(target, COMMANDS + KNOWN, words_of(lines)).splitlines()[-2:]
     done = json.loads(answers)
     assert [(code, errors) for code, _, errors in done if code] == []

@@ -85,4 +85,4 @@ def test_wheel_searches_outside_the_checkout(target: Path, model_dir: Path, tmp_
     paths = ("--model", model_dir, "--out", tmp_path / "run")
     in_wheel(target, tmp_path, "-m", "autopeft", "search", *flags, *paths)
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
-    assert "lora_only" in in_wheel(target, tmp_path, "-m", "autopeft", "spaces")
+    assert "lora_only" in in_wheel(target, tmp_path, "-m", "autopeft", "info", "spaces")

@@ -24,9 +24,7 @@ def space(**methods: MethodSpace) -> Space:
 
 
 def test_a_space_whose_placement_has_no_target_is_refused() -> None:
-    with pytest.raises(
-        TargetError, match=r"lora fits a target module .* where the search space places it; ask"
-    ):
+    with pytest.raises(TargetError, match=r"lora .* placement"):
         fit_to_budget(SPEC, BASE, space(lora=MethodSpace(placement=("norm",))))
 
 

@@ -42,7 +42,7 @@ def test_missing_methods_are_not_listed_and_raise_by_name(older_peft):
     assert not {"hira", "bitfit"} & set(methods) and "lora" in methods
     with pytest.raises(SpecError, match=r"HiRA needs peft 0.20 or newer, and 0.19.1 is installed"):
         methods["hira"]
-    shown = CliRunner().invoke(app, ["methods"]).stdout
+    shown = CliRunner().invoke(app, ["info", "methods"]).stdout
     assert "\nhira " not in shown and "HiRA needs peft 0.20 or newer" in " ".join(shown.split())
 
 

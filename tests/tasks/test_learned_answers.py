@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from datasets import Dataset
 from toys.bases import toy_base
 from toys.tasks import CHAT_TEMPLATE, with_end_of_text
 
-import autopeft
 from autopeft.errors import SpecError
 from autopeft.plugins import LabelSpace, discover, last_answer
 from autopeft.types import TaskSpec
@@ -86,8 +84,6 @@ def test_blocks_of_text_are_those_of_trl_with_the_packing_that_exports_name(word
     trl = pytest.importorskip("trl")
     texts = ["the food good fine", "a film", "the day bad poor it it it the day"]
     settings = {"packing": True, "packing_strategy": "wrapped", "max_length": 5}
-    template = Path(autopeft.__file__).parent / "templates"
-    assert 'packing=True, packing_strategy="wrapped"' in (template / "suggest/trl.j2").read_text()
     trainer = trl.SFTTrainer(
         model=toy_base("llama-lm").module,
         args=trl.SFTConfig(
