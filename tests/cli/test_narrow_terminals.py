@@ -22,12 +22,3 @@ def test_a_list_breaks_its_lines_between_words(command):
     assert {word for line in narrow for word in line.split()} == {
         word for line in wide for word in line.split()
     }
-
-
-def test_a_count_has_no_line_beyond_the_edge(tiny_llama):
-    def rows_at(columns):
-        lines = lines_of("count", "lora_r8", "--model", str(tiny_llama), columns=columns)
-        assert all(len(line) <= columns or " " not in line for line in lines)  # but for the model's path
-        return [line.split()[0] for line in lines if line.startswith(("q ", "down ", "role "))]
-
-    assert rows_at(30) == rows_at(80) == rows_at(300) != []

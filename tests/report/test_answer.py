@@ -9,7 +9,6 @@ import pytest
 from toys.results import BEST, WORDS, kept_default, of_language_model, toy_result, with_sizes
 
 from autopeft import report
-from autopeft.report import WeightFolders
 from autopeft.types import IN_MEMORY
 
 
@@ -48,11 +47,6 @@ def test_where_no_plan_is_surely_above_chance_nothing_was_learned():
     assert answer_beside(None).mark == "better than the default"
 
 
-def test_without_a_test_split_the_headline_has_the_score_on_confirm():
-    headline = report.answer_of(replace(toy_result(), test=()), WORDS).use
-    assert "accuracy 95.4 % on the confirm split" in headline and "94.8" not in headline
-
-
 def test_no_number_of_a_short_run_is_in_the_answer():
     """The short runs have 88 to 93 %, and losses from 0.3 to 0.5; the default has 93.6 % on test."""
     answer = report.answer_of(with_sizes(toy_result()), WORDS)
@@ -72,12 +66,6 @@ def test_the_cost_of_the_best_plan_is_next_to_that_of_the_default():
     kept = report.answer_of(kept_default(), WORDS).cost
     assert kept.startswith("It trains 9,900 adapter parameters (0.80 %") and "The default" not in kept
     assert "task head" not in report.answer_of(of_language_model(), WORDS).cost
-
-
-def test_the_untrained_model_costs_no_training():
-    result = of_language_model()
-    kept = replace(result, best=result.baseline, full_runs=result.full_runs[::-1])
-    assert report.answer_of(kept, WORDS).cost == "It needs no training: it is the base model itself."
 
 
 def test_a_run_on_objects_in_memory_reads_of_arguments():
@@ -102,20 +90,3 @@ def test_a_plan_is_named_as_best_once():
     assert [row.mark for row in rows] == ["best = baseline", "challenger", "finalist"]
     (row,) = (row for row in rows if row.plan == BEST)
     assert row.difference == (-0.007, -0.028, 0.014)
-
-
-@pytest.mark.parametrize(
-    ("weights", "served"),
-    [
-        (WeightFolders(servers=("vllm", "llama.cpp")), "vLLM and llama.cpp can serve the adapter as is."),
-        (
-            WeightFolders(),
-            "Servers cannot read the adapter as is; autopeft export writes a form that they read.",
-        ),
-        (WeightFolders(n_unmerged=1), "Servers cannot read the adapter as is."),
-    ],
-)
-def test_servers_are_listed_for_language_models_only(weights, served):
-    words = replace(WORDS, auto_class="AutoModelForCausalLM", weights=weights)
-    assert report.answer_of(of_language_model(), words).served == served
-    assert report.answer_of(toy_result(), replace(WORDS, weights=weights)).served == ""

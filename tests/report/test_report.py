@@ -25,11 +25,8 @@ from toys.results import (
 )
 
 from autopeft import report
-from autopeft.plugins import discover
-from autopeft.report import PartWords
 from autopeft.report.formatting import difference, metric, plus_minus
 from autopeft.report.page import page_html, page_of
-from autopeft.tasks._shared.token_metrics import TOKEN_METRICS
 from autopeft.types import SearchSoFar
 
 BOTH = (report.report_md, report.report_html)
@@ -71,12 +68,6 @@ def test_the_table_of_full_runs_has_the_numbers_of_the_record(result, page):
     text = rows_of(report.report_md(result, words=WORDS), "difference from the default")
     assert text["adapter parameters"] == table["adapter parameters"]
     assert text["difference from the default"] == ("+1.4 points (+0.6 to +2.2)", "–", "–")
-
-
-def test_the_difference_is_in_the_row_of_the_challenger():
-    table = Page(report.report_html(kept_default(), words=WORDS)).columns("difference from the default")
-    assert texts(table["difference from the default"]) == ["–", "−0.7 points −2.8 to +1.4", "–"]
-    assert [cell[:5] for cell in table["plan"]] == ["best ", "chall", "final"]
 
 
 def test_the_table_of_smaller_budgets_has_the_numbers_of_the_record(result, page):
@@ -216,16 +207,6 @@ def test_the_shares_of_a_score_add_up_to_a_hundred(page):
     assert sum(shares) == pytest.approx(100, abs=0.5)
 
 
-def test_every_metric_but_losses_errors_and_correlations_is_shown_in_percent():
-    of_tasks = {name: task for task in discover("autopeft.tasks").values() for name in task.metrics}
-    parts = {**of_tasks, **discover("autopeft.metrics"), **TOKEN_METRICS}
-    is_share = {name: part.is_share for name, part in parts.items()}
-    no_shares = {"loss", "perplexity", "matthews", "pearson", "spearman", "pearson-spearman"}
-    no_shares |= {"mean-absolute-error", "mean-squared-error"}
-    shown = {name: metric(0.532, is_share[name]) for name in is_share}
-    assert shown == {name: "0.532" if name in no_shares else "53.2 %" for name in is_share}
-
-
 def test_a_loss_is_shown_in_its_own_unit_and_plus_is_explained():
     result = of_language_model()
     table = Page(report.report_html(result, words=WORDS)).columns("difference from the default")
@@ -236,17 +217,6 @@ def test_a_loss_is_shown_in_its_own_unit_and_plus_is_explained():
         assert "plus is better" not in render(toy_result(), words=WORDS)
 
 
-def test_the_untrained_model_has_neither_rate_nor_training():
-    result = of_language_model()
-    page = Page(report.report_html(result, words=WORDS))
-    full, short = page.columns("difference from the default"), page.columns("proposed by")
-    assert (full["plan"][1], full["training time"][1]) == ("baselineuntrained model", "–")
-    assert "untrained model" in short["plan"][-1] and short["learning rate"][-1] == "–"
-    rows = {row["plan_id"]: row for row in report.leaderboard(result, WORDS.labels)}
-    assert rows[result.baseline.digest]["learning_rate"] is None
-    assert rows[BEST.digest]["learning_rate"] == BEST.learning_rate
-
-
 def test_the_leaderboard_has_full_runs_first_and_each_plan_once(result):
     rows = report.leaderboard(result, WORDS.labels)
     plans = [BEST, SLOW, BASELINE, FIFTH]
@@ -254,17 +224,6 @@ def test_the_leaderboard_has_full_runs_first_and_each_plan_once(result):
     assert [row["split"] for row in rows] == ["confirm"] * 3 + ["search"]
     assert [row["metric"] for row in rows] == [0.954, 0.951, 0.94, 0.88]
     assert [row["answers"] for row in rows] == ["best", "", "baseline", ""]
-
-
-def test_method_that_is_not_installed_keeps_its_name(result):
-    text = report.report_md(result, words=PartWords())
-    assert "lora of rank 2 to 13 on 7 modules" in text and "LoRA of" not in text
-
-
-def test_a_failure_is_listed_with_one_line(result):
-    text = report.report_md(result, words=WORDS)
-    assert "loss is nan at step 7 of &lt;script>" in text
-    assert "Traceback" not in text + report.report_html(result, words=WORDS)
 
 
 def so_far(result, **changes):
@@ -282,37 +241,9 @@ def test_a_page_needs_no_answer_while_the_run_goes_on(result):
     assert texts(short["loss"]) == ["0.300", "0.350", "0.410"]
 
 
-def test_a_page_loads_itself_again_only_while_the_run_goes_on(result):
-    running, stopped = (page_html(page_of(so_far(result), WORDS, word)) for word in ("running", "stopped"))
-    for page, is_live in (
-        (running, True),
-        (stopped, False),
-        (report.report_html(result, words=WORDS), False),
-    ):
-        assert ("location.reload()" in page) == ('http-equiv="refresh"' in page) == is_live
-    assert "No run has finished yet." in page_html(page_of(so_far(result, measurements=()), WORDS, "running"))
-
-
 def test_the_trials_of_a_search_without_an_answer_are_those_of_the_finished_one():
     result = toy_result()
     assert report.trials_csv(so_far(result)) == report.trials_csv(result)
-
-
-def test_weights_missing_from_the_base_model_are_reported(result):
-    told = "The base model lacks weights for bert.pooler.dense; all plans train them."
-    lacking = replace(result, setting=replace(result.setting, lacking=told))
-    assert report.result_json(lacking)["sentences"] == [told]
-    for render in BOTH:
-        assert told in render(lacking, words=WORDS)
-
-
-def test_groups_are_counted_with_the_sizes_and_the_errors(result):
-    splits = replace(result.setting.splits, confirm_groups=1200)
-    grouped = replace(result, setting=replace(result.setting, splits=splits))
-    for render in BOTH:
-        assert "500 of 1,500 in 1,200 groups" in render(grouped, words=WORDS)
-        assert "standard error over the groups of rows." in render(grouped, words=WORDS)
-        assert "standard error over the rows." in render(result, words=WORDS)
 
 
 def test_markdown_tables_are_rectangular(result):
@@ -328,20 +259,6 @@ def test_write_leaves_five_files_that_agree(result, tmp_path):
     assert names == ["report.html", "report.md", "result.json", "sensitivity.csv", "trials.csv"]
     answer = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     assert answer == report.result_json(result)
-
-
-def test_the_lines_that_load_a_gguf_file_name_its_folder_and_the_file(result):
-    """As `transformers` takes it: the path of the file itself is no model to it."""
-    setting = replace(result.setting, base_model_source="/models/small/model.Q4_1.gguf")
-    text = report.report_md(replace(result, setting=setting), words=WORDS)
-    assert 'name = "/models/small"' in text
-    assert '.from_pretrained(name, gguf_file="model.Q4_1.gguf"' in text
-
-
-def test_markdown_shows_names_as_they_are(result):
-    setting = replace(result.setting, data="_data_ of $a$ and b_c", base_model="__base__")
-    text = report.report_md(replace(result, setting=setting), words=WORDS)
-    assert text.startswith(r"# \_\_base\_\_ × \_data\_ of \$a\$ and b_c × 10k")
 
 
 @pytest.mark.parametrize(

@@ -56,11 +56,6 @@ def test_a_folder_that_holds_files_is_refused_without_resume(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_the_folder_of_a_run_is_refused_with_the_advice_to_resume_it(run):
-    with pytest.raises(RunDirError, match="--resume"):
-        RunDir.create(run.path, resume=False)
-
-
 @pytest.mark.parametrize("name", [".gitkeep", ".gitignore", ".DS_Store"])
 def test_a_folder_that_is_empty_for_people_is_used_and_left_as_it_was(name, tmp_path):
     (tmp_path / name).write_text("kept")
@@ -263,11 +258,6 @@ def test_a_result_comes_back_without_scores_of_examples(run):
     saved = result()
     run.save_result(SearchResult(**{**vars(saved), "measurements": (measured(1),)}))
     assert RunDir.open(run.path).load_result() == saved
-
-
-def test_a_run_without_a_result_says_how_to_resume_it(run):
-    with pytest.raises(RunDirError, match="search --resume --out"):
-        run.load_result()
 
 
 def test_a_result_that_is_damaged_is_refused(run):
