@@ -171,11 +171,6 @@ def test_suggested_snippet_is_the_config(model_dir):
     }
 
 
-def test_budget_that_is_a_fraction_is_answered_with_percent(model_dir):
-    with pytest.raises(SpecError, match=r"0.5%"):
-        autopeft.suggest(model_dir, budget=0.005)
-
-
 def test_errors_speak_of_arguments(named_run, tmp_path, model_dir, data_dir):
     with pytest.raises(RunDirError, match="resume=True"):
         autopeft.search(str(model_dir), str(data_dir), out=named_run.path, **SMALL)

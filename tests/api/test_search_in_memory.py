@@ -27,7 +27,6 @@ from autopeft.errors import (
 )
 from autopeft.model import restoring
 from autopeft.run.progress import Lines
-from autopeft.store import RunDir
 from autopeft.types import IN_MEMORY
 
 
@@ -64,19 +63,6 @@ def test_a_search_in_memory_is_the_search_of_the_same_rows_on_the_disk(run, toke
     assert [(m.plan, m.loss, m.metric) for m in named.measurements] == [
         (m.plan, m.loss, m.metric) for m in result.measurements
     ]
-
-
-def test_the_run_says_that_model_and_data_were_in_memory(run):
-    _, _, result, _ = run
-    out = Path(result.spec.output.out)
-    spec = RunDir.open(out).read_spec()
-    assert (spec.model.id, spec.data.source) == (IN_MEMORY, IN_MEMORY)
-    assert autopeft.load_plan(out).model.id == IN_MEMORY
-    assert json.loads((out / "result.json").read_text())["base_model"] == "BertForSequenceClassification"
-    report = (out / "report.md").read_text(encoding="utf-8")
-    assert "# base_model: the model in memory" in report
-    assert "autopeft.search('run.yaml', model=model, tokenizer=tokenizer, data=data)" in report
-    assert "autopeft train --plan" not in report and "autopeft count" not in report
 
 
 def test_a_run_is_continued_with_the_same_things_in_memory(run, tokenizer, tmp_path):

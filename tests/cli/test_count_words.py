@@ -45,9 +45,5 @@ def test_a_method_is_counted_where_no_such_path_exists(folder: Path) -> None:
     assert lora["share_of_base"] == pytest.approx(n_params / n_base)
 
 
-def test_the_whole_model_is_estimated_and_not_counted(folder: Path) -> None:
-    assert run("full", "--model", folder).exit_code == 2
-
-
 def test_what_is_neither_path_nor_method_is_refused(folder: Path) -> None:
     assert run("lroa_r4", "--model", folder).exit_code == 2

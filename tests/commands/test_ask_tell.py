@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import math
 import threading
 import time
 
@@ -187,15 +185,6 @@ def test_two_of_one_folder_share_the_work(make_study, tiny_llama, usual_rows):
     assert rows_without_seconds(make_study().path / "trials.csv") == usual_rows
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_score_that_is_not_finite_is_a_diverged_trial(value, make_study, tiny_llama):
-    study = make_study()
-    train = good_trainer(tiny_llama)
-    result = tune(lambda trial: value if trial.number == 2 else train(trial), study)
-    (diverged,) = [m for m in result.measurements if m.status.value == "DIVERGED"]
-    assert diverged.plan not in (result.best, result.baseline)
-
-
 def test_folder_with_another_study_is_refused_by_what_differs(make_study, tmp_path):
     make_study()
     with pytest.raises(RunDirError, match="another budget"):
@@ -213,16 +202,3 @@ def test_study_without_any_baseline_ends_in_a_sentence(make_study):
 
     with pytest.raises(TrainingError, match=r"rows\.csv"):
         tune(train, make_study())
-
-
-def test_rows_of_another_number_fail_one_trial_alone(make_study, tiny_llama):
-    study, train = make_study(), good_trainer(tiny_llama)
-
-    def cut(trial):
-        score = train(trial)
-        return Score(value=0.5, per_example=[0.0, 1.0]) if trial.number == 1 else score
-
-    tune(cut, study)
-    with (study.path / "trials.csv").open() as file:
-        statuses = [row["status"] for row in csv.DictReader(file)]
-    assert statuses.count("FAIL") == 1 and set(statuses) == {"FAIL", "COMPLETE"}

@@ -232,14 +232,6 @@ def test_what_a_yaml_cannot_express_is_refused(name, language_model, make_plan, 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_unknown_learning_rate_is_left_out_and_noted(name, language_model, make_plan, tmp_path):
-    source = source_of(language_model, make_plan(language_model, "lora"), training=TrainingFacts())
-    assert any("learning rate" in note for note in EXPORTERS[name].export(source, tmp_path / "out"))
-    file = tmp_path / "out" / FILES[name]
-    assert "learning_rate" not in file.read_text(encoding="utf-8")
-
-
 FACTS = {"micro_batch_size": 2, "accumulation_steps": 4, "dtype": "bfloat16", "checkpointing": False}
 FACTS |= {"warmup_steps": 50, "epochs": 2.5, "max_length": 48, "seed": 7, "quantize": "4bit"}
 EXPECTED = {
@@ -264,14 +256,6 @@ def test_yaml_has_length_precision_and_quantization(name, language_model, make_p
     content = read_yaml(tmp_path / "out" / FILES[name])
     assert {key: content[key] for key in EXPECTED[name]} == EXPECTED[name]
     assert set(content) <= set(DOCUMENTED[name])
-
-
-def test_steps_override_epochs_which_trainers_have_a_default_for(language_model, make_plan, tmp_path):
-    facts = TrainingFacts(max_steps=30, epochs=2.0)
-    source = source_of(language_model, make_plan(language_model, "lora"), training=facts)
-    EXPORTERS["axolotl"].export(source, tmp_path / "out")
-    content = read_yaml(tmp_path / "out" / "axolotl.yaml")
-    assert content["max_steps"] == 30 and "num_epochs" not in content
 
 
 def test_trl_loads_the_commit_and_the_bits_of_the_plan(language_model, make_plan, tmp_path):

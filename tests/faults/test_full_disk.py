@@ -122,11 +122,8 @@ def test_a_read_only_disk_is_reported_and_the_run_can_be_resumed(small_spec, fin
 def test_a_disk_that_fails_is_reported_and_costs_nothing(
     small_spec, finished, tmp_path, monkeypatch, name, number, n_good
 ):
-    spec, whole, n_calls = (
-        small_spec(tmp_path / "run", methods="ia3,lora"),
-        getattr(os, name),
-        itertools.count(),
-    )
+    spec, whole = small_spec(tmp_path / "run", methods="ia3,lora"), getattr(os, name)
+    n_calls = itertools.count()
 
     def failing(*arguments):
         if next(n_calls) >= n_good:

@@ -9,7 +9,6 @@ import pytest
 from toys.results import BEST, WORDS, kept_default, toy_result, with_sizes
 
 from autopeft import report
-from autopeft.types import IN_MEMORY
 
 
 def labelled(label):
@@ -61,21 +60,6 @@ def test_the_cost_of_the_best_plan_is_next_to_that_of_the_default():
         assert number in cost
     kept = report.answer_of(kept_default(), WORDS).cost
     assert "9,900" in kept and "7,296" not in kept
-
-
-def test_a_run_on_objects_in_memory_reads_of_arguments():
-    result = toy_result()
-    model = result.spec.model.model_copy(update={"id": IN_MEMORY})
-    sentence = "A larger --max-cost or --seeds 3 would help."
-    result = replace(
-        result,
-        spec=result.spec.model_copy(update={"model": model}),
-        verdict=replace(result.verdict, sentence=sentence),
-    )
-    for render in (report.report_html, report.report_md):
-        text = render(result, words=WORDS)
-        assert text.count("A larger max_cost or seeds 3 would help.") == 1 and "--max-cost" not in text
-        assert "autopeft.apply(autopeft.load_plan(" in text
 
 
 def test_a_plan_is_named_as_best_once():

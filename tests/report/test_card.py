@@ -59,11 +59,3 @@ def test_the_card_has_the_full_runs_with_their_numbers():
     assert "| – |" in next(line for line in text.splitlines() if line.startswith("| finalist |"))
     bare = card(of_language_model(), seed=0).text
     assert "2.500 ± 0.002" in bare and "(test" not in bare
-
-
-def test_weights_missing_from_the_base_model_are_in_the_card():
-    told = "The base model lacks weights for bert.pooler.dense; all plans train them."
-    result = toy_result()
-    lacking = replace(result, setting=replace(result.setting, lacking=told))
-    assert f"- Base model: {told}" in card(lacking, seed=0).text
-    assert "- Base model:" not in card(result, seed=0).text

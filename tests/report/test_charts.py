@@ -49,12 +49,6 @@ def test_the_difference_has_its_interval_and_margin(result):
     assert difference_chart(verdict, is_share=True) is None
 
 
-def test_the_chart_takes_colors_and_font_from_the_page_and_has_a_label(result):
-    svg = difference_chart(result.verdict, is_share=True)
-    assert not re.search(r"#[0-9a-fA-F]{6}|font", svg)
-    assert 'role="img"' in svg and "aria-label=" in svg and "<title>" in svg
-
-
 def test_the_page_is_the_same_to_the_byte_and_its_ids_are_unique(result):
     page = report.report_html(result, words=WORDS)
     assert page == report.report_html(with_sizes(toy_result()), words=WORDS)

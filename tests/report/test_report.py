@@ -19,7 +19,6 @@ from toys.results import (
     SLOW,
     WORDS,
     kept_default,
-    of_language_model,
     toy_result,
     with_sizes,
 )
@@ -78,16 +77,6 @@ def test_the_table_of_smaller_budgets_has_the_numbers_of_the_record(result, page
         ["−1.1 points −2.0 to −0.2"],
         ["61 s"],
     ]
-
-
-def test_the_short_runs_are_ordered_by_their_loss(result, page):
-    table = page.columns("proposed by")
-    assert texts(table["loss"]) == ["0.300", "0.350", "0.410", "0.500"]
-    assert texts(table["accuracy"]) == ["93.0 %", "92.0 %", "90.0 %", "88.0 %"]
-    assert table["proposed by"] == ("list", "list", "list", "smaller budget")
-    assert texts(table["learning rate"]) == ["4e-3", "2.5e-2", "1.5e-3", "2e-3"]
-    assert "best" in table["plan"][0] and "baseline" in table["plan"][2]
-    assert rows_of(report.report_md(result, words=WORDS), "proposed by")["loss"] == table["loss"]
 
 
 def test_the_stages_of_the_cost_add_up_to_the_whole(page):
@@ -184,13 +173,6 @@ def test_the_shares_of_a_score_add_up_to_a_hundred(page):
     assert columns.pop("layer") == ("1", "0", "outside")
     shares = [float(text) for cells in columns.values() for text in cells if text]
     assert sum(shares) == pytest.approx(100, abs=0.5)
-
-
-def test_a_loss_is_shown_in_its_own_unit_and_plus_is_explained():
-    result = of_language_model()
-    table = Page(report.report_html(result, words=WORDS)).columns("difference from the default")
-    assert texts(table["loss on confirm"]) == ["1.500 ± 0.002", "2.500 ± 0.002"]
-    assert texts(table["difference from the default"]) == ["+0.014 +0.006 to +0.022", "–"]
 
 
 def test_the_leaderboard_has_full_runs_first_and_each_plan_once(result):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import date
 from pathlib import Path
 
-import pytest
 from packaging.version import Version
 
 from tools.compatibility import TOOLS, Row, conflict, filled, markdown
@@ -26,18 +25,6 @@ def test_conflict_names_the_two_requirements_that_no_release_meets() -> None:
 
 def test_requirements_with_a_common_release_do_not_conflict() -> None:
     assert reason(["peft>=0.18,<0.22"], ["peft<=0.18.1,>=0.18.0", "numpy<2"]) == ""
-
-
-def test_overlap_without_a_release_is_a_conflict() -> None:
-    assert reason(["peft>0.18.1"], ["peft<0.19"])
-    assert reason(["datasets>4.8.5"], ["datasets<5.0.0"]), "only a pre-release lies between"
-
-
-@pytest.mark.parametrize(
-    "needed", ['peft<0.18; extra == "old"', 'peft<0.18; python_version < "3"', "PEFT>=0.18", "other_tool<1"]
-)
-def test_requirements_that_do_not_apply_are_left_out(needed: str) -> None:
-    assert reason(["peft>=0.18"], [needed]) == ""
 
 
 def test_markers_are_evaluated_for_the_chosen_python() -> None:

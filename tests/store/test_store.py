@@ -6,7 +6,6 @@ import math
 import os
 
 import pytest
-import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -77,19 +76,6 @@ CONTENT = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(
 def test_plain_content_comes_back_exactly(content):
     read = parse_yaml(write_yaml_text(content), source="t")
     assert repr(read) == repr(content)  # repr, since 1 == 1.0 == True
-
-
-@given(st.dictionaries(st.sampled_from("abcd"), st.floats(allow_nan=False) | WORDS, min_size=1))
-def test_other_readers_of_yaml_1_1_see_the_same(content):
-    assert repr(yaml.safe_load(write_yaml_text(content))) == repr(content)
-
-
-def test_write_text_makes_folders_and_replaces(tmp_path):
-    path = tmp_path / "deep" / "file.txt"
-    write_text(path, "old")
-    write_text(path, "new é")
-    assert path.read_text(encoding="utf-8") == "new é"
-    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_failed_write_leaves_the_old_content_and_no_other_file(tmp_path, monkeypatch):
