@@ -44,7 +44,7 @@ def test_applied_plan_trains_its_adapters_and_the_head_alone(module, make_base, 
 def test_plan_that_does_not_fit_is_refused_and_leaves_the_module(module, make_base, make_plan):
     weights, state = weights_of(module), state_of(module)
     plan = make_plan(make_base("gpt2"), "lora")
-    with pytest.raises(TargetError, match="no target module"):
+    with pytest.raises(TargetError):
         autopeft.apply(plan, module)
     wider = make_plan(make_base("bert", hidden=32), "lora")
     with pytest.raises(SpecError, match="1,920"):
@@ -71,10 +71,9 @@ def test_plan_of_a_mix_attaches_both_methods_and_saves_a_folder_each(
     assert len(list((tmp_path / "mix").glob("*/adapter_model.safetensors"))) == 2
 
 
-@pytest.mark.parametrize("plan", ["reports/run", None, 3])
-def test_what_is_no_plan_is_refused(module, plan):
+def test_what_is_not_a_plan_is_refused(module):
     with pytest.raises(SpecError, match="load_plan"):
-        autopeft.apply(plan, module)
+        autopeft.apply("reports/run", module)
 
 
 def test_second_plan_on_one_module_is_refused(module, make_base, make_plan):

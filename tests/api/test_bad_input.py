@@ -6,20 +6,16 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
 import logging
 
 import datasets
-import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
 import transformers
-from PIL import Image
 from toys.bases import toy_config
-from toys.tasks import image_processor
 from toys.words import LABEL_NAMES, toy_rows
 
 import autopeft
@@ -30,22 +26,17 @@ TEXTS, LABELS = toy_rows(N, seed=0)
 WORDS = [text.split() for text in TEXTS]
 STRING = datasets.Value("string")
 KINDS = {
-    "text-classification": ("bert", "AutoModelForSequenceClassification"),
-    "token-classification": ("bert", "AutoModelForTokenClassification"),
-    "text-generation": ("llama", "AutoModelForCausalLM"),
-    "text2text-generation": ("t5", "AutoModelForSeq2SeqLM"),
-    "multiple-choice": ("bert", "AutoModelForMultipleChoice"),
-    "image-classification": ("vit", "AutoModelForImageClassification"),
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
 }
 
 
 def module(task, n_outputs=2):
-    architecture, auto_class = KINDS[task]
-    config = toy_config(architecture)
+    config = toy_config("bert")
     config.num_labels = n_outputs
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return getattr(transformers, auto_class).from_config(config)
+        return getattr(transformers, KINDS[task]).from_config(config)
 
 
 @pytest.fixture
@@ -83,21 +74,13 @@ def changed(cells, row, value):
     return cells
 
 
-@pytest.mark.parametrize("code", [2, 7, -3])
-def test_code_of_a_label_that_the_column_does_not_declare(analyze, tmp_path, code):
+def test_code_of_a_label_that_the_column_does_not_declare(analyze, tmp_path):
     features = {"text": STRING, "label": datasets.ClassLabel(names=LABEL_NAMES)}
     file = parquet(
-        tmp_path / "a.parquet", {"text": TEXTS, "label": LABELS}, features, label=changed(LABELS, 3, code)
+        tmp_path / "a.parquet", {"text": TEXTS, "label": LABELS}, features, label=changed(LABELS, 3, 2)
     )
-    with pytest.raises(DataError, match=f"label {code} in row 4"):
+    with pytest.raises(DataError, match="row 4"):
         analyze("text-classification", file)
-
-
-def picture(seed):
-    stream = io.BytesIO()
-    pixels = np.random.default_rng(seed).integers(0, 255, (10, 10, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(stream, format="PNG")
-    return stream.getvalue()
 
 
 def labelled(texts=TEXTS):
@@ -111,60 +94,40 @@ def test_tokenizer_without_padding_and_end_is_refused_and_one_with_an_end_pads_w
         analyze("text-classification", labelled(), tokenizer=changed_tokenizer)
     changed_tokenizer.eos_token = "[SEP]"
     first, log = analyze("text-classification", labelled(), tokenizer=changed_tokenizer, score="fisher")
-    assert "has no padding token; its end-of-text token pads." in log
+    assert "no padding token" in log
     second, _ = analyze("text-classification", labelled(), score="fisher")  # what pads does not matter
     assert first.scores[0].values == pytest.approx(second.scores[0].values, rel=1e-3, abs=1e-9)
 
 
-def test_padding_token_that_the_model_does_not_know(analyze, tokenizer):
-    changed_tokenizer = copy.deepcopy(tokenizer)
-    changed_tokenizer.add_special_tokens({"pad_token": "[NEW]"})
-    with pytest.raises(ModelError, match="token 34"):
-        analyze("text-classification", labelled(), tokenizer=changed_tokenizer, score="fisher")
-
-
-@pytest.mark.parametrize("task", ["text-classification", "text-generation", "text2text-generation"])
-def test_words_that_the_model_does_not_know(analyze, tokenizer, task):
+def test_words_that_the_model_does_not_know(analyze, tokenizer):
     """A token beyond the embeddings in one row of a split, not even in the longest one."""
     changed_tokenizer = copy.deepcopy(tokenizer)
     changed_tokenizer.add_tokens(["newword"])
-    data = labelled(changed(TEXTS, 50, "newword"))
-    if task != "text-classification":
-        rows = [{"prompt": text, "completion": "good film on day"} for text in TEXTS]
-        data = datasets.Dataset.from_list(changed(rows, 50, {"prompt": "a", "completion": "newword"}))
     with pytest.raises(ModelError, match="token 34"):
-        analyze(task, data, tokenizer=changed_tokenizer)
+        analyze("text-classification", labelled(changed(TEXTS, 50, "newword")), tokenizer=changed_tokenizer)
 
 
-@pytest.mark.parametrize("task", ["text-classification", "text-generation"])
-def test_weights_with_another_vocabulary_than_the_config_are_refused(analyze, tokenizer, tmp_path, task):
+def test_weights_with_another_vocabulary_than_the_config_are_refused(analyze, tokenizer, tmp_path):
     """transformers would leave the embeddings at random, and every number would be that of noise."""
-    module(task).save_pretrained(tmp_path)
+    module("text-classification").save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": config["vocab_size"] + 9}))
-    data = labelled() if task == "text-classification" else datasets.Dataset.from_dict({"text": TEXTS})
     with pytest.raises(ModelError, match=r"\(43, 16\)"):
-        analyze(task, data, model=str(tmp_path))
+        analyze("text-classification", labelled(), model=str(tmp_path))
 
 
-@pytest.mark.parametrize("task", ["text-classification", "token-classification", "image-classification"])
+@pytest.mark.parametrize("task", ["text-classification", "token-classification"])
 def test_head_of_another_size_is_replaced_on_the_disk_and_refused_in_memory(
     analyze, tokenizer, tmp_path, task
 ):
     tags = [["B-x" if len(word) % 2 else "O" for word in row] for row in WORDS]
-    rows = [{"image": {"bytes": picture(i), "path": None}, "label": "ab"[i % 2]} for i in range(N)]
-    features = datasets.Features({"image": datasets.Image(), "label": STRING})
-    data = {
-        "text-classification": labelled(),
-        "token-classification": datasets.Dataset.from_dict({"tokens": WORDS, "tags": tags}),
-        "image-classification": datasets.Dataset.from_list(rows, features=features),
-    }[task]
-    reader = image_processor() if task == "image-classification" else tokenizer
+    tagged = datasets.Dataset.from_dict({"tokens": WORDS, "tags": tags})
+    data = labelled() if task == "text-classification" else tagged
     wide = module(task, 5)
     wide.save_pretrained(tmp_path)
-    reader.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
     _, log = analyze(task, data, model=str(tmp_path), score="fisher")
-    assert "has a head of 5 outputs and 2 are needed; its head is not used." in log
+    assert "its head is not used" in log
     with pytest.raises(ModelError, match="num_labels=2"):
-        analyze(task, data, model=wide, tokenizer=reader)
+        analyze(task, data, model=wide)

@@ -42,18 +42,8 @@ def example(name, *arguments, cwd):
 def reviews(model_dir, data_dir, tmp_path_factory):
     """Where the example of a classification ran, and what it printed."""
     folder = tmp_path_factory.mktemp("example")
-    flags = (
-        "--model",
-        model_dir,
-        "--data",
-        data_dir,
-        "--budget",
-        "5%",
-        "--max-steps",
-        6,
-        "--out",
-        folder / "run",
-    )
+    paths = ("--model", model_dir, "--data", data_dir, "--out", folder / "run")
+    flags = (*paths, "--budget", "5%", "--max-steps", 6)
     return folder, example("text_classification.py", *flags, cwd=folder)
 
 
@@ -162,14 +152,6 @@ def test_notebooks_run_from_top_to_bottom_without_a_hub(tmp_path):
         command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--inplace", "--execute", notebook]
         subprocess.run(command, cwd=tmp_path, env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=True)
     assert (tmp_path / "reports/quickstart/best/weights/adapter_model.safetensors").is_file()
-
-
-@pytest.mark.nightly
-def test_notebook_about_a_result_runs_the_demo_if_there_is_none(tmp_path):
-    shutil.copy(EXAMPLES / "reading_a_result.ipynb", tmp_path)
-    command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--inplace", "--execute"]
-    subprocess.run([*command, "reading_a_result.ipynb"], cwd=tmp_path, check=True)
-    assert (tmp_path / "reports/demo/result.json").is_file()
 
 
 def test_own_trainer_of_the_example_ends_in_a_verdict(model_dir, data_dir, tmp_path):

@@ -25,9 +25,7 @@ def completions():
 
 
 CASES = {
-    "bert": ("text-classification", toy_dataset, "none"),
     "llama-lm": ("text-generation", completions, "none"),
-    "llama-lm in 4 bits": ("text-generation", completions, "4bit"),
     "gpt2-lm in 4 bits": ("text-generation", completions, "4bit"),  # its norms are torch's
 }
 
@@ -50,14 +48,7 @@ def loaded(architecture, folder, quantize):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize(
-    "name",
-    [
-        "llama-lm",
-        "gpt2-lm in 4 bits",
-        *(pytest.param(name, marks=pytest.mark.nightly) for name in ("bert", "llama-lm in 4 bits")),
-    ],
-)
+@pytest.mark.parametrize("name", CASES)
 def test_search_in_memory_is_that_of_the_checkpoint_in_bfloat16(name, tokenizer, tmp_path, monkeypatch):
     task, rows, quantize = CASES[name]
     architecture = name.partition(" ")[0]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import huggingface_hub
 import pandas as pd
 import peft
@@ -15,9 +13,7 @@ from toys.memory import SMALL, toy_dataset
 
 import autopeft
 from autopeft.errors import DataError, ModelError, RunDirError, SpecError
-from autopeft.types import Status, python_words
-
-ROWS = toy_dataset(2)
+from autopeft.types import Status
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +60,9 @@ def test_a_result_answers_texts_and_trains_its_plans_again(named_run, tmp_path):
     assert {"best", "config", "load", "predict", "verdict"} <= set(dir(named_run))
 
 
-@pytest.mark.parametrize("rows", [toy_dataset(2).to_pandas(), toy_dataset(2).to_dict()])
-def test_predict_refuses_tables_because_their_keys_look_like_texts(named_run, rows):
-    with pytest.raises(SpecError, match="predict takes texts"):
-        named_run.predict(rows)
+def test_predict_refuses_tables_because_their_keys_look_like_texts(named_run):
+    with pytest.raises(SpecError):
+        named_run.predict(toy_dataset(2).to_pandas())
 
 
 def test_the_usual_call_names_the_label_and_a_dry_run_searches_nothing(model_dir, tmp_path):
@@ -78,14 +73,6 @@ def test_the_usual_call_names_the_label_and_a_dry_run_searches_nothing(model_dir
     assert preview.max_trainable_params == preview.base_params // 20 and not (tmp_path / "run").exists()
     with pytest.raises(SpecError, match=r"label_column"):
         autopeft.search(str(model_dir), frame, "5%", label_column="team", dry_run=True, **about)
-
-
-def test_a_plan_is_one_line_with_the_id_that_the_leaderboard_has(named_run):
-    best, table = named_run.best, named_run.leaderboard()
-    assert best.plan_id in set(table["plan_id"]) and best.plan_id == best.digest
-    assert best.plan_id in repr(best) and len(repr(best)) < 150
-    assert best.adapters[0].method in repr(best) and f"{best.trainable_params:,} parameters" in repr(best)
-    assert repr(replace(best, adapters=())).startswith("Plan(no adapters, ")
 
 
 def test_leaderboard_has_every_plan_once_with_finished_plans_first(named_run):
@@ -184,29 +171,8 @@ def test_suggested_snippet_is_the_config(model_dir):
     }
 
 
-def test_budget_that_is_a_fraction_is_answered_with_percent(model_dir):
-    with pytest.raises(SpecError, match=r"0.5%"):
-        autopeft.suggest(model_dir, budget=0.005)
-
-
 def test_errors_speak_of_arguments(named_run, tmp_path, model_dir, data_dir):
     with pytest.raises(RunDirError, match="resume=True"):
         autopeft.search(str(model_dir), str(data_dir), out=named_run.path, **SMALL)
     with pytest.raises(RunDirError, match=r"no run\.yaml"):
         autopeft.load_result(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("message", "expected"),
-    [
-        ("lower --max-length.", "lower max_length."),
-        (
-            "resume with `autopeft search --resume --out 'a b'`.",
-            "resume with `autopeft.search(out='a b', resume=True)`.",
-        ),
-        ("pass --no-such-flag.", "pass --no-such-flag."),
-        ("Lower the rank or raise --budget.", "Lower the rank or raise budget."),
-    ],
-)
-def test_words_of_the_command_line_become_python(message, expected):
-    assert python_words(message) == expected

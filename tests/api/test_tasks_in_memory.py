@@ -20,20 +20,6 @@ def completions():
     return [{"prompt": text, "completion": " ".join(reversed(text.split()))} for text in texts]
 
 
-def tagged():
-    texts, _ = toy_rows(100, seed=5)
-    words = [text.split() for text in texts]
-    return [{"tokens": row, "tags": ["B-long" if len(w) > 4 else "O" for w in row]} for row in words]
-
-
-def chosen():
-    texts, labels = toy_rows(100, seed=5)
-    return [
-        {"question": text, "choices": ["bad film", "good film"], "answer": label}
-        for text, label in zip(texts, labels, strict=True)
-    ]
-
-
 def images():
     rng = np.random.default_rng(0)
     shades = [(row % 2, rng.integers(0, 99, (10, 10, 3)) + 120 * (row % 2)) for row in range(100)]
@@ -43,9 +29,6 @@ def images():
 
 CASES = {
     "text-generation": ("llama", "AutoModelForCausalLM", completions),
-    "text2text-generation": ("t5", "AutoModelForSeq2SeqLM", completions),
-    "token-classification": ("bert", "AutoModelForTokenClassification", tagged),
-    "multiple-choice": ("bert", "AutoModelForMultipleChoice", chosen),
     "image-classification": ("vit", "AutoModelForImageClassification", images),
 }
 

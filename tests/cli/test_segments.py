@@ -29,22 +29,17 @@ def start(monkeypatch):
     return started
 
 
-@pytest.mark.parametrize("torch", ["2.9.1", "2.8.0+cu128", "2.13.0"])
-def test_segments_grow_on_linux_with_gpus_of_nvidia(torch, start):
-    assert start(torch=torch) == {"PYTORCH_CUDA_ALLOC_CONF": SETTING}
+def test_segments_grow_on_linux_with_gpus_of_nvidia(start):
+    assert start() == {"PYTORCH_CUDA_ALLOC_CONF": SETTING}
 
 
 @pytest.mark.parametrize(
     "machine",
     [
         {"system": "win32"},
-        {"system": "darwin"},
         {"kernel": "5.15.167.4-microsoft-standard-WSL2"},
-        {"kernel": "5.15.148-tegra"},
         {"torch": "2.9.1+cpu"},
-        {"torch": "2.9.1+rocm6.4"},
         {"given": ["PYTORCH_CUDA_ALLOC_CONF"]},
-        {"given": ["PYTORCH_ALLOC_CONF"]},
     ],
     ids=str,
 )

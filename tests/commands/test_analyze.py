@@ -29,24 +29,6 @@ def answer_of(*arguments: object) -> dict:
     return json.loads(result.stdout)
 
 
-def test_analysis_prints_at_most_80_columns_and_writes_nothing(
-    flags: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    result = analyze(*flags, "--quiet")
-    assert result.exit_code == 0, result.output
-    lines = result.stdout.replace(flags[1], "models/tiny-bert").splitlines()
-    assert [line for line in lines if len(line) > 80 and "autopeft search" not in line] == []
-    for part in (
-        "gradient, highest: ",
-        "fisher, highest: ",
-        "two halves of",
-        "look for a plan: autopeft search",
-    ):
-        assert part in result.stdout
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_json_holds_everything(flags: tuple[str, ...]) -> None:
     answer = answer_of(*flags, "--scores", "fisher, parameters")
     assert [score["name"] for score in answer["scores"]] == ["fisher", "parameters"]
@@ -66,24 +48,6 @@ def test_out_leaves_scores(flags: tuple[str, ...], tmp_path: Path) -> None:
     for score in answer["scores"]:
         assert [float(row[score["name"]]) for row in rows] == score["values"]
     assert [row["target"] for row in rows] == [target["name"] for target in answer["targets"]]
-
-
-@pytest.mark.parametrize(
-    ("change", "code", "words"),
-    [
-        (("--scores", "gradiant"), 2, ("'gradiant'", "Did you mean 'gradient'?")),
-        (("--scores", ""), 2, ("no score named ''",)),
-        (("--max-examples", "0"), 2, ("--max-examples",)),
-    ],
-)
-def test_bad_input_gets_one_sentence_and_leaves_nothing(
-    change: tuple[str, str], code: int, words: tuple[str, ...], flags: tuple[str, ...], tmp_path: Path
-) -> None:
-    result = analyze(*flags, *change, "--out", tmp_path / "out")
-    assert result.exit_code == code, result.output
-    [error] = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert [word for word in words if word not in error] == []
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("is_file", [True, False])

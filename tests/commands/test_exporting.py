@@ -79,9 +79,8 @@ def test_modules_of_a_language_model_that_are_trained_whole_are_merged_and_not_s
     shake(model)
     model.save_pretrained(tmp_path / "adapter")
     flags = (tmp_path / "adapter", "--out", tmp_path / "out")
-    refused(export(*flags, "--to", "uniform-lora"), 2, "modules_to_save", "--to merged")
-    report = answer(*flags, "--to", "merged")
-    assert any("no tokenizer" in note for note in report["notes"])
+    refused(export(*flags, "--to", "uniform-lora"), 2, "--to merged")
+    answer(*flags, "--to", "merged")
     merged = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "out")
     torch.testing.assert_close(logits_of(merged), logits_of(model), rtol=0, atol=1e-5)
 
@@ -168,7 +167,6 @@ def test_run_without_weights_gives_its_configs_and_no_weights(run_dir, tmp_path)
     refused(
         export(path, "--to", "uniform-lora", "--out", tmp_path / "other"),
         2,
-        "no trained weights yet",
         "autopeft train",
     )
     assert not (tmp_path / "other").exists()
@@ -177,5 +175,5 @@ def test_run_without_weights_gives_its_configs_and_no_weights(run_dir, tmp_path)
 def test_unfinished_run_gets_the_command_that_resumes_it(run_dir, tmp_path):
     path, _ = run_dir
     shutil.rmtree(path / "best")
-    refused(export(path, "--to", "native", "--out", tmp_path / "out"), 2, "no best plan yet", "--resume")
+    refused(export(path, "--to", "native", "--out", tmp_path / "out"), 2, "--resume")
     refused(export(tmp_path, "--to", "native", "--out", tmp_path / "out"), 2, "run.yaml")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import re
 from pathlib import Path
 
 import peft
@@ -13,8 +11,6 @@ import torch
 import yaml
 from toys.architectures import CONFIGS
 from transformers import (
-    DeepseekV3Config,
-    DeepseekV3ForCausalLM,
     Gemma2Config,
     LlamaConfig,
     MixtralForCausalLM,
@@ -23,7 +19,6 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
-    WhisperConfig,
 )
 from typer.testing import CliRunner
 
@@ -34,7 +29,6 @@ from autopeft.cli.sizes import suggestion_json, suggestion_text
 from autopeft.commands.estimate import EstimateRequest, estimate_step
 from autopeft.commands.suggest import SuggestRequest, suggest
 from autopeft.estimate import TrainingStep, measure
-from autopeft.model import DEMO_NAME
 from autopeft.plugins import discover
 from autopeft.types import DataSpec
 
@@ -48,11 +42,6 @@ def model(tmp_path_factory):
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **shape, **heads}
     (folder / "config.json").write_text(json.dumps(config))
     return str(folder)
-
-
-def test_without_a_model_it_suggests_for_the_demo_model():
-    result = CliRunner().invoke(app, ["suggest", "--task", "text-classification", "--json"])
-    assert json.loads(result.stdout)["base_model"] == DEMO_NAME
 
 
 @pytest.mark.parametrize(("quantize", "held"), [(None, "4bit"), ("none", "none")])
@@ -73,13 +62,12 @@ def test_its_rate_is_that_of_the_first_plan_of_a_search(model):
     rate = low * (high / low) ** first.rate * (4 / 16**0.5) / (suggestion.config.lora_alpha / 16)
     assert suggestion.learning_rate == pytest.approx(rate, rel=1e-6)
     assert suggestion_json(suggestion)["n_steps"] is None
-    assert f"{suggestion.warmup_steps} steps of warm-up, then linear to 0" in suggestion_text(suggestion)
 
 
 def test_lines_for_trainers_of_language_models_are_for_them_alone():
     suggestion = suggest(SuggestRequest(budget="r4", task="text-classification"))
-    assert "SEQ_CLS" in suggestion.snippet("peft") and not suggestion.snippet("peft").endswith("\n")
-    with pytest.raises(autopeft.AutopeftError, match=r"SEQ_CLS.*--for peft"):
+    assert "SEQ_CLS" in suggestion.snippet("peft")
+    with pytest.raises(autopeft.AutopeftError, match="SEQ_CLS"):
         suggestion.snippet("trl")
 
 
@@ -115,16 +103,6 @@ def test_lines_allow_rows_as_long_as_the_run_does_and_not_as_the_longest_train_r
     assert suggestion.max_length == 32 > suggestion.estimate.answer.step.n_tokens
 
 
-def test_a_model_that_hears_is_refused_in_words(tmp_path):
-    config = WhisperConfig(d_model=48, architectures=["WhisperForConditionalGeneration"])
-    config.save_pretrained(tmp_path)
-    with pytest.raises(
-        autopeft.AutopeftError,
-        match=r"WhisperForConditionalGeneration.*--task image-classification",
-    ):
-        suggest(SuggestRequest(model_id=str(tmp_path)))
-
-
 def test_first_plans_of_language_models_merge_exactly_or_are_served():
     methods = discover("autopeft.methods")
     for plan in space.load("default", known_methods=methods).listed["language"]:
@@ -150,30 +128,10 @@ def test_steps_and_warm_up_follow_from_the_rows_whatever_the_device(model_dir, t
     assert without["seconds"] is None and with_card["seconds"] > 0
     assert without["n_steps"] == with_card["n_steps"]
     assert without["warmup_steps"] == with_card["warmup_steps"]
-    text = CliRunner().invoke(app, request).stdout
-    assert f"{without['n_steps']} steps; pass --device" in text
     by_python = autopeft.suggest(
         model_dir, tickets, task="text-classification", text="message", label_column="team"
     )
     assert by_python.estimate.n_steps == without["n_steps"]
-
-
-@pytest.mark.parametrize("command", [("suggest",), ("estimate", "lora_r2", "--model")])
-def test_columns_are_named_by_flags(command, model_dir, tickets):
-    request = [*command, str(model_dir), "--task", "text-classification"]
-    found = CliRunner().invoke(app, [*request, "--data", tickets, *COLUMNS])
-    assert found.exit_code == 0, found.output
-    lacking = CliRunner().invoke(app, [*request, *COLUMNS])
-    assert lacking.exit_code == 2
-    assert "need --data; pass it too" in lacking.stderr
-
-
-def test_servers_are_named_for_causal_language_models_alone(model, model_dir):
-    texts = [
-        suggestion_text(suggest(SuggestRequest(model_id=str(each), budget="r2")))
-        for each in (model, model_dir)
-    ]
-    assert ["served by" in text for text in texts] == [True, False]
 
 
 def test_no_server_is_named_for_ranks_that_differ(tmp_path):
@@ -208,27 +166,6 @@ def test_the_snippet_trains_the_reported_parameters_of_a_model_with_experts(expe
     assert "'dtype': 'float16'" in suggestion.snippet("trl")
     in_axolotl = yaml.safe_load(suggestion.snippet("axolotl"))
     assert in_axolotl["lora_target_parameters"] == suggestion_json(suggestion)["target_parameters"]
-
-
-def test_linear_layers_that_a_suggestion_leaves_out_are_listed(tmp_path):
-    config = DeepseekV3Config(
-        **{"hidden_size": 32, "intermediate_size": 64, "moe_intermediate_size": 16, "vocab_size": 100},
-        **{"num_hidden_layers": 3, "first_k_dense_replace": 1, "n_routed_experts": 4, "n_group": 2},
-        **{"num_attention_heads": 2, "num_key_value_heads": 2, "q_lora_rank": 8, "kv_lora_rank": 8},
-        **{"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "topk_group": 1},
-        num_experts_per_tok=2,
-    )
-    config.save_pretrained(tmp_path)
-    suggestion = suggest(SuggestRequest(model_id=str(tmp_path), budget="r4", task="text-generation"))
-    with torch.device("meta"):
-        base = DeepseekV3ForCausalLM(config)
-    maps = {name for name, part in base.named_modules() if isinstance(part, torch.nn.Linear)}
-    adapted = peft.get_peft_model(base, suggestion.config).base_model.targeted_module_names
-    left_out = {re.sub(r"\.\d+\.", ".*.", name) for name in maps - set(adapted) - {"lm_head"}}
-    printed = " ".join(suggestion_text(suggestion).split())
-    assert left_out
-    assert all(name in printed for name in left_out)
-    assert any("shared_experts" in note for note in suggestion_json(suggestion)["notes"])
 
 
 def test_a_step_of_images_takes_the_bytes_of_a_real_one(tmp_path):
@@ -303,15 +240,3 @@ def test_the_lines_for_peft_move_the_outputs_of_a_head_by_equal_steps(tmp_path, 
     assert min(group["lr"] for group in written["optimizer_for"](model, batch).param_groups) > 0
     in_head = {*head.parameters()}
     assert {rate for p, rate in groups if p not in in_head} == {float(f"{suggestion.learning_rate:.1e}")}
-
-
-@pytest.mark.parametrize("trainer", ["peft", "unsloth"])
-def test_long_lists_of_targets_are_written_on_several_lines(trainer, tiny_llama):
-    suggestion = suggest(SuggestRequest(model_id=str(tiny_llama), device="cpu"))
-    targets = sorted(f"layers.{n}.mlp.down_proj" for n in range(30))
-    several = dataclasses.replace(suggestion, config=peft.LoraConfig(target_modules=targets))
-    lines = several.snippet(trainer)
-    start = lines.index("target_modules=") + len("target_modules=")
-    text = lines[start : lines.index("]", start) + 1]
-    assert eval(text) == targets
-    assert text.count("\n") > 2

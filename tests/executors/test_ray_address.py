@@ -10,32 +10,16 @@ import pytest
 from autopeft.errors import SpecError
 from autopeft.executors import EXECUTORS
 
-# As raised by `ray._private.utils.check_version_info`.
-MISMATCH = """Version mismatch: The cluster was started with:
-    Ray: 2.60.0
-    Python: 3.11.7
-This process on node 127.0.0.1 was started with:
-    Ray: 2.60.0
-    Python: 3.10.1
-"""
 
-
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (RuntimeError(MISMATCH), "Version mismatch: The cluster .* Python: 3.11.7 This .* Python: 3.10.1.$"),
-        (ValueError("Invalid address format: foo"), "RAY_ADDRESS is foo, .* join it: Invalid address format"),
-        (ConnectionError("Could not find any running Ray instance."), "running Ray instance.$"),
-    ],
-)
-def test_a_cluster_that_cannot_be_joined_is_refused_in_a_sentence(error, words, monkeypatch):
+def test_a_cluster_that_cannot_be_joined_is_refused_in_a_sentence(monkeypatch):
     def init(*_, **__):
-        raise error
+        raise ValueError("Invalid address\nformat: foo")
 
     ray = SimpleNamespace(init=init, is_initialized=lambda: False, shutdown=lambda: None)
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setenv("RAY_ADDRESS", "foo")
     pool = EXECUTORS["ray"]
-    with pytest.raises(SpecError, match=words):
+    with pytest.raises(SpecError, match="RAY_ADDRESS") as refused:
         pool.start(print, local=None, n_workers=1, uses_gpu=False)
     pool.shutdown()
+    assert "\n" not in str(refused.value)

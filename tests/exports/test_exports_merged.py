@@ -70,7 +70,7 @@ def test_weights_of_another_adapter_are_refused_when_merging(bert, make_plan, tm
     toy = trained(bert, make_plan(bert, "lora", rank=2), tmp_path / "weights")
     other = trained(bert, make_plan(bert, "lora", rank=3), tmp_path / "other")
     for weights in (other.source.weights, ({},)):
-        with pytest.raises(SpecError, match=r"toy/model.*pass --model"):
+        with pytest.raises(SpecError, match="--model"):
             MERGED.export(replace(toy.source, weights=weights, base=copy.deepcopy(toy.raw)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -1,39 +1,17 @@
-"""Files of strangers: each is answered in a sentence, and none hangs."""
+"""A hub that is gone, and files that were cut off while they came from it."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import struct
 
 import pytest
 from toys.hub import Hub, hub_on_this_machine
 
 from autopeft import commands, model
-from autopeft.data import load
 from autopeft.errors import ModelError
 from autopeft.model.checkpoint_source import pretrained_arguments, require_reachable
-from autopeft.plugins import discover
-from autopeft.types import DataSpec, ModelSpec
-
-MANY = "9" * 5000
-TEXTS = "text-classification"
-
-
-def read(path, content, *, task="text-classification", **settings):
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    read_rows = discover("autopeft.tasks")[task].read_rows
-    return load(DataSpec(source=str(path), **settings), seed=0, read_rows=read_rows)
-
-
-def rows(**cells):
-    """60 rows of JSON Lines; a list is taken item by item, again and again."""
-    return "\n".join(
-        json.dumps(
-            {k: v[i % len(v)] if isinstance(v, list) else v for k, v in cells.items()}, ensure_ascii=False
-        )
-        for i in range(60)
-    )
+from autopeft.types import ModelSpec
 
 
 def count(folder, model, content):
@@ -52,7 +30,7 @@ def test_a_hub_model_without_a_hub_is_refused_at_once(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     spec = ModelSpec(id="nobody/no-such-model")
-    with pytest.raises(ModelError, match="the hub cannot be reached"):
+    with pytest.raises(ModelError, match="cannot be reached"):
         require_reachable("nobody/no-such-model", spec)
 
 
@@ -74,36 +52,9 @@ def test_a_cached_hub_model_does_not_wait_for_a_hub_that_is_gone(monkeypatch, tm
     assert pretrained_arguments("nobody/cached", spec)["local_files_only"]
 
 
-@pytest.fixture
-def own_base(model_dir, tmp_path):
-    return shutil.copytree(model_dir, tmp_path / "base")
-
-
-def load_model(folder):
-    return model.load(
-        ModelSpec(id=str(folder)), auto_class="AutoModelForSequenceClassification", label_names="ab"
-    )
-
-
-def edited(path, **values):
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
-
-
-@pytest.mark.parametrize("values", [{"torchscript": True}, {"decoder": 7}, {"text_config": 7}])
-def test_a_config_of_nonsense_gives_one_sentence(own_base, values):
-    edited(own_base / "config.json", **values)
-    spec = ModelSpec(id=str(own_base))
-    for use in (lambda: load_model(own_base), lambda: model.load_skeleton(spec, auto_class=None)):
-        try:
-            use()
-        except ModelError as error:
-            assert str(own_base) in str(error) and "cannot be loaded (" in str(error)
-
-
-@pytest.mark.parametrize("n_bytes", [3, 9, 17, 40])
-def test_a_gguf_file_that_ends_in_its_header_gives_one_sentence(tmp_path, n_bytes):
+def test_a_gguf_file_that_ends_in_its_header_is_refused(tmp_path):
     path = tmp_path / "cut.gguf"
     header = b"GGUF" + struct.pack("<IQQ", 3, 1, 4) + struct.pack("<Q", 20) + b"general.architecture"
-    path.write_bytes(header[:n_bytes])
+    path.write_bytes(header[:40])
     with pytest.raises(ModelError, match=r"cut\.gguf"):
         model.load_skeleton(ModelSpec(id=str(path)), auto_class=None)

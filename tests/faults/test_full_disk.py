@@ -77,12 +77,7 @@ def finish(spec):
 def test_a_full_disk_is_reported_and_costs_nothing(small_spec, finished, tmp_path, n_bytes):
     out = tmp_path / "run"
     spec = small_spec(out, methods="ia3,lora")
-    with (
-        room_for(n_bytes),
-        pytest.raises(
-            (AutopeftError, OSError), match=r"cannot be (written|opened)|failed|too large|[Tt]here is no room"
-        ),
-    ):
+    with room_for(n_bytes), pytest.raises((AutopeftError, OSError)):
         commands.run_search(spec, explicit=GIVEN, progress=Lines())
     finish(spec)
     assert rows_of(out) == rows_of(finished)
@@ -95,7 +90,7 @@ def test_a_small_disk_is_reported_and_costs_nothing(small_spec, finished, disk, 
     folder, change = disk
     change(f"size={n_kilobytes}k")
     spec = small_spec(folder / "run", methods="ia3,lora")
-    with pytest.raises(AutopeftError, match=r"cannot be written|cannot be opened|No space left"):
+    with pytest.raises(AutopeftError):
         commands.run_search(spec, explicit=GIVEN, progress=Lines())
     change("size=64m")
     finish(spec)
@@ -107,9 +102,9 @@ def test_a_read_only_disk_is_reported_and_the_run_can_be_resumed(small_spec, fin
     folder, change = disk
     run = shutil.copytree(finished, folder / "run")
     change("ro")
-    with pytest.raises(AutopeftError, match=r"cannot be written|Read-only"):
+    with pytest.raises(AutopeftError):
         commands.run_search(run_spec(out=run), resume=True, progress=Lines())
-    with pytest.raises(AutopeftError, match=r"cannot be written|Read-only"):
+    with pytest.raises(AutopeftError):
         commands.run_search(small_spec(folder / "new", methods="ia3,lora"), explicit=GIVEN, progress=Lines())
     change("rw")
     commands.run_search(run_spec(out=run), resume=True, progress=Lines())
@@ -127,11 +122,8 @@ def test_a_read_only_disk_is_reported_and_the_run_can_be_resumed(small_spec, fin
 def test_a_disk_that_fails_is_reported_and_costs_nothing(
     small_spec, finished, tmp_path, monkeypatch, name, number, n_good
 ):
-    spec, whole, n_calls = (
-        small_spec(tmp_path / "run", methods="ia3,lora"),
-        getattr(os, name),
-        itertools.count(),
-    )
+    spec, whole = small_spec(tmp_path / "run", methods="ia3,lora"), getattr(os, name)
+    n_calls = itertools.count()
 
     def failing(*arguments):
         if next(n_calls) >= n_good:

@@ -104,14 +104,12 @@ def test_objects_in_memory_are_refused(small_spec, tmp_path, model_dir):
 
 def test_numbers_of_gpus_are_left_to_ray(small_spec, tmp_path):
     spec = small_spec(tmp_path / "run", executor="ray", device="cuda:0,1")
-    with pytest.raises(
-        SpecError, match="gives each worker a GPU by itself; set --device to cuda and --workers"
-    ):
+    with pytest.raises(SpecError, match="--workers"):
         commands.run_search(spec, explicit=GIVEN, progress=Lines())
 
 
 def test_an_executor_without_its_package_is_refused(small_spec, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
     spec = small_spec(tmp_path / "run", executor="ray")
-    with pytest.raises(SpecError, match=r"needs the package ray; install it with: pip install ray\."):
+    with pytest.raises(SpecError, match="pip install ray"):
         commands.run_search(spec, explicit=GIVEN, progress=Lines())

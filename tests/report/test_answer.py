@@ -6,11 +6,9 @@ import re
 from dataclasses import replace
 
 import pytest
-from toys.results import BEST, WORDS, kept_default, of_language_model, toy_result, with_sizes
+from toys.results import BEST, WORDS, kept_default, toy_result, with_sizes
 
 from autopeft import report
-from autopeft.report import WeightFolders
-from autopeft.types import IN_MEMORY
 
 
 def labelled(label):
@@ -21,10 +19,10 @@ def labelled(label):
 @pytest.mark.parametrize(
     ("label", "verb", "words"),
     [
-        ("better", "Use LoRA", "accuracy 94.8 % on the test split, better than the default LoRA (93.6 %)"),
-        ("as good and smaller", "Use LoRA", "as good as the default LoRA (93.6 %)"),
-        ("inconclusive", "Try LoRA", "no better than the default LoRA (93.6 %)"),
-        ("default kept", "Keep the default, LoRA", "accuracy 93.6 % on the test split"),
+        ("better", "Use", "94.8 %"),
+        ("as good and smaller", "Use", "93.6 %"),
+        ("inconclusive", "Try", "93.6 %"),
+        ("default kept", "Keep", "93.6 %"),
     ],
 )
 def test_the_label_decides_the_headline(label, verb, words):
@@ -44,13 +42,7 @@ def test_where_no_plan_is_surely_above_chance_nothing_was_learned():
 
     assert answer_beside(0.949).mark == "better than the default"
     assert answer_beside(0.95).mark == "nothing learned"
-    assert answer_beside(0.95).use.startswith("Nothing was learned:")
     assert answer_beside(None).mark == "better than the default"
-
-
-def test_without_a_test_split_the_headline_has_the_score_on_confirm():
-    headline = report.answer_of(replace(toy_result(), test=()), WORDS).use
-    assert "accuracy 95.4 % on the confirm split" in headline and "94.8" not in headline
 
 
 def test_no_number_of_a_short_run_is_in_the_answer():
@@ -63,36 +55,11 @@ def test_no_number_of_a_short_run_is_in_the_answer():
 def test_the_cost_of_the_best_plan_is_next_to_that_of_the_default():
     """Each trained 150 s with 1 MB of memory; a number takes four bytes, and 390 are the head's."""
     best, default = (f"{4 * (n_params + 390) / 1e3:.0f} kB" for n_params in (7_296, 9_900))
-    share = f"{100 * 7_296 / 1_234_567:.2f} %"
-    assert report.answer_of(toy_result(), WORDS).cost == (
-        f"It trains 7,296 adapter parameters ({share} of the base model) and 390 of the task head "
-        f"in 2.5 min, using 1.0 MB of memory on top of the weights; its file is {best}. "
-        f"The default trains 9,900 in 2.5 min, using 1.0 MB; its file is {default}."
-    )
+    cost = report.answer_of(toy_result(), WORDS).cost
+    for number in ("7,296", f"{100 * 7_296 / 1_234_567:.2f} %", "390", "2.5 min", best, "9,900", default):
+        assert number in cost
     kept = report.answer_of(kept_default(), WORDS).cost
-    assert kept.startswith("It trains 9,900 adapter parameters (0.80 %") and "The default" not in kept
-    assert "task head" not in report.answer_of(of_language_model(), WORDS).cost
-
-
-def test_the_untrained_model_costs_no_training():
-    result = of_language_model()
-    kept = replace(result, best=result.baseline, full_runs=result.full_runs[::-1])
-    assert report.answer_of(kept, WORDS).cost == "It needs no training: it is the base model itself."
-
-
-def test_a_run_on_objects_in_memory_reads_of_arguments():
-    result = toy_result()
-    model = result.spec.model.model_copy(update={"id": IN_MEMORY})
-    sentence = "A larger --max-cost or --seeds 3 would help."
-    result = replace(
-        result,
-        spec=result.spec.model_copy(update={"model": model}),
-        verdict=replace(result.verdict, sentence=sentence),
-    )
-    for render in (report.report_html, report.report_md):
-        text = render(result, words=WORDS)
-        assert text.count("A larger max_cost or seeds 3 would help.") == 1 and "--max-cost" not in text
-        assert "autopeft.apply(autopeft.load_plan(" in text
+    assert "9,900" in kept and "7,296" not in kept
 
 
 def test_a_plan_is_named_as_best_once():
@@ -102,20 +69,3 @@ def test_a_plan_is_named_as_best_once():
     assert [row.mark for row in rows] == ["best = baseline", "challenger", "finalist"]
     (row,) = (row for row in rows if row.plan == BEST)
     assert row.difference == (-0.007, -0.028, 0.014)
-
-
-@pytest.mark.parametrize(
-    ("weights", "served"),
-    [
-        (WeightFolders(servers=("vllm", "llama.cpp")), "vLLM and llama.cpp can serve the adapter as is."),
-        (
-            WeightFolders(),
-            "Servers cannot read the adapter as is; autopeft export writes a form that they read.",
-        ),
-        (WeightFolders(n_unmerged=1), "Servers cannot read the adapter as is."),
-    ],
-)
-def test_servers_are_listed_for_language_models_only(weights, served):
-    words = replace(WORDS, auto_class="AutoModelForCausalLM", weights=weights)
-    assert report.answer_of(of_language_model(), words).served == served
-    assert report.answer_of(toy_result(), replace(WORDS, weights=weights)).served == ""

@@ -68,18 +68,6 @@ def test_a_heading_sorts_its_table_both_ways_by_click_and_by_key(page):
     assert parameters(page) == sorted(before, reverse=True)
 
 
-def test_a_click_copies_the_commands(page):
-    page.locator("#use .copy").last.click()
-    page.wait_for_function("[...document.querySelectorAll('#use .copy')].at(-1).textContent === 'Copied'")
-    copied = page.evaluate("navigator.clipboard.readText()")
-    assert copied.splitlines() == [
-        "autopeft export . --to merged --out served",
-        "autopeft train --plan best/plan.yaml --out my-adapter",
-        "autopeft count best/plan.yaml",
-        "autopeft search --config run.yaml --out again",
-    ]
-
-
 def test_dark_mode_changes_paper_ink_and_charts(page):
     script = """() => {
         const color = (query, name) => getComputedStyle(document.querySelector(query))[name];

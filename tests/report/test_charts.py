@@ -49,18 +49,6 @@ def test_the_difference_has_its_interval_and_margin(result):
     assert difference_chart(verdict, is_share=True) is None
 
 
-def test_an_interval_of_shares_ends_at_100_points(result):
-    wide = replace(result.verdict, mean_difference=0.25, interval_95=(-0.749, 1.245))
-    svg = difference_chart(wide, is_share=True)
-    assert "95 % interval −74.9 to +100.0" in svg
-
-
-def test_the_chart_takes_colors_and_font_from_the_page_and_has_a_label(result):
-    svg = difference_chart(result.verdict, is_share=True)
-    assert not re.search(r"#[0-9a-fA-F]{6}|font", svg)
-    assert 'role="img"' in svg and "aria-label=" in svg and "<title>" in svg
-
-
 def test_the_page_is_the_same_to_the_byte_and_its_ids_are_unique(result):
     page = report.report_html(result, words=WORDS)
     assert page == report.report_html(with_sizes(toy_result()), words=WORDS)
@@ -96,7 +84,3 @@ def test_trials_are_at_their_losses_and_the_line_is_the_lowest_so_far(drawn):
         )
     ]
     assert steps == pytest.approx([max(heights[: n + 1]) for n in range(1, len(heights))], abs=0.11)
-
-
-def test_a_single_trial_has_no_chart():
-    assert trials_chart([TrialMark("plan", True, 1.0)]) is None

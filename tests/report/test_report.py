@@ -19,20 +19,14 @@ from toys.results import (
     SLOW,
     WORDS,
     kept_default,
-    of_language_model,
     toy_result,
     with_sizes,
 )
 
 from autopeft import report
-from autopeft.plugins import discover
-from autopeft.report import PartWords
 from autopeft.report.formatting import difference, metric, plus_minus
 from autopeft.report.page import page_html, page_of
-from autopeft.tasks._shared.token_metrics import TOKEN_METRICS
 from autopeft.types import SearchSoFar
-
-BOTH = (report.report_md, report.report_html)
 
 
 @pytest.fixture
@@ -73,12 +67,6 @@ def test_the_table_of_full_runs_has_the_numbers_of_the_record(result, page):
     assert text["difference from the default"] == ("+1.4 points (+0.6 to +2.2)", "–", "–")
 
 
-def test_the_difference_is_in_the_row_of_the_challenger():
-    table = Page(report.report_html(kept_default(), words=WORDS)).columns("difference from the default")
-    assert texts(table["difference from the default"]) == ["–", "−0.7 points −2.8 to +1.4", "–"]
-    assert [cell[:5] for cell in table["plan"]] == ["best ", "chall", "final"]
-
-
 def test_the_table_of_smaller_budgets_has_the_numbers_of_the_record(result, page):
     table = page.columns("difference from the best plan")
     assert [texts(cells) for cells in table.values()] == [
@@ -89,18 +77,6 @@ def test_the_table_of_smaller_budgets_has_the_numbers_of_the_record(result, page
         ["−1.1 points −2.0 to −0.2"],
         ["61 s"],
     ]
-    assert "Smaller budgets" not in report.report_html(toy_result(), words=WORDS)
-    assert "Smaller budgets" not in report.report_md(toy_result(), words=WORDS)
-
-
-def test_the_short_runs_are_ordered_by_their_loss(result, page):
-    table = page.columns("proposed by")
-    assert texts(table["loss"]) == ["0.300", "0.350", "0.410", "0.500"]
-    assert texts(table["accuracy"]) == ["93.0 %", "92.0 %", "90.0 %", "88.0 %"]
-    assert table["proposed by"] == ("list", "list", "list", "smaller budget")
-    assert texts(table["learning rate"]) == ["4e-3", "2.5e-2", "1.5e-3", "2e-3"]
-    assert "best" in table["plan"][0] and "baseline" in table["plan"][2]
-    assert rows_of(report.report_md(result, words=WORDS), "proposed by")["loss"] == table["loss"]
 
 
 def test_the_stages_of_the_cost_add_up_to_the_whole(page):
@@ -114,8 +90,6 @@ def test_the_stages_of_the_cost_add_up_to_the_whole(page):
         "total": "3.70",
         "of which smaller budgets": "1.22",
     }
-    bare = Page(report.report_html(toy_result(), words=WORDS)).columns("in R")
-    assert "of which smaller budgets" not in bare["stage"]
 
 
 def test_result_json_has_the_documented_keys(result):
@@ -141,19 +115,10 @@ def test_result_json_has_the_documented_keys(result):
     assert not {"smallest", "incumbent", "proxy", "head"} & set(answer)
 
 
-def test_the_challenger_is_in_the_result_whether_or_not_it_is_handed_over():
+def test_the_challenger_is_in_the_result_whether_or_not_it_won():
     won, lost = (report.result_json(r) for r in (toy_result(), kept_default()))
     assert won["challenger"]["plan_id"] == won["best"]["plan_id"] == BEST.digest
     assert lost["challenger"]["plan_id"] == BEST.digest and lost["best"]["plan_id"] == BASELINE.digest
-    alone = replace(
-        kept_default(),
-        challenger=None,
-        full_runs=kept_default().full_runs[:1],
-        verdict=replace(kept_default().verdict, mean_difference=None, interval_95=None),
-    )
-    assert report.result_json(alone)["challenger"] is None
-    assert "Against the default" not in report.report_html(alone, words=WORDS)
-    assert report.report_md(alone, words=WORDS)
 
 
 def test_result_json_has_no_nan(result):
@@ -167,11 +132,6 @@ def test_result_json_has_no_nan(result):
 
 def test_trials_csv_equals_the_measurements(result):
     table = pd.read_csv(io.StringIO(report.trials_csv(result)), dtype=str)
-    assert ",".join(table.columns) == (
-        "trial,arm,plan_id,methods,ranks,n_targets,trainable_params,learning_rate,seed,status,split,"
-        "metric,loss,train_steps,train_examples,train_seconds,eval_examples,eval_seconds,peak_bytes,"
-        "learning_rate_position,overhead_seconds,trained_steps"
-    )
     for row, run in zip(table.itertuples(), result.measurements, strict=True):
         assert row.plan_id == run.plan.digest
         seen = run.fidelity
@@ -188,7 +148,6 @@ def test_trials_csv_equals_the_measurements(result):
 
 def test_sensitivity_csv_has_one_column_per_score(result):
     table = pd.read_csv(io.StringIO(report.sensitivity_csv(result.targets, result.scores)), dtype=str)
-    assert ",".join(table.columns) == "target,layer,role,in_features,out_features,gradient,uniform"
     assert tuple(float(value) for value in table.gradient) == result.scores[0].values
     assert table.layer.isna().sum() == 1
 
@@ -216,37 +175,6 @@ def test_the_shares_of_a_score_add_up_to_a_hundred(page):
     assert sum(shares) == pytest.approx(100, abs=0.5)
 
 
-def test_every_metric_but_losses_errors_and_correlations_is_shown_in_percent():
-    of_tasks = {name: task for task in discover("autopeft.tasks").values() for name in task.metrics}
-    parts = {**of_tasks, **discover("autopeft.metrics"), **TOKEN_METRICS}
-    is_share = {name: part.is_share for name, part in parts.items()}
-    no_shares = {"loss", "perplexity", "matthews", "pearson", "spearman", "pearson-spearman"}
-    no_shares |= {"mean-absolute-error", "mean-squared-error"}
-    shown = {name: metric(0.532, is_share[name]) for name in is_share}
-    assert shown == {name: "0.532" if name in no_shares else "53.2 %" for name in is_share}
-
-
-def test_a_loss_is_shown_in_its_own_unit_and_plus_is_explained():
-    result = of_language_model()
-    table = Page(report.report_html(result, words=WORDS)).columns("difference from the default")
-    assert texts(table["loss on confirm"]) == ["1.500 ± 0.002", "2.500 ± 0.002"]
-    assert texts(table["difference from the default"]) == ["+0.014 +0.006 to +0.022", "–"]
-    for render in BOTH:
-        assert "plus is better" in render(result, words=WORDS)
-        assert "plus is better" not in render(toy_result(), words=WORDS)
-
-
-def test_the_untrained_model_has_neither_rate_nor_training():
-    result = of_language_model()
-    page = Page(report.report_html(result, words=WORDS))
-    full, short = page.columns("difference from the default"), page.columns("proposed by")
-    assert (full["plan"][1], full["training time"][1]) == ("baselineuntrained model", "–")
-    assert "untrained model" in short["plan"][-1] and short["learning rate"][-1] == "–"
-    rows = {row["plan_id"]: row for row in report.leaderboard(result, WORDS.labels)}
-    assert rows[result.baseline.digest]["learning_rate"] is None
-    assert rows[BEST.digest]["learning_rate"] == BEST.learning_rate
-
-
 def test_the_leaderboard_has_full_runs_first_and_each_plan_once(result):
     rows = report.leaderboard(result, WORDS.labels)
     plans = [BEST, SLOW, BASELINE, FIFTH]
@@ -254,17 +182,6 @@ def test_the_leaderboard_has_full_runs_first_and_each_plan_once(result):
     assert [row["split"] for row in rows] == ["confirm"] * 3 + ["search"]
     assert [row["metric"] for row in rows] == [0.954, 0.951, 0.94, 0.88]
     assert [row["answers"] for row in rows] == ["best", "", "baseline", ""]
-
-
-def test_method_that_is_not_installed_keeps_its_name(result):
-    text = report.report_md(result, words=PartWords())
-    assert "lora of rank 2 to 13 on 7 modules" in text and "LoRA of" not in text
-
-
-def test_a_failure_is_listed_with_one_line(result):
-    text = report.report_md(result, words=WORDS)
-    assert "loss is nan at step 7 of &lt;script>" in text
-    assert "Traceback" not in text + report.report_html(result, words=WORDS)
 
 
 def so_far(result, **changes):
@@ -276,43 +193,16 @@ def so_far(result, **changes):
 def test_a_page_needs_no_answer_while_the_run_goes_on(result):
     search = so_far(result, measurements=result.measurements[:6])
     page = page_html(page_of(search, WORDS, "running: 2 of 3 full runs; nothing is judged yet"))
-    assert "Running: 2 of 3 full runs; nothing is judged yet" in Page(page).texts and "Use it" not in page
+    assert "location.reload()" in page
+    assert "location.reload()" not in report.report_html(result, words=WORDS)
     full, short = Page(page).all_columns("proposed by")
     assert full["plan"] == ("LoRA of rank 2 to 13 on 7 modules", "LoRA of rank 4 on all linear layers")
     assert texts(short["loss"]) == ["0.300", "0.350", "0.410"]
 
 
-def test_a_page_loads_itself_again_only_while_the_run_goes_on(result):
-    running, stopped = (page_html(page_of(so_far(result), WORDS, word)) for word in ("running", "stopped"))
-    for page, is_live in (
-        (running, True),
-        (stopped, False),
-        (report.report_html(result, words=WORDS), False),
-    ):
-        assert ("location.reload()" in page) == ('http-equiv="refresh"' in page) == is_live
-    assert "No run has finished yet." in page_html(page_of(so_far(result, measurements=()), WORDS, "running"))
-
-
 def test_the_trials_of_a_search_without_an_answer_are_those_of_the_finished_one():
     result = toy_result()
     assert report.trials_csv(so_far(result)) == report.trials_csv(result)
-
-
-def test_weights_missing_from_the_base_model_are_reported(result):
-    told = "The base model lacks weights for bert.pooler.dense; all plans train them."
-    lacking = replace(result, setting=replace(result.setting, lacking=told))
-    assert report.result_json(lacking)["sentences"] == [told]
-    for render in BOTH:
-        assert told in render(lacking, words=WORDS)
-
-
-def test_groups_are_counted_with_the_sizes_and_the_errors(result):
-    splits = replace(result.setting.splits, confirm_groups=1200)
-    grouped = replace(result, setting=replace(result.setting, splits=splits))
-    for render in BOTH:
-        assert "500 of 1,500 in 1,200 groups" in render(grouped, words=WORDS)
-        assert "standard error over the groups of rows." in render(grouped, words=WORDS)
-        assert "standard error over the rows." in render(result, words=WORDS)
 
 
 def test_markdown_tables_are_rectangular(result):
@@ -328,20 +218,6 @@ def test_write_leaves_five_files_that_agree(result, tmp_path):
     assert names == ["report.html", "report.md", "result.json", "sensitivity.csv", "trials.csv"]
     answer = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     assert answer == report.result_json(result)
-
-
-def test_the_lines_that_load_a_gguf_file_name_its_folder_and_the_file(result):
-    """As `transformers` takes it: the path of the file itself is no model to it."""
-    setting = replace(result.setting, base_model_source="/models/small/model.Q4_1.gguf")
-    text = report.report_md(replace(result, setting=setting), words=WORDS)
-    assert 'name = "/models/small"' in text
-    assert '.from_pretrained(name, gguf_file="model.Q4_1.gguf"' in text
-
-
-def test_markdown_shows_names_as_they_are(result):
-    setting = replace(result.setting, data="_data_ of $a$ and b_c", base_model="__base__")
-    text = report.report_md(replace(result, setting=setting), words=WORDS)
-    assert text.startswith(r"# \_\_base\_\_ × \_data\_ of \$a\$ and b_c × 10k")
 
 
 @pytest.mark.parametrize(

@@ -40,17 +40,6 @@ def test_result_of_a_search_follows_the_schema(result):
     assert set(SCHEMA["properties"]) == set(answer)
 
 
-def test_scores_of_each_seed_are_in_the_result():
-    result = toy_result()
-    first, *others = result.full_runs
-    three = replace(first, seeds=(0, 1, 2), metrics=(0.95, 0.954, 0.958))
-    answer = answer_of(replace(result, full_runs=(three, *others)))
-    jsonschema.validate(answer, SCHEMA)
-    for run in (answer["best"], answer["challenger"], answer["full_runs"][0]):
-        assert (run["seeds"], run["metrics"]) == ([0, 1, 2], [0.95, 0.954, 0.958])
-        assert run["plan_id"] == BEST.digest
-
-
 @pytest.mark.parametrize("change", [{"verdict": {"label": "better"}}, {"surprise": 1}, {"budget": "0.5%"}])
 def test_planted_fault_is_refused(change):
     answer = answer_of(toy_result()) | change

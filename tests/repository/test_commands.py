@@ -83,7 +83,6 @@ def test_planted_flags_and_commands_are_found() -> None:
     assert unknown_flags(["autopeft", "search", "--budget", "1%", "--bugdet", "2%"]) == ["--bugdet"]
     assert unknown_flags(["autopeft", "serach"]) == ["serach"]
     assert unknown_flags(["autopeft", "info", "skil"]) == ["skil"]
-    assert unknown_flags(["autopeft", "info", "skill", "--jsno"]) == ["--jsno"]
     assert commands_of("      - run: autopeft export a --to b\n") == [
         ["autopeft", "export", "a", "--to", "b"]
     ]

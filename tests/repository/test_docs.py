@@ -166,12 +166,6 @@ def test_anchors_of_links_are_headings() -> None:
     assert [(page.name, anchor) for page, anchor in found if anchor not in headings(page)] == []
 
 
-def test_navigation_names_pages_that_exist() -> None:
-    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    named = set(re.findall(r": ([\w-]+\.md)$", navigation, re.MULTILINE))
-    assert named and named <= {path.name for path in (ROOT / "docs").glob("*.md")}
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_no_list_becomes_a_paragraph(page: Path) -> None:
     markdown = pytest.importorskip("markdown")
@@ -180,14 +174,6 @@ def test_no_list_becomes_a_paragraph(page: Path) -> None:
     html = markdown.markdown(text, extensions=["tables", "toc", "pymdownx.superfences"])
     paragraphs = re.findall(r"<p>(.*?)</p>", html, re.DOTALL)
     assert [text for text in paragraphs if re.search(r"^\s*(- |\d+\. |\|)", text, re.MULTILINE)] == []
-
-
-def test_pages_ask_no_other_server_and_wrap_commands() -> None:
-    config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    # The theme asks GitHub for the stars of a repo_url, and wraps blocks with the class of a language.
-    assert not re.search(r"^repo_url", config, re.MULTILINE) and "font: false" in config
-    assert "pygments_lang_class: true" in config and "extra_css: [extra.css]" in config
-    assert ".language-bash" in (ROOT / "docs" / "extra.css").read_text(encoding="utf-8")
 
 
 @pytest.fixture

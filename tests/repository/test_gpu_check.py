@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -31,17 +30,3 @@ def test_a_check_that_raises_fails_and_the_others_go_on(monkeypatch):
     broken, other = gpu_check.run(CPU, ["methods", "resumed"])
     assert (broken.status, broken.numbers["error"]) == ("FAIL", "ZeroDivisionError: division by zero")
     assert other.status == "PASS"
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_so_in_one_sentence_and_exits_with_2(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["gpu_check.py"])
-    assert gpu_check.main() == 2
-    assert capsys.readouterr().err.startswith("There is no GPU here; ")
-
-
-def test_a_dry_run_makes_the_checks_on_the_cpu_and_ends_with_json(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--dry", "--only", "attention"])
-    assert gpu_check.main() == 0
-    printed = capsys.readouterr().out
-    assert json.loads(printed[printed.index("{") :])["checks"][0]["name"] == "attention"

@@ -11,7 +11,7 @@ import pytest
 
 from autopeft.errors import RunDirError
 from autopeft.store import files, replace_folder
-from autopeft.types import RunSpec, TaskSpec, commands, python_words
+from autopeft.types import RunSpec, TaskSpec, commands
 
 
 @pytest.mark.parametrize("word", ["reports\\x-2026", "C:\\my runs\\a", "plain", 'say "hi"'])
@@ -29,14 +29,6 @@ def test_the_resume_command_names_what_runs_only_if_the_user_names_it():
 
     assert command("exact-match") == "autopeft search --resume --out a"
     assert command("mine:score") == "autopeft search --resume --out a --metric mine:score"
-
-
-@pytest.mark.parametrize("is_windows", [False, True])
-@pytest.mark.parametrize("out", ["runs/a", "C:\\my runs\\a"])
-def test_a_command_in_words_of_python_keeps_its_folder(out, is_windows, monkeypatch):
-    monkeypatch.setattr(commands, "_IS_WINDOWS", is_windows)
-    message = f"go on with `{commands.resume_command(RunSpec(), Path(out))}`."
-    assert python_words(message) == f"go on with `autopeft.search(out={out!r}, resume=True)`."
 
 
 def test_a_file_that_is_read_for_a_moment_is_replaced_afterwards(tmp_path, monkeypatch):
