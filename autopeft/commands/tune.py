@@ -153,6 +153,8 @@ class Study:
         self.spec, _ = resolve_settings(config=None, env={}, flags=flags, assignments=(), origin="argument")
         if self.spec.search.evaluate is not None:
             raise SpecError("evaluate is for search alone; call your function at the end of your trainer.")
+        if self.spec.search.baseline is not None:
+            raise SpecError("baseline is for search alone; a study compares with the LoRAs of its space.")
         self._metric = _metric_facts(metric, lower_is_better=lower_is_better)
         self._auto_class, self._is_tested = auto_class, test
         self._full_steps = full_steps
@@ -367,6 +369,8 @@ class Study:
                 **facts,
             )
             self._run.measurements.append(measurement)
+            if status.is_of_machine:
+                self._trials.give_back(trial)  # a later process tries it again
 
     def finish(self) -> SearchResult:
         """Write the best adapter, its plan and the report of a finished study.

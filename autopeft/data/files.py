@@ -116,6 +116,14 @@ def _read_file(path: Path, suffix: str, text: TextFormat | None) -> Any:
 def _read_csv(path: Path, suffix: str) -> pd.DataFrame:
     """Read a CSV or TSV file as texts, where pandas would drop cells or join lines silently raise."""
     separator = "\t" if suffix == ".tsv" else ","
+    with path.open(encoding=_ENCODING) as file:
+        header = file.readline()
+    other = next((sign for sign in ";\t|" if separator not in header and sign in header), None)
+    if other:
+        raise DataError(
+            f"{path} has the separator {other!r}, not a comma. Convert it with pandas: frame = pd.read_csv("
+            f"PATH, sep={other!r}); frame.to_parquet('rows.parquet')."
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
         try:
@@ -124,13 +132,12 @@ def _read_csv(path: Path, suffix: str) -> pd.DataFrame:
             )
         except pd.errors.ParserWarning as error:
             raise ValueError("a row has more cells than the header") from error
-    frame.columns = frame.columns.str.strip()
-    other = next((sign for sign in ";\t|" if len(frame.columns) == 1 and sign in frame.columns[0]), None)
-    if other:
-        raise DataError(
-            f"{path} has the separator {other!r}, not a comma. Convert it with pandas: frame = pd.read_csv("
-            f"PATH, sep={other!r}); frame.to_parquet('rows.parquet')."
+    if (short := frame.isna().any(axis=1)).any():  # an empty cell is ""
+        raise ValueError(
+            f"row {int(short.to_numpy().argmax()) + 1} has fewer cells than the header; quote each cell that "
+            "holds a comma or a line end"
         )
+    frame.columns = frame.columns.str.strip()
     if suffix == ".tsv" and any(frame[name].str.contains("\t").any() for name in frame.columns):
         raise DataError(
             f"{path} has a cell that holds a tab: a quote in a text joins lines. Convert it with pandas: "

@@ -82,6 +82,8 @@ def list_files(spec: DataSpec, *, text: TextFormat | None = None) -> Source | No
     if "," in source:
         paths = [path_at_home(word.strip()) for word in source.split(",")]
         for path in paths:
+            if path.is_dir():
+                raise DataError(f"{path} is a folder; between commas name files.")
             if not path.is_file():
                 raise _missing(path)
         return by_split(paths[0].resolve().parent.name, [(path.name, path) for path in paths])

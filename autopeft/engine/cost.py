@@ -23,8 +23,12 @@ def final_runs(problem: SearchProblem) -> list[Fidelity]:
     # The best plan of the sampler may be one more; a thorough search adds a listed plan and the head alone.
     n_extra = int(problem.n_trials > len(problem.listed))
     n_extra += 1 + problem.has_head if problem.effort == "thorough" else 0
-    slower_heads = [problem.lengths.full(seed=problem.seeds[0])] * (len(problem.head_factors) - 1)
-    return [*slower_heads, *problem.full_runs(n_plans=USUAL_FINALISTS + n_extra)]
+    return [*slower_heads(problem), *problem.full_runs(n_plans=USUAL_FINALISTS + n_extra)]
+
+
+def slower_heads(problem: SearchProblem) -> list[Fidelity]:
+    """List the further full runs of the baseline, at other learning rates of the head."""
+    return [problem.lengths.full(seed=problem.seeds[0])] * (len(problem.head_factors) - 1)
 
 
 def smaller_runs(problem: SearchProblem, *, after: int = 0) -> list[Fidelity]:

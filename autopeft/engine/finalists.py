@@ -49,7 +49,8 @@ def choose_finalists(problem: SearchProblem, trials: Trials) -> tuple[list[Plan]
     if problem.effort != "thorough":
         finalists = finalists[:1]
     sampled = [m for m in challengers if m.plan not in listed]
-    if sampled and (not finalists or all(_loss(sampled[0]) < _loss(m) for m in ranked if m.plan in listed)):
+    in_race = [m for m in ranked if m.plan in listed and problem.is_allowed(m.plan)]
+    if sampled and (not finalists or all(_loss(sampled[0]) < _loss(m) for m in in_race)):
         finalists.append(sampled[0].plan)
     if problem.effort == "thorough" and problem.has_head and problem.head[1] not in baselines:
         finalists.append(problem.head[1])

@@ -10,7 +10,7 @@ from statistics import fmean
 from autopeft import statistics
 from autopeft.engine.cost import smaller_runs
 from autopeft.engine.finalists import rank
-from autopeft.engine.problem import Allowance, Batch, Request, SearchProblem, Steps
+from autopeft.engine.problem import Allowance, Batch, Key, Request, SearchProblem, Steps
 from autopeft.engine.study import Trials
 from autopeft.errors import TrainingError
 from autopeft.types import Arm, FullRun, Measurement, Plan, SizeStep, Status, Verdict
@@ -60,23 +60,22 @@ def train_in_full(
         return [Request(plan, fidelity, trials.arm(plan)) for plan in plans for fidelity in full]
 
     factor = factors[0]
-    if len(factors) > 1:
-        at_factors = [_at_head_factor(first, factor) for factor in factors]
+    requests = requests_for([_at_head_factor(first, factor) for factor in factors], problem.seeds[:1])
+    if len(factors) > 1 and allowance.covers(requests, problem.test_runs(n_plans=1)):
         others = problem.full_runs(n_plans=1 + len(challengers))[1:]
-        requests = requests_for(at_factors, problem.seeds[:1])
         runs = yield Batch(
             phase="full runs", n_runs=n_runs, requests=requests, ahead=[*others, *smaller_runs(problem)]
         )
         yield from _warnings_of(run for run in runs if run.status.is_of_machine)
         factor = factors[_lowest_loss(runs)]
-    plans = [_at_head_factor(plan, factor) for plan in (first, *challengers)]
+    plans = list(dict.fromkeys(_at_head_factor(plan, factor) for plan in (first, *challengers)))
     least = 1 if problem.is_allowed(first) else 2
     n_covered = len(plans)
     while n_covered > least and not allowance.covers(requests_for(plans[:n_covered], problem.seeds), tests):
         n_covered -= 1
     if n_covered < len(plans):
         text = "The limits allow {} of {} challengers to be trained in full; raise --max-time or --max-cost."
-        yield Batch.note(text.format(n_covered - 1, len(challengers)))
+        yield Batch.note(text.format(n_covered - 1, len(plans) - 1))
     finished: dict[Plan, list[Measurement]] = {}
     for index, usual in enumerate(baselines):
         baseline = _at_head_factor(usual, factor)
@@ -231,7 +230,9 @@ def smaller_budgets(
     confirm rows. The list ends early if no plan fits, time or cost runs out, or a run fails.
     """
     found: list[SizeStep] = []
-    known = {*trials.short, *judged.finished}
+    seed = problem.seeds[0]
+    short, full = problem.lengths.short(seed=seed), problem.lengths.full(seed=seed)
+    known = {*((plan, short) for plan in trials.short), *((plan, full) for plan in judged.finished)}
     for power in range(1, problem.spec.search.sizes):
         arms = problem.smaller(power).small_plans
         if not arms:
@@ -240,7 +241,7 @@ def smaller_budgets(
         if step is None:
             break
         found.append(step)
-        known |= {*arms, step.plan}
+        known |= {*((plan, short) for plan in arms), (step.plan, full)}
     return tuple(found)
 
 
@@ -251,9 +252,9 @@ def _best_of_size(
     arms: Mapping[Plan, Arm],
     *,
     power: int,
-    known: Collection[Plan],
+    known: Collection[Key],
 ) -> Steps[SizeStep | None]:
-    """Find the best of some plans; `known` are those that were measured, which cost nothing again."""
+    """Find the best of some plans; `known` are runs that were measured, which cost nothing again."""
     seed, max_params = problem.seeds[0], problem.smaller(power).context.max_params
     short, full = problem.lengths.short(seed=seed), problem.lengths.full(seed=seed)
     words, later = f"{max_params:,} parameters", smaller_runs(problem, after=power)
@@ -269,6 +270,9 @@ def _best_of_size(
         return None
     plan = _at_head_factor(ranked[0].plan, judged.baseline.head_factor)
     request = Request(plan, full, arms[ranked[0].plan])
+    if not allowance.covers([request]):
+        yield Batch.note(f"The limits leave out the search among plans of {words}.")
+        return None
     (run,) = yield Batch(phase=f"full run, {words}", n_runs=1, requests=[request], ahead=later)
     if run.metric is None:
         return None
@@ -286,7 +290,7 @@ def _best_of_size(
         metric_mean=run.metric,
         mean_difference=difference.mean,
         interval_95=(difference.low, difference.high),
-        seconds=sum(each.total_seconds for each in (*runs, run) if each.plan not in known),
+        seconds=sum(each.total_seconds for each in (*runs, run) if (each.plan, each.fidelity) not in known),
     )
 
 

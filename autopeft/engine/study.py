@@ -13,7 +13,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.samplers import TPESampler
 from optuna.trial import Trial, TrialState
 
-from autopeft.engine.cost import final_runs, smaller_runs
+from autopeft.engine.cost import final_runs, slower_heads, smaller_runs
 from autopeft.engine.problem import Allowance, Batch, Request, SearchProblem, Steps
 from autopeft.space import is_point_of, parameters, parameters_of, plan_of, policy_of_parameters
 from autopeft.types import Arm, Measurement, Plan, Proposal, Status
@@ -125,6 +125,7 @@ def short_runs(problem: SearchProblem, trials: Trials, allowance: Allowance) -> 
         problem.lengths.short(seed=problem.seeds[0]),
         [*final_runs(problem), *smaller_runs(problem)],
     )
+    finals = [*slower_heads(problem), *problem.full_runs(n_plans=2)]  # what a limit has to cover in any case
     is_covered = True
     while n_asked < n_listed or (n_asked < n_trials and is_covered):
         if n_asked < n_listed:
@@ -135,9 +136,12 @@ def short_runs(problem: SearchProblem, trials: Trials, allowance: Allowance) -> 
         for start in range(0, n_new, allowance.n_at_once):
             side_by_side = asked[start : start + allowance.n_at_once]
             requests = [Request(each.plan, short, each.arm) for _, each in side_by_side]
-            finals = problem.full_runs(n_plans=2)
             if not (is_covered := is_covered and allowance.covers(requests, finals)):
-                requests = [request for request in requests if allowance.covers([request], finals)]
+                covered: list[Request] = []
+                for request in requests:
+                    if allowance.covers([*covered, request], finals):
+                        covered.append(request)
+                requests = covered
             n_left = n_trials - n_asked + n_new - start - len(side_by_side)
             runs = yield Batch(
                 phase="short runs",

@@ -52,6 +52,7 @@ CHANGEABLE = frozenset(
 # Numbers, rows or proposals depend on their versions.
 _LIBRARIES = ("datasets", "numpy", "optuna", "peft", "tokenizers", "torch", "transformers")
 _SHOWN = 3  # differences that an error lists; heuristic
+_WITHOUT_EFFECT = ("_name_or_path", "transformers_version", "dtype")  # of a model's config
 
 log = logging.getLogger(__name__)
 
@@ -158,9 +159,17 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 def loaded_facts(prepared: Prepared) -> dict[str, Any]:
     """Collect what a run loaded, by name: fingerprints of data and weights, the device, versions."""
     base, model_config = prepared.base, cast(Any, prepared.base.module).config
+    values = {
+        name: value
+        for name, value in model_config.to_dict().items()
+        if isinstance(value, bool | int | float | str) and name not in _WITHOUT_EFFECT
+    }
+    vocabulary = sorted(base.tokenizer.get_vocab().items()) if hasattr(base.tokenizer, "get_vocab") else []
     return {
         "data_fingerprint": prepared.data.fingerprint,
         **base.weight_digests,
+        "model_config": digest_of(values),
+        "vocabulary": digest_of(vocabulary),
         "device": base.device.type,
         "attention": getattr(model_config, "_attn_implementation", None),
         "autopeft": VERSION,

@@ -30,7 +30,11 @@ def listed_policies(space: Space, family: str, context: AllocationContext) -> tu
     """
     entries = space.listed[cast(Family, family)]
     baselines = _arms_and_policies(space, [entry for entry in entries if entry.baseline], context)
-    if all(policy.layer_share < 1 for _, policy in baselines):
+    usual = (
+        ListedPlan(method=BASELINE_METHOD, rate=_MIDDLE),
+        *(entry for entry in entries if entry.baseline),
+    )
+    if not any(_is_covered(_policy(space, entry), context) for entry in usual):
         entries = (*entries, *space.listed["small"])
     anywhere = default_lora(space, context)
     if not baselines and plan_of(anywhere, context).adapters:
@@ -90,6 +94,12 @@ def _policy(space: Space, entry: ListedPlan) -> Policy:
         max_rank=None if part is None else part.max_rank,
         learning_rate=1.0,
     )
+
+
+def _is_covered(policy: Policy, context: AllocationContext) -> bool:
+    """Whether a policy has all of its layers within the budget."""
+    fitted = _fitted(policy, context)
+    return fitted is not None and fitted.layer_share >= policy.layer_share
 
 
 def _fitted(policy: Policy, context: AllocationContext) -> Policy | None:

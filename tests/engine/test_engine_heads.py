@@ -67,6 +67,14 @@ def test_the_further_run_is_planned_shown_and_counted():
 
 
 def test_a_limit_leaves_out_the_challenger_before_the_slower_head():
-    found = run(truth(0.7), head_factors=(USUAL, SLOW), max_cost=3.5)
+    found = run(truth(0.7), head_factors=(USUAL, SLOW), max_cost=2.5)
     assert [m.plan.head_factor for m in found.at("confirm")] == [USUAL, SLOW]
     assert found.outcome.best.head_factor == SLOW
+    least = run(truth(0.7), head_factors=(USUAL, SLOW), max_cost=1.2)
+    assert [m.plan.head_factor for m in least.at("confirm")] == [USUAL]
+
+
+def test_a_limit_that_covers_all_full_runs_keeps_them_for_the_challenger():
+    found = run(truth(0.7), head_factors=(USUAL, SLOW), max_cost=4.5)
+    first, again, challenger = (kind_of(m.plan) for m in found.at("confirm"))
+    assert first == again and challenger == "ia3"
