@@ -23,7 +23,7 @@ _TRAINER = "trainer."  # begins the names of choices of the user's own trainer
 # Finished trials before the sampler models anything: on the tables 3 and 8 have regret 1.1 and 1.4 with four
 # proposals, and equal ones with more (research/2026-12-02-proposals.md).
 _N_STARTUP = 3
-_N_PROPOSED = 4  # trials between two updates of the sampler, however many run at once; heuristic
+_N_PER_UPDATE = 4  # trials between two updates of the sampler, however many run at once; heuristic
 
 
 @dataclass(kw_only=True)
@@ -120,18 +120,17 @@ def short_runs(problem: SearchProblem, trials: Trials, allowance: Allowance) -> 
 
     The sampler proposes nothing while listed plans are unmeasured.
     """
-    n_listed, n_asked, n_trials = min(len(problem.listed), problem.n_trials), 0, problem.n_trials
-    short, ahead = (
-        problem.lengths.short(seed=problem.seeds[0]),
-        [*final_runs(problem), *smaller_runs(problem)],
-    )
+    n_trials = problem.n_trials
+    n_listed = min(len(problem.listed), n_trials)
+    short = problem.lengths.short(seed=problem.seeds[0])
+    ahead = [*final_runs(problem), *smaller_runs(problem)]
     finals = [*slower_heads(problem), *problem.full_runs(n_plans=2)]  # what a limit has to cover in any case
-    is_covered = True
+    n_asked, is_covered = 0, True
     while n_asked < n_listed or (n_asked < n_trials and is_covered):
         if n_asked < n_listed:
             n_new = min(n_listed - n_asked, allowance.n_at_once)
         else:
-            n_new = min(n_trials - n_asked, _N_PROPOSED)
+            n_new = min(n_trials - n_asked, _N_PER_UPDATE)
         asked, n_asked = trials.ask(n_new), n_asked + n_new
         for start in range(0, n_new, allowance.n_at_once):
             side_by_side = asked[start : start + allowance.n_at_once]

@@ -5,10 +5,10 @@
 Every plan of a list runs the short rung with one shared seed. The best baseline and one challenger run in
 full: a method that starts slowly, unless another challenger is clearly ahead of it. The challenger is handed
 over if it is ahead of the baseline by so many standard errors of their paired difference on the confirm rows.
-What is handed over are the weights of that very run. Regret counts their own seed: the test score of the best
+What is returned are the weights of that very run. Regret counts their own seed: the test score of the best
 plan on confirm (means over the seeds) less the test score of these weights, in points. The gain has less
 noise: the mean of the plan over seeds, confirm and test, less that of LoRA on q and v at 0.38. Costs are in R
-of a run of 300 steps, weights in full included; the short rung is 75 steps. Rules without a race stand beside
+of a run of 300 steps, weights in full included; the short rung is 75 steps. Rules without a race stand next to
 it.
 
 `--lists` chooses challengers step by step on all cells but one, and tries them on that one. `--samplers` lets
@@ -66,7 +66,7 @@ class Rules:
         rates: Whether each finalist's other rates run the short rung, and the best of them goes on.
         by: What ranks: the loss, the metric, or the metric where two standard errors tell, else the loss.
         slow: Where a method that starts slowly has a place: `challenger` is that of the challenger, `third`
-            one beside it, `leader` one beside the best of all plans, so that no baseline need be in full; or
+            one next to it, `leader` one next to the best of all plans, so that no baseline is needed; or
             `none`.
         far: Standard errors on the search rows by which it may be behind the best challenger, or the leader.
         ahead: Standard errors on the confirm rows by which a challenger must be ahead of the baseline.
