@@ -8,7 +8,7 @@ over if it is ahead of the baseline by so many standard errors of their paired d
 What is returned are the weights of that very run. Regret counts their own seed: the test score of the best
 plan on confirm (means over the seeds) less the test score of these weights, in points. The gain has less
 noise: the mean of the plan over seeds, confirm and test, less that of LoRA on q and v at 0.38. Costs are in R
-of a run of 300 steps, weights in full included; the short rung is 75 steps. Rules without a race stand next to
+of a run of 300 steps, finished weights included; a short rung is 75 steps. Rules without a race stand next to
 it.
 
 `--lists` chooses challengers step by step on all cells but one, and tries them on that one. `--samplers` lets
