@@ -118,9 +118,10 @@ PLUGIN = Method(
     formula="r (n + m), DoRA: + m",
     learning_rate_range=(6e-4, 2.4e-2),
     learning_rate_source="best measured on MiniLM-L6 (384) 3.2e-3 to 4e-3, cliff from 8e-3; on SmolLM2 "
-    "(576) 6.9e-3 is better than 2.7e-3; best published 1.6e-3 in this scale (peft's method comparison, "
-    "3072); about ten times the full fine-tuning rate (Thinking Machines 2025, LoRA Without Regret), 5e-4 "
-    "at 3072",
+    "(576) 4.7e-3, on MPNet (768) 4.2e-3; best published 1.6e-3 in this scale (peft's method comparison, "
+    "3072); 0.002 nats above the best rate on 24 models of 1 to 550 B (Tinker's sweep)",
+    # Of the four best rates above; Tinker's sweep did not choose it (research/2026-12-02-language-models.md).
+    width_exponent=0.44,
     step_time=1.0,
     step_time_source="the measure itself; DoRA took 1.26 in peft's method comparison on Llama-3.2-3B",
     choices={"scale_rule": ("rslora", "constant"), "dora": (False, True), "init": ("default", "orthogonal")},

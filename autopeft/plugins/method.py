@@ -20,10 +20,9 @@ Options = Mapping[str, OptionValue]
 # Older releases load the weights of a second method wrongly, without an error (tests/methods/test_mixes.py).
 MIXES_SINCE_PEFT = "0.21.2"
 REFERENCE_WIDTH = 384  # hidden size of MiniLM-L6, on which most ranges of learning rates were measured
-# How fast the best learning rate of LoRA falls with the hidden size: 5e-4 * (2000 / hidden size)**0.775 on
-# Llama-like models (Thinking Machines 2025, LoRA Without Regret, and its cookbook). It also converts the best
-# rates that we measured at 384 to those published at 3072, for LoRA and for most other methods
-# (benchmarks/studies/learning_rates.md).
+# How fast the best learning rate falls with the hidden size: it converts the best rates that we measured at
+# 384 to those published at 3072 for most methods (benchmarks/studies/learning_rates.md), and is the exponent
+# published for LoRA (Thinking Machines 2025, LoRA Without Regret); LoRA itself has a smaller one here.
 WIDTH_EXPONENT = 0.775
 COMPARISON = "peft's method comparison on Llama-3.2-3B: seconds of training, plain LoRA's 942 being 1"
 
