@@ -104,7 +104,7 @@ def search_command(
         with heavy_imports():
             from autopeft import commands
             from autopeft.cli import results
-            from autopeft.run.progress import progress_display
+            from autopeft.report.progress import progress_display
 
         if dry_run:
             preview = commands.preview(spec, explicit=explicit, resume=resume, started=started)
@@ -198,8 +198,8 @@ def tune(
         spec, explicit = resolve_settings(config=None, env={}, flags=settings, assignments=())  # reads texts
         with heavy_imports():
             from autopeft import commands
+            from autopeft.commands.trials import command
             from autopeft.commands.tune import Study
-            from autopeft.run.trials import command
 
         train = command(words, max_seconds=max_seconds)
         study = Study(
@@ -349,8 +349,7 @@ def report(
     """Render the report of a run again, finished or not."""
     with exit_codes(as_json=as_json):
         with heavy_imports():
-            from autopeft.run.live import render_so_far
-            from autopeft.run.reporting import render
+            from autopeft.commands.report import render, render_so_far
             from autopeft.store import RunDir
 
         run = RunDir.open(path)

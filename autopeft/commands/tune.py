@@ -29,22 +29,18 @@ from pydantic import TypeAdapter, ValidationError
 from autopeft import engine, model, report
 from autopeft.adapters import compile_plan
 from autopeft.client import Score, Trial
+from autopeft.commands.finished import document_without_head_rate, training_json
+from autopeft.commands.trials import TrialFolders, check_adapter, require_sound, weight_shapes
 from autopeft.engine import Batch, Key, Lengths, Request, SearchProblem
 from autopeft.errors import DISK_FULL, RunDirError, SpecError, TrainingError, first_line_of
 from autopeft.model import is_out_of_memory
 from autopeft.plugins import discover
-from autopeft.run.best import document_without_head_rate, training_json
-from autopeft.run.prepare import methods_for
-from autopeft.run.reporting import part_words, write_card
-from autopeft.run.resources import budget_of
-from autopeft.run.search_problem import (
-    fit_to_budget,
-    of_one_config,
-    rate_ranges,
-    requested_space,
-    without_scores,
-)
-from autopeft.run.trials import TrialFolders, check_adapter, require_sound, weight_shapes
+from autopeft.report.part_words import part_words
+from autopeft.report.write_card import write_card
+from autopeft.setup.feasible import fit_to_budget, of_one_config, requested_space, without_scores
+from autopeft.setup.look import methods_for
+from autopeft.setup.resources import budget_of
+from autopeft.setup.search_problem import rate_ranges
 from autopeft.space import Choices
 from autopeft.store import (
     TRAINING,

@@ -13,14 +13,13 @@ from torch import nn
 
 from autopeft import adapters, exports, model
 from autopeft.adapters import ConfigFile, TargetMatch, check_plan, compile_plan
+from autopeft.commands.finished import finished_seed, finished_weights, require_same_base
 from autopeft.commands.load import apply
 from autopeft.commands.train import spec_of_plan
 from autopeft.errors import DataError, SpecError
 from autopeft.plugins import Batch, discover
-from autopeft.run.base_facts import require_same_base
-from autopeft.run.best import finished_seed, finished_weights
-from autopeft.run.prepare import prepare
-from autopeft.run.resources import FREE_MEMORY, device_in_float32, memory_needed
+from autopeft.setup.build import prepare
+from autopeft.setup.resources import FREE_MEMORY, device_in_float32, memory_needed
 from autopeft.store import RunDir, is_run, read_plan, whole_path
 from autopeft.types import ExecutionSpec, ModelSpec, Plan, RunSpec, with_setting
 

@@ -1,0 +1,118 @@
+"""The refit: the best plan is trained once more on all rows, those that judged it included."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from autopeft import statistics
+from autopeft.engine import SearchProblem
+from autopeft.executors import EXECUTORS
+from autopeft.setup.build import Prepared, prepare, with_all_rows
+from autopeft.store import RunDir, fresh_folder, read_record, write_record
+from autopeft.types import Fidelity, FullRun, Measurement, Refit, SearchResult, Status
+
+_LEAST_HELD_OUT = 0.05  # of all rows; below it a refit hardly changes the adapter; heuristic
+
+log = logging.getLogger(__name__)
+
+
+def refit_cost(prepared: Prepared) -> float:
+    """Return the steps of the refit over those of a full run; 0 if `--refit` or the rows rule it out."""
+    n_train, wanted = len(prepared.data.joined("train", "search").labels), prepared.spec.search.refit
+    n_rows = n_train + len(prepared.data.confirm.labels)
+    is_left_out = wanted == "auto" and n_rows - n_train < _LEAST_HELD_OUT * n_rows
+    return 0.0 if wanted == "off" or is_left_out else n_rows / n_train
+
+
+def kept_refit(run: RunDir, result: SearchResult) -> Refit | None:
+    """Read the refit of the best plan that an earlier call finished; None without one."""
+    folder = run.refit(result.best, _seed(result))
+    record = _record_path(folder)
+    if not (record.is_file() and folder.is_dir()):
+        return None
+    return read_record(record, Refit, remedy=f"remove {record}")
+
+
+def refit(run: RunDir, prepared: Prepared, problem: SearchProblem, result: SearchResult) -> Refit | None:
+    """Train the best plan on all rows, as `autopeft train --all-rows` does.
+
+    A training that was stopped is resumed. Returns None, with a warning, if the training fails: then the
+    adapter that was judged is returned to the user.
+
+    Raises:
+        AutopeftError: The rows or the model cannot be prepared again, or the disk is full.
+    """
+    seed = _seed(result)
+    folder = run.refit(result.best, seed)
+    shutil.rmtree(folder, ignore_errors=True)
+    if not EXECUTORS[prepared.spec.execution.executor].shares_memory:  # the weights left for the workers
+        prepared = prepare(prepared.spec, interrupt=prepared.bench.interrupt)
+    prepared = with_all_rows(prepared)
+    n_steps, batch_size = prepared.full_steps, prepared.bench.batch_size
+    fidelity = Fidelity(
+        split="confirm",
+        train_steps=n_steps,
+        train_examples=n_steps * batch_size,
+        eval_examples=1,  # the rows were trained on, so that their score says nothing
+        seed=seed,
+    )
+    under_way = folder.with_name(f"{folder.name}.unfinished")
+    with fresh_folder(folder) as fresh:
+        bench = replace(prepared.bench, keep_weights=lambda *_: fresh, under_way=lambda *_: under_way)
+        trained = tested = bench.measure(result.best, fidelity)
+        n_test = prepared.n_evaluated("test")
+        if trained.status is Status.COMPLETE and n_test:
+            tested = bench.measure(result.best, replace(fidelity, split="test", eval_examples=n_test))
+    if not tested.status.is_of_machine:
+        shutil.rmtree(under_way, ignore_errors=True)
+    if tested.status is not Status.COMPLETE:
+        shutil.rmtree(folder)
+        log.warning("The refit on all rows failed (%s); the judged adapter is returned.", tested.reason)
+        return None
+    scores = {"metric": tested.metric, "loss": tested.loss} if n_test else {"metric": None, "loss": None}
+    refitted = Refit(
+        train_rows=len(prepared.data.train.labels),
+        train_steps=n_steps,
+        seconds=trained.total_seconds + (tested.total_seconds if n_test else 0.0),
+        measurement=replace(
+            trained,
+            fidelity=tested.fidelity,
+            eval_seconds=tested.eval_seconds,
+            example_scores=(),
+            **scores,
+        ),
+        test=_record(tested, problem) if n_test else None,
+    )
+    write_record(_record_path(folder), refitted)
+    return refitted
+
+
+def _seed(result: SearchResult) -> int:
+    return next(record.seeds[0] for record in result.full_runs if record.plan == result.best)
+
+
+def _record_path(folder: Path) -> Path:
+    """Name the file next to the weights of a refit that is written once they are complete."""
+    return folder.with_name(f"{folder.name}.json")
+
+
+def _record(tested: Measurement, problem: SearchProblem) -> FullRun:
+    mean, std_error = statistics.mean_and_std_error(
+        [list(tested.example_scores)],
+        span=problem.metric.score_span,
+        examples=problem.examples("test"),
+    )
+    return FullRun(
+        name="refit",
+        plan=tested.plan,
+        split="test",
+        metric_mean=mean,
+        metric_std_error=std_error,
+        seeds=(tested.fidelity.seed,),
+        metrics=(mean,),
+        mean_loss=tested.loss or 0.0,
+        train_seconds=tested.train_seconds,
+    )
