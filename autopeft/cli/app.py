@@ -346,21 +346,12 @@ def report(
     ] = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Render the report of a run again, finished or not."""
+    """Render the report of a finished run again."""
     with exit_codes(as_json=as_json):
         with heavy_imports():
-            from autopeft.commands.report import render, render_so_far
-            from autopeft.store import RunDir
+            from autopeft.commands.report import render
 
-        run = RunDir.open(path)
-        if out is not None or not run.has_page_so_far:
-            _print_run(render(run.path, out), out or run.path, as_json=as_json)
-            return
-        status, page = render_so_far(run), run.path / "report.html"
-        if as_json:
-            print_json({"status": status, "run": str(run.path), "page": str(page)})
-        else:
-            print(f"{status}\nreport  {page}")
+        _print_run(render(path, out), out or path, as_json=as_json)
 
 
 app.add_typer(facts.app)

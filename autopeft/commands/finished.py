@@ -16,27 +16,13 @@ from autopeft.model import BaseModel
 from autopeft.model.attaching import modules_kept_whole
 from autopeft.model.weight_comparison import weight_digests
 from autopeft.setup.build import Prepared
-from autopeft.store import (
-    TRAINING,
-    RunDir,
-    damaged,
-    read_object,
-)
-from autopeft.types import (
-    Measurement,
-    Plan,
-    PlanDocument,
-    RunSpec,
-    resume_command,
-    to_json,
-)
-
-_BASE, DATA = "base", "data_fingerprint"
+from autopeft.store import TRAINING, RunDir, damaged, read_object
+from autopeft.types import Measurement, Plan, PlanDocument, RunSpec, resume_command, to_json
 
 
 def base_facts(prepared: Prepared) -> dict[str, Any]:
     """Collect the digests of a run's base model and the fingerprint of its rows."""
-    return {_BASE: prepared.base.weight_digests, DATA: prepared.data.fingerprint}
+    return {"base": prepared.base.weight_digests, "data_fingerprint": prepared.data.fingerprint}
 
 
 def has_other_base(folder: Path, module: nn.Module) -> bool:
@@ -44,9 +30,7 @@ def has_other_base(folder: Path, module: nn.Module) -> bool:
 
     False if that is unknown: nothing is noted, or only one of the two models was quantized.
     """
-    noted = read_object(folder / TRAINING).get(_BASE)
-    if not isinstance(noted, dict):
-        return False
+    noted = read_object(folder / TRAINING).get("base", {})
     trained_whole = (*model.head_names(module), *modules_kept_whole(folder))
     current = weight_digests(module, exclude=trained_whole)
     return any(noted[name] != current[name] for name in noted.keys() & current)

@@ -72,18 +72,20 @@ def refit(run: RunDir, prepared: Prepared, problem: SearchProblem, result: Searc
         shutil.rmtree(folder)
         log.warning("The refit on all rows failed (%s); the judged adapter is returned.", tested.reason)
         return None
-    scores = {"metric": tested.metric, "loss": tested.loss} if n_test else {"metric": None, "loss": None}
+    measurement = replace(trained, metric=None, loss=None, example_scores=())
+    if n_test:
+        measurement = replace(
+            measurement,
+            fidelity=tested.fidelity,
+            eval_seconds=tested.eval_seconds,
+            metric=tested.metric,
+            loss=tested.loss,
+        )
     refitted = Refit(
         train_rows=len(prepared.data.train.labels),
         train_steps=n_steps,
         seconds=trained.total_seconds + (tested.total_seconds if n_test else 0.0),
-        measurement=replace(
-            trained,
-            fidelity=tested.fidelity,
-            eval_seconds=tested.eval_seconds,
-            example_scores=(),
-            **scores,
-        ),
+        measurement=measurement,
         test=_record(tested, problem) if n_test else None,
     )
     write_record(_record_path(folder), refitted)
@@ -95,7 +97,7 @@ def _seed(result: SearchResult) -> int:
 
 
 def _record_path(folder: Path) -> Path:
-    """Name the file next to the weights of a refit that is written once they are complete."""
+    """Return the file next to the weights of a refit that is written once they are complete."""
     return folder.with_name(f"{folder.name}.json")
 
 

@@ -112,7 +112,7 @@ def run_search(
             environment=environment(prepared.base, spec.execution),  # before the GPU is left to workers
         )
         with live_page(run, so_far, progress) as page:
-            outcome = _outcome(run, prepared, problem, state, page=page, interrupt=interrupt, clock=clock)
+            outcome = _outcome(run, prepared, problem, page=page, interrupt=interrupt, clock=clock)
             result = _finished(run, outcome, so_far=so_far, state=state, load_seconds=load_seconds)
             _write(run, prepared, result)
         result = _refitted(run, prepared, problem, result, clock=clock, progress=progress)
@@ -130,7 +130,6 @@ def _outcome(
     run: RunDir,
     prepared: Prepared,
     problem: SearchProblem,
-    state: RunState,
     *,
     page: LivePage,
     interrupt: Callable[[], None],
@@ -147,14 +146,14 @@ def _outcome(
             progress=page,
             lengths=problem.lengths,
             earlier=logged_measurements(run),
-            record=lambda measurement: record(run, state, measurement),
+            record=lambda measurement: record(run, measurement),
             interrupt=interrupt,
             clock=clock,
             limits=Limits(seconds=seconds, cost=cost),
         )
         page.watch(driver)
         with study_file(run.path / "study.sqlite") as storage, watched(page.step):
-            study = optuna.create_study(storage=storage(), study_name=engine.STUDY)
+            study = optuna.create_study(storage=storage, study_name=engine.STUDY)
             return driver.run(engine.search(problem, study, driver))
     finally:
         executor.shutdown()

@@ -32,7 +32,6 @@ from autopeft.store import (
     read_record,
     refuse_files,
     resolve_settings,
-    sweep_fresh_folders,
     whole_path,
     without_empty_parents,
     write_plan,
@@ -297,7 +296,6 @@ class Unfinished:
                     raise RunDirError(
                         f"{self.folder} cannot be resumed: {differing}; restore it, or {remedy}."
                     )
-                sweep_fresh_folders(self.out)
                 log.info("The training continues after step %s.", f"{self.step:,}")
             else:
                 self.forget()

@@ -28,10 +28,8 @@ from autopeft.types import Fidelity, Plan
 
 WEIGHTS = "adapter_model.safetensors"
 _CLAIM = "claim.json"
-_PLACEHOLDERS = ("{trial}", "{result}")  # for paths, in the user's command
 _HEAD_MOVES = {"classes": MOVE, "numbers": MOVE_OF_NUMBERS, "below": MOVE_BELOW}
 _SHOWN = 200  # characters of the last line of a log; heuristic
-
 _MOST_APART = 1e-3  # between a score and the mean of its rows, relative to max(1, score); heuristic
 
 
@@ -44,9 +42,8 @@ def read_score(path: Path) -> Score:
             f'The trainer did not write {path.name}; write {{"value": 0.9}} to the path of {{result}}.'
         ) from None
     except ValidationError as error:
-        is_json = error.errors()[0]["type"] != "json_invalid"
-        faults = [" ".join(fault) for fault in faults_of(error)] if is_json else ["it is not JSON"]
-        raise TrainingError(f"{path.name} cannot be read: {'; '.join(faults).strip()}.") from None
+        faults = "; ".join(" ".join(fault).strip() for fault in faults_of(error))
+        raise TrainingError(f"{path.name} cannot be read: {faults}.") from None
 
 
 def require_sound(score: Score, *, n_rows: int | None, span: float | None) -> None:
@@ -122,7 +119,7 @@ class TrialFolders:
     def give(
         self, plan: Plan, fidelity: Fidelity, *, config: PeftConfig, words: str, full_steps: int
     ) -> Trial:
-        """Claim a trial for this process, and write its files; raises RunDirError if that fails."""
+        """Claim a trial for this process, and write its files."""
         number = 1 + max((int(folder.name) for folder in self._path.glob("[0-9]*")), default=-1)
         folder, is_trained = self._path / f"{number:04d}", fidelity.split != "test"
         n_steps = fidelity.train_steps if is_trained else 0
@@ -145,8 +142,14 @@ class TrialFolders:
         }
         write_text(folder / "trial.json", json.dumps(content, indent=2) + "\n")
         config.save_pretrained(str(folder / "config"))
-        host, pid = platform.node(), os.getpid()
-        claim = Claim(number=number, plan=plan, fidelity=fidelity, host=host, pid=pid, at=time.time())
+        claim = Claim(
+            number=number,
+            plan=plan,
+            fidelity=fidelity,
+            host=platform.node(),
+            pid=os.getpid(),
+            at=time.time(),
+        )
         write_record(folder / _CLAIM, claim)
         return Trial.load(folder / "trial.json")
 
@@ -200,43 +203,48 @@ def command(words: Sequence[str], *, max_seconds: float | None = None) -> Callab
     Raises:
         SpecError: The command has no `{trial}` or no `{result}`.
     """
-    missing = [place for place in _PLACEHOLDERS if not any(place in word for word in words)]
-    if missing:
-        raise SpecError(
-            f"The command has no {' and no '.join(missing)}; pass both, as in: autopeft tune … -- "
-            "python train.py {trial} {result}"
-        )
+    for place in ("{trial}", "{result}"):
+        if not any(place in word for word in words):
+            raise SpecError(
+                f"The command has no {place}; pass both, as in: autopeft tune … -- "
+                "python train.py {trial} {result}"
+            )
 
     def run(trial: Trial) -> Score:
-        result, output_path = trial.path / "result.json", trial.path / "log.txt"
-        paths = str(trial.path / "trial.json"), str(result)
-        filled = [word.replace("{trial}", paths[0]).replace("{result}", paths[1]) for word in words]
-        with output_path.open("wb") as output:
-            try:
-                process = subprocess.Popen(
-                    filled,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            except OSError as error:
-                reason = error.strerror or error
-                raise TrainingError(f"{filled[0]} cannot be started: {reason}.") from None
-            try:
-                code = process.wait(max_seconds)
-            except subprocess.TimeoutExpired:
-                raise TrainingError(f"The command took over {max_seconds:g} s and was stopped.") from None
-            finally:  # ends also the processes that the command left running
-                _end(process)
-        if code:
-            lines = output_path.read_text(encoding="utf-8", errors="replace").split("\n")
-            last_line = next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
-            how = f"exit code {code}" if code > 0 else f"signal {-code}"
-            raise TrainingError(f"The command ended with {how}: {last_line[:_SHOWN]} ({output_path}).")
-        return read_score(result)
+        paths = {"{trial}": str(trial.path / "trial.json"), "{result}": str(trial.path / "result.json")}
+        filled = list(words)
+        for place, path in paths.items():
+            filled = [word.replace(place, path) for word in filled]
+        _run(filled, trial.path / "log.txt", max_seconds)
+        return read_score(trial.path / "result.json")
 
     return run
+
+
+def _run(words: Sequence[str], output_path: Path, max_seconds: float | None) -> None:
+    """Run a command to its end, or raise TrainingError."""
+    with output_path.open("wb") as output:
+        try:
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise TrainingError(f"{words[0]} cannot be started: {error.strerror or error}.") from None
+        try:
+            code = process.wait(max_seconds)
+        except subprocess.TimeoutExpired:
+            raise TrainingError(f"The command took over {max_seconds:g} s and was stopped.") from None
+        finally:
+            _end(process)
+    if code:
+        lines = output_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        last_line = lines[-1].strip() if lines else "it wrote nothing"
+        how = f"exit code {code}" if code > 0 else f"signal {-code}"
+        raise TrainingError(f"The command ended with {how}: {last_line[:_SHOWN]} ({output_path}).")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

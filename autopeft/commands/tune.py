@@ -376,7 +376,7 @@ class Study:
         """
         with self._lock:
             with study_file(self._run.path / "study.sqlite") as storage:
-                problem, outcome = self._replay(storage())
+                problem, outcome = self._replay(storage)
             if isinstance(outcome, Batch):
                 n_missing = len(self._missing())
                 raise TrainingError(f"The study is not finished: {n_missing} trials are missing.")

@@ -15,7 +15,7 @@ from autopeft.errors import RunDirError, TrainingError, WorkerLostError, reason_
 from autopeft.report.formatting import duration
 from autopeft.report.part_words import part_words
 from autopeft.report.progress import Lines
-from autopeft.store import SO_FAR, RunDir, write_record
+from autopeft.store import RunDir
 from autopeft.types import Measurement, SearchSoFar, resume_command
 
 _PAUSE_SECONDS = 10.0  # between two writings of the page, which take a tenth of a second; heuristic
@@ -38,9 +38,8 @@ class LivePage:
         self._words = part_words(so_far)
         display.begin(so_far.setting, run.path / "report.html")
         self._driver: Driver | None = None
-        self._phase, self._n_runs, self._n_done = "", 0, 0
+        self._phase, self._n_runs, self._n_done, self._step = "", 0, 0, ""
         self._seconds_left: float | None = None
-        self._step = ""
         self._next = clock()
 
     def watch(self, driver: Driver) -> None:
@@ -78,13 +77,12 @@ class LivePage:
         self._next = self._clock() + _PAUSE_SECONDS
 
     def write(self, status: str) -> None:
-        """Write the page, the trials, and what renders them again; nothing before `watch` was called."""
+        """Write the page and the trials; nothing before `watch` was called."""
         if self._driver is None:
             return
         measured = tuple(self._driver.measured.values())
         search = replace(self._so_far, proposals=tuple(self._driver.proposals), measurements=measured)
         report.write_so_far(search, self._run.path, words=self._words, status=status)
-        write_record(self._run.state / SO_FAR, replace(search, measurements=()))
 
 
 @contextmanager
@@ -95,14 +93,10 @@ def live_page(run: RunDir, so_far: SearchSoFar, display: Lines) -> Iterator[Live
         yield page
     except BaseException as error:
         is_signal = isinstance(error, KeyboardInterrupt | SystemExit)
+        how = "stopped" if is_signal else f"failed: {reason_of(error)}"
+        command = resume_command(so_far.spec, run.path)
         with suppress(RunDirError):  # the disk may be full
-            page.write(stopped_status("stopped" if is_signal else f"failed: {reason_of(error)}", so_far, run))
+            page.write(f"{how}; nothing is judged. Resume with: {command}")
         if not (is_signal or isinstance(error, TrainingError | WorkerLostError)):  # these say what to do
-            log.warning("What was measured is kept; resume with: %s", resume_command(so_far.spec, run.path))
+            log.warning("What was measured is kept; resume with: %s", command)
         raise
-    (run.state / SO_FAR).unlink(missing_ok=True)
-
-
-def stopped_status(how: str, search: SearchSoFar, run: RunDir) -> str:
-    """Return the status of a page whose search ended without a result."""
-    return f"{how}; nothing is judged. Resume with: {resume_command(search.spec, run.path)}"

@@ -9,12 +9,7 @@ from autopeft.errors import AutopeftError
 from autopeft.model.checkpoint_source import loading_class_of_type
 from autopeft.plugins import discover
 from autopeft.report import PartWords, WeightFolders
-from autopeft.types import (
-    Plan,
-    SearchResult,
-    SearchSoFar,
-    TrainedPlan,
-)
+from autopeft.types import Plan, SearchResult, SearchSoFar, TrainedPlan
 
 
 def part_words(result: SearchResult | SearchSoFar | TrainedPlan) -> PartWords:
@@ -24,9 +19,7 @@ def part_words(result: SearchResult | SearchSoFar | TrainedPlan) -> PartWords:
     task = dict(discover("autopeft.tasks")).get(setting.task)
     labels = {method.name: method.label for method in methods}
     for method in methods:
-        choice_labels: Mapping[str, str] = getattr(
-            method, "choice_labels", {}
-        )  # other packages may not have it
+        choice_labels: Mapping[str, str] = getattr(method, "choice_labels", {})  # optional in plug-ins
         for option, values in method.choices.items():
             for value in values[1:]:  # the first choice is the usual one
                 default = f"{option.replace('_', ' ')} {value}"

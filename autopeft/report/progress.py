@@ -115,14 +115,14 @@ def progress_display(*, quiet: bool) -> Lines:
 
 
 def headings(setting: SearchFacts | None = None) -> str:
-    """Write the headings above lines of `describe`."""
+    """Return the headings above lines of `describe`."""
     metric = "" if setting is None or setting.metric_words == "loss" else setting.metric_words
-    numbers = f"{'parameters':>11} {'rate':>7} {'steps':>6} {abridged(metric, _METRIC):>{_METRIC}}  loss"
+    numbers = f"{'parameters':>11} {'rate':>7} {'steps':>6} {shortened(metric, _METRIC):>{_METRIC}}  loss"
     return f"{'plan':<{_LABEL}} {numbers}"
 
 
 def describe(measurement: Measurement, arm: str, setting: SearchFacts | None = None) -> str:
-    """Write a measurement in one line of 79 columns; an error may be longer.
+    """Describe a measurement in one line of 79 columns; an error may be longer.
 
     The untrained base model has neither rate nor steps.
     """
@@ -130,7 +130,7 @@ def describe(measurement: Measurement, arm: str, setting: SearchFacts | None = N
     is_untrained = not plan.adapters and not measurement.trained_steps and measurement.error is None
     rates = "–" if is_untrained else rate(plan.learning_rate)
     steps = "–" if is_untrained else f"{measurement.fidelity.train_steps:,}"
-    run = f"{abridged(arm):<{_LABEL}} {plan.trainable_params:>11,} {rates:>7} {steps:>6}"
+    run = f"{shortened(arm, _LABEL):<{_LABEL}} {plan.trainable_params:>11,} {rates:>7} {steps:>6}"
     if measurement.error is not None:
         return f"{run}  failed: {measurement.error}"
     metric = ""
@@ -138,19 +138,6 @@ def describe(measurement: Measurement, arm: str, setting: SearchFacts | None = N
         is_share = setting.metric_is_share
         metric = f"{100 * measurement.metric:.1f} %" if is_share else f"{measurement.metric:.4f}"
     return f"{run} {metric:>{_METRIC}}  {measurement.loss:.4f}"
-
-
-def abridged(text: str, most: int = _LABEL) -> str:
-    """Cut the middle out of a text that is longer than its columns.
-
-    Example:
-        >>> abridged("baseline: LoRA on all linear layers of the last layers")
-        'baseline: LoRA o… the last layers'
-    """
-    if len(text) <= most:
-        return text
-    end = (most - 1) // 2
-    return f"{text[: most - 1 - end]}…{text[-end:]}"
 
 
 def _left(seconds: float | None) -> str:

@@ -11,6 +11,7 @@ import re
 import statistics
 import sys
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,10 +63,10 @@ def _log_new_plans(name: str, run: RunDir, result: SearchResult) -> None:
     path = run.state / f"tracked-{name}.json"
     logged = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     arms = {proposal.plan: str(proposal.arm) for proposal in reversed(result.proposals)}
-    plans: dict[Plan, list[Measurement]] = defaultdict(list)
+    by_plan: dict[Plan, list[Measurement]] = defaultdict(list)
     for measurement in result.measurements:
-        plans[measurement.plan].append(measurement)
-    for plan, measurements in plans.items():
+        by_plan[measurement.plan].append(measurement)
+    for plan, measurements in by_plan.items():
         if plan.digest in logged:
             continue
         arm = arms.get(replace(plan, head_factor=1.0), "size")  # only plans of --sizes have no proposal
@@ -74,19 +75,25 @@ def _log_new_plans(name: str, run: RunDir, result: SearchResult) -> None:
         tracker = LOGGER_TYPE_TO_CLASS[name](target, **options)
         tracker.start()
         tracker.store_init_configuration(_description(plan, arm, result))
-        # Steps of training -> loss and metric on each split, of all seeds; their mean is logged.
-        values_by_step: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for measurement in measurements:
-            fidelity = measurement.fidelity
-            for value_name in ("loss", "metric"):
-                value = getattr(measurement, value_name)
-                if value is not None and math.isfinite(value):
-                    values_by_step[fidelity.train_steps][f"{fidelity.split}/{value_name}"].append(value)
-        for step, values in sorted(values_by_step.items()):
-            tracker.log({key: statistics.fmean(each) for key, each in values.items()}, step=step)
+        for step, values in _values_by_step(measurements):
+            tracker.log(values, step=step)
         tracker.finish()
         logged.append(plan.digest)
         write_text(path, json.dumps(logged))
+
+
+def _values_by_step(measurements: Iterable[Measurement]) -> list[tuple[int, dict[str, float]]]:
+    """Return the steps of training, and the mean loss and metric of all seeds on each split."""
+    values: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for measurement in measurements:
+        fidelity = measurement.fidelity
+        for name, value in (("loss", measurement.loss), ("metric", measurement.metric)):
+            if value is not None and math.isfinite(value):
+                values[fidelity.train_steps][f"{fidelity.split}/{name}"].append(value)
+    return [
+        (step, {key: statistics.fmean(each) for key, each in by_key.items()})
+        for step, by_key in sorted(values.items())
+    ]
 
 
 def _tracker_arguments(name: str, label: str, folder: Path) -> tuple[str, dict[str, Any]]:
@@ -95,14 +102,15 @@ def _tracker_arguments(name: str, label: str, folder: Path) -> tuple[str, dict[s
     The experiment is called `label`; all plans of the search in `folder` are one group.
     """
     project = os.environ.get(f"{name.upper()}_PROJECT", _PROJECT)
+    experiment = f"{folder.name}/{label}"
     arguments: dict[str, tuple[str, dict[str, Any]]] = {
         "aim": (label, {"logging_dir": str(folder), "experiment": project}),
-        "clearml": (project, {"task_name": f"{folder.name}/{label}", "reuse_last_task_id": False}),
+        "clearml": (project, {"task_name": experiment, "reuse_last_task_id": False}),
         "dvclive": (label, {"dir": str(folder / "dvclive" / label)}),
-        "mlflow": (project, {"run_name": f"{folder.name}/{label}"}),
-        "swanlab": (project, {"experiment_name": f"{folder.name}/{label}"}),
+        "mlflow": (project, {"run_name": experiment}),
+        "swanlab": (project, {"experiment_name": experiment}),
         "tensorboard": (label, {"logging_dir": str(folder / "tensorboard")}),
-        "trackio": (project, {"name": f"{folder.name}/{label}", "group": folder.name, "embed": False}),
+        "trackio": (project, {"name": experiment, "group": folder.name, "embed": False}),
         "wandb": (project, {"name": label, "group": folder.name, "reinit": "finish_previous"}),
     }
     return arguments.get(name, (project, {}))
@@ -110,13 +118,13 @@ def _tracker_arguments(name: str, label: str, folder: Path) -> tuple[str, dict[s
 
 def _description(plan: Plan, arm: str, result: SearchResult) -> dict[str, bool | int | float | str]:
     """Describe a plan: its size and rate, its roles in the search, and the settings of the search."""
-    roles = ("best", "baseline", "challenger")
     settings = to_json(result.spec).items()
     flat = {f"{topic}.{name}": value for topic, values in settings for name, value in values.items()}
+    roles = [role for role in ("best", "baseline", "challenger") if getattr(result, role) == plan]
     return {
         "plan_id": plan.digest,
         "arm": arm,
-        "roles": ", ".join(role for role in roles if getattr(result, role) == plan),
+        "roles": ", ".join(roles),
         "trainable_params": plan.trainable_params,
         "learning_rate": plan.learning_rate,
         **{name: value for name, value in flat.items() if isinstance(value, bool | int | float | str)},

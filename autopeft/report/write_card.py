@@ -14,14 +14,10 @@ from autopeft.plugins import discover
 from autopeft.report import CardFacts, PartWords, hub_id
 from autopeft.report.part_words import part_words
 from autopeft.store import read_record, write_text
-from autopeft.types import (
-    IN_MEMORY,
-    SearchFacts,
-    SearchResult,
-    TrainedPlan,
-)
+from autopeft.types import IN_MEMORY, SearchFacts, SearchResult, TrainedPlan
 
 TRAINED = "trained.json"  # next to an adapter of `train`: what its card needs; not for the hub
+
 log = logging.getLogger(__name__)
 
 

@@ -17,7 +17,6 @@ MULTIPLE = 8  # of tokens, as matrix units like it
 CPU_SHARE = 0.5  # of a GPU's tokens per step and per block, since a CPU's steps are slow; heuristic
 LONGER = 4  # the task's upper limit grows by this if it would cut more than half of the rows; heuristic
 _BLOCKS = 200  # of a packed train split, at least: enough for different batches in every step; heuristic
-_EXACT_MATCH, _SHORT_ANSWER = "exact-match", 24  # tokens of an answer that has one right form; heuristic
 _LONGER_ANSWER = 1.25  # a model's answer may be longer than the true one; heuristic
 _BATCHES = 8  # in an epoch, at least; heuristic
 
@@ -33,8 +32,7 @@ class Facts:
         n_rows: Rows of the train split.
         max_tokens: Tokens of a row that tokenizer and model take; None without a limit.
         limited_by: What sets `max_tokens`, such as "the model's context".
-        row_tokens: Count the tokens of a sample of train rows, nothing cut off, up to `LONGER` times the
-            task's upper limit.
+        row_tokens: Count the tokens of some train rows, uncut up to `LONGER` times the task's upper limit.
         text_tokens: Count the tokens of a train split that is packed into blocks.
         encode: Encode the train split, in at most so many tokens a row.
     """
@@ -69,7 +67,7 @@ def derive(spec: RunSpec, facts: Facts) -> Derived:
     Only a length beyond what tokenizer and model take is lowered. Raises DataError if the rows cannot be
     encoded.
     """
-    task, defaults = facts.task, facts.task.defaults
+    defaults = facts.task.defaults
     chosen: dict[str, tuple[int, str]] = {}
     requested, most = spec.task.max_length, facts.max_tokens
     if requested is not None and most is not None and requested > most:
@@ -89,17 +87,17 @@ def derive(spec: RunSpec, facts: Facts) -> Derived:
         spec = with_setting(spec, f"task.{name}", float(value) if name == "epochs" else value)
     if defaults.max_new_tokens is not None:
         chosen["max_new_tokens"] = answer_length(_answers(examples), limits=defaults.max_new_tokens)
-    decisions = [
+    decisions = tuple(
         Decision(setting=f"task.{name}", value=f"{value:,}", rule=rule)
         for name, (value, rule) in chosen.items()
-    ]
+    )
     n_per_step, full_steps = full_run(spec.task, n_train)
     return Derived(
         spec=spec,
         batch_size=n_per_step,
         full_steps=full_steps,
         max_new_tokens=chosen["max_new_tokens"][0] if "max_new_tokens" in chosen else None,
-        decisions=(*decisions, *_recommended_metric(task, examples)),
+        decisions=decisions,
     )
 
 
@@ -123,18 +121,6 @@ def _max_length(facts: Facts, limits: tuple[int, int]) -> tuple[int, str]:
         )
     most = int(limits[1] * (CPU_SHARE if facts.device == "cpu" else 1))
     return block_length(facts.text_tokens(), limits=(limits[0], min(most, facts.max_tokens or most)))
-
-
-def _recommended_metric(task: Task, examples: train.EncodedSplit) -> list[Decision]:
-    """Recommend `exact-match` if the user chose no metric and answers are short."""
-    has_answers = task.defaults.family == "language" and not task.defaults.is_packed
-    is_open = _EXACT_MATCH in task.metrics and getattr(task, "spec", TaskSpec()).metric is None
-    if task.defaults.max_new_tokens is not None or not (has_answers and is_open):
-        return []
-    longest = max(_answers(examples))
-    rule = f"completions have {longest} tokens at most; {_EXACT_MATCH} measures how many are right"
-    recommendation = Decision(setting="task.metric", value=task.metric, rule=rule)
-    return [recommendation] if longest <= _SHORT_ANSWER else []
 
 
 def _answers(examples: train.EncodedSplit) -> list[int]:

@@ -9,22 +9,16 @@ from dataclasses import replace
 from autopeft import adapters, budget, space
 from autopeft.errors import TargetError
 from autopeft.model import BaseModel
-from autopeft.plugins import (
-    MIXES_SINCE_PEFT,
-    discover,
-    missing_in_peft,
-)
+from autopeft.plugins import MIXES_SINCE_PEFT, discover, missing_in_peft
 from autopeft.setup.look import methods_for
 from autopeft.setup.resources import budget_of
 from autopeft.space import AllocationContext, Space
-from autopeft.types import (
-    RunSpec,
-)
+from autopeft.types import RunSpec
 
 log = logging.getLogger(__name__)
 
 
-def requested_space(spec: RunSpec) -> space.Space:
+def requested_space(spec: RunSpec) -> Space:
     """Load the search space, and reduce it to the requested methods and to what the servers can read.
 
     Raises SpecError if no arm remains.
@@ -68,21 +62,12 @@ def fit_to_budget(spec: RunSpec, base: BaseModel, requested: Space) -> tuple[Spa
     for name in requested.arms:
         if name not in feasible.arms:
             log.info("%s is left out: nothing of it fits the model and the budget.", name)
-            continue
-        for (method, part), (_, fitting) in zip(requested.parts(name), feasible.parts(name), strict=True):
-            for placement in part.placement:
-                if placement not in fitting.placement:
-                    log.info(
-                        "%s at %s is left out: the model has no target module for it there.",
-                        method,
-                        placement,
-                    )
     if missing_in_peft("Several configs", MIXES_SINCE_PEFT):
         feasible = of_one_config(feasible, context)
     return feasible, context
 
 
-def without_scores(requested: space.Space) -> space.Space:
+def without_scores(requested: Space) -> Space:
     """Drop from a space the mixes of methods, and every choice that needs scores of target modules."""
 
     def narrow(_: str, part: space.MethodSpace) -> space.MethodSpace:
@@ -96,7 +81,7 @@ def without_scores(requested: space.Space) -> space.Space:
     return methods.model_copy(update={"listed": lists})
 
 
-def of_one_config(feasible: space.Space, context: space.AllocationContext) -> space.Space:
+def of_one_config(feasible: Space, context: AllocationContext) -> Space:
     """Keep the placements at which a method's plan is one `peft` config, which any trainer can attach."""
 
     def narrow(name: str, part: space.MethodSpace) -> space.MethodSpace | None:

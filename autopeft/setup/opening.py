@@ -12,10 +12,7 @@ from statistics import geometric_mean
 from autopeft import adapters, model
 from autopeft.engine import EVAL_COST
 from autopeft.errors import DataError, SpecError
-from autopeft.plugins import (
-    is_own_metric,
-    own_function,
-)
+from autopeft.plugins import is_own_metric, own_function
 from autopeft.report.trackers import check_trackers
 from autopeft.setup.build import Prepared, prepare, with_demo_settings
 from autopeft.setup.feasible import fit_to_budget, requested_space
@@ -24,13 +21,7 @@ from autopeft.setup.resuming import resumed
 from autopeft.setup.workers import check_executor
 from autopeft.space import AllocationContext, Space
 from autopeft.store import RunDir
-from autopeft.types import (
-    Arm,
-    Decision,
-    Plan,
-    RunSpec,
-    with_setting,
-)
+from autopeft.types import Arm, Decision, Plan, RunSpec, with_setting
 
 USER_BASELINE = Arm(kind="given", label="your baseline")
 _LARGEST_MARGIN = 0.5  # of a share; within it a coin is as good as a perfect plan; heuristic
@@ -38,6 +29,7 @@ _MIDDLE = 0.38  # of a range of rates (log scale); two runs there lose half a po
 _LEAST_COMPARED = 2  # examples or groups, from which a standard error can be computed
 _EVAL_SHARE = 0.1  # of a full run that the evaluation of a split may cost; heuristic
 _LEAST_EXAMPLES = 128  # to evaluate if the task names no number; heuristic
+
 log = logging.getLogger(__name__)
 
 
@@ -68,21 +60,12 @@ def open_run(
 ) -> Iterator[OpenedRun]:
     """Check the settings, load data and model, and fit the search space to the budget.
 
-    `explicit` has the dotted names of the settings that the user set. With `resume` the run in
-    `spec.output.out` is resumed with its settings. The run directory `out` is locked within the context;
-    an error before the sensitivity is measured removes it. None, in a dry run, writes nothing. `interrupt` is
-    called before each training step; what it raises stops the run.
+    The run directory `out` is locked within the context, and an error before the sensitivity is measured
+    removes it. None, in a dry run, writes nothing. The other arguments are those of `run_search`.
     """
     spec = resumed(spec, explicit) if resume else with_demo_settings(spec, explicit)
-    check_executor(spec)
-    check_trackers(spec)
     requested = requested_space(spec)
-    if is_own_metric(spec.task.metric):
-        own_function(str(spec.task.metric))  # refuses a bad one before the model is loaded
-    if spec.search.evaluate is not None:
-        own_function(spec.search.evaluate, flag="--evaluate")
-    if spec.search.baseline is not None:  # before the model is loaded
-        adapters.check_user_file(Path(spec.search.baseline))
+    _check_settings(spec)
     place: contextlib.AbstractContextManager[RunDir | None] = (
         contextlib.nullcontext() if out is None else RunDir.create(out, resume=resume)
     )
@@ -97,18 +80,29 @@ def open_run(
             )
             check_comparison(prepared)
             feasible, context = fit_to_budget(prepared.spec, prepared.base, requested)
-            own_plan = user_plan(prepared, context)  # refuses an unusable plan before anything is measured
             yield OpenedRun(
                 prepared=with_evaluated_examples(prepared),
                 requested=requested,
                 feasible=feasible,
                 context=context,
-                user_plan=own_plan,
+                user_plan=user_plan(prepared, context),
             )
         except BaseException:
             if folder:
                 folder.discard()  # does nothing once the sensitivity is measured
             raise
+
+
+def _check_settings(spec: RunSpec) -> None:
+    """Refuse what can be refused before data and model are loaded, which takes long."""
+    check_executor(spec)
+    check_trackers(spec)
+    if is_own_metric(spec.task.metric):
+        own_function(str(spec.task.metric))
+    if spec.search.evaluate is not None:
+        own_function(spec.search.evaluate, flag="--evaluate")
+    if spec.search.baseline is not None:
+        adapters.check_user_file(Path(spec.search.baseline))
 
 
 def check_comparison(prepared: Prepared) -> None:
@@ -125,23 +119,18 @@ def check_comparison(prepared: Prepared) -> None:
             f"The margin is {margin:g}, but {task.metric} lies between 0 and 1 and 0.01 is one point of it; "
             f"did you mean --margin {margin / 100:g}?"
         )
-    remedies = {
-        "search": "add train rows",
-        "confirm": "give a larger validation file, or leave it out so that the split is cut from train",
-    }
-    for name, remedy in remedies.items():
+    for name in ("search", "confirm"):
         n_examples = len(prepared.bench.splits[name].labels)
         if n_examples < _LEAST_COMPARED:
             raise DataError(
                 f"The {name} split has {n_examples} example, and comparing plans needs at least "
-                f"{_LEAST_COMPARED}; {remedy}."
+                f"{_LEAST_COMPARED}; add rows to train, or to the validation file."
             )
     groups = prepared.data.confirm.groups
     if groups and len(set(groups)) == 1:
         raise DataError(
             f"The {len(groups)} examples of the confirm split are of 1 group, and comparing plans needs at "
-            f"least {_LEAST_COMPARED}; name a finer data.group_column, or give a validation file with more "
-            "groups."
+            f"least {_LEAST_COMPARED}; name a finer data.group_column."
         )
 
 
@@ -188,11 +177,12 @@ def with_evaluated_examples(prepared: Prepared) -> Prepared:
     largest = max(prepared.n_evaluated(name) for name in ("search", "confirm", "test"))
     if n_examples >= largest:
         return prepared
-    reasons = ("more would cost over a tenth of a full run", "fewer hardly distinguish plans")
+    is_least = n_examples > n_in_share
+    reason = "fewer hardly distinguish plans" if is_least else "more would cost over a tenth of a full run"
     decision = Decision(
         setting="data.max_eval_examples",
         value=f"{n_examples:,}",
-        rule=f"of {largest:,} in the largest split; {reasons[n_examples > n_in_share]}",
+        rule=f"of {largest:,} in the largest split; {reason}",
     )
     return replace(
         prepared,

@@ -59,7 +59,7 @@ log = logging.getLogger(__name__)
 
 
 def budget_of(spec: RunSpec, base: BaseModel) -> Budget:
-    """The requested budget in parameters; a rank is what LoRA of that rank on all linear layers trains."""
+    """Return the budget in parameters; a rank is what LoRA of that rank on all linear layers trains."""
     lora = discover("autopeft.methods")[BASELINE_METHOD]
     per_rank = sum(lora.cost(target, 1, {}) for target in base.targets if lora.refusal(target) is None)
     return budget.parse(spec.budget.requested, base_params=base.base_params, rank_params=per_rank)
@@ -80,12 +80,9 @@ def with_compute(spec: RunSpec, bench: train.Bench) -> tuple[RunSpec, train.Benc
     memory_bytes = memory_of_one(spec.execution, base)
     execution = spec.execution.model_copy(update={"memory_bytes": memory_bytes})
     compute, decisions = train.choose_compute(bench, execution, trained_params=trained_params)
-    update = {
-        "micro_batch_tokens": compute.micro_batch_tokens,
-        "checkpointing": "on" if compute.checkpointing else "off",
-    }
-    execution = spec.execution.model_copy(update=update)
-    return spec.model_copy(update={"execution": execution}), replace(bench, compute=compute), decisions
+    spec = with_setting(spec, "execution.micro_batch_tokens", compute.micro_batch_tokens)
+    spec = with_setting(spec, "execution.checkpointing", "on" if compute.checkpointing else "off")
+    return spec, replace(bench, compute=compute), decisions
 
 
 def memory_of_one(execution: ExecutionSpec, base: BaseModel) -> int | None:
@@ -130,10 +127,9 @@ def device_in_float32(
 ) -> str:
     """Choose a device for a model in float32: the CPU, with a log line, if a GPU has too little free memory.
 
-    A model that was spread over all GPUs is spread again. `preferred` is a device as `--device` names it;
-    None, or one that this machine does not have, is the default one. A quantized model, on request or by its
-    checkpoint, goes to the GPU in any case unless it is dequantized: it is no larger than in training. With
-    `is_narrow` a model is held in 16 bits instead on a GPU that computes in them.
+    `preferred` is a device as `--device` names it; None, or one that this machine does not have, is the
+    default one. A quantized model goes to the GPU in any case unless it is dequantized: it is no larger than
+    in training. With `is_narrow` a model is held in 16 bits instead on a GPU that computes in them.
     """
     try:
         device = find_device(preferred)
@@ -178,17 +174,16 @@ def _is_plain(spec: ModelSpec) -> bool:
 
 def _weight_bytes(spec: ModelSpec, auto_class: str, *, is_narrow: bool) -> int:
     skeleton = load_skeleton(spec, auto_class=auto_class)
-    return (FLOAT32_BYTES // 2 if is_narrow else FLOAT32_BYTES) * (
-        skeleton.base_params + skeleton.head_params
-    )
+    n_params = skeleton.base_params + skeleton.head_params
+    return n_params * (FLOAT32_BYTES // 2 if is_narrow else FLOAT32_BYTES)
 
 
 @contextlib.contextmanager
 def memory_needed(purpose: str, remedy: str | RunSpec) -> Iterator[None]:
     """Raise a ModelError that says what to do if memory runs out within the context.
 
-    The purpose is a phrase such as "loading the base model". The settings of a run may stand for the remedy,
-    which is then derived from them.
+    The purpose is a phrase such as "loading the base model". The remedy may be derived from the settings of a
+    run.
     """
     try:
         yield
@@ -200,17 +195,10 @@ def memory_needed(purpose: str, remedy: str | RunSpec) -> Iterator[None]:
 
 
 def _memory_advice(spec: RunSpec) -> str:
-    is_quantized, reason = spec.model.quantize != "none", ""
-    with contextlib.suppress(ModelError):  # the config cannot be read, or the model was passed as an object
-        stored = stored_weights(config_of(spec.model))
-        is_quantized = is_quantized or not (stored is None or stored.is_loaded_plain)
-    with contextlib.suppress(ModelError):  # the device is not here
-        device = find_device(spec.execution.device)
-        if device.type == "cuda" and not is_quantized and narrow_format(device) is None:
-            reason = "This GPU multiplies no 16 bits, so that each weight takes 4 bytes. "
-        if len(equal_gpus()) > 1 and device_names(spec.execution.device)[0] != SPREAD:
-            reason += f"Pass --device {SPREAD} to spread the model over all GPUs. "
-    return reason + train.memory_advice(checkpointing=spec.execution.checkpointing, is_quantized=is_quantized)
+    is_quantized, spread = spec.model.quantize != "none", ""
+    if len(equal_gpus()) > 1 and device_names(spec.execution.device)[0] != SPREAD:
+        spread = f"Pass --device {SPREAD} to spread the model over all GPUs. "
+    return spread + train.memory_advice(checkpointing=spec.execution.checkpointing, is_quantized=is_quantized)
 
 
 def worker_devices(execution: ExecutionSpec) -> tuple[str | None, ...]:
@@ -231,17 +219,11 @@ def n_workers(execution: ExecutionSpec) -> int:
     return max(execution.workers or 1, len(devices))
 
 
-def log_workers(spec: RunSpec) -> None:
-    """Log the workers that were derived, or GPUs that are left unused."""
-    execution = spec.execution
-    if _places_workers(execution):
-        if execution.workers is None or execution.device is None:
-            places = ", ".join(name or _kind(name) for name in worker_devices(execution))
-            log.info("Workers: %d, on %s; --workers and --device change that.", n_workers(execution), places)
-    elif EXECUTORS[execution.executor].shares_memory and execution.device is None:
-        n_gpus = len(equal_gpus())
-        if n_gpus > 1 and IN_MEMORY not in (spec.model.id, spec.data.source):
-            log.info("%d GPUs are visible; a model that fits one uses one, --executor process all.", n_gpus)
+def log_workers(execution: ExecutionSpec) -> None:
+    """Log number and devices of workers that were derived."""
+    if _places_workers(execution) and (execution.workers is None or execution.device is None):
+        places = ", ".join(name or _kind(name) for name in worker_devices(execution))
+        log.info("Workers: %d, on %s; --workers and --device change that.", n_workers(execution), places)
 
 
 def _kind(device: str | None) -> str:
@@ -258,26 +240,20 @@ def _places_workers(execution: ExecutionSpec) -> bool:
 def one_at_a_time() -> Iterator[None]:
     """Let one thread of the process into the context (or decorated function) at a time.
 
-    Another thread waits, after a warning. A thread that is inside may enter again. A signal ends the waiting
-    of the main thread: the wait is cut into slices, since a signal that arrives just before it, and on
-    Windows any signal, is heard only between slices. On leaving, current GPU and memory limits are put back.
+    Another thread waits, after a warning; a thread that is inside may enter again. On leaving, the memory
+    limits of the GPUs are those from before.
     """
     if not _LOCK.acquire(blocking=False):
         log.warning("Another thread of this process is in a call of autopeft; this call waits for its end.")
         while not _LOCK.acquire(timeout=_SLICE_SECONDS):
             pass
+    shares = _memory_shares()
     try:
-        gpu = torch.cuda.current_device() if has_used_gpus() else 0
-        shares = _memory_shares()
-        try:
-            yield
-        finally:
-            if has_used_gpus() and torch.cuda.current_device() != gpu:
-                torch.cuda.set_device(gpu)
-            for index, share in _memory_shares().items():
-                if share != shares.get(index, 1.0):
-                    torch.cuda.set_per_process_memory_fraction(shares.get(index, 1.0), index)
+        yield
     finally:
+        for index, share in _memory_shares().items():
+            if share != shares.get(index, 1.0):  # setting it takes memory on a GPU that is not in use
+                torch.cuda.set_per_process_memory_fraction(shares.get(index, 1.0), index)
         _LOCK.release()
 
 

@@ -43,11 +43,9 @@ def sensitivity(
 
     Without `max_examples`, the pass may cost 5 % of a full run, with at least one batch and at most 512
     examples. It ends early, and a note says so, once two halves of the examples rank the target modules alike
-    (by `enough`, see `measure`), or after a tenth of the time that `--max-time` left; `clock` returns the
-    run's seconds so far.
+    (by `enough`, see `measure`), or after a tenth of the time that `--max-time` left.
 
     Raises:
-        UnknownNameError: A score does not exist.
         SpecError: A score is not finite, or one example does not fit into memory.
         DataError: A loss is not finite.
     """
@@ -74,10 +72,7 @@ def sensitivity(
                 return
             yield batch
 
-    with (
-        memory_needed("the sensitivity pass", prepared.spec),
-        exact_products(),
-    ):
+    with memory_needed("the sensitivity pass", prepared.spec), exact_products():
         scored = measure(scores, scored_model, batches_in_time(), enough=enough)
     notes, n_used = scored.notes, scored.n_examples
     if 0 < n_used < n_requested:
@@ -110,14 +105,8 @@ def logged_scores(
         scored = sensitivity(prepared, [SIZE_SCORE], clock=clock)
     for note in scored.notes:
         log.info("Sensitivity: %s", note)
-    if zeros := ", ".join(score.name for score in scored.scores if score.is_zero):
-        log.warning("The score %s is 0 at every target module; try another --score.", zeros)
-    if targets := scored.unreachable:
-        log.warning(
-            "Sensitivity: no gradient reaches %d target modules, which score 0: %s",
-            len(targets),
-            ", ".join(targets),
-        )
+    if scored.unreachable:
+        log.warning("No gradient reaches these modules, which score 0: %s", ", ".join(scored.unreachable))
     return scored.scores
 
 

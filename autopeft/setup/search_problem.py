@@ -7,21 +7,12 @@ from dataclasses import replace
 
 from autopeft import space
 from autopeft.engine import Lengths, SearchProblem
-from autopeft.plugins import (
-    metric_facts,
-)
+from autopeft.plugins import metric_facts
 from autopeft.setup.build import Prepared
 from autopeft.setup.resources import memory_needed
-from autopeft.space import AllocationContext
+from autopeft.space import AllocationContext, Space
 from autopeft.train import MOVE, head_move
-from autopeft.types import (
-    SIZE_SCORE,
-    Arm,
-    Plan,
-    RunSpec,
-    TargetScores,
-    with_setting,
-)
+from autopeft.types import SIZE_SCORE, Arm, Plan, RunSpec, TargetScores, with_setting
 
 _SHOWN_SCORES = ("gradient", "fisher")  # which the report shows next to the score that orders target modules
 _SLOWER_HEAD = 0.25  # at 16 epochs 1 to 4 points better where labels are noisy, up to 7 worse elsewhere
@@ -29,7 +20,7 @@ _SLOWER_HEAD = 0.25  # at 16 epochs 1 to 4 points better where labels are noisy,
 
 def search_problem(
     prepared: Prepared,
-    feasible: space.Space,
+    feasible: Space,
     context: AllocationContext,
     scores: Sequence[TargetScores] = (),
     *,
@@ -41,15 +32,14 @@ def search_problem(
     Without scores, as in a dry run, the first layers get the highest scores, and the learning rates of the
     head are placeholders.
     """
-    spec, names = prepared.spec, [target.name for target in prepared.base.targets]
-    by_name = {score.name: dict(zip(names, score.values, strict=True)) for score in scores}
-    score = spec.search.score
-    if (
-        scores and score not in by_name
-    ):  # no example fitted into memory: target modules are ordered by their weights
-        score = SIZE_SCORE
-        spec = with_setting(spec, "search.score", score)
-    first_layers = {target.name: 1 / (1 + (target.layer or 0)) for target in prepared.base.targets}
+    spec, targets = prepared.spec, prepared.base.targets
+    by_name = {
+        score.name: {target.name: value for target, value in zip(targets, score.values, strict=True)}
+        for score in scores
+    }
+    if scores and spec.search.score not in by_name:  # one example did not fit into memory
+        spec = with_setting(spec, "search.score", SIZE_SCORE)
+    first_layers = {target.name: 1 / (1 + (target.layer or 0)) for target in targets}
     head_rates = (1.0, 1.0)
     if scores:
         with memory_needed("measuring the inputs of the task head", spec):
@@ -57,7 +47,7 @@ def search_problem(
     return SearchProblem(
         spec=spec,
         space=feasible,
-        context=replace(context, scores=by_name.get(score, first_layers)),
+        context=replace(context, scores=by_name.get(spec.search.score, first_layers)),
         family=prepared.task.defaults.family,
         lengths=Lengths(
             full_steps=prepared.full_steps,
@@ -88,7 +78,7 @@ def score_names(spec: RunSpec) -> list[str]:
 
 
 def rate_ranges(problem: SearchProblem) -> dict[str, tuple[float, float]]:
-    """Give the range of learning rates of each method; under the name "" that of the head alone."""
+    """Return the range of learning rates of each method; under the name "" that of the head alone."""
     methods = problem.context.methods
     ranges = {name: space.learning_rates(problem.space, name, methods) for name in methods}
     return {"": problem.head_rates, **ranges}

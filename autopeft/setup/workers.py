@@ -22,7 +22,7 @@ from autopeft.setup.resources import log_workers, n_workers, worker_devices
 from autopeft.setup.resuming import loaded_facts
 from autopeft.store import SOURCES, STATE, RunDir, whole_path
 from autopeft.store.state import differences
-from autopeft.types import IN_MEMORY, Fidelity, Measurement, Plan, RunSpec, with_setting
+from autopeft.types import Fidelity, Measurement, Plan, RunSpec, with_setting
 
 Measure = Callable[[Plan, Fidelity], Measurement]
 
@@ -52,12 +52,12 @@ def check_executor(spec: RunSpec) -> None:
             f"The executor {executor.name} takes {executor.max_workers} worker on one device, not "
             f"{n_workers(spec.execution)}; choose another --executor, or lower --workers."
         )
-    if not executor.shares_memory and IN_MEMORY in (spec.model.id, spec.data.source):
+    if not executor.shares_memory and spec.is_in_memory:
         raise SpecError(
             f"The executor {executor.name} loads model and data in other processes, which cannot share "
             "objects in memory; save them and pass their paths, or use --executor serial."
         )
-    log_workers(spec)
+    log_workers(spec.execution)
 
 
 def start_workers(executor: Executor, run: RunDir, prepared: Prepared) -> Measure:
@@ -69,7 +69,6 @@ def start_workers(executor: Executor, run: RunDir, prepared: Prepared) -> Measur
     """
     spec = prepared.spec
     kind = prepared.base.device.type
-    devices = (kind,) if executor.assigns_gpus else worker_devices(spec.execution)
     n_parts = n_workers(spec.execution)
     for name in SOURCES:  # as absolute paths, since a worker may run in another folder
         if (source := attrgetter(name)(spec)) is not None:
@@ -78,7 +77,7 @@ def start_workers(executor: Executor, run: RunDir, prepared: Prepared) -> Measur
         spec=with_setting(spec, "execution.memory_bytes", prepared.bench.compute.memory_bytes),
         run=run.path.resolve(),
         facts=loaded_facts(prepared),
-        devices=devices,
+        devices=(kind,) if executor.assigns_gpus else worker_devices(spec.execution),
         n_threads=max(1, torch.get_num_threads() // n_parts),
     )
     if kind == "cuda" and not executor.shares_memory:
@@ -108,20 +107,15 @@ class WorkerBench:
         """
         logging.getLogger("autopeft").setLevel(logging.ERROR)  # the main process logs all of it
         torch.set_num_threads(self.n_threads)
-        device = self.devices[index % len(self.devices)]
-        one_worker = {"device": device, "workers": 1}  # `memory_bytes` is that of one worker already
-        execution = self.spec.execution.model_copy(update=one_worker)
         run = RunDir(self.run)
         if not (run.state / STATE).is_file():
             raise RunDirError(
                 f"{self.run} is not the run directory of the search; mount it there under the same path."
             )
         allow_own_function(self.spec.task.metric)  # as the main process did
-        prepared = prepare(
-            self.spec.model_copy(update={"execution": execution}),
-            keep_weights=run.weights,
-            under_way=run.under_way,
-        )
+        spec = with_setting(self.spec, "execution.device", self.devices[index % len(self.devices)])
+        spec = with_setting(spec, "execution.workers", 1)  # `memory_bytes` is that of one worker already
+        prepared = prepare(spec, keep_weights=run.weights, under_way=run.under_way)
         if differing := differences(self.facts, loaded_facts(prepared)):
             raise SpecError(f"A worker loaded something else than the search: {differing}.")
         return prepared.bench.measure

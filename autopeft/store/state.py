@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import logging
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from autopeft.plugins import is_own_metric
-from autopeft.store import STATE, RunDir, read_record, sha256_of, write_record
-from autopeft.types import (
-    Decision,
-    Fidelity,
-    Measurement,
-    Plan,
-    Status,
-    TargetScores,
-)
+from autopeft.store.files import read_record, write_record
+from autopeft.store.run_dir import STATE, RunDir
+from autopeft.types import Decision, Fidelity, Measurement, Plan, Status, TargetScores
 
 _SHOWN = 3  # differences that an error lists; heuristic
+
 log = logging.getLogger(__name__)
 
 
@@ -31,14 +24,13 @@ class RunState:
 
     `start` is what the measurements depend on, by name: settings, data, weights, versions. `decisions` are
     the settings that the run derived. `scores` is None before the sensitivity of the target modules is
-    measured. `metric_file` digests the file of the user's own metric.
+    measured.
     """
 
     start: dict[str, Any]
     decisions: tuple[Decision, ...] = ()
     scores: tuple[TargetScores, ...] | None = None
     scoring_seconds: float = 0.0
-    metric_file: str | None = None
 
 
 def read_state(run: RunDir) -> RunState | None:
@@ -72,22 +64,13 @@ def with_scores(run: RunDir, state: RunState, score: Callable[[], tuple[TargetSc
     return state
 
 
-def file_digest(metric: str | None) -> str | None:
-    """Digest the file of the user's own metric, which is imported; None for other metrics."""
-    module = sys.modules.get(str(metric).partition(":")[0]) if is_own_metric(metric) else None
-    path = getattr(module, "__file__", None)  # modules in C may have none
-    return None if path is None else sha256_of(path)
-
-
 def logged_measurements(run: RunDir) -> dict[tuple[Plan, Fidelity], Measurement]:
-    """Read the measurements of a stopped run that can still be used; a warning names each of the others."""
-    measured, state = {}, read_state(run)
-    metric_file = None if state is None else state.metric_file
-    for measurement, scored_by in run.measurements.load_entries():
+    """Read the measurements of a stopped run, except full runs that have lost their weights."""
+    measured = {}
+    for measurement in run.measurements.load():
         plan, fidelity = measurement.plan, measurement.fidelity
-        if measurement.metric is not None and scored_by != metric_file:
-            log.warning("The file of --metric was edited; plan %s is measured again.", plan.digest)
-        elif _keeps_weights(measurement) and not run.weights(plan, fidelity.seed).is_dir():
+        keeps_weights = fidelity.split == "confirm" and measurement.status is Status.COMPLETE
+        if keeps_weights and not run.weights(plan, fidelity.seed).is_dir():
             text = "The kept weights of plan %s, seed %d, are missing; they are trained again."
             log.warning(text, plan.digest, fidelity.seed)
         else:
@@ -95,17 +78,12 @@ def logged_measurements(run: RunDir) -> dict[tuple[Plan, Fidelity], Measurement]
     return measured
 
 
-def _keeps_weights(measurement: Measurement) -> bool:
-    return measurement.fidelity.split == "confirm" and measurement.status is Status.COMPLETE
-
-
-def record(run: RunDir, state: RunState, measurement: Measurement) -> None:
+def record(run: RunDir, measurement: Measurement) -> None:
     """Add a measurement to the log, and remove the state of its training.
 
     A measurement that failed by the machine's fault is not logged, so that `--resume` tries it again.
     """
     if measurement.status.is_of_machine:
         return
-    metric_file = None if measurement.metric is None else state.metric_file
-    run.measurements.append(measurement, metric_file=metric_file)
+    run.measurements.append(measurement)
     shutil.rmtree(run.under_way(measurement.plan, measurement.fidelity), ignore_errors=True)

@@ -6,14 +6,12 @@ import importlib
 from operator import attrgetter
 
 import pytest
-from toys.results import toy_plan, toy_run
 from toys.specs import run_spec
 
 from autopeft.errors import SpecError
-from autopeft.setup.resuming import resumed
-from autopeft.setup.workers import check_executor
+from autopeft.setup.resuming import _metric_digest, resumed
 from autopeft.store import RunDir
-from autopeft.store.state import RunState, file_digest, logged_measurements, record, write_state
+from autopeft.store.state import RunState, write_state
 from autopeft.types import Decision, with_setting
 
 STORED = run_spec(trials=10, max_cost=3.0)
@@ -91,43 +89,13 @@ def test_model_data_and_files_of_the_user_may_be_at_another_place(tmp_path, name
     assert attrgetter(name)(spec) == "after"
 
 
-@pytest.mark.parametrize(
-    ("stored", "given", "spread"),
-    [
-        ({"workers": 2}, {"executor": "serial"}, ("serial", None, None)),
-        ({"device": "cpu,cpu", "workers": 4}, {"executor": "serial"}, ("serial", None, "cpu")),
-        ({"workers": 2}, {"executor": "process"}, ("process", 2, None)),
-        ({"workers": 2}, {}, ("process", 2, None)),
-        ({"workers": 2}, {"executor": "serial", "workers": 1}, ("serial", 1, None)),
-    ],
-)
-def test_workers_of_another_executor_are_counted_again_where_the_user_gives_none(
-    tmp_path, stored, given, spread
-):
-    with RunDir.create(tmp_path / "run", resume=False) as run:
-        run.write_spec(run_spec(executor="process", **stored))
-    names = frozenset(f"execution.{name}" for name in given)
-    spec = resumed(run_spec(out=tmp_path / "run", **given), names)
-    assert (spec.execution.executor, spec.execution.workers, spec.execution.device) == spread
-    check_executor(spec)
-
-
-def test_scores_by_a_metric_of_the_user_that_was_edited_are_measured_again(tmp_path, monkeypatch):
+def test_a_metric_of_the_user_is_known_by_its_file(tmp_path, monkeypatch):
     name = f"own_{tmp_path.name}".replace("-", "_")
     monkeypatch.syspath_prepend(str(tmp_path))
     file = tmp_path / f"{name}.py"
     file.write_text("score = len")
     importlib.import_module(name)
-    original = file_digest(f"{name}:score")
-    plan = toy_plan({}, 1e-3, 0)
-    short, tested = toy_run(plan, "search", 8, 0, 0.7, None), toy_run(plan, "test", 8, 0, 0.7, 0.5)
-    with RunDir.create(tmp_path / "run", resume=False) as run:
-        state = RunState(start={}, metric_file=original)
-        write_state(run, state)
-        for measurement in (short, tested):
-            record(run, state, measurement)
-        assert [*logged_measurements(run).values()] == [short, tested]
-        file.write_text("score = sum")
-        write_state(run, RunState(start={}, metric_file=file_digest(f"{name}:score")))
-        assert [*logged_measurements(run).values()] == [short]
-    assert file_digest("accuracy") is file_digest(None) is file_digest("sys:exit") is None
+    original = _metric_digest(f"{name}:score")
+    file.write_text("score = sum")
+    assert None is not _metric_digest(f"{name}:score") != original
+    assert _metric_digest("accuracy") is _metric_digest(None) is _metric_digest("sys:exit") is None

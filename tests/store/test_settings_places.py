@@ -44,11 +44,10 @@ def test_the_folder_to_write_to_may_lie_at_home(here):
     assert resolved({"output.out": "new"}).output.out == "new"  # a run may be moved
 
 
-@pytest.mark.parametrize("text", ["null", "~"])
-def test_no_list_is_an_empty_list(tmp_path, text):
+def test_no_list_is_an_empty_list(tmp_path):
     config = tmp_path / "conf.yaml"
-    config.write_text(f"search: {{methods: {text}}}")
-    assert resolved(assign=[f"search.methods={text}"]).search.methods == ()
+    config.write_text("search: {methods: null}")
+    assert resolved(assign=["search.methods=null"]).search.methods == ()
     assert resolved(config=config).search.methods == ()
 
 

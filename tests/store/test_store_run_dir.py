@@ -113,7 +113,7 @@ def test_the_folder_of_a_run_that_trained_nothing_is_removed(tmp_path):
     run.write_spec(RunSpec())
     run.state.mkdir()
     run.discard()
-    assert not list(tmp_path.iterdir())
+    assert not run.path.exists()
 
 
 def test_a_file_of_somebody_else_is_not_removed(run):
@@ -182,7 +182,7 @@ def test_a_new_study_replaces_the_old_one_and_is_one_file(run):
     (run.path / "study.sqlite").write_text("not a database" * 100)
     (run.path / "study.sqlite-wal").write_text("of an earlier version")
     with study_file(run.path / "study.sqlite") as storage:
-        study = optuna.create_study(storage=storage(), study_name="s")
+        study = optuna.create_study(storage=storage, study_name="s")
         study.tell(study.ask(), 0.5)
     assert [path.name for path in run.path.glob("study*")] == ["study.sqlite"]
     url = f"sqlite:///{run.path}/study.sqlite"
@@ -195,8 +195,8 @@ def test_a_full_disk_under_a_new_study_is_reported(run, monkeypatch):
 
     monkeypatch.setattr("autopeft.store.study_file._connect", fail)
     full = pytest.raises(RunDirError, match="disk is full")
-    with full, study_file(run.path / "study.sqlite") as storage:
-        storage()
+    with full, study_file(run.path / "study.sqlite"):
+        pass
 
 
 def test_a_result_comes_back_without_scores_of_examples(run):
@@ -226,7 +226,7 @@ def test_a_run_killed_before_its_settings_were_written_starts_again(tmp_path, na
 
 def test_files_of_killed_writers_are_swept_on_open_and_others_are_not(run):
     run.close()
-    kept = [run.path / "notes.tmp", run.state / "weights" / ".hidden.tmp"]
+    kept = [run.path / "notes.tmp", run.state / "weights" / ".hidden"]
     swept = [
         run.path / ".report.md.01ab23cd.tmp",
         run.state / "under_way" / "0123456789-3" / ".paused.safetensors.01ab23cd.tmp",
