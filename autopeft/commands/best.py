@@ -13,31 +13,14 @@ from autopeft.exports import write_adapter, write_loading_files
 from autopeft.plugins import Checkpoint, ExportSource
 from autopeft.report.write_card import hub_base, write_card
 from autopeft.setup.build import Prepared
-from autopeft.store import (
-    TRAINING,
-    RunDir,
-    replace_folder,
-    write_plan,
-    write_text,
-)
-from autopeft.types import (
-    IN_MEMORY,
-    DataSpec,
-    Measurement,
-    SearchResult,
-)
+from autopeft.store import TRAINING, RunDir, replaced_folder, write_plan, write_text
+from autopeft.types import IN_MEMORY, DataSpec, Measurement, SearchResult
 
 
 def write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
     """Write `best/`, with the weights of the first full run of the best plan; replace an older `best/`."""
-    fresh = run.half_best
-    shutil.rmtree(fresh, ignore_errors=True)
-    try:
+    with replaced_folder(run.best) as fresh:
         _fill(fresh, run, prepared, result)
-    except BaseException:  # a signal, too
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    replace_folder(fresh, run.best)
 
 
 def write_plans(run: RunDir, prepared: Prepared, result: SearchResult) -> None:

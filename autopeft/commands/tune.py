@@ -50,7 +50,7 @@ from autopeft.store import (
     claimed_folder,
     faults_of,
     read_record,
-    replace_folder,
+    replaced_folder,
     resolve_settings,
     write_plan,
     write_record,
@@ -435,16 +435,15 @@ class Study:
         """Write the finished adapter, its plan and a trial to train it again into `best/`."""
         document = document_without_head_rate(self.spec, self.base, full.plan)
         adapter = self._trials.adapter(full.plan, full.fidelity.seed)
-        shutil.rmtree(self._run.half_best, ignore_errors=True)
-        write_plan(self._run.half_best / "plan.yaml", document)
-        shutil.copytree(adapter.parent / "config", self._run.half_best / "adapters")
         trial = json.loads((adapter.parent / "trial.json").read_text(encoding="utf-8"))
         places = {"config": "adapters", "folder": "retrained", "path": "."}
-        write_text(self._run.half_best / "trial.json", json.dumps(trial | places, indent=2) + "\n")
-        weights = shutil.copytree(adapter, self._run.half_best / "weights")
-        write_text(weights / TRAINING, training_json(full, {}))
-        write_card(weights, result, seed=full.fidelity.seed)
-        replace_folder(self._run.half_best, self._run.best)
+        with replaced_folder(self._run.best) as fresh:
+            write_plan(fresh / "plan.yaml", document)
+            shutil.copytree(adapter.parent / "config", fresh / "adapters")
+            write_text(fresh / "trial.json", json.dumps(trial | places, indent=2) + "\n")
+            weights = shutil.copytree(adapter, fresh / "weights")
+            write_text(weights / TRAINING, training_json(full, {}))
+            write_card(weights, result, seed=full.fidelity.seed)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""BUILD the bench of a run: look at data, model and devices, derive the settings, put both together."""
+"""BUILD the bench of a run: `prepare` looks at data and model, derives the settings, and joins both."""
 
 from __future__ import annotations
 
@@ -16,15 +16,7 @@ from autopeft.plugins import Method, Task
 from autopeft.setup.derive import derive, full_run
 from autopeft.setup.look import NAMED, InMemory, facts_of, look, methods_for
 from autopeft.setup.resources import budget_of, memory_needed, with_compute
-from autopeft.types import (
-    SETTINGS,
-    Budget,
-    Decision,
-    Fidelity,
-    Plan,
-    RunSpec,
-    with_setting,
-)
+from autopeft.types import SETTINGS, Budget, Decision, Fidelity, Plan, RunSpec, with_setting
 
 log = logging.getLogger(__name__)
 

@@ -18,13 +18,10 @@ from autopeft.model.user_model import narrow_format_of
 from autopeft.plugins import Catalogue, Method, Task, discover, is_own_metric, text_form
 from autopeft.setup.derive import LONGER, Facts
 from autopeft.setup.resources import with_spread
-from autopeft.types import (
-    IN_MEMORY,
-    RunSpec,
-    with_setting,
-)
+from autopeft.types import IN_MEMORY, OWN_TRAINER, RunSpec, with_setting
 
-_SAMPLED_ROWS = 2000  # whose tokens are counted; heuristic: a percentile within some tokens
+_SAMPLED_ROWS = 2000  # to count the tokens of; heuristic: a percentile within some tokens
+
 log = logging.getLogger(__name__)
 
 
@@ -110,15 +107,10 @@ def load_data(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> Labe
 
     Raises DataError; if the columns are usual for another task, the error suggests that task.
     """
-    if memory.data is None and spec.has_own_trainer:
+    if memory.data is None and spec.data.source in (IN_MEMORY, OWN_TRAINER):
         raise DataError(
-            "The rows of this run are those of your own trainer, which autopeft cannot read. Pass "
-            "best/trial.json to your training script, or name a file with --data to train with autopeft."
-        )
-    if memory.data is None and spec.data.source == IN_MEMORY:
-        raise DataError(
-            "The dataset of this run was an object in memory and cannot be read from settings; pass it in "
-            "Python (autopeft.search(…, data=…)), or name a file with --data."
+            f"The rows of this run are {spec.data.source}, which settings cannot read; pass them in Python "
+            "(data=…), name a file with --data, or pass best/trial.json to your own trainer."
         )
     try:
         if memory.data is not None:
@@ -169,13 +161,11 @@ def load_base(spec: RunSpec, task: Task, loaded: LabelledData, memory: InMemory)
         if spec.execution.attention is not None:
             model.set_attention(base.module, spec.execution.attention)
         return base
-    set_to = {"attention": spec.execution.attention, "device": spec.execution.device}
-    for name, value in (set_to | {"quantize": spec.model.quantize}).items():
-        if value not in (None, "none"):
-            raise ModelError(
-                f"{name} is {value!r}, but a model in memory is used as it is; change the model itself, and "
-                f"leave {name} out."
-            )
+    if spec.execution.attention or spec.execution.device or spec.model.quantize != "none":
+        raise ModelError(
+            "A model in memory is used as it is; change the model itself, and leave attention, device and "
+            "quantize out."
+        )
     return model.from_memory(
         memory.model,
         memory.tokenizer,
@@ -187,11 +177,11 @@ def load_base(spec: RunSpec, task: Task, loaded: LabelledData, memory: InMemory)
 
 def require_known_metric(task: Task, metric: str | None) -> None:
     """Raise UnknownNameError for a metric that the task cannot measure on any data; None always passes."""
-    kinds = getattr(task, "kinds", ())
-    of_labels = [each.name for each in discover("autopeft.metrics").values() if {*kinds} & {*each.kinds}]
-    if is_own_metric(metric) and hasattr(task, "judges_texts"):
+    if metric is None or (is_own_metric(metric) and hasattr(task, "judges_texts")):
         return
-    if metric is not None and metric not in (names := {*task.metrics, *of_labels}):
+    kinds = {*getattr(task, "kinds", ())}
+    of_labels = {each.name for each in discover("autopeft.metrics").values() if kinds & {*each.kinds}}
+    if metric not in (names := {*task.metrics, *of_labels}):
         raise UnknownNameError(f"metric of {task.name}", metric, names)
 
 

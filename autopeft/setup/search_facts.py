@@ -16,13 +16,7 @@ from autopeft.model.user_model import loaded_from
 from autopeft.plugins import metric_facts, text_form
 from autopeft.setup.build import Prepared
 from autopeft.setup.resources import n_workers
-from autopeft.types import (
-    IN_MEMORY,
-    VERSION,
-    ExecutionSpec,
-    SearchFacts,
-    SplitSizes,
-)
+from autopeft.types import IN_MEMORY, VERSION, ExecutionSpec, SearchFacts, SplitSizes
 
 
 def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, float]]) -> SearchFacts:

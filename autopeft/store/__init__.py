@@ -14,7 +14,7 @@ from autopeft.store.files import (
     read_object,
     read_record,
     refuse_files,
-    replace_folder,
+    replaced_folder,
     sync_files,
     without_empty_parents,
     write_record,

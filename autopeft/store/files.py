@@ -45,19 +45,28 @@ def write_text(path: Path | str, text: str) -> None:
         raise cannot_write(path, error) from error
 
 
-def replace_folder(fresh: Path, folder: Path) -> None:
-    """Replace `folder` by `fresh`, or raise RunDirError and delete neither.
+@contextlib.contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Yield a new folder that replaces `folder` at the end; if the context fails, `folder` stays as it was.
 
     The older folder is moved away before it is removed, since Windows keeps a folder with an open file.
     """
-    older = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    fresh, older = folder.with_name(f".{folder.name}.new.tmp"), folder.with_name(f".{folder.name}.old.tmp")
+    for leftover in (fresh, older):  # of a process that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     try:
+        fresh.mkdir(parents=True)
+        yield fresh
         if folder.exists():
             folder.rename(older)
         fresh.rename(folder)
     except OSError as error:
         raise cannot_write(folder, error) from error
-    shutil.rmtree(older, ignore_errors=True)
+    finally:
+        if older.exists() and not folder.exists():
+            older.rename(folder)
+        for leftover in (fresh, older):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def cannot_write(path: Path, error: OSError) -> RunDirError:

@@ -56,7 +56,6 @@ class RunDir:
 
     Attributes:
         best: Folder of the best plan with its adapters and weights.
-        half_best: Folder in which the best plan is written; renamed to `best` once it is whole.
         state: Folder of the files that `--resume` needs.
         measurements: The log of all finished measurements.
     """
@@ -64,7 +63,6 @@ class RunDir:
     def __init__(self, path: Path, *, lock: filelock.BaseFileLock | None = None, fresh: bool = False) -> None:
         """Use `create` or `open`."""
         self.path, self.best, self.state = path, path / "best", path / "state"
-        self.half_best = path / "best.new"
         self.measurements = MeasurementLog(self.state / _LOG)
         self._result_path = self.state / "search_result.json"
         self._lock, self._fresh = lock, fresh
@@ -94,7 +92,7 @@ class RunDir:
         except RunDirError:
             run.close()
             raise
-        leftovers = [*path.rglob(".*.tmp"), run.half_best, *([] if resume else [run.state])]
+        leftovers = [*path.rglob(".*.tmp"), *([] if resume else [run.state])]
         for leftover in leftovers:  # of a process that was killed
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
         return run

@@ -108,4 +108,4 @@ def test_the_best_plan_stays_where_the_resume_of_a_finished_run_is_stopped(
         commands.run_search(spec, explicit=given, resume=True, progress=Lines())
     assert "--resume" in caplog.text
     assert (out / "best" / "plan.yaml").read_bytes() == best
-    assert not (out / "best.new").exists()
+    assert not (out / ".best.new.tmp").exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from autopeft.errors import RunDirError
-from autopeft.store import replace_folder
+from autopeft.store import replaced_folder
 from autopeft.types import RunSpec, TaskSpec, commands
 
 
@@ -31,20 +31,20 @@ def test_the_resume_command_names_what_runs_only_if_the_user_names_it():
 
 
 def test_a_best_folder_that_is_open_stays_whole(tmp_path, monkeypatch):
-    fresh, old = tmp_path / "best.new", tmp_path / "best"
-    for folder, text in ((fresh, "new"), (old, "old")):
-        folder.mkdir()
-        (folder / "plan.yaml").write_text(text)
+    folder = tmp_path / "best"
+    folder.mkdir()
+    (folder / "plan.yaml").write_text("old")
     rename = Path.rename
 
     def refuse(path, target):
         raise PermissionError(13, "in use")
 
     monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(RunDirError, match="best cannot be written"):
-        replace_folder(fresh, old)
-    assert (old / "plan.yaml").read_text() == "old"
+    with pytest.raises(RunDirError, match="best cannot be written"), replaced_folder(folder) as fresh:
+        (fresh / "plan.yaml").write_text("new")
+    assert (folder / "plan.yaml").read_text() == "old"
     monkeypatch.setattr(Path, "rename", rename)
-    replace_folder(fresh, old)
+    with replaced_folder(folder) as fresh:
+        (fresh / "plan.yaml").write_text("new")
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
-    assert (old / "plan.yaml").read_text() == "new"
+    assert (folder / "plan.yaml").read_text() == "new"

@@ -230,7 +230,7 @@ def test_files_of_killed_writers_are_swept_on_open_and_others_are_not(run):
     swept = [
         run.path / ".report.md.01ab23cd.tmp",
         run.state / "under_way" / "0123456789-3" / ".paused.safetensors.01ab23cd.tmp",
-        run.path / "best.new" / "plan.yaml",
+        run.path / ".best.new.tmp" / "plan.yaml",
     ]
     for path in (*kept, *swept):
         path.parent.mkdir(parents=True, exist_ok=True)
