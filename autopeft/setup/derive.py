@@ -140,22 +140,19 @@ def example_length(
     The upper limit is four times as high if it would cut more than half of the rows. Returns the length, and
     the rule that decided it in words, as the functions below do. `lengths` are `Facts.row_tokens`.
     """
-    quantile = int(np.percentile(lengths, PERCENTILE, method="inverted_cdf"))
-    typical = max(limits[0], -(-quantile // MULTIPLE) * MULTIPLE)
+    typical = max(limits[0], _in_multiples(_percentile(lengths)))
     n_long = sum(length > limits[1] for length in lengths)
-    counted = LONGER * limits[1]
-    most = counted if 2 * n_long > len(lengths) else limits[1]
+    most = LONGER * limits[1] if 2 * n_long > len(lengths) else limits[1]
     value = min(typical, most, max_tokens or typical)
-    n_cut, longest = sum(length > value for length in lengths), max(lengths)
+    n_cut = sum(length > value for length in lengths)
     rows = f"{len(lengths):,} {'' if len(lengths) == n_rows else 'sampled '}train rows"
-    has = f"has {longest:,}" if longest <= counted else f"has more than {counted:,}"
     if not n_cut:
-        return value, f"all of {rows} fit, the longest {has} tokens"
+        return value, f"all of {rows} fit, the longest has {max(lengths):,} tokens"
     if value == typical:
         why = f"the {PERCENTILE}th percentile"
     else:
         why = limited_by if value == max_tokens else "the most by default"
-    return value, f"{why}; {n_cut:,} of {rows} are cut, the longest {has} tokens"
+    return value, f"{why}; {n_cut:,} of {rows} are cut"
 
 
 def block_length(n_tokens: int, *, limits: tuple[int, int]) -> tuple[int, str]:
@@ -170,14 +167,13 @@ def block_length(n_tokens: int, *, limits: tuple[int, int]) -> tuple[int, str]:
 
 def answer_length(lengths: Sequence[int], *, limits: tuple[int, int]) -> tuple[int, str]:
     """Derive the tokens to generate per answer: the 99th percentile of the true ones, and a quarter more."""
-    quantile = int(np.percentile(lengths, PERCENTILE, method="inverted_cdf"))
-    typical = -(-int(quantile * _LONGER_ANSWER) // MULTIPLE) * MULTIPLE
-    value, longest = min(max(typical, limits[0]), limits[1]), max(lengths)
+    typical = _in_multiples(int(_percentile(lengths) * _LONGER_ANSWER))
+    value = min(max(typical, limits[0]), limits[1])
     if value == typical:
-        why = f"a quarter more than the {PERCENTILE}th percentile of the completions"
-        return value, f"{why}; the longest has {longest:,} tokens"
-    limit = "least" if value > typical else "most"
-    return value, f"the {limit}; the longest completion has {longest:,} tokens"
+        why = f"a quarter more than the {PERCENTILE}th percentile"
+    else:
+        why = "the least" if value > typical else "the most"
+    return value, f"{why}; the longest completion has {max(lengths):,} tokens"
 
 
 def batch_size(
@@ -212,3 +208,11 @@ def epochs(n_train: int, *, defaults: TaskDefaults) -> tuple[int, str]:
 
 def _power_of_two(value: int) -> int:
     return 1 << (value.bit_length() - 1)
+
+
+def _percentile(lengths: Sequence[int]) -> int:
+    return int(np.percentile(lengths, PERCENTILE, method="inverted_cdf"))
+
+
+def _in_multiples(value: int) -> int:
+    return -(-value // MULTIPLE) * MULTIPLE

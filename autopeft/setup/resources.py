@@ -53,7 +53,6 @@ _MOST_ON_CPU = 4  # workers: each may hold weights of its own; heuristic
 # torch has one random number generator for all threads, transformers one verbosity and one table of attention
 # functions, and peft changes modules in place: a second search would change the numbers of the first.
 _LOCK = threading.RLock()
-_SLICE_SECONDS = 0.5  # of waiting for the lock, between which signals are handled; heuristic
 
 log = logging.getLogger(__name__)
 
@@ -245,8 +244,7 @@ def one_at_a_time() -> Iterator[None]:
     """
     if not _LOCK.acquire(blocking=False):
         log.warning("Another thread of this process is in a call of autopeft; this call waits for its end.")
-        while not _LOCK.acquire(timeout=_SLICE_SECONDS):
-            pass
+        _LOCK.acquire()
     shares = _memory_shares()
     try:
         yield

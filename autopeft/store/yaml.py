@@ -1,4 +1,4 @@
-"""YAML with the numbers of YAML 1.2: PyYAML reads `1e-4` as text, `no` as false and `12:30` as 750."""
+"""YAML in which `1e-4` is a number, which PyYAML reads as text, and no key is given twice."""
 
 from __future__ import annotations
 
@@ -16,17 +16,7 @@ from autopeft.types import shortened
 
 Model = TypeVar("Model", bound=BaseModel)
 
-# The core schema of YAML 1.2.2, section 10.3.2: tag, pattern, first characters ("" is the empty scalar).
-_CORE_SCHEMA = (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        list("-+.0123456789"),
-    ),
-)
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")  # YAML 1.2.2, section 10.3.2
 _MOST_SHOWN = 60  # characters of a value in an error; heuristic
 
 
@@ -69,7 +59,7 @@ def write_yaml_text(content: Any) -> str:
 def validate(kind: type[Model], content: Any, *, source: str) -> Model:
     """Make a pydantic model of some content, or raise SpecError; types are strict (`"3"` is not a number)."""
     try:
-        return kind.model_validate_json(json.dumps(content), strict=True)
+        return kind.model_validate_json(json.dumps(content, default=str), strict=True)
     except ValidationError as error:
         faults = "; ".join(f"{name} {fault}" for name, fault in faults_of(error))
         raise SpecError(f"{source} cannot be used: {faults}.") from error
@@ -100,8 +90,6 @@ def _shown(value: Any) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's way to declare it
-
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Refuse a key that is given twice; PyYAML would take the last one."""
         seen = set[str]()
@@ -114,8 +102,6 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what YAML 1.1 or 1.2 would misread, so that all readers read the same."""
-
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
@@ -127,10 +113,8 @@ class _Dumper(yaml.SafeDumper):
         return self.represent_mapping("tag:yaml.org,2002:map", items, flow_style=True)
 
 
-for _tag, _pattern, _initials in _CORE_SCHEMA:
-    _name, _regexp = f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$")
-    _Loader.add_implicit_resolver(_name, _regexp, _initials)
-    _Dumper.add_implicit_resolver(_name, _regexp, _initials)
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 _Dumper.add_representer(list, _Dumper.write_list)
 _Dumper.add_representer(tuple, _Dumper.write_list)
 _Dumper.add_representer(Inline, _Dumper.write_inline)
