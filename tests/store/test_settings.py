@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.store import resolve_settings, whole_path
@@ -143,13 +141,6 @@ def test_an_amount_of_memory_is_read_as_bytes(text, n_bytes):
 def test_what_is_no_amount_of_memory_is_refused(text):
     with pytest.raises(SpecError, match="2GiB"):
         parse_bytes(text)
-
-
-@given(n=st.integers(1, 10**6), unit=st.sampled_from(["k", "M", "g", "T"]))
-def test_units_of_memory_are_powers_of_1000_or_with_i_of_1024(n, unit):
-    power = "KMGT".index(unit.upper()) + 1
-    assert parse_bytes(f"{n}{unit}B") == n * 1000**power
-    assert parse_bytes(f"{n} {unit}iB") == n * 1024**power
 
 
 def test_a_local_model_and_data_are_absolute_and_other_names_stay(tmp_path, monkeypatch):
