@@ -12,7 +12,7 @@ from autopeft.engine import SearchProblem
 from autopeft.executors import EXECUTORS
 from autopeft.setup.build import Prepared, prepare, with_all_rows
 from autopeft.store import RunDir, fresh_folder, read_record, write_record
-from autopeft.types import Fidelity, FullRun, Measurement, Refit, SearchResult, Status
+from autopeft.types import Fidelity, FullRun, Measurement, Plan, Refit, SearchResult, Status
 
 _LEAST_HELD_OUT = 0.05  # of all rows; below it a refit hardly changes the adapter; heuristic
 
@@ -51,29 +51,14 @@ def refit(run: RunDir, prepared: Prepared, problem: SearchProblem, result: Searc
     if not EXECUTORS[prepared.spec.execution.executor].shares_memory:  # the weights left for the workers
         prepared = prepare(prepared.spec, interrupt=prepared.bench.interrupt)
     prepared = with_all_rows(prepared)
-    n_steps, batch_size = prepared.full_steps, prepared.bench.batch_size
-    fidelity = Fidelity(
-        split="confirm",
-        train_steps=n_steps,
-        train_examples=n_steps * batch_size,
-        eval_examples=1,  # the rows were trained on, so that their score says nothing
-        seed=seed,
-    )
-    under_way = folder.with_name(f"{folder.name}.unfinished")
-    with fresh_folder(folder) as fresh:
-        bench = replace(prepared.bench, keep_weights=lambda *_: fresh, under_way=lambda *_: under_way)
-        trained = tested = bench.measure(result.best, fidelity)
-        n_test = prepared.n_evaluated("test")
-        if trained.status is Status.COMPLETE and n_test:
-            tested = bench.measure(result.best, replace(fidelity, split="test", eval_examples=n_test))
-    if not tested.status.is_of_machine:
-        shutil.rmtree(under_way, ignore_errors=True)
-    if tested.status is not Status.COMPLETE:
+    runs = _measured(prepared, result.best, seed, folder)
+    trained, tested = runs[0], runs[1] if len(runs) > 1 else None
+    if runs[-1].status is not Status.COMPLETE:
         shutil.rmtree(folder)
-        log.warning("The refit on all rows failed (%s); the judged adapter is returned.", tested.reason)
+        log.warning("The refit on all rows failed (%s); the judged adapter is returned.", runs[-1].reason)
         return None
     measurement = replace(trained, metric=None, loss=None, example_scores=())
-    if n_test:
+    if tested is not None:
         measurement = replace(
             measurement,
             fidelity=tested.fidelity,
@@ -83,13 +68,34 @@ def refit(run: RunDir, prepared: Prepared, problem: SearchProblem, result: Searc
         )
     refitted = Refit(
         train_rows=len(prepared.data.train.labels),
-        train_steps=n_steps,
-        seconds=trained.total_seconds + (tested.total_seconds if n_test else 0.0),
+        train_steps=prepared.full_steps,
+        seconds=sum(each.total_seconds for each in runs),
         measurement=measurement,
-        test=_record(tested, problem) if n_test else None,
+        test=None if tested is None else _record(tested, problem),
     )
     write_record(_record_path(folder), refitted)
     return refitted
+
+
+def _measured(prepared: Prepared, plan: Plan, seed: int, folder: Path) -> list[Measurement]:
+    """Train a plan into a folder, and evaluate it on the test split if there is one."""
+    n_steps, n_test = prepared.full_steps, prepared.n_evaluated("test")
+    fidelity = Fidelity(
+        split="confirm",
+        train_steps=n_steps,
+        train_examples=n_steps * prepared.bench.batch_size,
+        eval_examples=1,  # the rows were trained on, so that their score says nothing
+        seed=seed,
+    )
+    under_way = folder.with_name(f"{folder.name}.unfinished")
+    with fresh_folder(folder) as fresh:
+        bench = replace(prepared.bench, keep_weights=lambda *_: fresh, under_way=lambda *_: under_way)
+        runs = [bench.measure(plan, fidelity)]
+        if runs[0].status is Status.COMPLETE and n_test:
+            runs.append(bench.measure(plan, replace(fidelity, split="test", eval_examples=n_test)))
+    if not runs[-1].status.is_of_machine:
+        shutil.rmtree(under_way, ignore_errors=True)
+    return runs
 
 
 def _seed(result: SearchResult) -> int:

@@ -56,15 +56,6 @@ def sensitivity(
         scores, full_run_examples=prepared.full_steps * prepared.bench.batch_size
     )
     end = clock() + _TIME_SHARE * ((prepared.spec.search.max_time_seconds or math.inf) - clock())
-    base = prepared.base
-    scored_model = ScoredModel(
-        model=base.module,
-        targets=base.targets,
-        task=prepared.task,
-        precision=base.precision,
-        max_tokens=prepared.bench.compute.most_plain_tokens,  # layers are not checkpointed there
-        interrupt=prepared.bench.interrupt,
-    )
 
     def batches_in_time() -> Iterator[Batch]:
         for index, batch in enumerate(_batches(prepared, n_examples=min(n_requested, n_train))):
@@ -73,17 +64,28 @@ def sensitivity(
             yield batch
 
     with memory_needed("the sensitivity pass", prepared.spec), exact_products():
-        scored = measure(scores, scored_model, batches_in_time(), enough=enough)
-    notes, n_used = scored.notes, scored.n_examples
-    if 0 < n_used < n_requested:
+        scored = measure(scores, _scored_model(prepared), batches_in_time(), enough=enough)
+    notes = scored.notes
+    if 0 < scored.n_examples < n_requested:
         if clock() >= end:
             reason = "a tenth of the time left by --max-time had passed"
-        elif n_used >= n_train:
+        elif scored.n_examples >= n_train:
             reason = "the train split has no more"
         else:
             reason = "two halves of them rank the target modules alike"
-        notes += (f"Stopped after {n_used} of {n_requested} examples: {reason}.",)
+        notes += (f"Stopped after {scored.n_examples} of {n_requested} examples: {reason}.",)
     return replace(scored, n_asked=n_requested, notes=notes)
+
+
+def _scored_model(prepared: Prepared) -> ScoredModel:
+    return ScoredModel(
+        model=prepared.base.module,
+        targets=prepared.base.targets,
+        task=prepared.task,
+        precision=prepared.base.precision,
+        max_tokens=prepared.bench.compute.most_plain_tokens,  # layers are not checkpointed there
+        interrupt=prepared.bench.interrupt,
+    )
 
 
 def logged_scores(

@@ -235,12 +235,9 @@ def _require_run(path: Path) -> None:
 
 
 def _refuse_used_folder(path: Path) -> None:
-    """Raise RunDirError if a new run cannot use a path: a file, or a folder with files."""
-    if path.exists() and not path.is_dir():
-        raise RunDirError(f"{path} is a file, and a run needs a folder; pass another --out.")
-    if path.is_dir() and not _is_unused(path):
+    if path.exists() and not (path.is_dir() and _is_unused(path)):
         remedy = "--resume to continue that run, or another" if is_run(path) else "another"
-        raise RunDirError(f"{path} already holds files. Pass {remedy} --out.")
+        raise RunDirError(f"{path} is a file, or holds files already. Pass {remedy} --out.")
 
 
 def _is_unused(path: Path) -> bool:
@@ -256,17 +253,15 @@ class MeasurementLog:
         self._path = path
 
     def append(self, measurement: Measurement) -> None:
-        """Add a measurement; it is on the disk when this returns. An unfinished last line is removed."""
+        """Add a measurement, on a line of its own; it is on the disk when this returns."""
         content = {"measurement": to_json(measurement)}
         line = json.dumps({"sha256": digest_of(content), **content}) + "\n"
         try:
             self._path.parent.mkdir(exist_ok=True)
             with self._path.open("a+b") as stream:
                 stream.seek(max(0, stream.tell() - 1))
-                if stream.read(1) not in (b"", b"\n"):
-                    stream.seek(0)
-                    stream.truncate(stream.read().rfind(b"\n") + 1)
-                stream.write(line.encode())
+                is_torn = stream.read(1) not in (b"", b"\n")
+                stream.write(b"\n" * is_torn + line.encode())
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError as error:

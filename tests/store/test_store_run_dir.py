@@ -71,7 +71,7 @@ def test_a_folder_that_is_not_a_run_is_not_resumed(tmp_path):
 
 def test_a_path_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(RunDirError, match="is a file"):
+    with pytest.raises(RunDirError, match="is a file, or"):
         RunDir.create(tmp_path / "file", resume=False)
     with pytest.raises(RunDirError, match="cannot be written"):
         RunDir.create(tmp_path / "file" / "run", resume=False)
