@@ -278,14 +278,14 @@ class MeasurementLog:
     def _entries(self) -> Iterator[Measurement]:
         """Yield the measurement of each line; unfinished and damaged lines are skipped with a warning."""
         try:
-            lines = self._path.read_bytes().splitlines(keepends=True)
+            lines = self._path.read_bytes().splitlines()
         except FileNotFoundError:
             return
         except OSError as error:
             raise RunDirError(f"{self._path} cannot be read: {error.strerror or error}.") from error
         for number, line in enumerate(lines, start=1):
             try:
-                content = json.loads(line if line.endswith(b"\n") else b"")
+                content = json.loads(line)
                 if content.pop("sha256") != digest_of(content):
                     raise ValueError("the checksum differs")
                 measurement = from_json(Measurement, content["measurement"])

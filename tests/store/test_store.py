@@ -53,9 +53,8 @@ def test_text_that_is_not_a_mapping_is_refused_in_one_sentence(text, words):
 
 
 # PyYAML folds these line breaks into plain ones.
-WORDS = st.text(st.characters(exclude_characters="\x85\u2028\u2029")) | st.sampled_from(
-    ["no", "1e-4", "010", "0o17", "~", "12:30", " #", "<<", "="]
-)
+CHARACTERS = st.characters(codec="utf-8", exclude_characters="\x85\u2028\u2029")
+WORDS = st.text(CHARACTERS) | st.sampled_from(["no", "1e-4", "010", "0o17", "~", "12:30", " #", "<<", "="])
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | WORDS
 CONTENT = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(WORDS, inner), max_leaves=12)
 
@@ -111,8 +110,8 @@ options = st.dictionaries(
 )
 adapters = st.builds(
     Adapter,
-    method=st.text(min_size=1),
-    target=st.text(min_size=1),
+    method=st.text(CHARACTERS, min_size=1),
+    target=st.text(CHARACTERS, min_size=1),
     rank=st.integers(0, 4096),
     scale=st.floats(min_value=1e-6, max_value=1e6),
     options=options.map(lambda items: tuple(items.items())),
