@@ -39,7 +39,6 @@ from autopeft.types import (
     Budget,
     Decision,
     ExecutionSpec,
-    ModelSpec,
     Plan,
     RunSpec,
     with_setting,
@@ -104,47 +103,18 @@ def loading_place(spec: RunSpec, plan: Plan, *, auto_class: str) -> tuple[str, P
     1. float32 if it has a head or trained norms: these are float32 and take no inputs in bfloat16.
     2. Else 16 bits if the run held the model so, not quantized, and the device computes in them.
     """
-    is_narrow = spec.execution.dtype != "float32" and spec.model.quantize == "none"
-    if is_narrow:
+    device = spec.execution.device
+    try:
+        place = find_device(device)
+    except ModelError:  # the run was made on another machine
+        device, place = None, find_device(None)
+    narrow = None
+    if spec.execution.dtype != "float32" and spec.model.quantize == "none":
         skeleton = load_skeleton(spec.model, auto_class=auto_class)
         norms = {target.name for target in skeleton.targets if target.kind == "norm"}
-        is_narrow = not skeleton.head_names and norms.isdisjoint(adapter.target for adapter in plan.adapters)
-    device = device_in_float32(
-        spec.model, auto_class=auto_class, preferred=spec.execution.device, is_narrow=is_narrow
-    )
-    narrow = narrow_format(find_device(device)) if is_narrow else None
-    return device, Precision(dtype=narrow or "float32")
-
-
-def device_in_float32(
-    spec: ModelSpec,
-    *,
-    auto_class: str,
-    preferred: str | None = None,
-    dequantizes: bool = False,
-    is_narrow: bool = False,
-) -> str:
-    """Choose a device for a model in float32: the CPU, with a log line, if a GPU has too little free memory.
-
-    `preferred` is a device as `--device` names it; None, or one that this machine does not have, is the
-    default one. A quantized model goes to the GPU in any case unless it is dequantized: it is no larger than
-    in training. With `is_narrow` a model is held in 16 bits instead on a GPU that computes in them.
-    """
-    try:
-        device = find_device(preferred)
-    except ModelError:  # the run was made on another machine
-        preferred, device = None, find_device(None)
-    is_spread = device_names(preferred)[0] == SPREAD
-    name, places = (SPREAD, equal_gpus()) if is_spread else (str(device), (device,))
-    if device.type != "cuda" or not (dequantizes or _is_plain(spec)):
-        return name
-    narrow = narrow_format(device) if is_narrow else None
-    n_bytes = _weight_bytes(spec, auto_class, is_narrow=narrow is not None)
-    if n_bytes <= _WEIGHTS_SHARE * sum(free_bytes(torch.device(place)) for place in places):
-        return name
-    text = "The GPU has less free memory than %s needs in %s: the CPU computes."
-    log.info(text, spec.id, narrow or "float32")
-    return "cpu"
+        if not skeleton.head_names and norms.isdisjoint(adapter.target for adapter in plan.adapters):
+            narrow = narrow_format(place)
+    return device or str(place), Precision(dtype=narrow or "float32")
 
 
 def with_spread(spec: RunSpec, *, auto_class: str) -> RunSpec:
@@ -154,27 +124,20 @@ def with_spread(spec: RunSpec, *, auto_class: str) -> RunSpec:
     """
     execution, gpus = spec.execution, equal_gpus()
     is_open = execution.device is None and EXECUTORS[execution.executor].shares_memory
-    if len(gpus) < 2 or not is_open or spec.model.id == IN_MEMORY or not _is_plain(spec.model):
+    if len(gpus) < 2 or not is_open or spec.model.id == IN_MEMORY or spec.model.quantize != "none":
         return spec
-    n_bytes = _weight_bytes(spec.model, auto_class, is_narrow=execution.dtype != "float32")
+    stored = stored_weights(config_of(spec.model))
+    if stored is not None and not stored.is_loaded_plain:
+        return spec
+    skeleton = load_skeleton(spec.model, auto_class=auto_class)
+    bytes_each = FLOAT32_BYTES if execution.dtype == "float32" else FLOAT32_BYTES // 2
+    n_bytes = bytes_each * (skeleton.base_params + skeleton.head_params)
     free = free_bytes(torch.device(gpus[0]), limit_bytes=execution.memory_bytes)
     if n_bytes <= _WEIGHTS_SHARE * free:
         return spec
     text = "The weights take %.1f GB, and %s has %.1f GB free: --device %s spreads the layers over %d GPUs."
     log.info(text, n_bytes / 1e9, gpus[0], free / 1e9, SPREAD, len(gpus))
     return with_setting(spec, "execution.device", SPREAD)
-
-
-def _is_plain(spec: ModelSpec) -> bool:
-    """Whether a model is held in plain numbers, neither quantized on request nor by its checkpoint."""
-    stored = stored_weights(config_of(spec))
-    return spec.quantize == "none" and (stored is None or stored.is_loaded_plain)
-
-
-def _weight_bytes(spec: ModelSpec, auto_class: str, *, is_narrow: bool) -> int:
-    skeleton = load_skeleton(spec, auto_class=auto_class)
-    n_params = skeleton.base_params + skeleton.head_params
-    return n_params * (FLOAT32_BYTES // 2 if is_narrow else FLOAT32_BYTES)
 
 
 @contextlib.contextmanager
