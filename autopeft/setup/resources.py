@@ -114,7 +114,8 @@ def loading_place(spec: RunSpec, plan: Plan, *, auto_class: str) -> tuple[str, P
         norms = {target.name for target in skeleton.targets if target.kind == "norm"}
         if not skeleton.head_names and norms.isdisjoint(adapter.target for adapter in plan.adapters):
             narrow = narrow_format(place)
-    return device or str(place), Precision(dtype=narrow or "float32")
+    name = SPREAD if device_names(device)[0] == SPREAD else str(place)
+    return name, Precision(dtype=narrow or "float32")
 
 
 def with_spread(spec: RunSpec, *, auto_class: str) -> RunSpec:
