@@ -76,12 +76,8 @@ def prepare(
 ) -> Prepared:
     """Load data and base model, derive the settings that the user left open, and build the bench.
 
-    `keep_weights`, `under_way` and `interrupt` are those of the bench.
-
-    Raises:
-        UnknownNameError: Task, score or metric does not exist.
-        DataError, ModelError, TargetError, SpecError: As for `load_data`, `load_base` and `with_compute`.
-        ModelError: Memory runs out.
+    `keep_weights`, `under_way` and `interrupt` are those of the bench. Raises as `look`, `derive` and
+    `with_compute` do, and ModelError if memory runs out.
     """
     with memory_needed("preparing the base model and its data", spec):
         spec, loaded, base, task = look(spec, memory)

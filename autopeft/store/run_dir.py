@@ -94,7 +94,10 @@ class RunDir:
             raise
         leftovers = [*path.rglob(".*.tmp"), *([] if resume else [run.state])]
         for leftover in leftovers:  # of a process that was killed
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
         return run
 
     @staticmethod

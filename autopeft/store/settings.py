@@ -221,6 +221,8 @@ def _typed(name: str, value: Any) -> Any:
         return str(value)
     if not isinstance(value, str):
         return value
+    if not value.strip():  # such as an unset variable of a shell script
+        raise SpecError("it is empty; give a value, or leave it out")
     if is_list:
         return [item.strip(" '\"") for item in value.strip("[] ").split(",")]
     if field.form == "auto" and value == "auto":

@@ -26,15 +26,7 @@ from autopeft.setup.derive import (
 from autopeft.store import RunDir
 from autopeft.tasks._shared.usual import LABELLED
 from autopeft.train import limited_by, max_length_of
-from autopeft.types import (
-    BudgetSpec,
-    DataSpec,
-    ModelSpec,
-    OutputSpec,
-    RunSpec,
-    SearchSpec,
-    TaskSpec,
-)
+from autopeft.types import BudgetSpec, DataSpec, ModelSpec, OutputSpec, RunSpec, SearchSpec, TaskSpec
 
 TEXT = TaskDefaults(
     max_length=(128, 2048), batch_size=(4, 16), epochs=(1, 3), step_tokens=4096, seen_examples=20_000

@@ -102,6 +102,11 @@ def test_a_duration_is_read_as_seconds(text, seconds):
     assert settings(assign=[f"search.max_time_seconds={text}"])[0].search.max_time_seconds == seconds
 
 
+def test_an_empty_text_is_refused():
+    with pytest.raises(SpecError, match=r"model\.id .*empty"):
+        resolve_settings(config=None, env={}, flags={"model.id": ""}, assignments=())
+
+
 @pytest.mark.parametrize("text", ["450", "0s", "soon", "-5m"])
 def test_what_is_no_duration_is_refused(text):
     with pytest.raises(SpecError, match="7m30s"):

@@ -16,13 +16,7 @@ from toys.results import toy_result
 from autopeft.errors import RunDirError
 from autopeft.store import STATE, RunDir, resolve_settings, write_record
 from autopeft.store.study_file import study_file
-from autopeft.types import (
-    Fidelity,
-    Measurement,
-    Plan,
-    RunSpec,
-    Status,
-)
+from autopeft.types import Fidelity, Measurement, Plan, RunSpec, Status
 
 PLAN = Plan(adapters=(), learning_rate=0.001, trainable_params=0)
 
