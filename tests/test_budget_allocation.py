@@ -202,7 +202,7 @@ def test_a_tie_goes_to_the_later_layer(weights: tuple[float, float], ranks: dict
 
 
 @given(claim_lists(max_size=5), st.integers(0, 3000), st.booleans())
-def test_one_rank_is_the_largest_that_the_budget_pays_at_all_targets(
+def test_one_rank_is_the_largest_that_the_budget_covers_at_all_targets(
     drawn: list[Claim], budget: int, may_differ: bool
 ) -> None:
     claims = [target_claim for target_claim in drawn if target_claim.ranks and target_claim.ranks[0] == 1]
@@ -214,11 +214,11 @@ def test_one_rank_is_the_largest_that_the_budget_pays_at_all_targets(
     granted = allocate(limited, max_params=budget)
     tops = [target_claim.ranks[-1] for target_claim in claims]
     highest = (max if may_differ else min)(tops, default=0)
-    paid = max((rank for rank in range(1, highest + 1) if cost(rank) <= budget), default=0)
-    if may_differ and paid < min(8, highest):
+    reached = max((rank for rank in range(1, highest + 1) if cost(rank) <= budget), default=0)
+    if may_differ and reached < min(8, highest):
         assert limited == claims
-    elif paid:
-        assert granted == {c.target: min(paid, c.ranks[-1]) for c in claims}
+    elif reached:
+        assert granted == {c.target: min(reached, c.ranks[-1]) for c in claims}
     else:
         assert set(granted.values()) <= {1}
     assert spent(claims, granted) <= budget
@@ -231,7 +231,7 @@ def test_one_rank_is_taken_unless_the_next_is_more_than_an_eighth_larger() -> No
     assert at_one_rank(claims, max_params=150, may_differ=True) == claims  # from 7 to 8
 
 
-def test_targets_that_share_no_rank_with_most_are_left_out_and_the_others_are_paid_first() -> None:
+def test_targets_that_share_no_rank_with_most_are_left_out_and_the_others_come_first() -> None:
     thirds = [replace(claim(name, weight=0.1), ranks=(3, 9)) for name in "ab"]
     twos = [replace(claim(name, weight=0.1), ranks=(2, 4, 8)) for name in "cde"]
     fixed = at_one_rank([*thirds, *twos], max_params=130, may_differ=False)

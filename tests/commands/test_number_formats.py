@@ -74,7 +74,7 @@ def test_dtype_of_the_user_is_written(made, tmp_path):
     refused(export(*flags, "--to", "native", "--dtype", "float32"), 2, "a whole model", "leave it out")
 
 
-def test_verify_tells_rounding_to_16_bits_from_other_weights(model_dir, data_dir, tmp_path):
+def test_verify_distinguishes_rounding_to_16_bits_from_other_weights(model_dir, data_dir, tmp_path):
     base = tmp_path / "base"
     transformers.AutoModel.from_pretrained(model_dir, dtype=torch.bfloat16).save_pretrained(base)
     transformers.AutoTokenizer.from_pretrained(model_dir).save_pretrained(base)

@@ -47,7 +47,7 @@ def test_score_of_a_known_metric_is_that_of_the_rows():
         ("[0.9]", "0.9"),
     ],
 )
-def test_file_that_is_no_score_is_refused_in_a_sentence(text, reason, tmp_path):
+def test_file_that_is_not_a_score_is_refused_in_a_sentence(text, reason, tmp_path):
     path = tmp_path / "result.json"
     if text is not None:
         path.write_text(text)

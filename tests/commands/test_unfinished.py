@@ -71,10 +71,10 @@ def stop_at(monkeypatch, step_by_step):
 
 
 def stopped(plan_file, out, stop_at, *, step=7):
-    go_on = stop_at(step)
+    undo = stop_at(step)
     with pytest.raises(KeyboardInterrupt):
         commands.train_plan(plan_file, out=out)
-    go_on()
+    undo()
     return out.with_name(f"{out.name}.unfinished")
 
 
@@ -85,7 +85,7 @@ def what_is_in(folder):
     return (folder / WEIGHTS).read_bytes(), measured
 
 
-def test_a_stopped_training_goes_on_to_the_bytes_of_an_unbroken_one(plan_file, tmp_path, stop_at, caplog):
+def test_a_stopped_training_resumes_to_the_bytes_of_an_unbroken_one(plan_file, tmp_path, stop_at, caplog):
     out = tmp_path / "new" / "adapter"
     unfinished = stopped(plan_file, out, stop_at)
     assert not out.exists() and kept_step(unfinished / "state") == 6
@@ -130,7 +130,7 @@ def test_a_training_that_was_stopped_before_its_first_state_leaves_nothing(
     assert not unfinished.exists() and not (tmp_path / "new").exists()
 
 
-def test_the_command_that_was_killed_goes_on(plan_file, tmp_path):
+def test_the_command_that_was_killed_resumes(plan_file, tmp_path):
     out, words = tmp_path / "adapter", ["train", "--plan", str(plan_file), "--out", str(tmp_path / "adapter")]
     state = tmp_path / "adapter.unfinished" / "state"
     plan_file.write_text(
@@ -154,7 +154,7 @@ def test_the_command_that_was_killed_goes_on(plan_file, tmp_path):
 
 
 @pytest.mark.parametrize("where", [(3, 5), (9, 12)], ids=["first short run", "full run"])
-def test_a_search_that_was_stopped_within_a_run_goes_on_within_it(
+def test_a_search_that_was_stopped_within_a_run_resumes_within_it(
     where, model_dir, data_dir, tmp_path, step_by_step
 ):
     """The state after the step before `where`, a step and how many there are, was the last to be kept."""
@@ -199,7 +199,7 @@ def test_a_search_that_was_stopped_before_its_first_run_keeps_the_sensitivity(
     commands.run_search(run_spec(out=spec.output.out), resume=True, progress=Lines())
 
 
-def test_a_challenger_that_the_machine_broke_off_goes_on_although_the_search_ended(
+def test_a_challenger_that_the_machine_broke_off_resumes_although_the_search_ended(
     model_dir, data_dir, tmp_path, monkeypatch, step_by_step, caplog
 ):
     seen, n_saved = [], itertools.count(1)

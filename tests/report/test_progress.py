@@ -75,7 +75,7 @@ def test_the_bar_counts_the_runs_of_a_phase_below_the_lines():
 
 
 @pytest.mark.parametrize("arm", ["head", "baseline: LoRA on all linear layers of the last layers", "m" * 99])
-def test_a_row_stands_below_its_headings_within_80_columns(arm):
+def test_a_row_is_below_its_headings_within_80_columns(arm):
     row = describe(run(0.123456, plan=BIG), arm)
     assert len(row) <= 79 and len(headings()) <= 79
     assert row.index("0.1235") == headings().index("loss")

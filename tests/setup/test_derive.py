@@ -195,7 +195,7 @@ def spec(model_dir, data_dir, tmp_path):
     )
 
 
-def test_preview_tells_what_was_derived_and_only_that(spec):
+def test_preview_shows_what_was_derived_and_only_that(spec):
     given = TaskSpec(max_steps=2, batch_size=7)
     derived = [decision.setting for decision in preview(spec).decisions]
     computing = ["execution.micro_batch_tokens", "execution.checkpointing"]
@@ -204,7 +204,7 @@ def test_preview_tells_what_was_derived_and_only_that(spec):
     assert [decision.setting for decision in fewer] == ["task.max_length", *computing]
 
 
-def test_run_keeps_derived_settings_and_a_resumed_run_still_tells_their_rules(spec):
+def test_run_keeps_derived_settings_and_a_resumed_run_still_shows_their_rules(spec):
     result, path = run_search(spec, progress=Lines())
     written = RunDir.open(path).read_spec().task
     assert (written.max_length, written.batch_size, written.epochs) == (CONTEXT, 8, None)

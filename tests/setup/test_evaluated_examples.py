@@ -33,12 +33,12 @@ def sized(prepared, n_rows):
     # A tenth of 100 steps of 8 rows are 80 trained rows, and an evaluated one costs half as much.
     [(100, 5000, 160), (1000, 5000, 1600), (20, 5000, 128), (1000, 1000, None)],
 )
-def test_a_tenth_of_a_full_run_pays_the_evaluated_examples(prepared, full_steps, n_rows, n_evaluated):
+def test_a_tenth_of_a_full_run_covers_the_evaluated_examples(prepared, full_steps, n_rows, n_evaluated):
     run = with_evaluated_examples(replace(sized(prepared, n_rows), full_steps=full_steps))
     assert run.spec.data.max_eval_examples == n_evaluated
     decided = {decision.setting: decision.value for decision in run.decisions}
-    told = None if n_evaluated is None else f"{n_evaluated:,}"
-    assert decided.get("data.max_eval_examples") == told
+    expected = None if n_evaluated is None else f"{n_evaluated:,}"
+    assert decided.get("data.max_eval_examples") == expected
 
 
 def test_a_number_of_examples_that_was_given_or_decided_is_kept(prepared):
@@ -49,12 +49,12 @@ def test_a_number_of_examples_that_was_given_or_decided_is_kept(prepared):
 
 
 @pytest.mark.parametrize("limit", [{"max_time": 1e-3}, {"max_cost": 1e-3}])
-def test_a_limit_that_pays_nothing_leaves_the_full_run_as_long(limit, model_dir, data_dir, tmp_path):
+def test_a_limit_that_covers_nothing_leaves_the_full_run_as_long(limit, model_dir, data_dir, tmp_path):
     spec = run_spec(model_dir, data_dir, out=tmp_path / "run", budget="5%", batch_size=8, **limit)
     spec = with_setting(spec, "task.max_steps", 12)
     result, path = commands.run_search(spec, progress=Lines())
     splits = [m.fidelity.split for m in result.measurements]
-    assert splits.count("search") <= 1, "the first run tells the pace"
+    assert splits.count("search") <= 1, "the first run shows the pace"
     assert splits.count("confirm") == 1
     assert all(m.fidelity.train_steps == 12 for m in result.measurements if m.fidelity.split != "search")
     assert result.best == result.baseline and result.challenger is None

@@ -24,7 +24,7 @@ def spec_of(folder: Path, **model: Any) -> RunSpec:
     ("package", "model"),
     [("bitsandbytes", {"quantize": "4bit"}), ("gguf", {"id": "models/tiny.gguf"})],
 )
-def test_missing_packages_are_told_before_the_data_are_read(
+def test_missing_packages_are_reported_before_the_data_are_read(
     package: str,
     model: dict[str, str],
     model_dir: Path,

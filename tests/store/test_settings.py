@@ -108,7 +108,7 @@ def test_an_empty_text_is_refused():
 
 
 @pytest.mark.parametrize("text", ["450", "0s", "soon", "-5m"])
-def test_what_is_no_duration_is_refused(text):
+def test_other_durations_are_refused(text):
     with pytest.raises(SpecError, match="7m30s"):
         parse_duration(text)
 
@@ -143,7 +143,7 @@ def test_an_amount_of_memory_is_read_as_bytes(text, n_bytes):
 
 
 @pytest.mark.parametrize("text", ["16", "-1MB", "much"])
-def test_what_is_no_amount_of_memory_is_refused(text):
+def test_other_amounts_of_memory_are_refused(text):
     with pytest.raises(SpecError, match="2GiB"):
         parse_bytes(text)
 

@@ -33,7 +33,7 @@ def test_paths_of_space_and_baseline_serve_in_any_folder(here, prefix):
     assert search.baseline == str(here / "run")
 
 
-def test_a_shipped_space_stays_a_name_beside_a_folder_of_this_name(here):
+def test_a_shipped_space_stays_a_name_next_to_a_folder_of_this_name(here):
     assert whole_path("default") == str(here / "default")
     assert resolved({"search.space": "default"}).search.space == "default"
 
