@@ -47,13 +47,12 @@ def test_score_of_a_known_metric_is_that_of_the_rows():
         ("[0.9]", "0.9"),
     ],
 )
-def test_file_that_is_not_a_score_is_refused_in_a_sentence(text, reason, tmp_path):
+def test_file_that_is_not_a_score_is_refused(text, reason, tmp_path):
     path = tmp_path / "result.json"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(TrainingError, match=reason) as refused:
+    with pytest.raises(TrainingError, match=reason):
         read_score(path)
-    assert len(str(refused.value).splitlines()) == 1
 
 
 def test_score_in_a_file_is_read_as_it_was_written(trial, tmp_path):

@@ -176,9 +176,6 @@ def test_batch_of_labelled_rows_is_32_but_for_a_tiny_dataset(n_rows, expected):
 def test_epochs_fall_with_the_size_of_the_data():
     values = [epochs(n, defaults=TEXT)[0] for n in (10, 6_666, 6_667, 10_000, 10_001, 10**6)]
     assert values == [3, 3, 2, 2, 1, 1]
-
-
-def test_few_labelled_rows_are_seen_up_to_20_times():
     values = [epochs(n, defaults=LABELLED)[0] for n in (10, 500, 1000, 3_333, 10**6)]
     assert values == [20, 20, 10, 3, 3]
 

@@ -49,10 +49,3 @@ def test_no_list_is_an_empty_list(tmp_path):
     config.write_text("search: {methods: null}")
     assert resolved(assign=["search.methods=null"]).search.methods == ()
     assert resolved(config=config).search.methods == ()
-
-
-def test_a_variable_of_the_environment_that_decides_a_setting_is_named(caplog):
-    env = {"AUTOPEFT_SEARCH_SEED": "9", "AUTOPEFT_TASK_MAX_STEPS": "7", "AUTOPEFT_TASK_MAX_LENGTH": " "}
-    with caplog.at_level("INFO"):
-        assert resolved({"task.max_steps": 5}, env=env).search.seed == 9
-    assert [each.getMessage() for each in caplog.records] == ["AUTOPEFT_SEARCH_SEED sets search.seed to 9."]

@@ -63,17 +63,11 @@ def through_text(record: Any) -> Any:
     return from_json(type(record), json.loads(json.dumps(to_json(record))))
 
 
-# To and from JSON.
-
-
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 @given(st.data())
 def test_a_record_comes_back_from_json_text_as_it_was(kind: type[Any], data: st.DataObject) -> None:
     record = data.draw(records_of(kind))
     assert repr(through_text(record)) == repr(record)  # equal, and of equal types: True is no 1
-
-
-# Identity.
 
 
 @given(records_of(Plan), records_of(Plan))
@@ -118,12 +112,6 @@ def test_a_plan_and_a_measurement_are_dictionary_keys(measurement: Measurement) 
     counts = {(measurement.plan, measurement.fidelity): 1, measurement: 2}
     again = through_text(measurement)
     assert (counts[again.plan, again.fidelity], counts[again]) == (1, 2)
-
-
-# The settings of a run.
-
-
-# How settings are declared.
 
 
 def test_every_setting_has_a_help_a_group_and_a_name_of_its_own() -> None:
