@@ -77,6 +77,8 @@ def faults_of(error: ValidationError) -> list[tuple[str, str]]:
             fault = "is missing"
         elif details["type"] == "extra_forbidden":
             fault = "is not a known key"
+        elif details["type"] == "json_invalid":
+            fault = "it is not JSON"
         faults.setdefault(name, fault)
     return list(faults.items())
 

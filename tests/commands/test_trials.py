@@ -40,7 +40,7 @@ def test_score_of_a_known_metric_is_that_of_the_rows():
     ("text", "reason"),
     [
         (None, "result.json"),
-        ('{"value": 0.', "JSON"),
+        ('{"value": 0.', "not JSON"),
         ('{"value": "0.9"}', "value .*number"),
         ('{"loss": 1.0}', "value"),
         ('{"value": 1.0, "rows": [1]}', "rows"),
