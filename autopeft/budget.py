@@ -32,8 +32,7 @@ def parse(requested: str, *, base_params: int, rank_params: int = 0) -> Budget:
     """Read `--budget` as a whole number of trainable parameters, in [1, base_params].
 
     It is `0.5%`, `300k`, `1.2M`, `2B` or `113000`; thousands may be separated by , or _. `r16` is what LoRA
-    of rank 16 on all linear layers trains, `rank_params` what it trains at rank 1. `base_params` counts the
-    base model with tied weights once and no task head.
+    of rank 16 on all linear layers trains, `rank_params` what it trains at rank 1.
 
     Raises:
         SpecError: Not a number, zero, negative, or over 100 %.
@@ -108,13 +107,9 @@ def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
 
     Divisor method: each upgrade goes to the target module with the largest weight / rank, as seats go to
     parties (Jefferson, D'Hondt), so ranks are in proportion to the weights. Ranks count in units of the
-    target module's smallest one, so that methods can share a budget.
-
-    An upgrade that does not fit is dropped for good, since what remains of the budget only shrinks; cheaper
-    ones are still tried. Ties go to the smaller rank, then to the cheaper upgrade, then to the later target
-    module in natural order, so the order of the claims, one per target module, does not matter. The cost of
-    the result never falls when the budget rises: two allocations agree until an upgrade does not fit the
-    smaller budget.
+    target module's smallest one, so that methods can share a budget. Ties go to the smaller rank, then to the
+    cheaper upgrade, then to the later target module in natural order; the order of claims does not matter.
+    The cost of the result never falls when the budget rises.
     """
     ordered = sorted(claims, key=lambda claim: natural_key(claim.target), reverse=True)
     assert len({claim.target for claim in ordered}) == len(ordered), "two claims for one target module"
@@ -125,7 +120,7 @@ def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
     while heap:
         _, _, price, index = heapq.heappop(heap)
         if spent + price > max_params:
-            continue
+            continue  # for good, since what remains of the budget only shrinks
         spent += price
         taken[index] += 1
         if taken[index] < len(ordered[index].ranks):
@@ -144,13 +139,11 @@ def _upgrade(claim: Claim, index: int, *, taken: int) -> tuple[float, int, int, 
 def at_one_rank(claims: Sequence[Claim], *, max_params: int, may_differ: bool) -> Sequence[Claim]:
     """Cut claims to the largest common rank that fits the budget at all targets.
 
-    1. If ranks may differ, a target module whose ranks end below takes its last one. The claims stay as they
-       are if the next rank is more than an eighth larger, since one rank would leave much of the budget: up
-       to half at rank 1.
+    1. If ranks may differ, a target module with lower ranks takes its last one. The claims stay as they are
+       if no rank fits at all targets, or if the next rank is more than an eighth larger: one rank would
+       leave much of the budget, up to half at rank 1.
     2. If they may not, target modules without the most common lowest rank are left out, such as those of OFT
-       with inputs that no power of two divides.
-    3. If no rank at all target modules together fits, claims stay as they are if ranks may differ; if not,
-       each claims the lowest rank.
+       with inputs that no power of two divides. If no rank fits at all targets, each claims the lowest rank.
 
     Cut claims have infinite weights, so that they come first.
     """
@@ -177,10 +170,7 @@ def at_one_rank(claims: Sequence[Claim], *, max_params: int, may_differ: bool) -
 
 
 def require_feasible(cheapest: dict[str, int], *, budget: Budget) -> None:
-    """Raise `BudgetError` if not even the cheapest plan fits the budget.
-
-    `cheapest` has the trainable parameters of the smallest plan by method or mix.
-    """
+    """Raise BudgetError if no plan fits; `cheapest` has the parameters of the smallest by method or mix."""
     name = min(cheapest, key=lambda method: (cheapest[method], method))
     if cheapest[name] <= budget.max_trainable_params:
         return

@@ -24,8 +24,8 @@ import torch
 from rows import SETS, TAGS, append, measured_keys, splits_of, write_splits
 
 from autopeft import train
-from autopeft.run.prepare import prepare
-from autopeft.run.search_problem import fit_to_budget, requested_space
+from autopeft.setup.build import prepare
+from autopeft.setup.feasible import fit_to_budget, requested_space
 from autopeft.space import Policy, plan_of
 from autopeft.types import BudgetSpec, DataSpec, Fidelity, OutputSpec, RunSpec, TaskSpec
 

@@ -33,7 +33,7 @@ from autopeft.adapters import compile_plan
 from autopeft.errors import SpecError
 from autopeft.exports import write_adapter
 from autopeft.plugins import discover
-from autopeft.run.progress import Lines
+from autopeft.report.progress import Lines
 from autopeft.train import Bench, EncodedSplit
 from autopeft.types import Fidelity, Plan
 

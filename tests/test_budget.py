@@ -15,9 +15,6 @@ from autopeft.types import Budget
 BASE_PARAMS = 22_713_216  # all-MiniLM-L6-v2
 
 
-# Parsing.
-
-
 @given(st.decimals(min_value="0.00001", max_value=100, places=5), st.integers(10**7, 10**10))
 def test_a_share_is_the_floor_of_the_exact_share(percent: object, base_params: int) -> None:
     exact = Fraction(str(percent)) * base_params / 100
@@ -85,9 +82,6 @@ def test_a_slip_is_answered_with_what_was_meant_before_any_model_is_loaded(
             refuse(requested)
 
 
-# Refusal.
-
-
 def test_an_impossible_budget_names_the_cheapest_plan() -> None:
     budget = Budget(max_trainable_params=300, base_params=BASE_PARAMS, requested="300")
     with pytest.raises(BudgetError, match=r"ia3 .* 384"):
@@ -98,9 +92,6 @@ def test_an_impossible_budget_names_the_cheapest_plan() -> None:
 def test_a_budget_that_one_method_fits_is_accepted(limit: int) -> None:
     budget = Budget(max_trainable_params=limit, base_params=BASE_PARAMS, requested=str(limit))
     require_feasible({"lora": 10_000, "ia3": 384}, budget=budget)
-
-
-# Natural order.
 
 
 def test_numbers_in_names_sort_by_value() -> None:

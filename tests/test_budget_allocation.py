@@ -171,11 +171,6 @@ def test_the_target_best_served_for_its_weight_is_served_as_little_as_can_be(
     assert max(Fraction(granted.get(f"h.{i}", 0), w) for i, w in enumerate(weights)) == best
 
 
-@given(claim_lists(), st.integers(0, 2000))
-def test_the_same_claims_give_the_same_ranks(claims: list[Claim], budget: int) -> None:
-    assert allocate(iter(claims), max_params=budget) == allocate(claims, max_params=budget)
-
-
 @given(st.integers(1, 9), st.integers(0, 1500))
 def test_equal_claims_get_ranks_that_differ_by_one_at_most(n_targets: int, budget: int) -> None:
     targets = [f"h.{i}" for i in range(n_targets)]
@@ -193,35 +188,11 @@ def test_ranks_are_proportional_to_the_weights(weights: list[int]) -> None:
     assert list(ranks.values()) == [7 * w for w in weights]
 
 
-def test_a_capped_target_leaves_its_share_to_the_others() -> None:
-    claims = [claim("a", weight=100.0, max_rank=2), claim("b", max_rank=9), claim("c", max_rank=9)]
-    assert allocate(claims, max_params=100) == {"a": 2, "b": 4, "c": 4}
-
-
 def test_sparse_ranks_grow_in_proportion_and_in_units_of_the_smallest() -> None:
     claims = [doubling(claim("a", weight=4.0, max_rank=64)), doubling(claim("b", max_rank=64))]
     assert allocate(claims, max_params=10 * (8 + 2)) == {"a": 8, "b": 2}
     mixed = [doubling(claim("a", max_rank=64)), claim("b", max_rank=64)]  # 2 counts as the first unit of a
     assert allocate(mixed, max_params=10 * (8 + 4)) == {"a": 8, "b": 4}
-
-
-def test_zero_weights_are_served_last_and_evenly() -> None:
-    claims = [claim("a", weight=0.0), claim("b", weight=0.0), claim("c", weight=1e-9)]
-    assert allocate(claims, max_params=80) == {"c": 8}
-    assert allocate(claims, max_params=120) == {"a": 2, "b": 2, "c": 8}
-
-
-def test_the_jump_of_a_first_rank_is_paid_once() -> None:
-    # As DoRA: 30 + 10 r. Two target modules at rank 1 cost 80; a third rank fits into 95, a third target
-    # module does not.
-    claims = [claim(name, offset=30) for name in "abc"]
-    assert allocate(claims, max_params=95) == {"b": 1, "c": 2}
-    assert allocate(claims, max_params=39) == {}
-
-
-def test_a_dear_target_does_not_keep_cheap_ones_from_being_served() -> None:
-    claims = [claim("dear", weight=9.0, per_rank=1000), claim("cheap", weight=1.0)]
-    assert allocate(claims, max_params=999) == {"cheap": 8}
 
 
 @pytest.mark.parametrize(("weights", "ranks"), [((1.0, 1.0), {"h.10": 1}), ((2.0, 1.0), {"h.9": 1})])
@@ -231,7 +202,7 @@ def test_a_tie_goes_to_the_later_layer(weights: tuple[float, float], ranks: dict
 
 
 @given(claim_lists(max_size=5), st.integers(0, 3000), st.booleans())
-def test_one_rank_is_the_largest_that_the_budget_pays_at_all_targets(
+def test_one_rank_is_the_largest_that_the_budget_covers_at_all_targets(
     drawn: list[Claim], budget: int, may_differ: bool
 ) -> None:
     claims = [target_claim for target_claim in drawn if target_claim.ranks and target_claim.ranks[0] == 1]
@@ -243,11 +214,11 @@ def test_one_rank_is_the_largest_that_the_budget_pays_at_all_targets(
     granted = allocate(limited, max_params=budget)
     tops = [target_claim.ranks[-1] for target_claim in claims]
     highest = (max if may_differ else min)(tops, default=0)
-    paid = max((rank for rank in range(1, highest + 1) if cost(rank) <= budget), default=0)
-    if may_differ and paid < min(8, highest):
+    reached = max((rank for rank in range(1, highest + 1) if cost(rank) <= budget), default=0)
+    if may_differ and reached < min(8, highest):
         assert limited == claims
-    elif paid:
-        assert granted == {c.target: min(paid, c.ranks[-1]) for c in claims}
+    elif reached:
+        assert granted == {c.target: min(reached, c.ranks[-1]) for c in claims}
     else:
         assert set(granted.values()) <= {1}
     assert spent(claims, granted) <= budget
@@ -260,7 +231,7 @@ def test_one_rank_is_taken_unless_the_next_is_more_than_an_eighth_larger() -> No
     assert at_one_rank(claims, max_params=150, may_differ=True) == claims  # from 7 to 8
 
 
-def test_targets_that_share_no_rank_with_most_are_left_out_and_the_others_are_paid_first() -> None:
+def test_targets_that_share_no_rank_with_most_are_left_out_and_the_others_come_first() -> None:
     thirds = [replace(claim(name, weight=0.1), ranks=(3, 9)) for name in "ab"]
     twos = [replace(claim(name, weight=0.1), ranks=(2, 4, 8)) for name in "cde"]
     fixed = at_one_rank([*thirds, *twos], max_params=130, may_differ=False)

@@ -24,9 +24,9 @@ from autopeft.commands import Analysis, Preview, Suggestion, SuggestRequest, app
 from autopeft.commands.tune import Study
 from autopeft.errors import ModelError, SpecError
 from autopeft.model import require_plain, restoring
-from autopeft.run.prepare import InMemory
-from autopeft.run.progress import progress_display
-from autopeft.run.resources import one_at_a_time
+from autopeft.report.progress import progress_display
+from autopeft.setup.look import InMemory
+from autopeft.setup.resources import one_at_a_time
 from autopeft.store import RunDir, by_dotted_name, resolve_settings
 from autopeft.store import read_plan as load_plan
 from autopeft.types import IN_MEMORY, RunSpec

@@ -16,8 +16,8 @@ from torch import nn
 from autopeft import commands, report
 from autopeft.commands import Pushed, Reply, Trained
 from autopeft.errors import AutopeftError, SpecError
-from autopeft.run.reporting import part_words
-from autopeft.run.resources import one_at_a_time
+from autopeft.report.part_words import part_words
+from autopeft.setup.resources import one_at_a_time
 from autopeft.store import read_plan
 from autopeft.types import Plan, SearchResult, python_words
 

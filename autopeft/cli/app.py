@@ -104,7 +104,7 @@ def search_command(
         with heavy_imports():
             from autopeft import commands
             from autopeft.cli import results
-            from autopeft.run.progress import progress_display
+            from autopeft.report.progress import progress_display
 
         if dry_run:
             preview = commands.preview(spec, explicit=explicit, resume=resume, started=started)
@@ -198,8 +198,8 @@ def tune(
         spec, explicit = resolve_settings(config=None, env={}, flags=settings, assignments=())  # reads texts
         with heavy_imports():
             from autopeft import commands
+            from autopeft.commands.trials import command
             from autopeft.commands.tune import Study
-            from autopeft.run.trials import command
 
         train = command(words, max_seconds=max_seconds)
         study = Study(
@@ -346,22 +346,12 @@ def report(
     ] = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Render the report of a run again, finished or not."""
+    """Render the report of a finished run again."""
     with exit_codes(as_json=as_json):
         with heavy_imports():
-            from autopeft.run.live import render_so_far
-            from autopeft.run.reporting import render
-            from autopeft.store import RunDir
+            from autopeft.commands.report import render
 
-        run = RunDir.open(path)
-        if out is not None or not run.has_page_so_far:
-            _print_run(render(run.path, out), out or run.path, as_json=as_json)
-            return
-        status, page = render_so_far(run), run.path / "report.html"
-        if as_json:
-            print_json({"status": status, "run": str(run.path), "page": str(page)})
-        else:
-            print(f"{status}\nreport  {page}")
+        _print_run(render(path, out), out or path, as_json=as_json)
 
 
 app.add_typer(facts.app)

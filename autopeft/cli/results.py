@@ -60,7 +60,7 @@ def console() -> Console:
 
 def print_result(result: SearchResult, path: Path) -> None:
     """Print the plans that were trained in full, the answer, what it cost, and what to do next."""
-    from autopeft.run.reporting import part_words  # heavy: it loads torch
+    from autopeft.report.part_words import part_words  # heavy: it loads torch
 
     out, words = console(), part_words(result)
     rows = full_rows(result, words)

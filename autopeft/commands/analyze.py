@@ -9,8 +9,9 @@ from pathlib import Path
 from autopeft import report
 from autopeft.errors import SpecError
 from autopeft.plugins import discover
-from autopeft.run.prepare import NAMED, InMemory, prepare, with_demo_settings
-from autopeft.run.scoring import sensitivity
+from autopeft.setup.build import prepare, with_demo_settings
+from autopeft.setup.look import NAMED, InMemory
+from autopeft.setup.scoring import sensitivity
 from autopeft.store import refuse_files, write_text
 from autopeft.types import RunSpec, Sensitivity, Target, TargetScores, search_command
 

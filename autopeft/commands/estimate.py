@@ -20,8 +20,8 @@ from autopeft.model import Precision
 from autopeft.model.checkpoint_source import reads_images
 from autopeft.model.devices import exact_products
 from autopeft.plugins import discover
-from autopeft.run.derive import derive
-from autopeft.run.prepare import NAMED, facts_of, load_data
+from autopeft.setup.derive import derive
+from autopeft.setup.look import NAMED, facts_of, load_data
 from autopeft.store import parse_bytes, read_plan, resolve_settings
 from autopeft.types import DataSpec, ModelSpec, RunSpec, TaskSpec
 

@@ -16,13 +16,12 @@ from torch import nn
 
 from autopeft import adapters, exports, model
 from autopeft.adapters import ConfigFile
+from autopeft.commands.finished import finished_weights, has_other_base
 from autopeft.errors import ModelError, RunDirError, SpecError
 from autopeft.model.checkpoint_source import own_class
 from autopeft.model.checks import text_configs
 from autopeft.plugins import PACKED_KINDS, Checkpoint, Exporter, ExportSource, TrainingFacts, discover
-from autopeft.run.base_facts import has_other_base
-from autopeft.run.best import finished_weights
-from autopeft.run.reporting import read_trained
+from autopeft.report.write_card import read_trained
 from autopeft.store import RunDir, is_run, read_object, read_plan, refuse_files
 from autopeft.train import warmup_steps
 from autopeft.types import ModelSpec, PlanDocument, SearchResult, TrainedPlan, resume_command

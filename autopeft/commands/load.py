@@ -12,15 +12,14 @@ from torch import nn
 
 from autopeft import model
 from autopeft.adapters import check_plan, compile_plan, other_base_note
+from autopeft.commands.finished import finished_weights, has_other_base, require_same_base
 from autopeft.errors import ModelError, RunDirError, SpecError
 from autopeft.model import BaseModel
 from autopeft.model.attaching import modules_kept_whole
 from autopeft.model.checkpoint_source import name_labels
 from autopeft.model.user_model import loaded_from, note_flags
 from autopeft.plugins import Method, discover
-from autopeft.run.base_facts import has_other_base, require_same_base
-from autopeft.run.best import finished_weights
-from autopeft.run.resources import FREE_MEMORY, loading_place, memory_needed, one_at_a_time
+from autopeft.setup.resources import FREE_MEMORY, loading_place, memory_needed, one_at_a_time
 from autopeft.store import RunDir, fresh_folder
 from autopeft.types import IN_MEMORY, Plan, PlanDocument, SearchResult
 

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from autopeft import engine, space, statistics
+from autopeft.commands.refit import refit_cost
 from autopeft.engine import SearchProblem, planned_runs, repeated_steps
 from autopeft.errors import TrainingError
-from autopeft.run.prepare import NAMED, InMemory, Prepared
-from autopeft.run.refit import refit_cost
-from autopeft.run.resources import memory_needed
-from autopeft.run.search_problem import head_factors, open_run, search_problem
+from autopeft.setup.build import Prepared
+from autopeft.setup.look import NAMED, InMemory
+from autopeft.setup.opening import open_run
+from autopeft.setup.resources import memory_needed
+from autopeft.setup.search_problem import head_factors, search_problem
 from autopeft.space import AllocationContext, Policy, Space
 from autopeft.store import RunDir
 from autopeft.train import Pace, kept_bytes, pace_of

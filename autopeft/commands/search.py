@@ -18,22 +18,25 @@ import optuna
 import torch
 
 from autopeft import engine, report, statistics
+from autopeft.commands.best import write_best, write_plans
+from autopeft.commands.refit import kept_refit, refit, refit_cost
 from autopeft.engine import Driver, Limits, SearchProblem
 from autopeft.errors import AutopeftError, SpecError, first_line_of
 from autopeft.executors import EXECUTORS
 from autopeft.plugins import own_function
-from autopeft.run.best import write_best, write_plans
-from autopeft.run.live import LivePage, live_page
-from autopeft.run.prepare import NAMED, InMemory, Prepared, prepare
-from autopeft.run.progress import Lines
-from autopeft.run.refit import kept_refit, refit, refit_cost
-from autopeft.run.reporting import environment, part_words, setting_of
-from autopeft.run.scoring import logged_scores
-from autopeft.run.search_problem import head_factors, open_run, rate_ranges, score_names, search_problem
-from autopeft.run.state import RunState, begin, logged_measurements, record, with_scores
-from autopeft.run.trackers import log_plans
-from autopeft.run.workers import start_workers
+from autopeft.report.live import LivePage, live_page
+from autopeft.report.part_words import part_words
+from autopeft.report.progress import Lines
+from autopeft.setup.build import Prepared, prepare
+from autopeft.setup.look import NAMED, InMemory
+from autopeft.setup.opening import open_run
+from autopeft.setup.resuming import begin
+from autopeft.setup.scoring import logged_scores
+from autopeft.setup.search_facts import environment, setting_of
+from autopeft.setup.search_problem import head_factors, rate_ranges, score_names, search_problem
+from autopeft.setup.workers import start_workers
 from autopeft.store import RunDir, claimed_folder
+from autopeft.store.state import RunState, logged_measurements, record, with_scores
 from autopeft.store.study_file import study_file
 from autopeft.train import watched
 from autopeft.types import (
@@ -108,7 +111,7 @@ def run_search(
             environment=environment(prepared.base, spec.execution),  # before the GPU is left to workers
         )
         with live_page(run, so_far, progress) as page:
-            outcome = _outcome(run, prepared, problem, state, page=page, interrupt=interrupt, clock=clock)
+            outcome = _outcome(run, prepared, problem, page=page, interrupt=interrupt, clock=clock)
             result = _finished(run, outcome, so_far=so_far, state=state, load_seconds=load_seconds)
             _write(run, prepared, result)
         result = _refitted(run, prepared, problem, result, clock=clock, progress=progress)
@@ -118,7 +121,6 @@ def run_search(
             progress.phase(f"calling {spec.search.evaluate}", 0)
             result = replace(result, evaluation=_evaluated(run, prepared, result))
             _write(run, prepared, result)
-        log_plans(run, result)
         return result, run.path
 
 
@@ -126,7 +128,6 @@ def _outcome(
     run: RunDir,
     prepared: Prepared,
     problem: SearchProblem,
-    state: RunState,
     *,
     page: LivePage,
     interrupt: Callable[[], None],
@@ -143,14 +144,14 @@ def _outcome(
             progress=page,
             lengths=problem.lengths,
             earlier=logged_measurements(run),
-            record=lambda measurement: record(run, state, measurement),
+            record=lambda measurement: record(run, measurement),
             interrupt=interrupt,
             clock=clock,
             limits=Limits(seconds=seconds, cost=cost),
         )
         page.watch(driver)
         with study_file(run.path / "study.sqlite") as storage, watched(page.step):
-            study = optuna.create_study(storage=storage(), study_name=engine.STUDY)
+            study = optuna.create_study(storage=storage, study_name=engine.STUDY)
             return driver.run(engine.search(problem, study, driver))
     finally:
         executor.shutdown()

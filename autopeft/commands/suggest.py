@@ -15,8 +15,8 @@ from autopeft.exports.recipes import RECIPES
 from autopeft.model import BaseModel
 from autopeft.plugins import PACKED_KINDS, ExportSource, TrainingFacts, discover
 from autopeft.report.formatting import render
-from autopeft.run.prepare import methods_for
-from autopeft.run.resources import budget_of
+from autopeft.setup.look import methods_for
+from autopeft.setup.resources import budget_of
 from autopeft.space import BASELINE_METHOD, AllocationContext
 from autopeft.train import MOVE_BELOW, MOVE_OF_NUMBERS, head_move, warmup_steps
 from autopeft.types import BudgetSpec, DataSpec, ModelSpec, Plan, RunSpec, TaskSpec

@@ -14,15 +14,15 @@ from typing import Any
 
 from autopeft import train
 from autopeft.adapters import check_plan, other_base_note
+from autopeft.commands.finished import base_facts, plan_document, training_json
 from autopeft.errors import RunDirError, SpecError, TrainingError
 from autopeft.exports import write_loading_files
 from autopeft.plugins import is_own_metric, own_function
 from autopeft.report.formatting import duration
-from autopeft.run.base_facts import facts_of
-from autopeft.run.best import plan_document, training_json
-from autopeft.run.prepare import Prepared, prepare, with_all_rows
-from autopeft.run.reporting import TRAINED, environment, setting_of, write_trained_card
-from autopeft.run.state import differences, loaded_facts
+from autopeft.report.write_card import TRAINED, write_trained_card
+from autopeft.setup.build import Prepared, prepare, with_all_rows
+from autopeft.setup.resuming import loaded_facts
+from autopeft.setup.search_facts import environment, setting_of
 from autopeft.store import (
     TRAINING,
     RunDir,
@@ -32,13 +32,13 @@ from autopeft.store import (
     read_record,
     refuse_files,
     resolve_settings,
-    sweep_fresh_folders,
     whole_path,
     without_empty_parents,
     write_plan,
     write_record,
     write_text,
 )
+from autopeft.store.state import differences
 from autopeft.train import SCHEDULE, Bench, kept_step
 from autopeft.types import (
     MAX_SEED,
@@ -220,7 +220,7 @@ def _write_files(folder: Path, prepared: Prepared, measurement: Measurement, *, 
     """Write all files next to the weights of a trained plan; its card loads the adapter from `at`."""
     plan, seed = measurement.plan, measurement.fidelity.seed
     write_plan(folder / "plan.yaml", replace(plan_document(prepared, plan), seed=seed))
-    write_text(folder / TRAINING, training_json(measurement, facts_of(prepared)))
+    write_text(folder / TRAINING, training_json(measurement, base_facts(prepared)))
     trained = TrainedPlan(
         spec=prepared.spec,
         setting=setting_of(prepared, {}),
@@ -296,7 +296,6 @@ class Unfinished:
                     raise RunDirError(
                         f"{self.folder} cannot be resumed: {differing}; restore it, or {remedy}."
                     )
-                sweep_fresh_folders(self.out)
                 log.info("The training continues after step %s.", f"{self.step:,}")
             else:
                 self.forget()

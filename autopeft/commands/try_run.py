@@ -12,12 +12,12 @@ import torch
 from peft import PeftModel
 
 from autopeft import data
+from autopeft.commands.finished import finished_weights
 from autopeft.commands.load import load_with_base
 from autopeft.errors import DataError, ModelError, SpecError
 from autopeft.model import BaseModel
 from autopeft.model.checkpoint_source import reads_images
 from autopeft.plugins import IGNORED, LabelSpace, Task, discover
-from autopeft.run.best import finished_weights
 from autopeft.store import RunDir
 from autopeft.train.encoding import NO_CUT
 from autopeft.types import IN_MEMORY, SearchResult

@@ -29,22 +29,18 @@ from pydantic import TypeAdapter, ValidationError
 from autopeft import engine, model, report
 from autopeft.adapters import compile_plan
 from autopeft.client import Score, Trial
+from autopeft.commands.finished import document_without_head_rate, training_json
+from autopeft.commands.trials import TrialFolders, check_adapter, require_sound, weight_shapes
 from autopeft.engine import Batch, Key, Lengths, Request, SearchProblem
 from autopeft.errors import DISK_FULL, RunDirError, SpecError, TrainingError, first_line_of
 from autopeft.model import is_out_of_memory
 from autopeft.plugins import discover
-from autopeft.run.best import document_without_head_rate, training_json
-from autopeft.run.prepare import methods_for
-from autopeft.run.reporting import part_words, write_card
-from autopeft.run.resources import budget_of
-from autopeft.run.search_problem import (
-    fit_to_budget,
-    of_one_config,
-    rate_ranges,
-    requested_space,
-    without_scores,
-)
-from autopeft.run.trials import TrialFolders, check_adapter, require_sound, weight_shapes
+from autopeft.report.part_words import part_words
+from autopeft.report.write_card import write_card
+from autopeft.setup.feasible import fit_to_budget, of_one_config, requested_space, without_scores
+from autopeft.setup.look import methods_for
+from autopeft.setup.resources import budget_of
+from autopeft.setup.search_problem import rate_ranges
 from autopeft.space import Choices
 from autopeft.store import (
     TRAINING,
@@ -54,7 +50,7 @@ from autopeft.store import (
     claimed_folder,
     faults_of,
     read_record,
-    replace_folder,
+    replaced_folder,
     resolve_settings,
     write_plan,
     write_record,
@@ -380,7 +376,7 @@ class Study:
         """
         with self._lock:
             with study_file(self._run.path / "study.sqlite") as storage:
-                problem, outcome = self._replay(storage())
+                problem, outcome = self._replay(storage)
             if isinstance(outcome, Batch):
                 n_missing = len(self._missing())
                 raise TrainingError(f"The study is not finished: {n_missing} trials are missing.")
@@ -439,16 +435,15 @@ class Study:
         """Write the finished adapter, its plan and a trial to train it again into `best/`."""
         document = document_without_head_rate(self.spec, self.base, full.plan)
         adapter = self._trials.adapter(full.plan, full.fidelity.seed)
-        shutil.rmtree(self._run.half_best, ignore_errors=True)
-        write_plan(self._run.half_best / "plan.yaml", document)
-        shutil.copytree(adapter.parent / "config", self._run.half_best / "adapters")
         trial = json.loads((adapter.parent / "trial.json").read_text(encoding="utf-8"))
         places = {"config": "adapters", "folder": "retrained", "path": "."}
-        write_text(self._run.half_best / "trial.json", json.dumps(trial | places, indent=2) + "\n")
-        weights = shutil.copytree(adapter, self._run.half_best / "weights")
-        write_text(weights / TRAINING, training_json(full, {}))
-        write_card(weights, result, seed=full.fidelity.seed)
-        replace_folder(self._run.half_best, self._run.best)
+        with replaced_folder(self._run.best) as fresh:
+            write_plan(fresh / "plan.yaml", document)
+            shutil.copytree(adapter.parent / "config", fresh / "adapters")
+            write_text(fresh / "trial.json", json.dumps(trial | places, indent=2) + "\n")
+            weights = shutil.copytree(adapter, fresh / "weights")
+            write_text(weights / TRAINING, training_json(full, {}))
+            write_card(weights, result, seed=full.fidelity.seed)
 
 
 @contextmanager

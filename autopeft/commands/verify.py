@@ -13,16 +13,15 @@ from torch import nn
 
 from autopeft import adapters, exports, model
 from autopeft.adapters import ConfigFile, TargetMatch, check_plan, compile_plan
+from autopeft.commands.finished import finished_seed, finished_weights, require_same_base
 from autopeft.commands.load import apply
 from autopeft.commands.train import spec_of_plan
 from autopeft.errors import DataError, SpecError
 from autopeft.plugins import Batch, discover
-from autopeft.run.base_facts import require_same_base
-from autopeft.run.best import finished_seed, finished_weights
-from autopeft.run.prepare import prepare
-from autopeft.run.resources import FREE_MEMORY, device_in_float32, memory_needed
+from autopeft.setup.build import prepare
+from autopeft.setup.resources import FREE_MEMORY, memory_needed
 from autopeft.store import RunDir, is_run, read_plan, whole_path
-from autopeft.types import ExecutionSpec, ModelSpec, Plan, RunSpec, with_setting
+from autopeft.types import ExecutionSpec, ModelSpec, Plan, RunSpec
 
 SPLIT = "confirm"  # every run has rows in it
 # Allowed difference as a share of the largest output. Rounding in float32 stays below the first; weights that
@@ -94,9 +93,6 @@ def verify(
     tolerance = _tolerance(path, is_adapter=is_adapter) if tolerance is None else tolerance
     reference = _reference(path, run)
     spec = _in_float32(reference.spec, model_id=model_id, data_source=data_source)
-    auto_class = discover("autopeft.tasks")[spec.task.name].auto_class
-    device = device_in_float32(spec.model, auto_class=auto_class, dequantizes=len(files) != 1)
-    spec = with_setting(spec, "execution.device", device)
     with model.quiet_libraries(), memory_needed("computing the outputs of a model in float32", FREE_MEMORY):
         expected = _expected(spec, reference, n_examples=max_examples)
         model.release_memory(expected.device)  # one model at a time

@@ -18,7 +18,7 @@ from autopeft.model import attach, is_out_of_memory
 from autopeft.model import merge as merge_adapters
 from autopeft.model.checks import PASS_ERRORS
 from autopeft.plugins import ExportSource, NeededBase
-from autopeft.store import fresh_folder, save_processor
+from autopeft.store import fresh_folder
 
 _PROBE_TOKENS = 8  # enough for attention to mix; heuristic
 # Of the largest output. Rounding in float32 is a hundred times less than the first, and 1e-2 in 16 bits.
@@ -51,7 +51,7 @@ class Merged:
         with fresh_folder(out) as fresh:
             model.save_pretrained(str(fresh))
             if source.tokenizer is not None:
-                save_processor(source.tokenizer, fresh)
+                source.tokenizer.save_pretrained(str(fresh))
         notes = [f"load it with {type(model).__name__}.from_pretrained, or serve the folder as it is"]
         if source.dtype is not None:
             notes.append(f"its weights are {source.dtype}; --dtype chooses another number format")

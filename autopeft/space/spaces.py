@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.plugins import MIXES_SINCE_PEFT, Method, missing_in_peft
-from autopeft.store import is_path_of_space, read_yaml, validate, yaml_text
+from autopeft.store import is_path_of_space, read_yaml, validate
 from autopeft.types import ROLE_GROUPS, Arm, OptionPairs, OptionValue, path_at_home
 
 BASELINE_METHOD = "lora"  # what people write without a search
@@ -223,7 +223,7 @@ def text_of(name: str) -> str:
         OSError: The file cannot be read.
     """
     if is_path_of_space(name):
-        return yaml_text(path_at_home(name))
+        return path_at_home(name).read_text(encoding="utf-8")
     if name not in names():
         raise UnknownNameError("search space", name, names())
     return (_folder() / f"{name}.yaml").read_text(encoding="utf-8")

@@ -11,21 +11,17 @@ from autopeft.store.files import (
     claimed_folder,
     damaged,
     fresh_folder,
-    put_in_place,
     read_object,
     read_record,
     refuse_files,
-    replace_folder,
-    save_processor,
-    sha256_of,
-    sweep_fresh_folders,
+    replaced_folder,
     sync_files,
     without_empty_parents,
     write_record,
     write_text,
 )
 from autopeft.store.plan import write_plan
-from autopeft.store.run_dir import SO_FAR, STATE, TRAINING, RunDir, is_run, read_plan
+from autopeft.store.run_dir import STATE, TRAINING, RunDir, is_run, read_plan
 from autopeft.store.settings import (
     SOURCES,
     by_dotted_name,
@@ -35,4 +31,4 @@ from autopeft.store.settings import (
     resolve_settings,
     whole_path,
 )
-from autopeft.store.yaml import faults_of, parse_yaml, read_yaml, validate, write_yaml_text, yaml_text
+from autopeft.store.yaml import faults_of, parse_yaml, read_yaml, validate, write_yaml_text

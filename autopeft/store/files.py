@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
-import hashlib
 import itertools
 import json
 import os
-import re
 import secrets
 import shutil
 import stat
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,18 +19,13 @@ from safetensors import SafetensorError
 from autopeft.errors import DISK_FULL, RunDirError
 from autopeft.types.text import Record, from_json, to_json
 
-_IS_WINDOWS = os.name == "nt"
-_TRIES, _PAUSE_SECONDS = (10 if _IS_WINDOWS else 1), 0.1  # of replacing a file; heuristic
 _NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
-_FRESH = re.compile(r"\.[0-9a-f]{8}\.tmp")  # ends the name of a folder that `fresh_folder` makes
-_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how Rust writes the number of a system error
 
 
 def write_text(path: Path | str, text: str) -> None:
     """Write a file in UTF-8 in one step: after a crash it holds the old content or the new, never half.
 
-    Missing folders are created. Raises RunDirError (no permission, disk full, a file where a folder should
-    be).
+    Missing folders are created. Raises RunDirError if the file cannot be written.
     """
     path = Path(path)
     # In the same folder, since a rename across file systems is a copy; not `tempfile`, whose files only
@@ -47,41 +38,35 @@ def write_text(path: Path | str, text: str) -> None:
                 stream.write(text.encode())
                 stream.flush()
                 os.fsync(stream.fileno())
-            put_in_place(fresh, path)
+            os.replace(fresh, path)  # noqa: PTH105 - the call that makes the write atomic, by its own name
         finally:
             fresh.unlink(missing_ok=True)
     except OSError as error:
         raise cannot_write(path, error) from error
 
 
-def put_in_place(fresh: Path, path: Path) -> None:
-    """Move a file to a path in one step, over an older file; or a folder to a path that is free.
-
-    Windows refuses while a program reads the old file, or a file in the folder: we try for a second.
-    """
-    for n_more_tries in reversed(range(_TRIES)):
-        try:
-            os.replace(fresh, path)  # noqa: PTH105 - the call that makes the write atomic, by its own name
-            return
-        except PermissionError:  # a virus scanner may read it for a moment
-            if not n_more_tries:
-                raise
-            time.sleep(_PAUSE_SECONDS)
-
-
-def replace_folder(fresh: Path, folder: Path) -> None:
-    """Replace `folder` by `fresh`, or raise RunDirError and delete neither.
+@contextlib.contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Yield a new folder that replaces `folder` at the end; if the context fails, `folder` stays as it was.
 
     The older folder is moved away before it is removed, since Windows keeps a folder with an open file.
     """
-    older = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    fresh, older = folder.with_name(f".{folder.name}.new.tmp"), folder.with_name(f".{folder.name}.old.tmp")
+    for leftover in (fresh, older):  # of a process that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     try:
+        fresh.mkdir(parents=True)
+        yield fresh
         if folder.exists():
-            put_in_place(folder, older)
-        put_in_place(fresh, folder)
+            folder.rename(older)
+        fresh.rename(folder)
     except OSError as error:
         raise cannot_write(folder, error) from error
-    shutil.rmtree(older, ignore_errors=True)
+    finally:
+        if older.exists() and not folder.exists():
+            older.rename(folder)
+        for leftover in (fresh, older):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def cannot_write(path: Path, error: OSError) -> RunDirError:
@@ -97,7 +82,7 @@ def cannot_write(path: Path, error: OSError) -> RunDirError:
 
 
 def write_record(path: Path, record: Any) -> None:
-    """Write a record, or a dictionary, as JSON; raises RunDirError if the file cannot be written."""
+    """Write a record, or a dictionary, as JSON."""
     write_text(path, json.dumps(to_json(record)) + "\n")
 
 
@@ -130,22 +115,24 @@ def read_object(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def sha256_of(path: Path | str) -> str:
-    """Compute the SHA-256 of a file, 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def sync_files(folder: Path) -> None:
     """Sync the files of a folder to the disk, and let other users read its tensors as they read new files."""
-    follow_umask(folder)
+    _follow_umask(folder)
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("r+b") as stream:  # Windows only syncs files that are open to write
                 os.fsync(stream.fileno())
+
+
+def _follow_umask(folder: Path) -> None:
+    """Set tensor files to the mode of other new files: safetensors lets only this user read them."""
+    probe = folder / f".mode.{secrets.token_hex(4)}.tmp"
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for path in folder.rglob("*.safetensors"):
+        with contextlib.suppress(OSError):  # some file systems have no modes
+            path.chmod(mode)
 
 
 def refuse_files(out: Path) -> None:
@@ -162,44 +149,25 @@ def refuse_files(out: Path) -> None:
 def fresh_folder(out: Path) -> Iterator[Path]:
     """Yield a new folder next to `out`; rename it to `out` at the end, or remove it if the context fails.
 
-    Raises:
-        RunDirError: `out` holds files already, or cannot be written.
+    Raises RunDirError if `out` holds files already, or cannot be written.
     """
     refuse_files(out)
     out = out.absolute()
-    fresh = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
+    fresh = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(fresh, ignore_errors=True)  # of a process that was killed
     with without_empty_parents(out):
         try:
             fresh.mkdir(parents=True)
             yield fresh
-            follow_umask(fresh)
+            _follow_umask(fresh)
             if out.exists():
                 out.rmdir()
-            put_in_place(fresh, out)
-        except BaseException as error:
+            fresh.rename(out)
+        except (OSError, SafetensorError) as error:  # either may mean a full disk
+            reason = getattr(error, "strerror", None) or error
+            raise RunDirError(f"{out} cannot be written: {reason}; pass another --out.") from error
+        finally:
             shutil.rmtree(fresh, ignore_errors=True)
-            if isinstance(error, OSError | SafetensorError):  # either may mean a full disk
-                reason = getattr(error, "strerror", None) or error
-                raise RunDirError(f"{out} cannot be written: {reason}; pass another --out.") from error
-            raise
-
-
-def save_processor(processor: Any, folder: Path | str) -> None:
-    """Save a tokenizer or image processor; raises OSError if the system refuses, also for errors of Rust."""
-    try:
-        processor.save_pretrained(str(folder))
-    except Exception as error:  # tokenizers in Rust raise a bare Exception with the number in its text
-        number = None if isinstance(error, OSError) else _OS_ERROR.search(str(error))
-        if number is not None:
-            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
-        raise
-
-
-def sweep_fresh_folders(out: Path) -> None:
-    """Remove folders that `fresh_folder` made for `out` in processes that were killed."""
-    for folder in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):
-        if _FRESH.fullmatch(folder.name.removeprefix(f".{out.name}")):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -221,29 +189,17 @@ def claimed_folder(path: Path) -> Iterator[Path]:
 
     Processes that ask for the same name get a folder each. Raises RunDirError if it cannot be created.
     """
-    with without_empty_parents(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            for number in itertools.count(1):
-                folder = path if number == 1 else path.with_name(f"{path.name}-{number}")
-                with contextlib.suppress(FileExistsError):
-                    folder.mkdir()
-                    break
-        except OSError as error:
-            raise cannot_write(path, error) from error
-        try:
-            yield folder
-        finally:
-            with contextlib.suppress(OSError):  # it is not empty
-                folder.rmdir()
-
-
-def follow_umask(folder: Path) -> None:
-    """Set tensor files to the mode of other new files: safetensors lets only this user read them."""
-    probe = folder / f".mode.{secrets.token_hex(4)}.tmp"
-    probe.touch()
-    mode = stat.S_IMODE(probe.stat().st_mode)
-    probe.unlink()
-    for path in folder.rglob("*.safetensors"):
-        with contextlib.suppress(OSError):  # some file systems know no modes
-            path.chmod(mode)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            folder = path if number == 1 else path.with_name(f"{path.name}-{number}")
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                break
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    try:
+        yield folder
+    finally:
+        with contextlib.suppress(OSError):  # it is not empty
+            folder.rmdir()

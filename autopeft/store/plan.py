@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,7 +24,7 @@ _HEADER = """\
 
 _Count = Annotated[int, Field(ge=0, le=2**53)]  # that JSON readers read exactly
 _Word = Annotated[str, Field(min_length=1)]
-_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Strict(BaseModel):
@@ -42,9 +42,9 @@ class _AdapterEntry(_Strict):
     target: _Word
     method: _Word
     rank: _Count = 0
-    scale: Annotated[_Finite, Field(gt=0)] = 1.0
+    scale: _Above0 = 1.0
     options: dict[str, types.OptionValue] = {}
-    rate_factor: Annotated[_Finite, Field(gt=0)] = 1.0
+    rate_factor: _Above0 = 1.0
 
 
 class _PlanFile(_Strict):
@@ -54,52 +54,60 @@ class _PlanFile(_Strict):
     base_model: _BaseModelEntry
     data: types.DataSpec
     task: types.TaskSpec
-    learning_rate: Annotated[_Finite, Field(gt=0)]
-    head_learning_rate: Annotated[_Finite, Field(gt=0)] | None = None
+    learning_rate: _Above0
+    head_learning_rate: _Above0 | None = None
     schedule: _Word
     seed: Annotated[int, Field(ge=0, le=types.MAX_SEED)]
     trainable_params: _Count
     head_params: _Count
     choices: dict[_Word, types.OptionValue] = {}
-    head_factor: Annotated[_Finite, Field(gt=0)] = 1.0
+    head_factor: _Above0 = 1.0
     adapters: tuple[_AdapterEntry, ...]
 
 
 def write_plan(path: Path | str, document: types.PlanDocument) -> None:
     """Write `plan.yaml`, one line per adapter; raises RunDirError if it cannot be written."""
-    plan, model, head_rate = document.plan, document.model, document.head_learning_rate
-    quantized = {} if model.quantize == "none" else {"quantize": model.quantize}
-    base_model = {"id": model.id, "revision": model.revision, **quantized}
-    adapters = []
-    for adapter in plan.adapters:
-        item = Inline(
-            target=adapter.target, method=adapter.method, rank=adapter.rank, scale=float(adapter.scale)
-        )
-        item["options"] = Inline(adapter.options)
-        if adapter.rate_factor != 1.0:
-            item["rate_factor"] = float(adapter.rate_factor)
-        adapters.append(item)
-    content = {
+    plan, model = document.plan, document.model
+    base_model = {"id": model.id, "revision": model.revision}
+    base_model |= {} if model.quantize == "none" else {"quantize": model.quantize}
+    content: dict[str, Any] = {
         "schema_version": 1,
         "base_model": {**base_model, "base_params": document.base_params},
         "data": types.to_json(document.data),
         "task": types.to_json(document.task),
         "learning_rate": float(plan.learning_rate),
-        **({} if head_rate is None else {"head_learning_rate": float(head_rate)}),
+    }
+    if document.head_learning_rate is not None:
+        content["head_learning_rate"] = float(document.head_learning_rate)
+    content |= {
         "schedule": document.schedule,
         "seed": document.seed,
         "trainable_params": plan.trainable_params,
         "head_params": document.head_params,
-        **({"choices": dict(plan.choices)} if plan.choices else {}),
-        **({"head_factor": plan.head_factor} if plan.head_factor != 1.0 else {}),
-        "adapters": adapters,
     }
-    train = types.train_command(Path("plan.yaml"), model, document.data)
+    if plan.choices:
+        content["choices"] = dict(plan.choices)
+    if plan.head_factor != 1.0:
+        content["head_factor"] = plan.head_factor
+    content["adapters"] = [_adapter_line(adapter) for adapter in plan.adapters]
+    write_text(path, _HEADER.format(train=_train_words(document)) + write_yaml_text(content))
+
+
+def _adapter_line(adapter: types.Adapter) -> Inline:
+    line = Inline(target=adapter.target, method=adapter.method, rank=adapter.rank, scale=float(adapter.scale))
+    line["options"] = Inline(adapter.options)
+    if adapter.rate_factor != 1.0:
+        line["rate_factor"] = float(adapter.rate_factor)
+    return line
+
+
+def _train_words(document: types.PlanDocument) -> str:
+    """Describe how the plan is trained again."""
     if document.data.source == types.OWN_TRAINER:
-        train = "pass trial.json, which is next to this file, to your training script as {trial}"
-    needs_data = model.id not in (None, types.IN_MEMORY) and document.data.source is None
-    header = _HEADER.format(train=f"{train} --data YOURS" if needs_data else train)
-    write_text(path, header + write_yaml_text(content))
+        return "pass trial.json, which is next to this file, to your training script as {trial}"
+    train = types.train_command(Path("plan.yaml"), document.model, document.data)
+    needs_data = document.model.id not in (None, types.IN_MEMORY) and document.data.source is None
+    return f"{train} --data YOURS" if needs_data else train
 
 
 def read_plan_file(path: Path) -> types.PlanDocument:
@@ -108,12 +116,12 @@ def read_plan_file(path: Path) -> types.PlanDocument:
     twice = [target for target, n in Counter(entry.target for entry in read.adapters).items() if n > 1]
     if twice:
         raise SpecError(f"{path} has two adapters at {', '.join(twice)}; a target module takes one.")
-    adapters = tuple(
-        types.Adapter(**{**dict(entry), "options": tuple(entry.options.items())}) for entry in read.adapters
-    )
     return types.PlanDocument(
         plan=types.Plan(
-            adapters=adapters,
+            adapters=tuple(
+                types.Adapter(**{**dict(entry), "options": tuple(entry.options.items())})
+                for entry in read.adapters
+            ),
             learning_rate=read.learning_rate,
             trainable_params=read.trainable_params,
             choices=tuple(read.choices.items()),

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import filelock
 
@@ -40,18 +38,13 @@ from autopeft.types import (
     to_json,
 )
 
-# In `state/`: what a run depends on (see `run.state`). It is written before run.yaml, whose presence makes a
-# folder a run.
+# In `state/`: what a run depends on (see `store.state`). It is written before run.yaml, which makes a folder
+# a run.
 STATE = "state.json"
-SO_FAR = "so_far.json"  # what `report` needs next to the measurements as long as there is no result
 TRAINING = "training.json"  # next to trained weights: how they were trained, and on which base model
 _LOG = "measurements.jsonl"
-# Everything that a run writes before the sensitivity is measured.
-_EARLY_FILES = ("run.yaml", "state", ".lock")
-# The names that `files.write_text` and `train.pausing.write` give to what they are writing.
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
-# What git and macOS keep in a folder that people call empty.
-_OF_EMPTY_FOLDERS = frozenset({".gitkeep", ".gitignore", ".DS_Store"})
+_EARLY_FILES = ("run.yaml", "state", ".lock")  # all that a run writes before the sensitivity is measured
+_OF_EMPTY_FOLDERS = {".gitkeep", ".gitignore", ".DS_Store"}  # in a folder that people call empty
 
 log = logging.getLogger(__name__)
 
@@ -63,20 +56,16 @@ class RunDir:
 
     Attributes:
         best: Folder of the best plan with its adapters and weights.
-        half_best: Folder in which the best plan is written; renamed to `best` once it is whole.
         state: Folder of the files that `--resume` needs.
         measurements: The log of all finished measurements.
     """
 
-    def __init__(self, path: Path, *, lock: filelock.BaseFileLock | None = None) -> None:
+    def __init__(self, path: Path, *, lock: filelock.BaseFileLock | None = None, fresh: bool = False) -> None:
         """Use `create` or `open`."""
         self.path, self.best, self.state = path, path / "best", path / "state"
-        self.half_best = path / "best.new"
         self.measurements = MeasurementLog(self.state / _LOG)
         self._result_path = self.state / "search_result.json"
-        self._lock = lock
-        self._made: tuple[Path, ...] = ()
-        self._fresh = False
+        self._lock, self._fresh = lock, fresh
 
     @classmethod
     def create(cls, path: Path | str, *, resume: bool) -> RunDir:
@@ -87,9 +76,9 @@ class RunDir:
                 or cannot be written.
         """
         path = Path(path)
+        require = _require_run if resume else _refuse_used_folder
         try:
-            _require_run(path) if resume else _refuse_used_folder(path)
-            made = tuple(folder for folder in (path, *path.parents) if not folder.exists())
+            require(path)
             path.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(path / ".lock", timeout=0)
             lock.acquire()
@@ -97,21 +86,18 @@ class RunDir:
             raise RunDirError(f"{path} is in use by another process. Wait, or pass another --out.") from error
         except OSError as error:
             raise cannot_write(path, error) from error
-        run = cls(path, lock=lock)
-        run._made, run._fresh = made, not resume
+        run = cls(path, lock=lock, fresh=not resume)
         try:
-            if not resume:
-                _refuse_used_folder(path)  # again, now that nobody else can write
-                shutil.rmtree(run.state, ignore_errors=True)
-            for leftover in [entry for entry in path.rglob(".*.tmp") if _is_temporary(entry)]:
-                if leftover.is_dir():
-                    shutil.rmtree(leftover, ignore_errors=True)
-                else:
-                    leftover.unlink(missing_ok=True)
-            shutil.rmtree(run.half_best, ignore_errors=True)
-        except BaseException:
-            lock.release()
+            require(path)  # again, now that nobody else can write
+        except RunDirError:
+            run.close()
             raise
+        leftovers = [*path.rglob(".*.tmp"), *([] if resume else [run.state])]
+        for leftover in leftovers:  # of a process that was killed
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
         return run
 
     @staticmethod
@@ -141,10 +127,7 @@ class RunDir:
             self._lock.release()
 
     def discard(self) -> None:
-        """Remove a fresh directory in which nothing is measured; keep a resumed run or one that has begun.
-
-        Only files of a run are removed, then the folders that `create` made if they are empty.
-        """
+        """Remove the files of a fresh run in which nothing is measured, and its folder if that is empty."""
         if not self._fresh or self.is_begun:
             return
         with suppress(OSError):  # the caller handles the error that matters
@@ -152,9 +135,8 @@ class RunDir:
                 target = self.path / name
                 shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
         self.close()
-        with suppress(OSError):  # a folder with somebody else's file is not empty
-            for folder in self._made:
-                folder.rmdir()
+        with suppress(OSError):  # the folder holds somebody else's file
+            self.path.rmdir()
 
     def weights(self, plan: Plan, seed: int) -> Path:
         """Return the folder for the trained weights of a plan and a seed."""
@@ -186,9 +168,7 @@ class RunDir:
     def write_spec(self, spec: RunSpec) -> None:
         """Write `run.yaml`: all resolved settings but `output.out`."""
         content = to_json(spec)
-        del content["output"]["out"]
-        if not spec.output.report_to:
-            del content["output"]
+        del content["output"]
         header = (
             "# The settings of this run, as resolved from defaults, file, environment and flags.\n"
             f"# Repeat it elsewhere: {repeat_command(spec)}\n"
@@ -216,17 +196,8 @@ class RunDir:
         """Whether the run has a result and a best plan."""
         return self._result_path.is_file() and self.best.is_dir()
 
-    @property
-    def has_page_so_far(self) -> bool:
-        """Whether a report can be made of an unfinished run, which may be running or was stopped."""
-        return (self.state / SO_FAR).is_file() and not self.is_finished
-
     def load_result(self) -> SearchResult:
-        """Read the result of a finished run.
-
-        Raises:
-            RunDirError: The run has not finished, or its result is damaged or of another version.
-        """
+        """Read the result; raises RunDirError if the run has not finished, or the result is damaged."""
         command = resume_command(self.read_spec(), self.path)
         try:
             return read_record(self._result_path, SearchResult, remedy=f"write it again with `{command}`")
@@ -239,10 +210,7 @@ class RunDir:
 def read_plan(path: Path | str) -> PlanDocument:
     """Read a plan from a file, or a folder that holds `plan.yaml` or `best/plan.yaml` (a run directory).
 
-    Raises:
-        UnknownNameError: The file has a key that no plan has.
-        SpecError: There is no such file, it has another schema version, values are missing or not allowed, or
-            two adapters have the same target module.
+    Raises SpecError if there is no such file, or its content is not a plan.
     """
     path = Path(path)
     if not path.is_dir():
@@ -262,37 +230,23 @@ def is_run(path: Path) -> bool:
 
 
 def _require_run(path: Path) -> None:
-    """Raise RunDirError if a folder is not a run: it has no run.yaml."""
     if not is_run(path):
-        is_new = path.is_dir() and _is_unused(path)
-        remedy = "Start it without --resume" if is_new else "Pass the --out of the run"
-        raise RunDirError(f"{path} is not the folder of a run: it has no run.yaml. {remedy}.")
+        raise RunDirError(
+            f"{path} is not the folder of a run: it has no run.yaml. Pass the --out of the run, or start it "
+            "without --resume."
+        )
 
 
 def _refuse_used_folder(path: Path) -> None:
-    """Raise RunDirError if a new run cannot use a path: a file, or a folder with files."""
-    if path.exists() and not path.is_dir():
-        raise RunDirError(f"{path} is a file, and a run needs a folder; pass another --out.")
-    if path.is_dir() and not _is_unused(path):
+    if path.exists() and not (path.is_dir() and _is_unused(path)):
         remedy = "--resume to continue that run, or another" if is_run(path) else "another"
-        raise RunDirError(f"{path} already holds files. Pass {remedy} --out.")
+        raise RunDirError(f"{path} is a file, or holds files already. Pass {remedy} --out.")
 
 
 def _is_unused(path: Path) -> bool:
     """Whether a folder is empty but for files of git or macOS, and of a run killed before its run.yaml."""
-    names = {entry.name for entry in path.iterdir() if not _is_temporary(entry)} - _OF_EMPTY_FOLDERS
+    names = {entry.name for entry in path.iterdir() if entry.suffix != ".tmp"} - _OF_EMPTY_FOLDERS
     return names <= {".lock", "state"} and not (path / "state" / _LOG).exists()
-
-
-def _is_temporary(path: Path) -> bool:
-    return _TEMPORARY.fullmatch(path.name) is not None
-
-
-class LogEntry(NamedTuple):
-    """A measurement, and the digest of the file of the user's own metric that scored it, if any."""
-
-    measurement: Measurement
-    metric_file: str | None
 
 
 class MeasurementLog:
@@ -301,59 +255,44 @@ class MeasurementLog:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def append(self, measurement: Measurement, *, metric_file: str | None = None) -> None:
-        """Add a measurement; it is on the disk when this returns.
-
-        An unfinished last line is removed first. Raises RunDirError if the file cannot be written.
-        """
-        content: dict[str, Any] = {"measurement": to_json(measurement)}
-        if metric_file is not None:
-            content["metric_file"] = metric_file
+    def append(self, measurement: Measurement) -> None:
+        """Add a measurement, on a line of its own; it is on the disk when this returns."""
+        content = {"measurement": to_json(measurement)}
         line = json.dumps({"sha256": digest_of(content), **content}) + "\n"
         try:
             self._path.parent.mkdir(exist_ok=True)
             with self._path.open("a+b") as stream:
                 stream.seek(max(0, stream.tell() - 1))
-                if stream.read(1) not in (b"", b"\n"):
-                    stream.seek(0)
-                    stream.truncate(stream.read().rfind(b"\n") + 1)
-                stream.write(line.encode())
+                is_torn = stream.read(1) not in (b"", b"\n")
+                stream.write(b"\n" * is_torn + line.encode())
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError as error:
             raise cannot_write(self._path, error) from error
 
     def load_repeated(self) -> tuple[Measurement, ...]:
-        """Load all measurements in order, also several of the same plan and fidelity; skip damaged lines."""
-        return tuple(entry.measurement for entry in self._entries() if entry is not None)
+        """Load all measurements in order, also several of the same plan and fidelity."""
+        return tuple(self._entries())
 
     def load(self) -> tuple[Measurement, ...]:
-        """Load the last measurement of each plan and fidelity; damaged lines are skipped with a warning."""
-        return tuple(entry.measurement for entry in self.load_entries())
+        """Load the last measurement of each plan and fidelity."""
+        return tuple({(entry.plan, entry.fidelity): entry for entry in self._entries()}.values())
 
-    def load_entries(self) -> tuple[LogEntry, ...]:
-        """As `load`, with the metric's file."""
-        last = {}
-        for number, entry in enumerate(self._entries(), start=1):
-            if entry is None:
-                log.warning("%s, line %d is damaged; it will be measured again.", self._path, number)
-            else:
-                last[entry.measurement.plan, entry.measurement.fidelity] = entry
-        return tuple(last.values())
-
-    def _entries(self) -> Iterator[LogEntry | None]:
-        """Yield the entry of each line; None if the line is unfinished or damaged."""
+    def _entries(self) -> Iterator[Measurement]:
+        """Yield the measurement of each line; unfinished and damaged lines are skipped with a warning."""
         try:
-            lines = self._path.read_bytes().splitlines(keepends=True)
+            lines = self._path.read_bytes().splitlines()
         except FileNotFoundError:
             return
         except OSError as error:
             raise RunDirError(f"{self._path} cannot be read: {error.strerror or error}.") from error
-        for line in lines:
+        for number, line in enumerate(lines, start=1):
             try:
-                content = json.loads(line if line.endswith(b"\n") else b"")
-                is_whole = content.pop("sha256") == digest_of(content)
+                content = json.loads(line)
+                if content.pop("sha256") != digest_of(content):
+                    raise ValueError("the checksum differs")
                 measurement = from_json(Measurement, content["measurement"])
             except (ValueError, KeyError, TypeError, AttributeError):
-                is_whole = False
-            yield LogEntry(measurement, content.get("metric_file")) if is_whole else None
+                log.warning("%s, line %d is damaged; it will be measured again.", self._path, number)
+            else:
+                yield measurement

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from fractions import Fraction
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, get_origin
 
-from pydantic import ValidationError
+from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from autopeft import budget
 from autopeft.errors import SpecError, UnknownNameError
@@ -27,9 +25,7 @@ SOURCES = ("model.id", "data.source", "search.baseline")
 _PAGE = "docs/settings.md"  # lists the name and the flag of every setting
 _VARIABLES = {field.variable: field.name for field in SETTINGS.values()}
 _UNIT_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
-# 2GiB, 500MB, .5k, 64b: a number, the letter of the power, i for powers of 1,024.
-_BYTES = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(?:([kmgt])(i?)b?|b)", re.ASCII)
-_DURATION = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){unit})?" for unit in _UNIT_SECONDS), re.ASCII)
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?[dhms])+")
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +60,21 @@ def resolve_settings(
         *((name, value, _flag(name, origin)) for name, value in flags.items() if value is not None),
     ):
         values[name], places[name] = value, place
+    for name, place in places.items():
+        if place in env:
+            log.info("%s sets %s to %s.", place, name, values[name])  # it may have been set days ago
+    spec = _with_whole_paths(_checked(values, places), values)
+    for name in ("task.metric", "search.evaluate"):
+        if name in values and places[name] != str(config):
+            allow_own_function(attrgetter(name)(spec))
+    return spec, frozenset(values)
+
+
+def _checked(values: Mapping[str, Any], places: Mapping[str, str]) -> RunSpec:
+    """Make the spec of some values by dotted name, or raise one SpecError that lists all faults."""
     content: dict[str, dict[str, Any]] = {}
     faults = []
     for name, value in values.items():
-        if places[name] in env:
-            log.info("%s sets %s to %s.", places[name], name, value)  # it may have been set days ago
         topic, _, field = name.partition(".")
         try:
             content.setdefault(topic, {})[field] = _typed(name, value)
@@ -85,6 +91,11 @@ def resolve_settings(
         faults.append(f"budget.requested ({places['budget.requested']}): {str(error).rstrip('.')}")
     if faults:
         raise SpecError(f"These settings cannot be used: {'; '.join(faults)}.")
+    return spec
+
+
+def _with_whole_paths(spec: RunSpec, values: Mapping[str, Any]) -> RunSpec:
+    """Make the paths among the given values absolute."""
     for name in (*SOURCES, "search.space"):
         source = attrgetter(name)(spec)
         is_shipped = name == "search.space" and not is_path_of_space(source)
@@ -92,10 +103,7 @@ def resolve_settings(
             spec = with_setting(spec, name, whole_path(source))
     if spec.output.out is not None:  # not absolute, since a run directory may be moved
         spec = with_setting(spec, "output.out", str(path_at_home(spec.output.out)))
-    for name in ("task.metric", "search.evaluate"):
-        if name in values and places[name] != str(config):
-            allow_own_function(attrgetter(name)(spec))
-    return spec, frozenset(values)
+    return spec
 
 
 def is_path_of_space(name: str) -> bool:
@@ -124,21 +132,14 @@ def _exists(path: str) -> bool:
     return bool(path) and os.path.exists(path_at_home(path))  # noqa: PTH110 - False for a name too long
 
 
-def by_dotted_name(settings: Mapping[str, object]) -> dict[str, object]:
-    """Replace the short names of settings by their dotted names; None means not set.
-
-    Raises:
-        UnknownNameError: No setting has this name.
-        SpecError: A setting has two values, by its short and its dotted name.
-    """
+def by_dotted_name(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace the short names of settings by their dotted names; raises UnknownNameError for other names."""
     dotted = {name: field.name for name, field in SHORT_NAMES.items()} | {name: name for name in SETTINGS}
     dotted |= {"label": "data.label_column", "text": "data.text_columns"}  # short for Python calls
     by_name: dict[str, object] = {}
-    for name, value in settings.items():
+    for name, value in arguments.items():
         if name not in dotted:
             raise UnknownNameError("setting", name, dotted if "." in name else SHORT_NAMES, listed_in=_PAGE)
-        if value is not None and by_name.get(dotted[name]) is not None:
-            raise SpecError(f"{name} and {dotted[name]} are one setting; pass one of them.")
         if value is not None or dotted[name] not in by_name:
             by_name[dotted[name]] = value
     return by_name
@@ -146,23 +147,20 @@ def by_dotted_name(settings: Mapping[str, object]) -> dict[str, object]:
 
 def parse_duration(text: str) -> float:
     """Parse `7m30s`, `90s`, `2h` or `1d` into seconds, > 0; raises SpecError on anything else."""
-    match = _DURATION.fullmatch(text.strip().lower())
-    parts = match.groupdict(default="0") if match else {}
-    seconds = sum(float(number) * _UNIT_SECONDS[unit] for unit, number in parts.items())
-    if not 0 < seconds < math.inf:
+    text = text.strip().lower()
+    numbers = re.findall(r"([\d.]+)([dhms])", text) if _DURATION.fullmatch(text) else []
+    seconds = sum(float(number) * _UNIT_SECONDS[unit] for number, unit in numbers)
+    if not seconds:
         raise SpecError(f"{text!r} is not a duration above 0 with a unit; write it like 7m30s, 90s or 2h.")
     return seconds
 
 
 def parse_bytes(text: str) -> int:
-    """Parse `2GiB` (of 1,024), `500MB` (of 1,000) or `123456B` into bytes, >= 1, or raise SpecError."""
-    match = _BYTES.fullmatch(text.strip().lower())
-    n_bytes = 0
-    if match is not None:
-        n_bytes = int(Fraction(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " "))
-    if n_bytes < 1:
-        raise SpecError(f"{text!r} is not an amount of memory with a unit; write it like 2GiB or 500MB.")
-    return n_bytes
+    """Parse `2GiB` (of 1,024), `500MB` (of 1,000) or `123456B` into bytes, or raise SpecError."""
+    with suppress(ValidationError):
+        if not text.strip().isdecimal():
+            return int(TypeAdapter(ByteSize).validate_python(text.strip()))
+    raise SpecError(f"{text!r} is not an amount of memory with a unit; write it like 2GiB or 500MB.")
 
 
 def _require_setting(name: str, place: str) -> str:
@@ -210,23 +208,21 @@ def _of_text(name: str, text: str, place: str) -> Any:
     """Parse a variable or the value of `--set` as YAML, but leave texts and lists as they are."""
     kind, text = SETTINGS[name].kind, text.strip()
     is_text = kind is str or get_origin(kind) is tuple
-    return text if is_text and text not in ("~", "null") else load_value(text, source=f"{name} ({place})")
+    return text if is_text and text != "null" else load_value(text, source=f"{name} ({place})")
 
 
 def _typed(name: str, value: Any) -> Any:
-    """Convert a text to the type of its setting if that is safe; pydantic refuses what is left."""
+    """Convert a value to the type of its setting if that is safe; pydantic refuses what is left."""
     field = SETTINGS[name]
     is_list = get_origin(field.kind) is tuple
-    if hasattr(value, "item"):  # a number of NumPy
-        value = value.item()
     if is_list and value is None:
         return []
-    if name == "budget.requested" and type(value) in (int, float):
-        return str(int(value)) if value == int(value) else str(value)
+    if name == "budget.requested" and value is not None:
+        return str(value)
     if not isinstance(value, str):
         return value
-    if not value.strip(" ,[]" if is_list else None):
-        raise SpecError(f"{value!r} is empty; give a value, or leave it out")
+    if not value.strip():  # such as an unset variable of a shell script
+        raise SpecError("it is empty; give a value, or leave it out")
     if is_list:
         return [item.strip(" '\"") for item in value.strip("[] ").split(",")]
     if field.form == "auto" and value == "auto":

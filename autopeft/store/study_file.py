@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,29 +18,22 @@ _ENDINGS = ("", "-wal", "-shm", "-journal")  # of the files that SQLite keeps fo
 
 
 @contextmanager
-def study_file(path: Path) -> Iterator[Callable[[], RDBStorage]]:
-    """Yield a function that deletes the study in an SQLite file and opens a new Optuna storage there.
+def study_file(path: Path) -> Iterator[RDBStorage]:
+    """Delete the study in an SQLite file, and yield a new Optuna storage there.
 
-    Within the context Optuna and alembic only log errors. Storages are closed at the end.
-
-    Raises:
-        RunDirError: The file cannot be written.
+    Within the context Optuna and alembic only log errors. Raises RunDirError if the file cannot be written.
     """
     from sqlalchemy.exc import SQLAlchemyError  # slow, and few commands need it
 
-    opened: list[RDBStorage] = []
-
-    def open_new() -> RDBStorage:
-        for ending in _ENDINGS:
-            path.with_name(path.name + ending).unlink(missing_ok=True)
-        # With `creator` the URL only names the dialect, so that a path may contain `?`.
-        opened.append(RDBStorage("sqlite:///study.sqlite", engine_kwargs={"creator": lambda: _connect(path)}))
-        return opened[-1]
-
+    for ending in _ENDINGS:
+        path.with_name(path.name + ending).unlink(missing_ok=True)
     levels = {logger: logger.level for logger in map(logging.getLogger, ("optuna", "alembic"))}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = None
     try:
-        yield open_new
+        # With `creator` the URL only names the dialect, so that a path may contain `?`.
+        storage = RDBStorage("sqlite:///study.sqlite", engine_kwargs={"creator": lambda: _connect(path)})
+        yield storage
     except (sqlite3.Error, SQLAlchemyError, StorageInternalError) as error:
         reason = reason_of(error.__cause__ or error)
         raise RunDirError(
@@ -48,7 +41,7 @@ def study_file(path: Path) -> Iterator[Callable[[], RDBStorage]]:
             "with --resume."
         ) from error
     finally:
-        for storage in opened:
+        if storage is not None:
             storage.remove_session()
             storage.engine.dispose()
         for logger, level in levels.items():

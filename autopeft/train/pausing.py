@@ -21,7 +21,6 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from autopeft.model.devices import devices_of
-from autopeft.store import put_in_place
 
 _FILE = "paused.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -76,7 +75,7 @@ def write(state: State, folder: Path) -> None:
     try:
         metadata = {"position": json.dumps(asdict(state.position))}
         save_file(dict(state.tensors), fresh, metadata=metadata)
-        put_in_place(fresh, folder / _FILE)
+        fresh.replace(folder / _FILE)
     finally:
         fresh.unlink(missing_ok=True)
 

@@ -14,11 +14,7 @@ from autopeft.types.spec import IN_MEMORY, SHORT_NAMES, DataSpec, ModelSpec, Run
 # The settings that define the problem; the others keep their defaults.
 _PROBLEM = ("model", "quantize", "data", "text_column", "label_column", "task", "budget", "seed")
 _IS_WINDOWS = os.name == "nt"
-_WORD = r"""('[^']*'|"[^"]*"|[^\s`]+)"""  # as `quoted` writes it
-_RESUME = re.compile(rf"autopeft search --resume --out {_WORD}")
-_SEARCH = re.compile(rf"`?autopeft search --config {_WORD}`?")
 _FLAG = re.compile(r"(?<![\w/.-])--([a-z][a-z-]*)")  # not inside a word or path
-_SWITCHES = {"resume": "resume=True", "overwrite": "overwrite=True"}
 
 
 def search_command(spec: RunSpec) -> str:
@@ -52,11 +48,7 @@ def resume_command(spec: RunSpec, out: Path) -> str:
         return f"autopeft.search({_objects(spec.model, spec.data)}, out={str(out)!r}, resume=True)"
     # What a run only does if the user names it in the call.
     metric = spec.task.metric if ":" in (spec.task.metric or "") else None
-    named = {
-        "--report-to": ",".join(spec.output.report_to),
-        "--evaluate": spec.search.evaluate,
-        "--metric": metric,
-    }
+    named = {"--evaluate": spec.search.evaluate, "--metric": metric}
     words = [f" {flag} {quoted(name)}" for flag, name in named.items() if name]
     return f"autopeft search --resume --out {quoted(str(out))}{''.join(words)}"
 
@@ -91,13 +83,7 @@ def in_words_of(spec: RunSpec, message: str) -> str:
 
 
 def python_words(message: str) -> str:
-    """Replace the flags and commands in a message by Python arguments and calls; unknown flags stay."""
-    message = _RESUME.sub(lambda m: f"autopeft.search(out={_in_python(m[1])}, resume=True)", message)
-    message = _SEARCH.sub(lambda m: f"autopeft.search({_in_python(m[1])})", message)
+    """Replace the flags in a message by Python arguments, except in commands to type; unknown flags stay."""
     arguments = {str(field.flag).removeprefix("--"): short for short, field in SHORT_NAMES.items()}
-    arguments |= {"base-model": "base_model", "private": "private", **_SWITCHES}
-    return _FLAG.sub(lambda m: arguments.get(m[1], m[0]), message)
-
-
-def _in_python(word: str) -> str:
-    return repr(word.strip("'\""))
+    arguments |= {"base-model": "base_model", "private": "private", "resume": "resume=True"}
+    return message if "autopeft " in message else _FLAG.sub(lambda m: arguments.get(m[1], m[0]), message)

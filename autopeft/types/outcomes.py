@@ -9,6 +9,8 @@ from autopeft.types.plans import Budget, Measurement, Plan, Target
 from autopeft.types.spec import SETTINGS, RunSpec
 
 ProposalSource = Literal["list", "sampler"]
+SIZE_SCORE = "parameters"  # reads no example: orders target modules if one example does not fit in memory
+SEEN_ENOUGH = 0.95  # rank correlation of two halves of the examples: more change little; heuristic
 _Z_95 = 1.96  # standard errors of a 95 % interval
 ArmKind = Literal["baseline", "head", "usual", "sampled", "given"]
 
@@ -18,8 +20,7 @@ class Arm:
     """Where a plan comes from. Arms with the same label are equal.
 
     `kind` is baseline (the default LoRA), head (no adapters), usual (another listed plan), sampled (by the
-    sampler) or given (by the user). `methods` has the method of each part of a mix of the space, in order; it
-    is empty for the other kinds.
+    sampler) or given (by the user). `methods` has the methods of a mix of the space, in order.
     """
 
     kind: ArmKind = field(compare=False)
@@ -45,8 +46,8 @@ class Proposal:
 class TargetScores:
     """One importance score, with a value >= 0 for each target module of the result, in their order.
 
-    `split_half` is Spearman's rho over target modules between two halves of the examples, None for a single
-    example. `n_examples` is 0 for a score that needs no examples.
+    `split_half` is Spearman's rho between two halves of the examples; None for a single example. `n_examples`
+    is 0 for a score that needs no examples.
     """
 
     name: str
@@ -100,8 +101,8 @@ class Decision:
 class SplitSizes:
     """Examples in each split; `test` is 0 if the user has none.
 
-    `confirm_groups` and `test_groups` count the groups of the evaluated examples, if standard errors are over
-    groups; 0 if they are over examples, as they are if all examples are of one group.
+    `confirm_groups` and `test_groups` count the groups of the evaluated examples; 0 if standard errors are
+    over examples.
     """
 
     train: int
@@ -119,18 +120,14 @@ class SearchFacts:
 
     - `base_model_source`: the id or path that loads the model.
     - `unquantized`: the modules of a quantized model that are not quantized.
-    - `learning_rate_ranges`: the lowest and the highest rate that was searched for each method, and for the
-      head alone under the empty name.
+    - `learning_rate_ranges`: the lowest and the highest rate of each method, and under "" of the head alone.
     - `metric_is_share`: whether the metric lies in [0, 1] and is shown in percent. `metric_label` is its name
       in texts; empty if that is `metric`.
-    - `decisions`: the settings that the run derived.
     - `text_form`: how the texts of a row become one text, in words.
     - `lacking`: sentences on weights that are missing in the base model's checkpoint.
-    - `chance`: the metric of guesses. For a share of hits it is that of always predicting the most frequent
-      label of the confirm split; for a correlation and other shares 0; None where it is unknown.
+    - `chance`: the metric of guesses, see `setup.search_facts.chance_of`.
     - `auto_class`: the class that loads the model of a user's trainer; empty if the task has it.
     - `label_kind`: what the labels are (see `plugins.LabelSpace`); empty in runs of a user's trainer.
-      `input_columns` lists the columns of a row's inputs.
     """
 
     base_model: str
@@ -166,10 +163,9 @@ class SearchFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class FullRun:
-    """One plan trained in full and evaluated on a split.
+    """One plan trained in full and evaluated on a split; `metrics` has one value per seed.
 
-    There is one of `metrics` per seed; `train_seconds` is a mean. `name` is best, baseline,
-    challenger, or the label of its arm.
+    `name` is best, baseline, challenger, or the label of its arm. `train_seconds` is a mean.
     """
 
     name: str
@@ -208,8 +204,7 @@ class Verdict:
 class SizeStep:
     """The best plan of a smaller budget, trained in full with the seed of the best plan and compared with it.
 
-    `share` is the smaller budget over the whole one. `seconds` are those of its short runs and its full run.
-    A negative difference is what the smaller plan loses.
+    `share` is the smaller budget over the whole one. A negative difference is what the smaller plan loses.
     """
 
     share: float
@@ -255,18 +250,14 @@ class OwnEvaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Seconds by stage, each with the overhead of its runs.
+    """Seconds by stage, each with the overhead of its runs; a resumed run counts every measurement.
 
     - `search_seconds`, `full_seconds`: all short runs, and all full runs on the confirm split.
-    - `refit_seconds`: the training of the best plan on all rows.
     - `sizes_seconds`: runs for smaller budgets, which are part of the two above.
     - `full_run_seconds`: one full run of the baseline, R; None where no plan was trained.
-    - `total_full_runs`: `total_seconds` in R, finished weights included.
-    - `train_seconds`, `eval_seconds`: the same seconds by kind of work; the rest of `total_seconds` is spent
-      on scores, and on attaching and checking.
+    - `total_full_runs`: `total_seconds` in R.
+    - `train_seconds`, `eval_seconds`: the same seconds by kind of work.
     - `load_seconds`: loading, before the first stage.
-
-    A resumed run counts every measurement, also those that its outcome does not use.
     """
 
     sensitivity_seconds: float
@@ -281,12 +272,6 @@ class Cost:
     total_seconds: float
     total_full_runs: float | None
     refit_seconds: float = 0.0
-
-
-# The score that reads no example: it orders target modules if one example does not fit in memory.
-SIZE_SCORE = "parameters"
-# Rank correlation of two halves of the examples above which more examples change little; heuristic.
-SEEN_ENOUGH = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,9 +298,8 @@ class Outcome:
     @property
     def short_steps(self) -> int:
         """Steps of a short run; 0 without short runs."""
-        return max(
-            (m.fidelity.train_steps for m in self.measurements if m.fidelity.split == "search"), default=0
-        )
+        short = (m.fidelity.train_steps for m in self.measurements if m.fidelity.split == "search")
+        return max(short, default=0)
 
 
 @dataclass(frozen=True, kw_only=True)

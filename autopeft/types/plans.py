@@ -53,10 +53,9 @@ class Budget:
 class Target:
     """A module of the base model that an adapter can attach to.
 
-    `layer` is the depth from 0, or None outside the layers (a pooler). `kind` is one of linear, conv1d, norm,
-    parameter. `copies` counts matrices of this shape, if the experts of a layer share one parameter. The
-    sizes of a `quantized` layer are those of its weights before quantization. `unfit_for` lists the types of
-    `peft` that do not work here, such as `LORA`.
+    `layer` is the depth from 0; None outside the layers (a pooler). `kind` is linear, conv1d, norm or
+    parameter. `copies` counts the experts that share one parameter. A `quantized` layer has the sizes of
+    before quantization. `unfit_for` lists the types of `peft` that do not work here, such as `LORA`.
     """
 
     name: str
@@ -91,8 +90,8 @@ class Adapter:
 class Plan:
     """Adapters, learning rates and trainer choices. Without adapters only the task head is trained.
 
-    `trainable_params` does not count the task head, which trains at `head_factor` times the learning rate
-    that is derived for it. `choices` are values of the user's own trainer.
+    The task head trains at `head_factor` times the rate that is derived for it; `trainable_params` does not
+    count it. `choices` are values of the user's own trainer.
     """
 
     adapters: tuple[Adapter, ...]
@@ -122,7 +121,7 @@ class Plan:
 
     @property
     def plan_id(self) -> str:
-        """The digest, under the name that it has in `result.json`, leaderboards and trackers."""
+        """The digest, under the name that it has in `result.json`."""
         return self.digest
 
     def __repr__(self) -> str:
@@ -188,12 +187,11 @@ class Status(str, Enum):
 class Measurement:
     """One run of a plan. If it is not complete, it has an `error` and no metric.
 
-    `example_scores` has one number for each evaluated example in dataset order (for accuracy 0 or 1). Their
-    mean is the metric, and plans are compared in pairs of them. Equality ignores them, since a stored result
-    does not have them. `peak_bytes` counts tensors saved for backward, gradients and optimizer state.
-    `trained_steps` counts the steps of this run alone: a full run that continues a short one has fewer than
-    its fidelity says. `overhead_seconds` are all other seconds: compiling and attaching the plan, saving
-    weights, comparing the base model.
+    `example_scores` has one number for each evaluated example in dataset order (for accuracy 0 or 1); their
+    mean is the metric. A stored result does not have them, so that equality ignores them. `peak_bytes` counts
+    tensors saved for backward, gradients and optimizer state. `trained_steps` are those of this run alone: a
+    full run that continues a short one has fewer than its fidelity says. `overhead_seconds` are spent on
+    attaching the plan, saving weights and comparing the base model.
     """
 
     plan: Plan
@@ -229,14 +227,9 @@ class Measurement:
 class MetricFacts:
     """The facts of the metric by which plans are compared, from the fitted task.
 
-    Attributes:
-        name: Its name in settings, such as `accuracy`.
-        greater_is_better: True for accuracies and correlations, false for errors and losses.
-        is_share: Whether the metric lies in [0, 1]: values are read as percent, differences as points of
-            0.01. False for losses, errors and correlations, which are read in their own unit.
-        score_span: Width of the range of the example scores, 1 for an accuracy; None without bounds, as for
-            pseudo-values of an F1.
-        label: Its name in texts, such as "entity F1"; empty if that is `name`.
+    `is_share` says that it lies in [0, 1]: values are shown in percent, differences in points of 0.01.
+    `score_span` is the width of the range of the example scores, 1 for an accuracy; None without bounds, as
+    for pseudo-values of an F1. `label` is its name in texts, such as "entity F1"; empty if that is `name`.
     """
 
     name: str

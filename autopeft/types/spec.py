@@ -40,8 +40,7 @@ class DataSpec(Topic):
 
     source: str | None = setting(
         None,
-        "CSV, JSONL or Parquet file, directory of these, saved dataset, or hub id (glue:sst2 for one of its "
-        "configurations). Default: the sample",
+        "CSV, JSONL or Parquet file, directory of these, saved dataset, or hub id. Default: the sample",
         "Options",
         short="data",
         min_length=1,
@@ -66,8 +65,7 @@ class DataSpec(Topic):
     max_examples: int | None = setting(None, "Rows of train and search together, at most", "Data", ge=1)
     max_eval_examples: int | None = setting(
         None,
-        "Examples of search, confirm and test to evaluate, at most; drawn at random. Default: as many as "
-        "take a tenth of a full run, and at least as many as it takes to distinguish plans",
+        "Evaluated examples of search, confirm and test, at most. Default: a tenth of a full run's cost",
         "Data",
         ge=2,
     )
@@ -76,7 +74,7 @@ class DataSpec(Topic):
 class TaskSpec(Topic):
     """The task, and the length of one full training run.
 
-    `run.defaults` derives `epochs`, `batch_size` and `max_length` if they are None; `run.yaml` holds the
+    `setup.derive` derives `epochs`, `batch_size` and `max_length` if they are None; `run.yaml` holds the
     derived values.
     """
 
@@ -89,14 +87,13 @@ class TaskSpec(Topic):
     )
     answer_pattern: str | None = setting(
         None,
-        "Regular expression whose first group, or whole match, is the answer in a generated text",
+        "Regular expression; its first group, or whole match, is the answer in a generated text",
         "Options",
         short=None,
     )
     learn: Literal["last", "answers", "all"] = setting(
         "answers",
-        "What a language model learns of a chat: its last answer, all answers, or all of its text; all "
-        "includes the prompts of completions",
+        "What a language model learns of a chat: its last answer, all answers, or all, prompts included",
         "Full run",
         short=None,
     )
@@ -154,18 +151,14 @@ class Extent(Topic):
         "Options",
     )
     trials: int | None = setting(
-        None,
-        "Short runs, at most. Default: by --effort, within --max-time and --max-cost",
-        "Search",
-        ge=1,
+        None, "Short runs, at most. Default: by --effort, within --max-time and --max-cost", "Search", ge=1
     )
     seeds: int | None = setting(
         None, "Seeds of each full run. Default: 1, and 3 with --effort thorough", "Search", ge=1, le=10
     )
     refit: Literal["auto", "on", "off"] = setting(
         "auto",
-        "Train the best plan again on all rows, and return that adapter. auto: if more than 5 % of the "
-        "rows were held out",
+        "Train the best plan again on all rows. auto: if more than 5 % of them were held out",
         "Options",
     )
     sizes: int = setting(
@@ -208,15 +201,14 @@ class SearchSpec(Extent):
     score: str = setting("gradient", "Sensitivity score that orders the target modules", "Search")
     margin: float | None = setting(
         None,
-        "Difference of the metric that does not matter; 0.01 is one point of accuracy. Default: 0.01, or 1 % "
-        "of the baseline's loss or error",
+        "Difference of the metric that does not matter. Default: 0.01, or 1 % of the loss or error",
         "Search",
         gt=0,
     )
     evaluate: str | None = setting(
         None,
-        "Your own function, module:function, that is called with each finished adapter and its tokenizer and "
-        "returns a number, or one for each row; larger is better",
+        "Your own function, module:function, of a finished adapter and its tokenizer; returns a number or "
+        "one for each row; larger is better",
         "Options",
     )
     seed: int = setting(0, "Seed of splits, proposals and training runs", "Search", ge=0, le=MAX_SEED)
@@ -252,14 +244,13 @@ class ExecutionSpec(Topic):
     )
     attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] | None = setting(
         None,
-        "Attention kernels, by their names in transformers. Default: the choice of transformers, mostly sdpa",
+        "Attention kernels, by their names in transformers. Default: the choice of transformers",
         "Machine",
         short="attn",
     )
     memory_bytes: int | None = setting(
         None,
-        "Memory that the device may use, weights included, such as 16GiB; on a CPU this includes about "
-        "0.6 GB of Python libraries. Default: all of it",
+        "Memory that the device may use, weights and libraries included, such as 16GiB. Default: all of it",
         "Machine",
         short="memory",
         ge=1,
@@ -277,15 +268,10 @@ class ExecutionSpec(Topic):
 
 
 class OutputSpec(Topic):
-    """Where the run directory goes, and what logs the search; by default a new folder in `reports/`."""
+    """Where the run directory goes; by default a new folder in `reports/`."""
 
     out: str | None = setting(
         None, "Folder to write to; must be empty or absent", "Run", form="path", min_length=1
-    )
-    report_to: tuple[str, ...] = setting(
-        (),
-        "Experiment trackers that log a run for each plan, such as wandb, separated by commas",
-        "Run",
     )
 
 

@@ -94,9 +94,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def rate_position(learning_rate: float, bounds: tuple[float, float]) -> float | None:
-    """Return the place of a rate in a range on a logarithmic scale, 0 to 1.
-
-    None for a rate of 0 or a range of one rate.
+    """Return the place of a rate in a range on a logarithmic scale, 0 to 1; None in a range of one rate.
 
     Example:
         >>> rate_position(1e-3, (1e-4, 1e-2)), rate_position(1e-3, (1e-3, 1e-3))

@@ -20,8 +20,9 @@ from pathlib import Path
 import torch
 from race_gains import TAGS
 
-from autopeft.run.prepare import prepare
-from autopeft.run.search_problem import fit_to_budget, requested_space, search_problem
+from autopeft.setup.build import prepare
+from autopeft.setup.feasible import fit_to_budget, requested_space
+from autopeft.setup.search_problem import search_problem
 from autopeft.space import listed_policies, plan_of
 from autopeft.types import BudgetSpec, DataSpec, RunSpec, SearchSpec, TaskSpec
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-from autopeft.run.prepare import prepare
-from autopeft.run.search_problem import fit_to_budget, requested_space
+from autopeft.setup.build import prepare
+from autopeft.setup.feasible import fit_to_budget, requested_space
 from autopeft.space import Policy, plan_of
 from autopeft.train import Bench
 from autopeft.train.rates import HeadRates

@@ -21,9 +21,10 @@ from pathlib import Path
 import torch
 
 from autopeft import commands
-from autopeft.run.prepare import prepare
-from autopeft.run.progress import Lines
-from autopeft.run.search_problem import fit_to_budget, requested_space, search_problem
+from autopeft.report.progress import Lines
+from autopeft.setup.build import prepare
+from autopeft.setup.feasible import fit_to_budget, requested_space
+from autopeft.setup.search_problem import search_problem
 from autopeft.space import ListedPlan, listed_policies, plan_of
 from autopeft.types import (
     BudgetSpec,

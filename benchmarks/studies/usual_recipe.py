@@ -19,8 +19,8 @@ import torch
 from outside_loop import Run, predictions, score
 from race_gains import BATCH_SIZE, SETS, spec_of
 
-from autopeft.run.prepare import prepare
-from autopeft.run.search_problem import fit_to_budget, requested_space
+from autopeft.setup.build import prepare
+from autopeft.setup.feasible import fit_to_budget, requested_space
 from autopeft.space import listed_policies, plan_of
 from autopeft.types import with_setting
 

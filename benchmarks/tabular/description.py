@@ -30,7 +30,7 @@ from autopeft.types import (
 )
 
 if TYPE_CHECKING:
-    from autopeft.run.prepare import Prepared
+    from autopeft.setup.build import Prepared
 
 FILE = "cell.json"
 

@@ -32,7 +32,7 @@ from table import EXAMPLE_FIELDS, FIELDS, FULL_SEEDS, SEARCH_SEED, packed
 if TYPE_CHECKING:
     from cells import Candidate, Cell
 
-    from autopeft.run.prepare import Prepared
+    from autopeft.setup.build import Prepared
     from autopeft.space import AllocationContext
     from autopeft.train import Bench
 
@@ -74,8 +74,8 @@ def prepared_cell(cell: Cell, data: Path, models: Path) -> tuple[Bench, list[Can
 
 def prepare_cell(cell: Cell, data: Path, models: Path) -> tuple[Prepared, AllocationContext]:
     """Model and data of a cell, and what its plans are allocated by."""
-    from autopeft.run.prepare import prepare
-    from autopeft.run.scoring import sensitivity
+    from autopeft.setup.build import prepare
+    from autopeft.setup.scoring import sensitivity
     from autopeft.space import AllocationContext
     from autopeft.types import RunSpec
 

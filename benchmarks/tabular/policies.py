@@ -24,9 +24,10 @@ from autopeft import engine, space
 from autopeft.engine import Driver, Limits, SearchProblem
 from autopeft.executors import EXECUTORS
 from autopeft.plugins import discover
-from autopeft.run.prepare import Prepared
-from autopeft.run.progress import Lines
-from autopeft.run.search_problem import requested_space, search_problem
+from autopeft.report.progress import Lines
+from autopeft.setup.build import Prepared
+from autopeft.setup.feasible import requested_space
+from autopeft.setup.search_problem import search_problem
 from autopeft.space import AllocationContext, MethodSpace, Space, parameters, plan_of, policy_of_parameters
 from autopeft.types import SHORT_NAMES, Measurement, Plan, RunSpec, TargetScores
 

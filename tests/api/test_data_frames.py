@@ -10,7 +10,7 @@ from toys.memory import toy_dataset
 import autopeft
 from autopeft.errors import DataError
 from autopeft.plugins import discover
-from autopeft.run.prepare import InMemory, load_data
+from autopeft.setup.look import InMemory, load_data
 from autopeft.types import RunSpec
 
 N = 120

@@ -13,7 +13,7 @@ from toys.words import toy_rows
 import autopeft
 from autopeft.errors import ModelError
 from autopeft.report import BEST_WEIGHTS
-from autopeft.run import resources
+from autopeft.setup import resources
 
 CLASSIFIER = "AutoModelForSequenceClassification"
 FEW = {**SMALL, "trials": 2, "max_steps": 4}

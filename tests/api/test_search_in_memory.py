@@ -26,7 +26,7 @@ from autopeft.errors import (
     ModelError,
 )
 from autopeft.model import restoring
-from autopeft.run.progress import Lines
+from autopeft.report.progress import Lines
 from autopeft.types import IN_MEMORY
 
 

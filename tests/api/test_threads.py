@@ -13,7 +13,7 @@ from toys.bases import state_of
 from toys.memory import SMALL, same_weights, toy_dataset, weights_of
 
 import autopeft
-from autopeft.run.resources import one_at_a_time
+from autopeft.setup.resources import one_at_a_time
 
 SHORT = {**SMALL, "max_steps": 4, "effort": "quick"}
 
@@ -33,7 +33,7 @@ class OnWaiting(logging.Handler):
 @pytest.fixture
 def on_waiting():
     """A function: what to call where a thread begins to wait."""
-    log = logging.getLogger("autopeft.run.resources")
+    log = logging.getLogger("autopeft.setup.resources")
     handlers = []
 
     def add(act):

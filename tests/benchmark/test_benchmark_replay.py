@@ -26,8 +26,9 @@ from toys.benchmark import (
 )
 from toys.metrics import ERROR_RATE
 
-from autopeft.run.scoring import logged_scores
-from autopeft.run.search_problem import fit_to_budget, requested_space, search_problem
+from autopeft.setup.feasible import fit_to_budget, requested_space
+from autopeft.setup.scoring import logged_scores
+from autopeft.setup.search_problem import search_problem
 from autopeft.types import RunSpec
 
 

@@ -11,7 +11,7 @@ from toys.specs import run_spec
 
 from autopeft import commands
 from autopeft.cli.exit_codes import stopping_signals
-from autopeft.run.progress import Lines
+from autopeft.report.progress import Lines
 
 CODES = {"SIGINT": None, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138, "SIGUSR2": 140, "SIGXCPU": 152}
 
@@ -103,9 +103,9 @@ def test_the_best_plan_stays_where_the_resume_of_a_finished_run_is_stopped(
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("autopeft.run.best.write_card", stop)  # while best/ is written
+    monkeypatch.setattr("autopeft.commands.best.write_card", stop)  # while best/ is written
     with pytest.raises(KeyboardInterrupt):
         commands.run_search(spec, explicit=given, resume=True, progress=Lines())
     assert "--resume" in caplog.text
     assert (out / "best" / "plan.yaml").read_bytes() == best
-    assert not (out / "best.new").exists()
+    assert not (out / ".best.new.tmp").exists()

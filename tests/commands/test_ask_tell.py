@@ -11,9 +11,9 @@ import pytest
 from toys.trainers import good_trainer, rows_without_seconds, score_of, write_adapter
 
 from autopeft.client import Score, Trial
+from autopeft.commands.trials import check_adapter
 from autopeft.commands.tune import Study, tune
 from autopeft.errors import RunDirError, TrainingError
-from autopeft.run.trials import check_adapter
 from autopeft.store import read_plan
 
 

@@ -13,8 +13,8 @@ import torch
 import transformers
 from toys.folders import write_model
 
+from autopeft.commands.trials import command
 from autopeft.commands.tune import Study, tune
-from autopeft.run.trials import command
 from autopeft.train.rates import MOVE, MOVE_BELOW
 
 FLAGS = ["--budget", "r4", "--full-steps", "20", "--effort", "quick", "--metric", "accuracy"]

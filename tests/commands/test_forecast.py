@@ -15,7 +15,7 @@ from autopeft import commands, model
 from autopeft.cli.app import app
 from autopeft.commands.estimate import row_lengths
 from autopeft.plugins import discover
-from autopeft.run.prepare import prepare
+from autopeft.setup.build import prepare
 from autopeft.types import DataSpec, ModelSpec, TaskSpec
 
 

@@ -15,7 +15,7 @@ from toys.bases import toy_base
 from autopeft import commands, statistics
 from autopeft.errors import SpecError
 from autopeft.model.light_layers import lighten
-from autopeft.run.progress import Lines
+from autopeft.report.progress import Lines
 from autopeft.store import RunDir, resolve_settings
 
 MODULE = """

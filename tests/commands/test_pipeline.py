@@ -16,9 +16,9 @@ import pytest
 from toys.specs import run_spec
 
 from autopeft import commands
+from autopeft.commands.report import render
 from autopeft.errors import RunDirError, SpecError
-from autopeft.run.progress import Lines
-from autopeft.run.reporting import render
+from autopeft.report.progress import Lines
 from autopeft.store import RunDir, read_plan
 from autopeft.train import pausing
 from autopeft.types import RunSpec

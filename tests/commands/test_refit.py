@@ -12,8 +12,8 @@ import jsonschema
 import pytest
 
 from autopeft import commands
-from autopeft.run.progress import Lines
-from autopeft.run.refit import refit_cost
+from autopeft.commands.refit import refit_cost
+from autopeft.report.progress import Lines
 from autopeft.train import pausing
 from autopeft.types import SearchResult
 

@@ -10,7 +10,8 @@ from toys.specs import run_spec
 from autopeft import commands
 from autopeft.errors import DataError, ModelError, SpecError, UnknownNameError
 from autopeft.plugins import LabelSpace, discover
-from autopeft.run.prepare import prepare, require_known_metric
+from autopeft.setup.build import prepare
+from autopeft.setup.look import require_known_metric
 
 TASKS = discover("autopeft.tasks")
 

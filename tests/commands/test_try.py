@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from autopeft import commands
 from autopeft.cli.app import app
 from autopeft.errors import DataError, SpecError
-from autopeft.run.progress import Lines
+from autopeft.report.progress import Lines
 from autopeft.store import RunDir
 
 WORDS = VOCABULARY[4:]

@@ -20,9 +20,9 @@ from toys.trainers import SCRIPT, cut, good_trainer, rows_without_seconds, save_
 import autopeft
 from autopeft.client import Score
 from autopeft.commands.push import push
+from autopeft.commands.trials import command
 from autopeft.commands.tune import Study, tune
 from autopeft.errors import RunDirError, SpecError, TrainingError
-from autopeft.run.trials import command
 
 
 def raises(trial):

@@ -26,8 +26,9 @@ from autopeft.errors import ModelError
 from autopeft.exports import write_loading_files
 from autopeft.plugins import discover
 from autopeft.report.card import python_lines
-from autopeft.run.prepare import prepare
-from autopeft.run.reporting import part_words, write_card
+from autopeft.report.part_words import part_words
+from autopeft.report.write_card import write_card
+from autopeft.setup.build import prepare
 from autopeft.store import RunDir, read_plan, write_plan
 from autopeft.train import WRITTEN_TEXTS
 from autopeft.types import Plan

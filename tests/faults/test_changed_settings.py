@@ -12,7 +12,7 @@ from toys.specs import run_spec
 
 from autopeft import commands
 from autopeft.errors import RunDirError
-from autopeft.run.progress import Lines
+from autopeft.report.progress import Lines
 from autopeft.types import with_setting
 
 

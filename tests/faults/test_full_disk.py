@@ -19,7 +19,7 @@ from toys.specs import run_spec
 
 from autopeft import commands
 from autopeft.errors import AutopeftError
-from autopeft.run.progress import Lines
+from autopeft.report.progress import Lines
 
 resource = pytest.importorskip("resource")
 GIVEN = frozenset({"search.trials"})

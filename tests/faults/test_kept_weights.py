@@ -11,7 +11,7 @@ from toys.specs import run_spec
 
 from autopeft import commands
 from autopeft.errors import SpecError
-from autopeft.run.progress import Lines
+from autopeft.report.progress import Lines
 
 
 def kept_of_best(run):

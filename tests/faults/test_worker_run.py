@@ -16,10 +16,11 @@ from toys.specs import run_spec
 from autopeft import commands
 from autopeft.commands import search as searching
 from autopeft.errors import RunDirError, SpecError, WorkerLostError
-from autopeft.run.prepare import InMemory, prepare
-from autopeft.run.progress import Lines
-from autopeft.run.state import loaded_facts
-from autopeft.run.workers import WorkerBench
+from autopeft.report.progress import Lines
+from autopeft.setup.build import prepare
+from autopeft.setup.look import InMemory
+from autopeft.setup.resuming import loaded_facts
+from autopeft.setup.workers import WorkerBench
 from autopeft.types import IN_MEMORY
 
 GIVEN = frozenset({"search.trials"})

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, BertMod
 
 from autopeft import model
 from autopeft.errors import ModelError
-from autopeft.run.prepare import prepare
+from autopeft.setup.build import prepare
 from autopeft.types import ModelSpec, Plan
 
 AUTO = "AutoModelForSequenceClassification"

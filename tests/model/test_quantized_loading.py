@@ -15,11 +15,12 @@ from toys.quantized import LLM, QUANTIZED_MARKS, by_bits, load_toy, search_spec
 from toys.specs import run_spec
 
 from autopeft import commands, model
+from autopeft.commands.finished import plan_document
 from autopeft.errors import ModelError
 from autopeft.model.linear_layers import n_bits
-from autopeft.run.best import plan_document
-from autopeft.run.prepare import InMemory, prepare
-from autopeft.run.progress import Lines
+from autopeft.report.progress import Lines
+from autopeft.setup.build import prepare
+from autopeft.setup.look import InMemory
 from autopeft.store import read_plan, write_plan
 
 pytestmark = QUANTIZED_MARKS

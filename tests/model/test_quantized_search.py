@@ -16,9 +16,9 @@ from autopeft.errors import SpecError
 from autopeft.model.linear_layers import n_bits
 from autopeft.model.quantization import quantization_config
 from autopeft.report.card import python_lines
-from autopeft.run.prepare import prepare
-from autopeft.run.progress import Lines
-from autopeft.run.reporting import part_words
+from autopeft.report.part_words import part_words
+from autopeft.report.progress import Lines
+from autopeft.setup.build import prepare
 
 pytestmark = QUANTIZED_MARKS
 

@@ -12,9 +12,10 @@ import torch
 from toys.sensitivity import SCORES, FirstLayerLoss
 
 from autopeft.errors import SpecError
-from autopeft.run.prepare import prepare
-from autopeft.run.scoring import _batches, default_examples, logged_scores, sensitivity
-from autopeft.run.search_problem import fit_to_budget, requested_space, search_problem
+from autopeft.setup.build import prepare
+from autopeft.setup.feasible import fit_to_budget, requested_space
+from autopeft.setup.scoring import _batches, default_examples, logged_scores, sensitivity
+from autopeft.setup.search_problem import search_problem
 from autopeft.train import Compute
 from autopeft.types import DataSpec, ModelSpec, RunSpec, TaskSpec, from_json, to_json, with_setting
 from autopeft.types import Sensitivity as Record

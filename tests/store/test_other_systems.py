@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from autopeft.errors import RunDirError
-from autopeft.store import files, replace_folder
+from autopeft.store import replaced_folder
 from autopeft.types import RunSpec, TaskSpec, commands
 
 
@@ -31,41 +30,21 @@ def test_the_resume_command_names_what_runs_only_if_the_user_names_it():
     assert command("mine:score") == "autopeft search --resume --out a --metric mine:score"
 
 
-def test_a_file_that_is_read_for_a_moment_is_replaced_afterwards(tmp_path, monkeypatch):
-    path, tries, replace = tmp_path / "trials.csv", [], os.replace
-
-    def refuse_twice(source, target):
-        tries.append(target)
-        if len(tries) < 3:
-            raise PermissionError(13, "in use")
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", refuse_twice)
-    monkeypatch.setattr(files, "_PAUSE_SECONDS", 0.0)
-    with pytest.raises(RunDirError, match="cannot be written"):
-        files.write_text(path, "one")
-    assert not list(tmp_path.iterdir())
-    tries.clear()
-    monkeypatch.setattr(files, "_TRIES", 10)
-    files.write_text(path, "two")
-    assert (path.read_text(), len(tries)) == ("two", 3)
-
-
 def test_a_best_folder_that_is_open_stays_whole(tmp_path, monkeypatch):
-    fresh, old = tmp_path / "best.new", tmp_path / "best"
-    for folder, text in ((fresh, "new"), (old, "old")):
-        folder.mkdir()
-        (folder / "plan.yaml").write_text(text)
-    replace = os.replace
+    folder = tmp_path / "best"
+    folder.mkdir()
+    (folder / "plan.yaml").write_text("old")
+    rename = Path.rename
 
     def refuse(path, target):
         raise PermissionError(13, "in use")
 
-    monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(RunDirError, match="best cannot be written"):
-        replace_folder(fresh, old)
-    assert (old / "plan.yaml").read_text() == "old"
-    monkeypatch.setattr(os, "replace", replace)
-    replace_folder(fresh, old)
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(RunDirError, match="best cannot be written"), replaced_folder(folder) as fresh:
+        (fresh / "plan.yaml").write_text("new")
+    assert (folder / "plan.yaml").read_text() == "old"
+    monkeypatch.setattr(Path, "rename", rename)
+    with replaced_folder(folder) as fresh:
+        (fresh / "plan.yaml").write_text("new")
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
-    assert (old / "plan.yaml").read_text() == "new"
+    assert (folder / "plan.yaml").read_text() == "new"

@@ -8,7 +8,7 @@ from toys.tasks import with_end_of_text
 
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.plugins import LabelSpace, allow_own_function, discover, metric_facts, own_function
-from autopeft.run.prepare import require_known_metric
+from autopeft.setup.look import require_known_metric
 from autopeft.store import resolve_settings
 from autopeft.types import TaskSpec
 

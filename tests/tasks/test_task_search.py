@@ -10,7 +10,7 @@ from toys.bases import toy_config
 from toys.words import toy_rows
 
 from autopeft import commands
-from autopeft.run.progress import Lines
+from autopeft.report.progress import Lines
 from autopeft.types import (
     BudgetSpec,
     DataSpec,

@@ -15,8 +15,8 @@ from toys.specs import run_spec
 from autopeft import commands, model
 from autopeft.errors import ModelError
 from autopeft.model import pretrained
-from autopeft.run.progress import Lines
-from autopeft.run.state import resumed
+from autopeft.report.progress import Lines
+from autopeft.setup.resuming import resumed
 from autopeft.store import RunDir
 from autopeft.train import watched
 from autopeft.train.loop import DivergedError, TrainingRun, train

@@ -15,7 +15,7 @@ from autopeft.adapters import compile_plan
 from autopeft.errors import TargetError
 from autopeft.model import BaseModel
 from autopeft.model.checks import require_targets
-from autopeft.run.prepare import prepare
+from autopeft.setup.build import prepare
 from autopeft.train.rates import head_layers, head_rates, input_rms, parameter_groups
 from autopeft.types import Status
 

@@ -10,7 +10,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from autopeft import types
 from autopeft.types import (
@@ -20,7 +20,6 @@ from autopeft.types import (
     Decision,
     Measurement,
     Plan,
-    RunSpec,
     digest_of,
     from_json,
     to_json,
@@ -64,55 +63,11 @@ def through_text(record: Any) -> Any:
     return from_json(type(record), json.loads(json.dumps(to_json(record))))
 
 
-# To and from JSON.
-
-
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 @given(st.data())
 def test_a_record_comes_back_from_json_text_as_it_was(kind: type[Any], data: st.DataObject) -> None:
     record = data.draw(records_of(kind))
     assert repr(through_text(record)) == repr(record)  # equal, and of equal types: True is no 1
-
-
-def test_a_run_as_asked_comes_back_from_json_text_as_it_was() -> None:
-    spec = RunSpec.model_validate({"search": {"methods": ["lora"], "trials": 3}, "model": {"id": "x"}})
-    assert through_text(spec) == spec
-
-
-def test_json_is_plain() -> None:
-    assert to_json(PLAN) == {
-        "adapters": [
-            {
-                "method": "lora",
-                "target": "h.0.q",
-                "rank": 4,
-                "scale": 2.0,
-                "options": [["dora", True]],
-                "rate_factor": 1.0,
-            }
-        ],
-        "learning_rate": 0.001,
-        "trainable_params": 72,
-        "choices": [],
-        "head_factor": 1.0,
-    }
-
-
-@pytest.mark.parametrize(
-    ("change", "complaint"),
-    [
-        ({"learning_rate": "fast"}, "learning_rate"),
-        ({"adapters": [{"method": "lora"}]}, "target"),
-        ({"trainable_params": 1.5}, "trainable_params"),
-        ({"adapters": None}, "adapters"),
-    ],
-)
-def test_other_content_is_refused(change: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(ValidationError, match=complaint):
-        from_json(Plan, {**to_json(PLAN), **change})
-
-
-# Identity.
 
 
 @given(records_of(Plan), records_of(Plan))
@@ -157,18 +112,6 @@ def test_a_plan_and_a_measurement_are_dictionary_keys(measurement: Measurement) 
     counts = {(measurement.plan, measurement.fidelity): 1, measurement: 2}
     again = through_text(measurement)
     assert (counts[again.plan, again.fidelity], counts[again]) == (1, 2)
-
-
-# The settings of a run.
-
-
-def test_unknown_fields_of_topics_are_refused() -> None:
-    for topic in RunSpec.model_fields:
-        with pytest.raises(ValidationError, match=rf"{topic}\.color"):
-            RunSpec.model_validate({topic: {"color": "red"}})
-
-
-# How settings are declared.
 
 
 def test_every_setting_has_a_help_a_group_and_a_name_of_its_own() -> None:

@@ -12,7 +12,7 @@ from autopeft.data import LabelledData
 from autopeft.model import BaseModel
 from autopeft.model.checkpoint_source import name_labels
 from autopeft.model.checks import pad_with
-from autopeft.store import cannot_write, save_processor, sync_files, write_text
+from autopeft.store import cannot_write, sync_files, write_text
 from autopeft.types import IN_MEMORY, ModelSpec
 
 # How transformers reads the outputs of a classifier: one label, several at once, or a number.
@@ -34,7 +34,7 @@ def write_loading_files(folder: Path, spec: ModelSpec, base: BaseModel, data: La
         name_base(folder, spec.id or model.DEMO_HUB_ID, revision=spec.revision)
     if hasattr(base.tokenizer, "save_pretrained"):
         try:
-            save_processor(base.tokenizer, folder)
+            base.tokenizer.save_pretrained(str(folder))
         except OSError as error:
             raise cannot_write(folder, error) from error
     if labels:

@@ -1,0 +1,17 @@
+"""`report`: write the report of a finished run again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autopeft import report
+from autopeft.report.part_words import part_words
+from autopeft.store import RunDir
+from autopeft.types import SearchResult
+
+
+def render(path: Path, out: Path | None = None) -> SearchResult:
+    """Write the report of a finished run again, to the folder `out` or to that of the run."""
+    result = RunDir.open(path).load_result()
+    report.write(result, out or path, words=part_words(result))
+    return result

@@ -1,0 +1,140 @@
+"""The sensitivity pass of a run: how many examples it may use, which ones, and its notes."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from autopeft.errors import SpecError
+from autopeft.model import is_out_of_memory, release_memory
+from autopeft.model.devices import exact_products
+from autopeft.plugins import Batch, Score, discover
+from autopeft.sensitivity import ScoredModel, measure
+from autopeft.setup.build import Prepared
+from autopeft.setup.resources import memory_needed
+from autopeft.types import SEEN_ENOUGH, SIZE_SCORE, Sensitivity, TargetScores
+
+MAX_EXAMPLES = 512  # of the sensitivity pass, unless the user asks for more
+_SHARE = 0.05  # of a full run's cost: the project's promise
+# Cost of the pass over one example relative to one example of LoRA training at all linear layers, and what
+# each score adds. Upper bounds, measured at 32 and 128 tokens, and on the demo, by `sensitivity_cost.py` of
+# commit a7a790e4.
+_PASS_COST, _SCORE_COST = 1.2, 0.7
+_TIME_SHARE = 0.1  # of the time left by --max-time, for the whole pass; heuristic
+_BATCH = 16  # examples; heuristic: few examples must also make several batches
+_SORTED_BATCHES = 4  # batches whose examples are sorted by length together; heuristic
+
+log = logging.getLogger(__name__)
+
+
+def sensitivity(
+    prepared: Prepared,
+    names: Sequence[str],
+    *,
+    max_examples: int | None = None,
+    enough: float = SEEN_ENOUGH,
+    clock: Callable[[], float] = lambda: 0.0,
+) -> Sensitivity:
+    """Score every target module on a seeded sample of the train split.
+
+    Without `max_examples`, the pass may cost 5 % of a full run, with at least one batch and at most 512
+    examples. It ends early, and a note says so, once two halves of the examples rank the target modules alike
+    (by `enough`, see `measure`), or after a tenth of the time that `--max-time` left.
+
+    Raises:
+        SpecError: A score is not finite, or one example does not fit into memory.
+        DataError: A loss is not finite.
+    """
+    installed = discover("autopeft.sensitivity")
+    scores: list[Score] = [installed[name] for name in dict.fromkeys(names)]
+    n_train = prepared.bench.splits["train"].n_early
+    n_requested = max_examples or default_examples(
+        scores, full_run_examples=prepared.full_steps * prepared.bench.batch_size
+    )
+    end = clock() + _TIME_SHARE * ((prepared.spec.search.max_time_seconds or math.inf) - clock())
+
+    def batches_in_time() -> Iterator[Batch]:
+        for index, batch in enumerate(_batches(prepared, n_examples=min(n_requested, n_train))):
+            if index and clock() >= end:
+                return
+            yield batch
+
+    with memory_needed("the sensitivity pass", prepared.spec), exact_products():
+        scored = measure(scores, _scored_model(prepared), batches_in_time(), enough=enough)
+    notes = scored.notes
+    if 0 < scored.n_examples < n_requested:
+        if clock() >= end:
+            reason = "a tenth of the time left by --max-time had passed"
+        elif scored.n_examples >= n_train:
+            reason = "the train split has no more"
+        else:
+            reason = "two halves of them rank the target modules alike"
+        notes += (f"Stopped after {scored.n_examples} of {n_requested} examples: {reason}.",)
+    return replace(scored, n_asked=n_requested, notes=notes)
+
+
+def _scored_model(prepared: Prepared) -> ScoredModel:
+    return ScoredModel(
+        model=prepared.base.module,
+        targets=prepared.base.targets,
+        task=prepared.task,
+        precision=prepared.base.precision,
+        max_tokens=prepared.bench.compute.most_plain_tokens,  # layers are not checkpointed there
+        interrupt=prepared.bench.interrupt,
+    )
+
+
+def logged_scores(
+    prepared: Prepared, names: Sequence[str], *, clock: Callable[[], float] = lambda: 0.0
+) -> tuple[TargetScores, ...]:
+    """Score the target modules for a search, and log the notes that `analyze` would print.
+
+    If one example does not fit into memory, log a warning and compute `parameters` instead.
+    """
+    try:
+        scored = sensitivity(prepared, names, clock=clock)
+    except SpecError as error:
+        if error.__cause__ is None or not is_out_of_memory(error.__cause__):
+            raise
+        log.warning("%s Target modules are ordered by their number of weights instead.", error)
+        scored = None
+    if scored is None:  # not inside the handler: its error keeps the tensors in memory
+        release_memory(prepared.base.device)
+        scored = sensitivity(prepared, [SIZE_SCORE], clock=clock)
+    for note in scored.notes:
+        log.info("Sensitivity: %s", note)
+    if scored.unreachable:
+        log.warning("No gradient reaches these modules, which score 0: %s", ", ".join(scored.unreachable))
+    return scored.scores
+
+
+def default_examples(scores: Sequence[Score], *, full_run_examples: int) -> int:
+    """Count the examples that 5 % of a full run covers, in [16, 512]; 512 if no score reads examples."""
+    n_scores = sum(score.reads_examples for score in scores)
+    if not n_scores:
+        return MAX_EXAMPLES
+    n_examples = int(_SHARE * full_run_examples / (_PASS_COST + _SCORE_COST * n_scores))
+    return max(_BATCH, min(MAX_EXAMPLES, n_examples))
+
+
+def _batches(prepared: Prepared, *, n_examples: int) -> Iterator[Batch]:
+    """Draw a seeded sample in batches of similar length; the batches come in random order."""
+    split = prepared.bench.splits["train"]
+    lengths = split.lengths
+    rng = np.random.default_rng(prepared.spec.search.seed)
+    sample = rng.permutation(split.n_early)[:n_examples].tolist()
+    n_sorted = _BATCH * _SORTED_BATCHES
+    for start in range(0, n_examples, n_sorted):
+        rows = sorted(sample[start : start + n_sorted], key=lambda i: (lengths[i], i))
+        batches = [rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)]
+        for index in rng.permutation(len(batches)):
+            batch = prepared.task.collate(
+                [split.examples[i] for i in batches[index]],
+                [split.labels[i] for i in batches[index]],
+                prepared.base.pad_token_id,
+            )
+            yield {name: tensor.to(prepared.base.device) for name, tensor in batch.items()}

@@ -1,0 +1,84 @@
+"""From a prepared run to the problem that the engine solves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from autopeft import space
+from autopeft.engine import Lengths, SearchProblem
+from autopeft.plugins import metric_facts
+from autopeft.setup.build import Prepared
+from autopeft.setup.resources import memory_needed
+from autopeft.space import AllocationContext, Space
+from autopeft.train import MOVE, head_move
+from autopeft.types import SIZE_SCORE, Arm, Plan, RunSpec, TargetScores, with_setting
+
+_SHOWN_SCORES = ("gradient", "fisher")  # which the report shows next to the score that orders target modules
+_SLOWER_HEAD = 0.25  # at 16 epochs 1 to 4 points better where labels are noisy, up to 7 worse elsewhere
+
+
+def search_problem(
+    prepared: Prepared,
+    feasible: Space,
+    context: AllocationContext,
+    scores: Sequence[TargetScores] = (),
+    *,
+    user_plan: tuple[Arm, Plan] | None = None,
+    head_factors: Sequence[float] = (1.0,),
+) -> SearchProblem:
+    """Put together what the engine solves; `feasible` and `context` are what `fit_to_budget` returned.
+
+    Without scores, as in a dry run, the first layers get the highest scores, and the learning rates of the
+    head are placeholders.
+    """
+    spec, targets = prepared.spec, prepared.base.targets
+    by_name = {
+        score.name: {target.name: value for target, value in zip(targets, score.values, strict=True)}
+        for score in scores
+    }
+    if scores and spec.search.score not in by_name:  # one example did not fit into memory
+        spec = with_setting(spec, "search.score", SIZE_SCORE)
+    first_layers = {target.name: 1 / (1 + (target.layer or 0)) for target in targets}
+    head_rates = (1.0, 1.0)
+    if scores:
+        with memory_needed("measuring the inputs of the task head", spec):
+            head_rates = prepared.bench.head_rates.alone()
+    return SearchProblem(
+        spec=spec,
+        space=feasible,
+        context=replace(context, scores=by_name.get(spec.search.score, first_layers)),
+        family=prepared.task.defaults.family,
+        lengths=Lengths(
+            full_steps=prepared.full_steps,
+            batch_size=prepared.bench.batch_size,
+            n_search=prepared.n_evaluated("search"),
+            n_confirm=prepared.n_evaluated("confirm"),
+            n_test=prepared.n_evaluated("test"),
+        ),
+        metric=metric_facts(prepared.task),
+        has_head=prepared.base.head_params > 0,
+        head_rates=head_rates,
+        head_factors=tuple(head_factors) if user_plan is None else (1.0,),
+        user_plan=user_plan,
+        groups=prepared.groups,
+    )
+
+
+def head_factors(prepared: Prepared) -> tuple[float, ...]:
+    """List the factors of the head's learning rate to try in full runs: two where rows repeat often."""
+    is_slow = prepared.base.head_params > 0 and head_move(prepared.bench.n_epochs) < MOVE
+    is_tried = is_slow and not prepared.base.predicts_numbers and prepared.spec.search.effort != "quick"
+    return (1.0, _SLOWER_HEAD) if is_tried else (1.0,)
+
+
+def score_names(spec: RunSpec) -> list[str]:
+    """Name the scores to compute: the one that orders target modules, and those that the report shows."""
+    return list(dict.fromkeys([spec.search.score, *_SHOWN_SCORES]))
+
+
+def rate_ranges(problem: SearchProblem) -> dict[str, tuple[float, float]]:
+    """Return the range of learning rates of each method; under the name "" that of the head alone."""
+    methods = problem.context.methods
+    ranges = {name: space.learning_rates(problem.space, name, methods) for name in methods}
+    return {"": problem.head_rates, **ranges}

@@ -1,0 +1,101 @@
+"""What a user may change with `--resume`: the deadline, places, how it computes, and nothing else."""
+
+from __future__ import annotations
+
+import importlib
+from operator import attrgetter
+
+import pytest
+from toys.specs import run_spec
+
+from autopeft.errors import SpecError
+from autopeft.setup.resuming import _metric_digest, resumed
+from autopeft.store import RunDir
+from autopeft.store.state import RunState, write_state
+from autopeft.types import Decision, with_setting
+
+STORED = run_spec(trials=10, max_cost=3.0)
+
+
+@pytest.fixture
+def out(tmp_path):
+    with RunDir.create(tmp_path / "run", resume=False) as run:
+        run.write_spec(STORED)
+    return tmp_path / "run"
+
+
+PIECES = {"execution.micro_batch_tokens": "4096", "execution.checkpointing": "off"}
+
+
+def decided(values, rule=""):
+    return tuple(Decision(setting=name, value=value, rule=rule) for name, value in values.items())
+
+
+@pytest.mark.parametrize(
+    ("given", "pieces"),
+    [
+        ({}, (4096, "off")),
+        ({"memory": 2**30}, (None, "auto")),
+        ({"micro_batch_tokens": 512}, (512, "off")),
+        ({"checkpointing": "on"}, (4096, "on")),
+        ({"memory": 2**30, "micro_batch_tokens": 512}, (512, "auto")),
+    ],
+)
+@pytest.mark.parametrize("is_derived", [False, True])
+def test_pieces_of_a_step_may_change_and_follow_the_memory_if_the_run_chose_them(
+    tmp_path, is_derived, given, pieces
+):
+    out, stored = tmp_path / "run", {"micro_batch_tokens": 4096, "checkpointing": "off"}
+    with RunDir.create(out, resume=False) as run:
+        run.write_spec(run_spec(**stored))
+        write_state(run, RunState(start={}, decisions=decided(PIECES if is_derived else {})))
+    names = {"memory": "execution.memory_bytes"} | {name.split(".")[1]: name for name in PIECES}
+    spec = resumed(run_spec(out=out, **given), frozenset(names[name] for name in given)).execution
+    expected = pieces if is_derived else tuple((stored | given)[name] for name in stored)
+    assert (spec.micro_batch_tokens, spec.checkpointing) == expected
+    assert spec.memory_bytes == given.get("memory")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("search.trials", 40),
+        ("search.max_cost", 5.0),
+        ("search.seeds", 3),
+        ("search.effort", "quick"),
+    ],
+)
+def test_what_is_searched_and_its_limits_cannot_change(out, name, value):
+    with pytest.raises(SpecError, match=name):
+        resumed(run_spec(out=out, **{name: value}), frozenset({name}))
+
+
+@pytest.mark.parametrize(("name", "value"), [("execution.gpu_price", 2.5), ("search.max_time_seconds", 60.0)])
+def test_the_price_of_the_machine_and_the_deadline_may_change(out, name, value):
+    spec = resumed(with_setting(run_spec(out=out), name, value), frozenset({name}))
+    assert spec == with_setting(with_setting(STORED, "output.out", str(out)), name, value)
+
+
+def test_the_same_settings_may_be_given_again(out):
+    again = with_setting(STORED, "output.out", str(out))
+    assert resumed(again, frozenset({"search.trials", "search.max_cost"})) == again
+
+
+@pytest.mark.parametrize("name", ["model.id", "data.source", "search.space", "search.baseline"])
+def test_model_data_and_files_of_the_user_may_be_at_another_place(tmp_path, name):
+    with RunDir.create(tmp_path / "run", resume=False) as run:
+        run.write_spec(with_setting(run_spec(), name, "before"))
+    spec = resumed(with_setting(run_spec(out=tmp_path / "run"), name, "after"), frozenset({name}))
+    assert attrgetter(name)(spec) == "after"
+
+
+def test_a_metric_of_the_user_is_known_by_its_file(tmp_path, monkeypatch):
+    name = f"own_{tmp_path.name}".replace("-", "_")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / f"{name}.py"
+    file.write_text("score = len")
+    importlib.import_module(name)
+    original = _metric_digest(f"{name}:score")
+    file.write_text("score = sum")
+    assert None is not _metric_digest(f"{name}:score") != original
+    assert _metric_digest("accuracy") is _metric_digest(None) is _metric_digest("sys:exit") is None
