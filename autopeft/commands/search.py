@@ -27,6 +27,7 @@ from autopeft.plugins import own_function
 from autopeft.report.live import LivePage, live_page
 from autopeft.report.part_words import part_words
 from autopeft.report.progress import Lines
+from autopeft.report.trackers import log_plans
 from autopeft.setup.build import Prepared, prepare
 from autopeft.setup.look import NAMED, InMemory
 from autopeft.setup.opening import open_run
@@ -121,6 +122,7 @@ def run_search(
             progress.phase(f"calling {spec.search.evaluate}", 0)
             result = replace(result, evaluation=_evaluated(run, prepared, result))
             _write(run, prepared, result)
+        log_plans(run, result)
         return result, run.path
 
 

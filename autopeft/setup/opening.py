@@ -13,6 +13,7 @@ from autopeft import adapters, model
 from autopeft.engine import EVAL_COST
 from autopeft.errors import DataError, SpecError
 from autopeft.plugins import is_own_metric, own_function
+from autopeft.report.trackers import check_trackers
 from autopeft.setup.build import Prepared, prepare, with_demo_settings
 from autopeft.setup.feasible import fit_to_budget, requested_space
 from autopeft.setup.look import NAMED, InMemory
@@ -95,6 +96,7 @@ def open_run(
 def _check_settings(spec: RunSpec) -> None:
     """Refuse what can be refused before data and model are loaded, which takes long."""
     check_executor(spec)
+    check_trackers(spec)
     if is_own_metric(spec.task.metric):
         own_function(str(spec.task.metric))
     if spec.search.evaluate is not None:

@@ -24,11 +24,11 @@ _MEMORY = "execution.memory_bytes"
 PIECES = {"execution.micro_batch_tokens": None, "execution.checkpointing": "auto"}
 # What a resumed run may change: the deadline, where model, data and the user's files are (digests of their
 # content are compared), how measurements are spread over processes and devices of one kind, the pieces of a
-# step, which have gradients that add up to the same, the machine's price, and the function that
+# step, which have gradients that add up to the same, trackers, the machine's price, and the function that
 # evaluates finished adapters.
 CHANGEABLE = frozenset(
     {
-        *("search.max_time_seconds", "search.evaluate", "output.out"),
+        *("search.max_time_seconds", "search.evaluate", "output.out", "output.report_to"),
         *("model.id", "model.revision", "data.source", "search.space", "search.baseline"),
         *("execution.executor", "execution.workers", "execution.device", "execution.gpu_price"),
         *(_MEMORY, *PIECES),
@@ -56,6 +56,7 @@ def resumed(requested: RunSpec, explicit: frozenset[str]) -> RunSpec:
         raise SpecError("--resume needs --out with the run directory to continue.")
     run = RunDir.open(requested.output.out)
     changeable = CHANGEABLE - ({"search.max_time_seconds"} if run.is_finished else set())
+    # A run directory may be a stranger's, whose trackers would log to the user's account.
     spec = run.read_spec().model_copy(update={"output": requested.output})
     for name in sorted(explicit):
         old, value = (attrgetter(name)(each) for each in (spec, requested))

@@ -168,7 +168,9 @@ class RunDir:
     def write_spec(self, spec: RunSpec) -> None:
         """Write `run.yaml`: all resolved settings but `output.out`."""
         content = to_json(spec)
-        del content["output"]
+        del content["output"]["out"]
+        if not spec.output.report_to:
+            del content["output"]
         header = (
             "# The settings of this run, as resolved from defaults, file, environment and flags.\n"
             f"# Repeat it elsewhere: {repeat_command(spec)}\n"

@@ -48,7 +48,11 @@ def resume_command(spec: RunSpec, out: Path) -> str:
         return f"autopeft.search({_objects(spec.model, spec.data)}, out={str(out)!r}, resume=True)"
     # What a run only does if the user names it in the call.
     metric = spec.task.metric if ":" in (spec.task.metric or "") else None
-    named = {"--evaluate": spec.search.evaluate, "--metric": metric}
+    named = {
+        "--report-to": ",".join(spec.output.report_to),
+        "--evaluate": spec.search.evaluate,
+        "--metric": metric,
+    }
     words = [f" {flag} {quoted(name)}" for flag, name in named.items() if name]
     return f"autopeft search --resume --out {quoted(str(out))}{''.join(words)}"
 

@@ -121,7 +121,7 @@ class Plan:
 
     @property
     def plan_id(self) -> str:
-        """The digest, under the name that it has in `result.json`."""
+        """The digest, under the name that it has in `result.json` and trackers."""
         return self.digest
 
     def __repr__(self) -> str:

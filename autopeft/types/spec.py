@@ -268,10 +268,13 @@ class ExecutionSpec(Topic):
 
 
 class OutputSpec(Topic):
-    """Where the run directory goes; by default a new folder in `reports/`."""
+    """Where the run directory goes, and what logs the search; by default a new folder in `reports/`."""
 
     out: str | None = setting(
         None, "Folder to write to; must be empty or absent", "Run", form="path", min_length=1
+    )
+    report_to: tuple[str, ...] = setting(
+        (), "Experiment trackers that log a run for each plan, such as wandb, separated by commas", "Run"
     )
 
 

@@ -1,0 +1,160 @@
+"""Trackers of `accelerate`: a run for each plan, by what TensorBoard reads back; none can harm a search."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections import defaultdict
+from dataclasses import replace
+
+import pytest
+from accelerate import tracking as accelerated
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toys.memory import SMALL, toy_dataset
+from toys.results import toy_result
+from toys.specs import run_spec
+
+import autopeft
+from autopeft.errors import SpecError, UnknownNameError
+from autopeft.report.trackers import check_trackers, log_plans
+from autopeft.store import RunDir
+from autopeft.types import OutputSpec
+
+
+def spec_with(*names):
+    return run_spec().model_copy(update={"output": OutputSpec(report_to=names)})
+
+
+def result_with(*names):
+    return replace(toy_result(), spec=spec_with(*names))
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    with RunDir.create(tmp_path / "run", resume=False) as run:
+        run.state.mkdir(exist_ok=True)
+        yield run
+
+
+@pytest.fixture(scope="module")
+def finished(make_base, tokenizer, tmp_path_factory):
+    """The folder of a search that logged to TensorBoard, and what it searched."""
+    out = tmp_path_factory.mktemp("tracked") / "run"
+    data = {"model": make_base("bert").module, "data": toy_dataset(), "tokenizer": tokenizer}
+    autopeft.search(**data, out=out, report_to="tensorboard", **SMALL)
+    return out, data
+
+
+def curves(out):
+    """Plan id -> tag -> [(step, value)], as TensorBoard reads the folders of a run."""
+    found = {}
+    for folder in (out / "tensorboard").iterdir():
+        events = EventAccumulator(str(folder))
+        events.Reload()
+        tags = events.Tags()["scalars"]
+        found[folder.name.rpartition("-")[2]] = {
+            t: [(e.step, e.value) for e in events.Scalars(t)] for t in tags
+        }
+    return found
+
+
+def test_each_plan_is_one_run_with_its_losses_by_step(finished):
+    out, _ = finished
+    losses = defaultdict(lambda: defaultdict(list))
+    with (out / "trials.csv").open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            losses[row["plan_id"]][f"{row['split']}/loss", int(row["train_steps"])].append(float(row["loss"]))
+    logged = curves(out)
+    assert logged.keys() == losses.keys()
+    for plan, points in losses.items():
+        found = {
+            (tag, step): v for tag, values in logged[plan].items() for step, v in values if "loss" in tag
+        }
+        assert found == {point: pytest.approx(sum(each) / len(each)) for point, each in points.items()}
+    assert max(map(len, losses.values())) > 1, "short runs and full ones"
+
+
+def test_a_resumed_search_adds_no_second_run_for_a_plan(finished):
+    out, data = finished
+    before = {path: path.stat().st_size for path in (out / "tensorboard").rglob("*")}
+    autopeft.search(**data, out=out, resume=True, report_to="tensorboard")
+    assert {path: path.stat().st_size for path in (out / "tensorboard").rglob("*")} == before
+
+
+def test_a_tracker_that_only_the_folder_names_is_not_started(finished, tmp_path, caplog):
+    out, data = finished
+    strange = shutil.copytree(out, tmp_path / "strange")
+    shutil.rmtree(strange / "tensorboard")
+    (strange / "state/tracked-tensorboard.json").unlink()
+    assert "tensorboard" in (strange / "run.yaml").read_text()
+    autopeft.search(**data, out=strange, resume=True)
+    assert any(message.endswith("tensorboard.") for message in caplog.messages)
+    assert not (strange / "tensorboard").exists()
+    assert autopeft.search(**data, out=strange, resume=True, report_to="tensorboard")
+    assert (strange / "tensorboard").exists()
+
+
+class Fake:
+    """A tracker that fails, from the second plan on, in the method `failing`."""
+
+    failing, error = "", ConnectionError("the server is gone")
+
+    def __init__(self, project):
+        self.project = project
+
+    def start(self):
+        Fake.calls.append("start")
+        self._fail("start")
+
+    def store_init_configuration(self, values):
+        assert all(isinstance(value, bool | int | float | str) for value in values.values())
+        print("a client that prints")
+
+    def log(self, values, step):
+        self._fail("log")
+
+    def finish(self):
+        Fake.calls.append("finish")
+        self._fail("finish")
+
+    def _fail(self, name):
+        if name == self.failing and Fake.calls.count("start") == 2:
+            raise self.error
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """The class of a tracker that `accelerate` knows for the time of a test."""
+    monkeypatch.setattr(Fake, "calls", [], raising=False)
+    monkeypatch.setitem(accelerated.LOGGER_TYPE_TO_CLASS, "fake", Fake)
+    return Fake
+
+
+@pytest.mark.parametrize("failing", ["start", "log", "finish"])
+def test_a_tracker_that_fails_is_one_warning_and_gets_the_rest_later(
+    failing, fake, run_dir, monkeypatch, caplog, capsys
+):
+    result = result_with("fake")
+    n_plans = len({measurement.plan for measurement in result.measurements})
+    monkeypatch.setattr(fake, "failing", failing)
+    log_plans(run_dir, result)
+    (message,) = caplog.messages
+    assert "fake" in message and "ConnectionError: the server is gone" in message
+    monkeypatch.setattr(fake, "failing", "")
+    fake.calls.clear()
+    log_plans(run_dir, result)
+    assert fake.calls == ["start", "finish"] * (n_plans - 1)
+    log_plans(run_dir, result)
+    assert len(fake.calls) == 2 * (n_plans - 1)
+    assert capsys.readouterr().out == ""  # stdout belongs to --json
+
+
+def test_a_missing_client_is_one_sentence_with_the_command(monkeypatch):
+    monkeypatch.setattr(accelerated, "_available_trackers", [])
+    with pytest.raises(SpecError, match="pip install wandb"):
+        check_trackers(spec_with("wandb"))
+
+
+def test_an_unknown_tracker_is_refused_with_the_known_ones():
+    with pytest.raises(UnknownNameError, match="'tensorboard'"):
+        check_trackers(spec_with("tensorbord"))
