@@ -21,7 +21,7 @@ from autopeft import commands
 from autopeft.api.result import Result, in_python_words, training_modes, with_path
 from autopeft.client import Score, Trial
 from autopeft.commands import Analysis, Preview, Suggestion, SuggestRequest, apply, save
-from autopeft.commands.tune import Study
+from autopeft.commands.study import Study
 from autopeft.errors import ModelError, SpecError
 from autopeft.model import require_plain, restoring
 from autopeft.run.prepare import InMemory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -18,7 +19,7 @@ from autopeft.cli import facts, files, info
 from autopeft.cli import options as opt
 from autopeft.cli.environment import expand_segments, fit_threads, heavy_imports
 from autopeft.cli.exit_codes import PlainErrors, exit_codes
-from autopeft.cli.printing import print_json
+from autopeft.cli.printing import json_text
 from autopeft.errors import SpecError
 from autopeft.store import parse_duration, parse_yaml, resolve_settings, write_text
 from autopeft.types import VERSION, SearchResult
@@ -103,18 +104,14 @@ def search_command(
             print(f"Loading {'the run' if resume else named} …", file=sys.stderr, flush=True)
         with heavy_imports():
             from autopeft import commands
-            from autopeft.cli import results
+            from autopeft.cli.results import preview_text
             from autopeft.run.progress import progress_display
 
         if dry_run:
             preview = commands.preview(spec, explicit=explicit, resume=resume, started=started)
-            if as_json:
-                print_json(dataclasses.asdict(preview))
-            else:
-                print(results.preview_text(preview))
+            print(json_text(dataclasses.asdict(preview)) if as_json else preview_text(preview))
             return
-        progress = progress_display(quiet=quiet or as_json)
-        try:
+        with contextlib.closing(progress_display(quiet=quiet or as_json)) as progress:
             result, path = commands.run_search(
                 spec,
                 explicit=explicit,
@@ -123,20 +120,14 @@ def search_command(
                 interrupt=interrupt,
                 started=started,
             )
-        finally:
-            progress.close()
         _print_run(result, path, as_json=as_json)
 
 
 def _print_run(result: SearchResult, path: Path, *, as_json: bool) -> None:
-    """Print the result of a finished run."""
-    from autopeft.cli import results
+    from autopeft.cli.results import result_text
     from autopeft.report import result_json
 
-    if as_json:
-        print_json({**result_json(result), "run": str(path)})
-    else:
-        results.print_result(result, path)
+    print(json_text({**result_json(result), "run": str(path)}) if as_json else result_text(result, path))
 
 
 def _write_client(path: Path | None) -> None:
@@ -198,11 +189,10 @@ def tune(
         spec, explicit = resolve_settings(config=None, env={}, flags=settings, assignments=())  # reads texts
         with heavy_imports():
             from autopeft import commands
-            from autopeft.commands.tune import Study
             from autopeft.run.trials import command
 
         train = command(words, max_seconds=max_seconds)
-        study = Study(
+        study = commands.Study(
             full_steps=full_steps,
             out=out,
             search=parse_yaml("\n".join(choices or ["{}"]), source="--search"),
@@ -240,15 +230,12 @@ def analyze(
         spec, explicit = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
         with heavy_imports():
             from autopeft import commands
-            from autopeft.cli import results
+            from autopeft.cli.results import analysis_json, analysis_text
 
         names = [name.strip() for name in scores.split(",")]
         out = out or (None if spec.output.out is None else Path(spec.output.out))
         analysis = commands.analyze(spec, scores=names, explicit=explicit, max_examples=max_examples, out=out)
-        if as_json:
-            print_json(results.analysis_json(analysis))
-        else:
-            print(results.analysis_text(analysis))
+        print(json_text(analysis_json(analysis)) if as_json else analysis_text(analysis))
 
 
 @app.command()
@@ -289,8 +276,12 @@ def train(
         values = {name: attrgetter(name)(spec) for name in explicit}
         out = values.get("output.out")
         execution = ("device", "dtype", "attention", "memory_bytes", "micro_batch_tokens", "checkpointing")
-        overridden = ["model.id", "data.source", "model.quantize"]
-        overridden += [f"execution.{name}" for name in execution]
+        overridden = (
+            "model.id",
+            "data.source",
+            "model.quantize",
+            *(f"execution.{name}" for name in execution),
+        )
         trained = commands.train_plan(
             plan,
             out=None if out is None else Path(out),
@@ -299,19 +290,19 @@ def train(
             resume=resume,
             all_rows=all_rows,
         )
-        measurement = trained.measurement
+        score, loss = trained.measurement.metric, trained.measurement.loss
         if as_json:
-            answer = {"metric": measurement.metric, "metric_name": trained.metric, "loss": measurement.loss}
-            print_json({**answer, "out": str(trained.folder)})
+            answer = {"metric": score, "metric_name": trained.metric, "loss": loss}
+            print(json_text({**answer, "out": str(trained.folder)}))
+            return
+        if loss is None:
+            print("no score: all rows were trained on, and there is no test split")
         else:
             # The metric of a language model may be its loss: print it once.
-            score = metric_text(measurement.metric, trained.is_share)
-            metric = "" if trained.metric == "loss" else f"{trained.metric} {score} and "
-            if measurement.loss is None:
-                print("no score: all rows were trained on, and there is no test split")
-            else:
-                print(f"{metric}loss {measurement.loss:.4f} on the {measurement.fidelity.split} split")
-            print(f"adapter {trained.folder}")
+            is_loss = trained.metric == "loss"
+            metric = "" if is_loss else f"{trained.metric} {metric_text(score, trained.is_share)} and "
+            print(f"{metric}loss {loss:.4f} on the {trained.measurement.fidelity.split} split")
+        print(f"adapter {trained.folder}")
 
 
 @app.command("try")
@@ -333,7 +324,7 @@ def try_command(
 
         replies = commands.try_run(run, inputs)
         if as_json:
-            print_json({"replies": [dataclasses.asdict(reply) for reply in replies]})
+            print(json_text({"replies": [dataclasses.asdict(reply) for reply in replies]}))
         else:
             print("\n".join(reply_text(reply, is_alone=len(replies) == 1) for reply in replies))
 
@@ -358,10 +349,8 @@ def report(
             _print_run(render(run.path, out), out or run.path, as_json=as_json)
             return
         status, page = render_so_far(run), run.path / "report.html"
-        if as_json:
-            print_json({"status": status, "run": str(run.path), "page": str(page)})
-        else:
-            print(f"{status}\nreport  {page}")
+        answer = {"status": status, "run": str(run.path), "page": str(page)}
+        print(json_text(answer) if as_json else f"{status}\nreport  {page}")
 
 
 app.add_typer(facts.app)

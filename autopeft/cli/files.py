@@ -13,7 +13,7 @@ import typer
 from autopeft.cli import options as opt
 from autopeft.cli.environment import heavy_imports
 from autopeft.cli.exit_codes import exit_codes
-from autopeft.cli.printing import lines_of, print_json
+from autopeft.cli.printing import json_text, lines_of
 from autopeft.types import counted, rate, shortened
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def export(
 
         written = commands.export(path, to, out, model_id=model, dtype=dtype)
         if as_json:
-            print_json(dataclasses.asdict(written))
+            print(json_text(dataclasses.asdict(written)))
             return
         print(f"{written.format} {written.out}: {', '.join(written.files)}")
         for note in written.notes:
@@ -99,10 +99,7 @@ def verify(
             max_examples=max_examples,
             tolerance=tolerance,
         )
-        if as_json:
-            print_json(verification_json(verification))
-        else:
-            print(verification_text(verification))
+        print(json_text(verification_json(verification)) if as_json else verification_text(verification))
     if not verification.is_same:
         raise typer.Exit(1)
 
@@ -130,7 +127,7 @@ def push(
             run, repo, private=private, overwrite=overwrite, dry_run=dry_run, base_model=base_model
         )
         if as_json:
-            print_json(dataclasses.asdict(pushed))
+            print(json_text(dataclasses.asdict(pushed)))
             return
         print(f"{pushed.repo}: adapter of {pushed.base_model}")
         for name, n_bytes in pushed.files.items():

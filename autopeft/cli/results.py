@@ -9,10 +9,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
-
-from autopeft.cli.printing import columns, lines_of, table
+from autopeft.cli.printing import blocks_text, columns, lines_of, table
 from autopeft.report import answer_of, enough_examples, full_rows, name_of
 from autopeft.report.formatting import (
     NOTHING,
@@ -53,38 +50,31 @@ _OPEN = {"darwin": "open", "win32": "start"}.get(sys.platform, "xdg-open")
 _SPLITS = ("train", "search", "confirm", "test")
 
 
-def console() -> Console:
-    """Make a console for stdout: it uses styles and breaks lines on a terminal, and neither elsewhere."""
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-
-
-def print_result(result: SearchResult, path: Path) -> None:
-    """Print the plans that were trained in full, the answer, what it cost, and what to do next."""
+def result_text(result: SearchResult, path: Path) -> str:
+    """Format the plans that were trained in full, the answer, what it cost, and what to do next."""
     from autopeft.run.reporting import part_words  # heavy: it loads torch
 
-    out, words = console(), part_words(result)
+    words = part_words(result)
     rows = full_rows(result, words)
     headings, *lines = table(*_full_runs(rows, result), width=1_000)  # a line for each row
-    out.print(f"\n{headings}", markup=False, soft_wrap=True)
+    runs = [headings]
     for row, line in zip(rows, lines, strict=True):
-        out.print(line, markup=False, soft_wrap=True)
-        for part in wrap(row.words, columns() - 2):
-            out.print(f"  {part}", style="dim", markup=False)
+        runs += [line, *(f"  {part}" for part in wrap(row.words, columns() - 2))]
+    answer, is_share = answer_of(result, words), result.setting.metric_is_share
     for step in result.sizes:
-        plan, is_share = name_of(step.plan, result, words.labels), result.setting.metric_is_share
+        plan = name_of(step.plan, result, words.labels)
         budget = f"{share_words(step.share)} of the budget: {plan}, {step.plan.trainable_params:,} parameters"
         score = f"{result.setting.metric_words} {metric(step.metric_mean, is_share)} on confirm"
         lost = f"{difference(step.mean_difference, is_share)} ({interval(*step.interval_95, is_share)})"
-        out.print(escape(f"{budget}, {score}, {lost} against the best plan"))
-    answer = answer_of(result, words)
-    out.print(f"\n[bold]{escape(answer.use)}[/bold]")
-    for sentence in answer.sentences[1:]:
-        out.print(escape(minuses(in_words_of(result.spec, sentence))))
+        runs += lines_of([f"{budget}, {score}, {lost} against the best plan"])
     n_full, spent = result.cost.total_full_runs, duration(result.cost.total_seconds)
     in_r = "" if n_full is None else f", as long as {n_full:.1f} full runs of the default"
-    out.print(f"The runs of the search took {spent} in all{in_r}.\n")
-    for command in next_steps(result, path):  # each on one line to copy, however long
-        out.print(f"  {command}", markup=False, soft_wrap=True)
+    sentences = [answer.use, *(minuses(in_words_of(result.spec, each)) for each in answer.sentences[1:])]
+    return "\n" + blocks_text(
+        runs,
+        lines_of([*sentences, f"The runs of the search took {spent} in all{in_r}."]),
+        [f"  {command}" for command in next_steps(result, path)],  # each on one line to copy, however long
+    )
 
 
 def next_steps(result: SearchResult, path: Path) -> list[str]:
@@ -164,29 +154,24 @@ def analysis_text(analysis: Analysis) -> str:
     for score in analysis.scores:
         sentences = [f"{score.name}: 0 at every target module, so that it does not order them"]
         if not score.is_zero:
-            sentences = [f"{score.name}: {enough_examples(score)}"]
             total = math.fsum(score.values)
             by_value = sorted(zip(score.values, analysis.targets, strict=True), key=lambda pair: -pair[0])
             highest = [(value, target) for value, target in by_value[:_MAX_NAMES] if value]
             shares = [f"{target.name} {percent(100 * value / total)}" for value, target in highest]
-            sentences.insert(0, f"{score.name}, highest: {', '.join(shares)}")
+            sentences = [
+                f"{score.name}, highest: {', '.join(shares)}",
+                f"{score.name}: {enough_examples(score)}",
+            ]
         blocks.append(lines_of(sentences))
-    blocks.append([*lines_of(_cost_and_notes(analysis)), f"look for a plan: {analysis.search_command}"])
-    blocks[-1] += analysis.files
-    return "\n\n".join("\n".join(block) for block in blocks)
-
-
-def _cost_and_notes(analysis: Analysis) -> Iterator[str]:
     sensitivity = analysis.sensitivity
-    cost = [duration(sensitivity.seconds)]
-    if sensitivity.peak_bytes:
-        cost.append(f"{memory(sensitivity.peak_bytes)} at the peak")
-    yield f"{sensitivity.n_examples:,} of {sensitivity.n_asked:,} examples, {', '.join(cost)}"
+    used = f"{sensitivity.n_examples:,} of {sensitivity.n_asked:,} examples"
+    notes = [f"{used}, {duration(sensitivity.seconds)}, {memory(sensitivity.peak_bytes)} at the peak"]
     if sensitivity.unreachable:
-        n_targets, names = len(sensitivity.unreachable), listed(sensitivity.unreachable, _MAX_NAMES)
-        yield f"no gradient reaches {n_targets} target modules, which have the score 0: {names}"
-    for note in sensitivity.notes:
-        yield f"note: {note}"
+        names = listed(sensitivity.unreachable, _MAX_NAMES)
+        notes.append(f"no gradient reaches {len(sensitivity.unreachable)} target modules (score 0): {names}")
+    notes += [f"note: {note}" for note in sensitivity.notes]
+    files = [f"look for a plan: {analysis.search_command}", *analysis.files]
+    return blocks_text(*blocks, [*lines_of(notes), *files])
 
 
 def analysis_json(analysis: Analysis) -> dict[str, Any]:
@@ -281,11 +266,10 @@ def _costs(preview: Preview) -> Iterator[tuple[str, str]]:
     seconds = forecast.seconds
     low, expected, high = map(duration, (seconds.low, seconds.expected, seconds.high))
     is_limited = seconds.low == seconds.high
-    span = f"{expected}, as limits shorten the search" if is_limited else f"{expected} ({low} to {high})"
+    span = f"{expected} ({low} to {high})"
+    if is_limited:
+        span = f"{expected}, since limits shorten the search, but never the full runs"
     yield "time", f"{span}; R is {duration(forecast.full_run_seconds)}"
-    if (n_steps := forecast.steps_in_time) is not None:
-        fitting = f"; --max-steps {n_steps} would end in time" if n_steps else ""
-        yield "", f"a full run alone takes longer than --max-time, which never cuts it{fitting}"
     if forecast.price is not None:
         price = forecast.price
         yield "price", f"{price.expected:,.2f} ({price.low:,.2f} to {price.high:,.2f})"

@@ -83,8 +83,8 @@ def train_plan(
 ) -> Trained:
     """Train a plan at full length and save the adapter in `peft`'s format, head included.
 
-    Steps are logged every ten seconds. A training that is stopped leaves nothing in `out`. After the first
-    minute its state is kept in `<out>.unfinished`; `resume` continues it to the same bits.
+    A training that is stopped leaves nothing in `out`. After the first minute its state is kept in
+    `<out>.unfinished`; `resume` continues it to the same bits.
 
     Args:
         path: plan.yaml or a run directory.
@@ -110,7 +110,7 @@ def train_plan(
     target = out or Path("reports") / name
     unfinished = Unfinished(out=target)
     refuse_files(target)  # before any work
-    unfinished.check(resume=resume)
+    _check_unfinished(unfinished, resume=resume)
     prepared = _prepare(path, document, overrides or {}, all_rows=all_rows)
     fidelity = Fidelity(
         split="confirm",
@@ -122,7 +122,7 @@ def train_plan(
     facts = _start_facts(prepared, document.plan, fidelity)
     with (
         unfinished.kept(facts, resume=resume),
-        logged_steps(),
+        train.watched(_Steps().add),
         fresh_folder(target) as fresh,
     ):
         bench = replace(prepared.bench, keep_weights=lambda *_: fresh, under_way=lambda *_: unfinished.state)
@@ -263,21 +263,6 @@ class Unfinished:
         """The folder in which the training keeps its state."""
         return self.folder / "state"
 
-    @property
-    def step(self) -> int | None:
-        """The step after which the state was kept; None if nothing is kept."""
-        return kept_step(self.state)
-
-    def check(self, *, resume: bool) -> None:
-        """Raise RunDirError if `resume` finds no kept state, or a start without `resume` finds one."""
-        if resume and self.step is None:
-            raise RunDirError(f"{self.folder} holds no unfinished training; start it without --resume.")
-        if not resume and self.step is not None:
-            raise RunDirError(
-                f"{self.folder} holds a training that was stopped after step {self.step:,}; pass --resume to "
-                "continue it, another --out, or remove that folder."
-            )
-
     @contextlib.contextmanager
     def kept(self, facts: Mapping[str, Any], *, resume: bool) -> Iterator[None]:
         """Keep the state of the training in this context if something stops it; remove it at the end.
@@ -288,23 +273,20 @@ class Unfinished:
         start, remedy = self.folder / "start.json", f"remove {self.folder} and start again"
         with without_empty_parents(self.folder):
             if resume:
-                try:
-                    started_with = read_record(start, dict[str, Any], remedy=remedy)
-                except FileNotFoundError as error:
-                    raise RunDirError(f"{start} is missing; {remedy}.") from error
+                started_with = read_record(start, dict[str, Any], remedy=remedy)
                 if differing := differences(started_with, facts):
                     raise RunDirError(
                         f"{self.folder} cannot be resumed: {differing}; restore it, or {remedy}."
                     )
                 sweep_fresh_folders(self.out)
-                log.info("The training continues after step %s.", f"{self.step:,}")
+                log.info("The training continues after step %s.", f"{kept_step(self.state):,}")
             else:
                 self.forget()
                 write_record(start, facts)
             try:
                 yield
             except BaseException:
-                if (step := self.step) is None:
+                if (step := kept_step(self.state)) is None:
                     self.forget()
                 else:
                     log.warning("The state after step %s is kept; --resume continues it.", f"{step:,}")
@@ -316,38 +298,32 @@ class Unfinished:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def logged_steps(clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
-    """Log the step, the loss and the time left of a training, every ten seconds or so.
-
-    If a signal ends the context, the last step is logged.
-    """
-    steps = _Steps(clock)
-    try:
-        with train.watched(steps.add):
-            yield
-    except (KeyboardInterrupt, SystemExit):
-        where = f"at step {steps.step:,} of {steps.n_steps:,}" if steps.n_steps else "before the first step"
-        log.warning("Stopped %s.", where)
-        raise
+def _check_unfinished(unfinished: Unfinished, *, resume: bool) -> None:
+    """Raise RunDirError if `resume` finds no kept state, or a start without `resume` finds one."""
+    step = kept_step(unfinished.state)
+    if resume and step is None:
+        raise RunDirError(f"{unfinished.folder} holds no unfinished training; start it without --resume.")
+    if not resume and step is not None:
+        raise RunDirError(
+            f"{unfinished.folder} holds a training that was stopped after step {step:,}; pass --resume to "
+            "continue it, another --out, or remove that folder."
+        )
 
 
 class _Steps:
-    """The last step of a training, and the time and step of its start; logs a line every ten seconds."""
+    """Logs the step, the loss and the time left of a training, every ten seconds or so."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self.step, self.n_steps = 0, 0
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._started, self._start_step, self._last_logged = 0.0, 0, 0.0
+        self._started, self._first_step, self._last_step, self._last_logged = 0.0, 0, 0, 0.0
 
     def add(self, step: int, n_steps: int, loss: Callable[[], float]) -> None:
         """Note a step, and log it if the last line was logged ten seconds ago or more."""
         now = self._clock()
-        if not self.n_steps or step <= self.step:  # training began, maybe again in less memory
-            self._started, self._start_step, self._last_logged = now, step, now
-        self.step, self.n_steps = step, n_steps
-        if now - self._last_logged < _SECONDS:
-            return
-        self._last_logged = now
-        seconds = (now - self._started) / (step - self._start_step) * (n_steps - step)
-        log.info("step %s of %s: loss %.4f, %s left", f"{step:,}", f"{n_steps:,}", loss(), duration(seconds))
+        if step <= self._last_step or not self._last_step:  # training began, maybe again in less memory
+            self._started, self._first_step, self._last_logged = now, step, now
+        self._last_step = step
+        if now - self._last_logged >= _SECONDS:
+            self._last_logged = now
+            left = (now - self._started) / (step - self._first_step) * (n_steps - step)
+            log.info("step %s of %s: loss %.4f, %s left", f"{step:,}", f"{n_steps:,}", loss(), duration(left))

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
@@ -37,10 +36,9 @@ def study_file(path: Path) -> Iterator[Callable[[], RDBStorage]]:
         opened.append(RDBStorage("sqlite:///study.sqlite", engine_kwargs={"creator": lambda: _connect(path)}))
         return opened[-1]
 
-    levels = {logger: logger.level for logger in map(logging.getLogger, ("optuna", "alembic"))}
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        yield open_new
+        with errors_alone("optuna", "alembic"):
+            yield open_new
     except (sqlite3.Error, SQLAlchemyError, StorageInternalError) as error:
         reason = reason_of(error.__cause__ or error)
         raise RunDirError(
@@ -51,6 +49,17 @@ def study_file(path: Path) -> Iterator[Callable[[], RDBStorage]]:
         for storage in opened:
             storage.remove_session()
             storage.engine.dispose()
+
+
+@contextmanager
+def errors_alone(*names: str) -> Iterator[None]:
+    """Let loggers report only errors within the context."""
+    levels = {logger: logger.level for logger in map(logging.getLogger, names)}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
         for logger, level in levels.items():
             logger.setLevel(level)
 

@@ -89,7 +89,7 @@ def test_a_stopped_training_goes_on_to_the_bytes_of_an_unbroken_one(plan_file, t
     out = tmp_path / "new" / "adapter"
     unfinished = stopped(plan_file, out, stop_at)
     assert not out.exists() and kept_step(unfinished / "state") == 6
-    assert "step 7 of 12" in caplog.text and "step 6 is kept" in caplog.messages[-1]
+    assert "step 6 is kept" in caplog.messages[-1]
     with pytest.raises(RunDirError, match="after step 6"):
         commands.train_plan(plan_file, out=out)
     seen = []
