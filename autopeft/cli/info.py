@@ -117,10 +117,7 @@ def method_facts(method: Method) -> dict[str, Any]:
 
 def _method_lines(method: Mapping[str, Any]) -> list[str]:
     """Describe one method, at most 80 columns wide."""
-    options = (
-        f"{option} {', '.join(str(value).lower() if isinstance(value, bool) else str(value) for value in values)}"
-        for option, values in method["choices"].items()
-    )
+    options = (f"{option} {', '.join(map(str, values))}" for option, values in method["choices"].items())
     facts = {
         "trains": method["summary"],
         "parameters": f"{method['formula']}, for a layer of n inputs and m outputs",

@@ -28,23 +28,11 @@ from autopeft.types import counted, in_words_of, listed, quoted, resume_command,
 
 if TYPE_CHECKING:
     from autopeft.commands import Analysis, Preview, Reply
-    from autopeft.commands.preview import TaskFacts
     from autopeft.report.table_rows import FullRow
     from autopeft.types import FullRun, SearchResult
 
 _MAX_NAMES = 5  # target modules that are listed; heuristic
 _SHOWN_LABELS, _LABEL_LENGTH = 5, 24  # labels, and characters of each; heuristic
-# What the labels of each kind of target are; {n} counts them.
-_LABELS = {
-    "class": "{n} classes",
-    "classes": "any of {n} labels",
-    "tags": "{n} tags",
-    "choice": "one of {n} answers",
-    "completion": "texts to write",
-    "chat": "the answers of chats",
-    "documents": "all of the text",
-    "stream": "all of the text, without a break",
-}
 _KEPT_SHARE = 0.1  # of all rows; if search and confirm have more, `--all-rows` is suggested; heuristic
 _OPEN = {"darwin": "open", "win32": "start"}.get(sys.platform, "xdg-open")
 _SPLITS = ("train", "search", "confirm", "test")
@@ -189,49 +177,33 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
 
 
 def preview_text(preview: Preview) -> str:
-    """Write a preview for people in two columns, a topic and its facts, at most 80 characters wide."""
+    """Format a preview in two columns, a topic and its facts, at most 80 characters wide."""
     rows = [*_subject(preview), *_work(preview), *_costs(preview)]
-    rows += [("" if place else "derived", str(each)) for place, each in enumerate(preview.decisions)]
+    decisions = preview.setting.decisions
+    rows += [("" if place else "derived", str(each)) for place, each in enumerate(decisions)]
     lines = table((), rows, n_texts=2, width=columns())
     return "\n".join([*lines, "Nothing was trained and nothing was written."])
 
 
 def _subject(preview: Preview) -> Iterator[tuple[str, str]]:
     """Write the rows on model, data and budget."""
-    yield "model", f"{preview.base_model} on {preview.device} in {preview.dtype}"
-    names = ", ".join(dict.fromkeys(filter(None, (*preview.inputs, preview.label))))
-    sizes = ", ".join(
-        f"{preview.split_sizes[split]:,} {split}" for split in _SPLITS if split in preview.split_sizes
-    )
-    yield "data", f"{preview.data}, columns {names}; rows: {sizes}"
-    yield "task", _task(preview.task)
+    setting, budget = preview.setting, preview.setting.budget
+    yield "model", f"{setting.base_model} on {preview.device} in {preview.dtype}"
+    names = ", ".join(dict.fromkeys(filter(None, (*setting.input_columns, preview.label))))
+    sizes = ", ".join(f"{getattr(setting.splits, split):,} {split}" for split in _SPLITS)
+    yield "data", f"{setting.data}, columns {names}; rows: {sizes}"
+    shown = [shortened(name, _LABEL_LENGTH) for name in setting.label_names]
+    labels = f"; {counted(len(shown), 'label')}: {listed(shown, _SHOWN_LABELS)}" if shown else ""
+    yield "task", f"{setting.task}, {setting.metric_words}{labels}"
     yield "folder", preview.out or "a new one in reports/"
     yield (
         "budget",
-        f"{preview.max_trainable_params:,} of {preview.base_params:,} parameters, head "
-        f"{preview.head_params:,} in addition",
+        f"{budget.max_trainable_params:,} of {budget.base_params:,} parameters, head "
+        f"{setting.head_params:,} in addition",
     )
     matched = ", ".join(f"{name} {n_targets}" for name, n_targets in preview.matched_targets.items())
     yield "targets", f"{preview.n_targets}; of these, each method fits: {matched}"
     yield "methods", ", ".join(preview.methods)
-
-
-def _task(task: TaskFacts) -> str:
-    """Write the task, its labels and its metric.
-
-    Example:
-        >>> from autopeft.commands.preview import TaskFacts
-        >>> _task(TaskFacts(name="a-task", kind="class", label_names=tuple("abcdefg"), label_range=None,
-        ...                 metric="accuracy"))
-        'a task, 7 classes: a, b, c, d, e and 2 more; accuracy'
-    """
-    if task.label_range is not None:
-        labels = "numbers from {} to {}".format(*(significant(end, 6) for end in task.label_range))
-    else:
-        labels = _LABELS.get(task.kind, task.kind).format(n=len(task.label_names))
-        shown = [shortened(name, _LABEL_LENGTH) for name in task.label_names]
-        labels += f": {listed(shown, _SHOWN_LABELS)}" if shown else ""
-    return f"{task.name.replace('-', ' ')}, {labels}; {task.metric}"
 
 
 def _work(preview: Preview) -> Iterator[tuple[str, str]]:
@@ -239,17 +211,17 @@ def _work(preview: Preview) -> Iterator[tuple[str, str]]:
     yield "listed plans", ", ".join(dict.fromkeys(preview.listed_plans))
     n_sampled = max(0, preview.trials - len(preview.listed_plans))
     short = f"{counted(preview.trials, 'short run')} of {counted(preview.short_steps, 'step')}"
-    sampled = f", {n_sampled} proposed by Optuna" if n_sampled else ""
-    yield "search", f"{short}{sampled}" if preview.trials else "no short runs"
+    yield "search", f"{short}, {n_sampled} proposed by Optuna" if preview.trials else "no short runs"
     yield (
         "full runs",
-        f"the best default and the best challenger, {counted(preview.full_run_steps, 'step')}, "
+        f"the best default and the best challenger, {counted(preview.setting.full_run_steps, 'step')}, "
         f"{counted(preview.seeds, 'seed')}; at most {preview.search_cost:.1f} R in all, finished weights "
         "included",
     )
     if preview.least_differences is not None:
         low, high = (f"{100 * share:.1f}" for share in preview.least_differences)
-        groups = f" in {preview.n_confirm_groups:,} groups" if preview.n_confirm_groups else ""
+        n_groups = preview.setting.splits.confirm_groups
+        groups = f" in {n_groups:,} groups" if n_groups else ""
         yield (
             "verdict",
             f"shows differences of {low} to {high} points at least, with {preview.n_confirm:,} confirm "
@@ -263,15 +235,13 @@ def _costs(preview: Preview) -> Iterator[tuple[str, str]]:
     if forecast is None:
         yield "time", "unknown: the baseline could not be trained for a few steps"
         return
-    seconds = forecast.seconds
+    seconds, price = forecast.seconds, forecast.price
     low, expected, high = map(duration, (seconds.low, seconds.expected, seconds.high))
-    is_limited = seconds.low == seconds.high
     span = f"{expected} ({low} to {high})"
-    if is_limited:
+    if seconds.low == seconds.high:
         span = f"{expected}, since limits shorten the search, but never the full runs"
     yield "time", f"{span}; R is {duration(forecast.full_run_seconds)}"
-    if forecast.price is not None:
-        price = forecast.price
+    if price is not None:
         yield "price", f"{price.expected:,.2f} ({price.low:,.2f} to {price.high:,.2f})"
     yield (
         "memory",

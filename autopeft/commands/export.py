@@ -16,7 +16,7 @@ from torch import nn
 
 from autopeft import adapters, exports, model
 from autopeft.adapters import ConfigFile
-from autopeft.errors import ModelError, RunDirError, SpecError
+from autopeft.errors import ModelError, RunDirError, SpecError, UnknownNameError
 from autopeft.model.checkpoint_source import own_class
 from autopeft.model.checks import text_configs
 from autopeft.plugins import PACKED_KINDS, Checkpoint, Exporter, ExportSource, TrainingFacts, discover
@@ -64,10 +64,11 @@ def export(
         ModelError: The base model cannot be loaded.
     """
     exporter: Exporter = discover("autopeft.exports")[to]
-    if dtype is not None and exporter.needs_base != "weights":
-        raise SpecError(f"--dtype is for formats of a whole model, not for {to}; leave it out.")
-    if dtype is not None and dtype not in DTYPES:
-        raise SpecError(f"--dtype is {dtype}; use {', '.join(DTYPES)}.")
+    if dtype is not None:
+        if exporter.needs_base != "weights":
+            raise SpecError(f"--dtype is for formats of a whole model, not for {to}; leave it out.")
+        if dtype not in DTYPES:
+            raise UnknownNameError("number format", dtype, DTYPES)
     refuse_files(out)
     discover("autopeft.methods")  # a method may register its own type with `peft`
     with model.quiet_libraries():
@@ -188,12 +189,7 @@ def training_facts(document: PlanDocument | None, spec: ModelSpec, folder: Path 
         return TrainingFacts()
     task, result = document.task, None if folder is None else _result(folder)
     environment = {} if result is None else result.environment
-    if result is None:
-        n_steps = task.max_steps
-    else:
-        runs = result.measurements if isinstance(result, SearchResult) else (result.measurement,)
-        lengths = [run.fidelity.train_steps for run in runs if run.fidelity.split == "confirm"]
-        n_steps = max(lengths, default=task.max_steps)
+    n_steps = task.max_steps if result is None else result.setting.full_run_steps
     tokens, n_batches = environment.get("micro_batch_tokens", ""), 1
     if tokens.isdigit() and task.batch_size and task.max_length:
         # The fewest equal micro-batches such that one of the longest rows has at most this many tokens.

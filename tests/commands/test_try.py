@@ -146,7 +146,7 @@ def test_one_of_the_choices_is_the_answer(make_run):
     (swapped,) = commands.try_run(run, [question, *reversed(choices)])
     assert swapped.probabilities == pytest.approx(reply.probabilities, abs=1e-5)
     rows = [("good film", "bad day", "good day"), ("bad film", "good day", "bad day")]  # each is one input
-    assert commands.try_run(run, rows) == tuple(reply for row in rows for reply in commands.try_run(run, row))
+    assert commands.predict(run, rows) == tuple(reply for row in rows for reply in commands.try_run(run, row))
 
 
 def test_a_prompt_gets_what_the_model_writes_greedily(make_run, llama_with_weights):
