@@ -33,9 +33,7 @@ autopeft search --model ID --data train.csv --budget 300k
 
 autopeft search --model ID --data DIR --max-time 2h --out first
 
-autopeft search --resume --out first  (resume a stopped run)
-
---help-all shows every option."""
+autopeft search --resume --out first  (resume a stopped run)"""
 
 _TUNE_EXAMPLES = """Example:
 
@@ -80,11 +78,10 @@ def _root(
 
 
 @app.command("search", epilog=_EXAMPLES)
-@opt.takes_settings(opt.SEARCH_FLAGS, shown=opt.ESSENTIAL)
+@opt.takes_settings(opt.SEARCH_FLAGS)
 def search_command(
     *,
     settings: Mapping[str, Any],
-    help_all: opt.HelpAll = False,
     resume: opt.Resume = False,
     config: opt.Config = None,
     assignments: opt.Assignments = None,

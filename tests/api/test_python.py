@@ -68,8 +68,10 @@ def test_the_usual_call_names_the_label_and_a_dry_run_searches_nothing(model_dir
     frame = toy_dataset().to_pandas().rename(columns={"label": "team", "text": "message"})
     about = {"label": "team", "effort": "quick", "max_steps": 8, "batch_size": 8}
     preview = autopeft.search(str(model_dir), frame, "5%", out=tmp_path / "run", dry_run=True, **about)
-    assert (preview.inputs, preview.label, preview.full_run_steps) == (("message",), "team", 8)
-    assert preview.max_trainable_params == preview.base_params // 20 and not (tmp_path / "run").exists()
+    setting = preview.setting
+    assert (setting.input_columns, preview.label, setting.full_run_steps) == (("message",), "team", 8)
+    assert setting.budget.max_trainable_params == setting.budget.base_params // 20
+    assert not (tmp_path / "run").exists()
     with pytest.raises(SpecError, match=r"label_column"):
         autopeft.search(str(model_dir), frame, "5%", label_column="team", dry_run=True, **about)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from typer.testing import CliRunner, Result
 from autopeft.cli.app import app
 from autopeft.plugins import discover
 from autopeft.store import write_plan
-from autopeft.types import SHORT_NAMES, Adapter, Plan, PlanDocument
+from autopeft.types import Adapter, Plan, PlanDocument
 
 
 def run(*arguments: object) -> Result:
@@ -172,14 +171,3 @@ def test_model_without_tokenizer_or_with_torn_weights_is_refused(
     (torn / "model.safetensors").rename(torn / "pytorch_model.bin")
     refused(search(torn, data_dir, tmp_path / "run"), 2, "torn")
     assert not (tmp_path / "run").exists()
-
-
-def test_a_shell_completes_every_flag_of_a_search() -> None:
-    """Those that the short help leaves out too; click answers the shell by environment variables."""
-    words = {"_AUTOPEFT_COMPLETE": "complete_bash", "COMP_WORDS": "autopeft search --max-", "COMP_CWORD": "2"}
-    code = "import sys; sys.argv = ['autopeft']; from autopeft.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **words}
-    )
-    expected = {field.flag for field in SHORT_NAMES.values() if field.flag.startswith("--max-")}
-    assert len(expected) > 5 and set(done.stdout.split()) == expected

@@ -250,7 +250,7 @@ def test_preview_trains_and_writes_nothing_and_bounds_what_the_search_measures(
     preview = commands.preview(spec_for(model_dir, data_dir, tmp_path / "none"))
     assert not (tmp_path / "none").exists()
     result = RunDir.open(run).load_result()
-    assert (preview.trials, preview.short_steps, preview.full_run_steps) == (8, 12, 30)
+    assert (preview.trials, preview.short_steps, preview.setting.full_run_steps) == (8, 12, 30)
     assert list(preview.listed_plans) == [str(p.arm) for p in result.proposals if p.source == "list"]
     # A step is a unit, an evaluated example half a trained one; R is a full run of 8 rows a step.
     steps = sum(m.trained_steps for m in result.measurements)

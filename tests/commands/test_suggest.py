@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from toys.architectures import CONFIGS
+from toys.specs import run_spec
 from transformers import (
     Gemma2Config,
     LlamaConfig,
@@ -26,7 +27,7 @@ import autopeft
 from autopeft import space
 from autopeft.cli.app import app
 from autopeft.cli.sizes import suggestion_json, suggestion_text
-from autopeft.commands.estimate import EstimateRequest, estimate_step
+from autopeft.commands.estimate import estimate_step
 from autopeft.commands.suggest import SuggestRequest, suggest
 from autopeft.estimate import TrainingStep, measure
 from autopeft.plugins import discover
@@ -178,8 +179,8 @@ def test_a_step_of_images_takes_the_bytes_of_a_real_one(tmp_path):
     suggestion = suggest(SuggestRequest(model_id=str(tmp_path), budget="r4", device="l4"))
     assert "16 images" in suggestion_text(suggestion)
     assert suggestion_json(suggestion)["max_length"] is None
-    on_cpu = {"batch_size": 3, "device": "cpu", "dtype": "float32"}
-    estimated = estimate_step(EstimateRequest(trained="lora_r4", model_id=str(tmp_path), **on_cpu))
+    on_cpu = run_spec(tmp_path, batch_size=3, device="cpu", dtype="float32")
+    estimated = estimate_step("lora_r4", on_cpu)
     model = peft.get_peft_model(ViTForImageClassification(config), suggestion.config)
     pixels, labels = torch.zeros(3, 3, 32, 32), torch.zeros(3, dtype=torch.long)
     step = TrainingStep(
@@ -197,11 +198,8 @@ def test_a_step_of_images_takes_the_bytes_of_a_real_one(tmp_path):
 
 
 def test_float16_takes_the_memory_of_bfloat16(model):
-    requests = [
-        EstimateRequest(trained="lora_r4", model_id=model, dtype=dtype, batch_size=1, max_length=32)
-        for dtype in ("float16", "bfloat16")
-    ]
-    in_float16, in_bfloat16 = (estimate_step(request).answer.step.memory for request in requests)
+    specs = [run_spec(model, dtype=dtype, batch_size=1, max_length=32) for dtype in ("float16", "bfloat16")]
+    in_float16, in_bfloat16 = (estimate_step("lora_r4", spec).answer.step.memory for spec in specs)
     assert in_float16 == in_bfloat16
 
 
