@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 _MAX_NAMES = 5  # target modules that are listed; heuristic
 _SHOWN_LABELS, _LABEL_LENGTH = 5, 24  # labels, and characters of each; heuristic
-_KEPT_SHARE = 0.1  # of all rows; if search and confirm have more, `--all-rows` is suggested; heuristic
 _OPEN = {"darwin": "open", "win32": "start"}.get(sys.platform, "xdg-open")
 _SPLITS = ("train", "search", "confirm", "test")
 
@@ -66,27 +65,14 @@ def result_text(result: SearchResult, path: Path) -> str:
 
 
 def next_steps(result: SearchResult, path: Path) -> list[str]:
-    """List commands: ask the adapter, open the report, push, train the plan on all rows.
-
-    If the weights were deleted, the last command writes them again.
-    """
+    """List commands: ask the adapter, open the report, push; if the weights were deleted, write them again."""
     run, page, setting = quoted(str(path)), quoted(str(path / "report.html")), result.setting
     if not (path / "best" / "weights").is_dir():
         return [f"{_OPEN} {page}", resume_command(result.spec, path)]
-    example = '"a text of yours"'
-    if setting.task == "image-classification":
-        example = "image.png"
-    elif setting.label_kind not in ("completion", "chat") and len(setting.input_columns) > 1:
-        example = " ".join('"a text"' for _ in setting.input_columns)
+    n_texts = 1 if setting.label_kind in ("completion", "chat") else max(1, len(setting.input_columns))
+    is_image = setting.task == "image-classification"
+    example = "image.png" if is_image else " ".join(['"a text"'] * n_texts)
     steps = [f"autopeft try {run} {example}", f"{_OPEN} {page}", f"autopeft push {run} user/name"]
-    splits = setting.splits
-    is_named = not (result.spec.is_in_memory or result.spec.has_own_trainer)  # model and rows, for `train`
-    if (
-        result.refit is None
-        and is_named
-        and splits.confirm > _KEPT_SHARE * sum((splits.train, splits.search, splits.confirm))
-    ):
-        steps.append(f"autopeft train --plan {run} --all-rows")
     return steps if setting.label_kind else steps[1:]
 
 

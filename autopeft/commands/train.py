@@ -44,7 +44,6 @@ from autopeft.types import (
     MAX_SEED,
     Fidelity,
     Measurement,
-    Plan,
     PlanDocument,
     RunSpec,
     SearchSpec,
@@ -88,8 +87,7 @@ def train_plan(
 
     Args:
         path: plan.yaml or a run directory.
-        out: Folder for the adapter; must be empty or absent. None is `reports/adapter-<plan>-<seed>`;
-            with `all_rows`, `-all-rows` follows.
+        out: Folder for the adapter; must be empty or absent. None is `reports/adapter-<plan>-<seed>`.
         seed: None uses the plan's seed.
         overrides: Values instead of the plan's: of `model.id`, `model.quantize`, `data.source` (it must have
             the columns that the plan names), and of `execution`. None is no value.
@@ -119,7 +117,16 @@ def train_plan(
         eval_examples=1 if all_rows else prepared.n_evaluated("confirm"),
         seed=seed,
     )
-    facts = _start_facts(prepared, document.plan, fidelity)
+    facts = {  # all that the bits of the adapter depend on
+        **loaded_facts(prepared),
+        "plan": document.plan.digest,
+        "seed": seed,
+        "steps": fidelity.train_steps,
+        "train rows": len(prepared.data.train.labels),
+        "batch size": prepared.bench.batch_size,
+        "number format": prepared.spec.execution.dtype,
+        "quantization": prepared.spec.model.quantize,
+    }
     with (
         unfinished.kept(facts, resume=resume),
         train.watched(_Steps().add),
@@ -231,20 +238,6 @@ def _write_files(folder: Path, prepared: Prepared, measurement: Measurement, *, 
     write_text(folder / TRAINED, json.dumps(to_json(trained), indent=2) + "\n")
     write_loading_files(folder, prepared.spec.model, prepared.base, prepared.data)
     write_trained_card(folder, trained, at=at)
-
-
-def _start_facts(prepared: Prepared, plan: Plan, fidelity: Fidelity) -> dict[str, Any]:
-    """Collect, by name, all that the bits of a trained adapter depend on."""
-    return {
-        **loaded_facts(prepared),
-        "plan": plan.digest,
-        "seed": fidelity.seed,
-        "steps": fidelity.train_steps,
-        "train rows": len(prepared.data.train.labels),
-        "batch size": prepared.bench.batch_size,
-        "number format": prepared.spec.execution.dtype,
-        "quantization": prepared.spec.model.quantize,
-    }
 
 
 @dataclass(frozen=True, kw_only=True)
