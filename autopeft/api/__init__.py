@@ -145,6 +145,7 @@ def analyze(
     *,
     tokenizer: Any = None,
     scores: Sequence[str] = ("gradient", "fisher"),
+    max_examples: int | None = None,
     **settings: Any,
 ) -> Analysis:
     """Score the sensitivity of every target module, without training.
@@ -153,7 +154,6 @@ def analyze(
     scores. `max_examples` is the number of examples to score, at most. `out` is a folder for
     sensitivity.csv; without it nothing is written.
     """
-    max_examples, out = settings.pop("max_examples", None), settings.pop("out", None)
     settings.pop("quiet", None)  # as for `search`; there is no progress here
     with in_python_words():
         settings = {"budget": budget, **settings}
@@ -164,7 +164,6 @@ def analyze(
                 scores=[scores] if isinstance(scores, str) else list(scores or ()),
                 explicit=explicit,
                 max_examples=max_examples,
-                out=None if out is None else Path(out),
                 memory=memory,
             )
 

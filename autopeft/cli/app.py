@@ -145,6 +145,7 @@ def _write_client(path: Path | None) -> None:
     dict.fromkeys(
         ("model", "budget", "effort", "methods", "trials", "seeds", "space", "margin", "seed", "revision")
     )
+    | {"out": "Folder to write to; an existing study in it is resumed."}
 )
 def tune(
     words: Annotated[list[str], typer.Argument(help="The command of a trial, after --", metavar="COMMAND")],
@@ -174,16 +175,13 @@ def tune(
         list[str] | None,
         typer.Option("--search", help="Choices of your trainer, such as 'packing: \\[true, false]'."),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write to; an existing study in it is resumed.")
-    ] = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Search with your own trainer: a command that reads {trial}, trains, and writes {result}."""
     with exit_codes(as_json=as_json, quiet=quiet) as interrupt:
         max_seconds = None if trial_time is None else parse_duration(trial_time)
-        spec, explicit = resolve_settings(config=None, env={}, flags=settings, assignments=())  # reads texts
+        resolve_settings(config=None, env={}, flags=settings, assignments=())  # raises before torch is loaded
         with heavy_imports():
             from autopeft import commands
             from autopeft.run.trials import command
@@ -191,13 +189,12 @@ def tune(
         train = command(words, max_seconds=max_seconds)
         study = commands.Study(
             full_steps=full_steps,
-            out=out,
             search=parse_yaml("\n".join(choices or ["{}"]), source="--search"),
             metric=metric,
             lower_is_better=lower_is_better,
             test=test,
             auto_class=auto_class,
-            **{name: attrgetter(name)(spec) for name in explicit},
+            **settings,
         )
         # A trial is stopped after `max_seconds`; a process that has one for twice that time hangs.
         deadline = math.inf if max_seconds is None else 2 * max_seconds
@@ -208,17 +205,16 @@ def tune(
 @app.command()
 @opt.takes_settings(
     dict.fromkeys(("model", "data", "task", "text_column", "label_column", "quantize"))
-    | {"seed": "Seed of the sample of examples. Default 0."}
+    | {
+        "seed": "Seed of the sample of examples. Default 0.",
+        "out": "Folder for sensitivity.csv; must be empty or absent.",
+    }
 )
 def analyze(
     *,
     settings: Mapping[str, Any],
     scores: Annotated[str, typer.Option(help="Scores, separated by commas.")] = "gradient,fisher",
-    max_examples: Annotated[int | None, typer.Option(help="Examples to score, at most.")] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for sensitivity.csv; must be empty or absent."),
-    ] = None,
+    max_examples: Annotated[int | None, typer.Option(min=1, help="Examples to score, at most.")] = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -230,8 +226,7 @@ def analyze(
             from autopeft.cli.results import analysis_json, analysis_text
 
         names = [name.strip() for name in scores.split(",")]
-        out = out or (None if spec.output.out is None else Path(spec.output.out))
-        analysis = commands.analyze(spec, scores=names, explicit=explicit, max_examples=max_examples, out=out)
+        analysis = commands.analyze(spec, scores=names, explicit=explicit, max_examples=max_examples)
         print(json_text(analysis_json(analysis)) if as_json else analysis_text(analysis))
 
 

@@ -65,7 +65,7 @@ def result_text(result: SearchResult, path: Path) -> str:
 
 
 def next_steps(result: SearchResult, path: Path) -> list[str]:
-    """List commands: ask the adapter, open the report, push; if the weights were deleted, write them again."""
+    """List commands: ask the adapter, open the report, push; or write deleted weights again."""
     run, page, setting = quoted(str(path)), quoted(str(path / "report.html")), result.setting
     if not (path / "best" / "weights").is_dir():
         return [f"{_OPEN} {page}", resume_command(result.spec, path)]

@@ -48,13 +48,12 @@ def analyze(
     scores: Sequence[str],
     explicit: frozenset[str] = frozenset(),
     max_examples: int | None = None,
-    out: Path | None = None,
     memory: InMemory = NAMED,
 ) -> Analysis:
     """Score every target module on a seeded sample of the train split.
 
-    By default, the pass costs at most 5 % of a full run. `sensitivity.csv` is written into the folder `out`,
-    which must be empty or absent. The other arguments and errors are those of a search.
+    By default, the pass costs at most 5 % of a full run. `sensitivity.csv` is written into the folder
+    `spec.output.out`, which must be empty or absent. The other arguments and errors are those of a search.
     """
     installed = discover("autopeft.sensitivity")
     if not scores:
@@ -62,6 +61,7 @@ def analyze(
     names = [installed[name].name for name in scores]
     if max_examples is not None and max_examples < 1:
         raise SpecError(f"--max-examples is {max_examples}; it must be at least 1.")
+    out = None if spec.output.out is None else Path(spec.output.out)
     if out is not None:
         refuse_files(out)
     spec = with_demo_settings(spec, explicit)

@@ -159,19 +159,6 @@ def test_suggested_config_trains_what_it_says_and_the_budget_allows(budget, rank
     assert low < 1e-2 < high  # near the rate of the README's demo, on a narrower model
 
 
-def test_suggested_snippet_is_the_config(model_dir):
-    suggestion = autopeft.suggest(model_dir, budget="r4", task="text-classification")
-    namespace = {}
-    exec(suggestion.snippet("peft"), namespace)
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
-    attached = peft.get_peft_model(model, namespace["config"])
-    names = {name for name, p in attached.named_parameters() if "lora_" in name}
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
-    assert names == {
-        n for n, _ in peft.get_peft_model(model, suggestion.config).named_parameters() if "lora_" in n
-    }
-
-
 def test_errors_speak_of_arguments(named_run, tmp_path, model_dir, data_dir):
     with pytest.raises(RunDirError, match="resume=True"):
         autopeft.search(str(model_dir), str(data_dir), out=named_run.path, **SMALL)

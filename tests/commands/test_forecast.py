@@ -8,14 +8,12 @@ import math
 import numpy as np
 import pytest
 from toys.specs import run_spec
-from toys.words import CONTEXT
 from typer.testing import CliRunner
 
 from autopeft import commands, model
 from autopeft.cli.app import app
 from autopeft.commands.estimate import row_lengths
 from autopeft.plugins import discover
-from autopeft.run.prepare import prepare
 from autopeft.types import ModelSpec
 
 
@@ -60,16 +58,6 @@ def test_memory_limit_below_what_the_process_takes_is_refused(model_dir, data_di
     result = dry_run(model_dir, data_dir, "--max-steps", 20, "--memory", "9MiB", "--device", "cpu")
     assert result.exit_code == 2, result.output
     assert "9.0 MiB" in result.stderr
-
-
-@pytest.mark.parametrize(("requested", "used"), [(4096, CONTEXT), (CONTEXT - 1, CONTEXT - 1)])
-def test_the_length_that_is_used_is_the_one_that_is_written(model_dir, data_dir, requested, used):
-    prepared = prepare(run_spec(model_dir, data_dir, max_steps=4, budget="5%", max_length=requested))
-    assert prepared.spec.task.max_length == used
-    decided = {each.setting: each for each in prepared.decisions}
-    assert ("task.max_length" in decided) == (used < requested)
-    if used < requested:
-        assert decided["task.max_length"].value == f"{used:,}"
 
 
 def test_row_lengths_are_those_of_the_tokenizer_and_steps_those_of_the_epochs(model_dir, data_dir):

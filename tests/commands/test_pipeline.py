@@ -16,7 +16,7 @@ import pytest
 from toys.specs import run_spec
 
 from autopeft import commands
-from autopeft.errors import RunDirError, SpecError
+from autopeft.errors import RunDirError
 from autopeft.run.progress import Lines
 from autopeft.run.reporting import render
 from autopeft.store import RunDir, read_plan
@@ -198,20 +198,6 @@ def test_a_search_that_is_stopped_again_and_again_gives_the_same_answer(
     assert without_seconds(json.loads((path / "result.json").read_text())) == without_seconds(answer)
     assert (path / "best/weights" / WEIGHTS).read_bytes() == (run / "best/weights" / WEIGHTS).read_bytes()
     assert not (path / "state/under_way").exists()
-
-
-@pytest.mark.parametrize(
-    ("settings", "name", "words"),
-    [
-        ({"trials": 99}, "search.trials", "was 8"),
-        ({"budget": "1%"}, "budget.requested", "was 5%"),
-        ({"max_time": 60.0}, "search.max_time_seconds", "was None"),
-    ],
-)
-def test_a_finished_run_refuses_other_settings(run: Path, settings: Any, name: str, words: str) -> None:
-    spec = run_spec(out=run, **settings)
-    with pytest.raises(SpecError, match=f"{name} {words}"):
-        commands.run_search(spec, explicit=frozenset({name}), resume=True, progress=Lines())
 
 
 def test_a_finished_run_says_that_it_is_and_gives_its_result(
