@@ -1,4 +1,4 @@
-"""A result that is loaded: labels in the order of its head, from wherever the program stands."""
+"""A result that is loaded: labels in the order of its head, from any working directory."""
 
 from __future__ import annotations
 

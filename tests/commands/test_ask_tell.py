@@ -1,4 +1,4 @@
-"""A study in a folder: asked, told, stopped and shared."""
+"""A study in a folder: asked for trials, stopped, resumed and shared."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def finish(study, model):
     return tune(good_trainer(model), study)
 
 
-def test_best_plan_of_a_known_order_is_handed_over_with_its_adapter(make_study, tiny_llama):
+def test_best_plan_of_a_known_order_is_returned_with_its_adapter(make_study, tiny_llama):
     study = make_study(test=True, trials=5)
     result = finish(study, tiny_llama)
     trained = {m.plan: m.plan.learning_rate for m in result.measurements}
@@ -103,7 +103,7 @@ def test_best_plan_is_trained_again_from_its_trial_with_its_choices(make_study, 
     assert again.folder == study.path / "best" / "retrained"
 
 
-def test_stopped_study_goes_on_and_ends_alike(make_study, tiny_llama, usual_rows):
+def test_stopped_study_is_resumed_to_the_same_answer(make_study, tiny_llama, usual_rows):
     stopped = make_study()
     for _ in range(3):
         trial = stopped.ask()

@@ -55,7 +55,7 @@ def test_client_imports_nothing_but_the_standard_library(tmp_path):
     assert done.stdout == "0.5 False\n"
 
 
-def test_command_whose_environment_lacks_autopeft_is_tuned_through_the_client(tiny_llama, tmp_path):
+def test_command_in_an_environment_without_autopeft_is_tuned_through_the_client(tiny_llama, tmp_path):
     write_client(tmp_path)
     (tmp_path / "train.py").write_text(TRAINER)
     train = command([sys.executable, str(tmp_path / "train.py"), "{trial}", "{result}", str(tiny_llama)])

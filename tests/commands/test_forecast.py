@@ -1,4 +1,4 @@
-"""What a dry run tells of a search: its size, the modules that match, time, memory and price."""
+"""What a dry run reports of a search: its size, the modules that match, time, memory and price."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_row_lengths_are_those_of_the_tokenizer_and_steps_those_of_the_epochs(mo
     assert rows.n_rows == 8
 
 
-def test_text_says_from_which_difference_on_a_verdict_can_tell_plans_apart(model_dir, data_dir):
+def test_text_says_from_which_difference_on_a_verdict_distinguishes_plans(model_dir, data_dir):
     preview = commands.preview(run_spec(model_dir, data_dir, budget="20%", max_steps=8))
     n_rows = preview.setting.splits.confirm
     assert preview.n_confirm == n_rows and preview.least_differences is not None
@@ -87,13 +87,13 @@ def test_text_says_from_which_difference_on_a_verdict_can_tell_plans_apart(model
 ROWS, EVALUATED = 40 * 8 + 20, 20
 
 
-@pytest.mark.parametrize(("max_cost", "told"), [(0.01, 2 + 2 * EVALUATED / ROWS), (2.6, 2.6)])
-def test_a_limit_of_cost_bounds_what_is_told_but_for_two_seeds_of_the_default(
-    max_cost, told, model_dir, data_dir
+@pytest.mark.parametrize(("max_cost", "expected"), [(0.01, 2 + 2 * EVALUATED / ROWS), (2.6, 2.6)])
+def test_a_limit_of_cost_bounds_the_cost_but_for_two_seeds_of_the_default(
+    max_cost, expected, model_dir, data_dir
 ):
     settings = {"budget": "20%", "max_steps": 40, "batch_size": 8, "seeds": 2}
     limited = commands.preview(run_spec(model_dir, data_dir, max_cost=max_cost, **settings))
-    assert limited.search_cost == pytest.approx(told)
+    assert limited.search_cost == pytest.approx(expected)
     assert commands.preview(run_spec(model_dir, data_dir, **settings)).search_cost > 4
 
 

@@ -33,7 +33,7 @@ def spec_for(model_dir: Path, data_dir: Path, out: Path, **settings: object) -> 
 
 
 class WithStudy(Lines):
-    """Fails if the study or the page in a run's folder lacks what the run has begun or measured."""
+    """Fails if the study or the page in a run's folder does not have what the run has begun or measured."""
 
     def __init__(self, out: Path) -> None:
         super().__init__()

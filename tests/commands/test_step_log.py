@@ -1,4 +1,4 @@
-"""Training tells of its steps now and then."""
+"""Training logs its steps now and then."""
 
 from __future__ import annotations
 

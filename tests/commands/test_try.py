@@ -96,7 +96,7 @@ def test_the_command_prints_a_label_and_its_percents(finished):
     assert [reply["input"] for reply in answer["replies"]] == ["good", "bad"]
 
 
-def test_a_file_in_place_of_a_text_is_refused(finished, tmp_path):
+def test_a_file_instead_of_a_text_is_refused(finished, tmp_path):
     (tmp_path / "new.csv").write_text("text\ngood\n")
     asked = CliRunner().invoke(app, ["try", str(finished), "good", str(tmp_path / "new.csv")])
     assert asked.exit_code == SpecError.exit_code

@@ -45,7 +45,7 @@ BAD_FUNCTIONS = {
 
 
 def test_a_tuned_classifier_of_three_labels_loads_by_the_lines_of_its_card(model_dir, tmp_path, monkeypatch):
-    """The skeleton of the base model has two labels, and only the trained head tells the number."""
+    """The skeleton of the base model has two labels; only the trained head has the right number."""
     kind = "AutoModelForSequenceClassification"
 
     def train(trial):
@@ -69,7 +69,7 @@ def test_a_tuned_classifier_of_three_labels_loads_by_the_lines_of_its_card(model
     assert "README.md" in push(result.path, "me/new", base_model="me/base", dry_run=True).files
 
 
-def test_a_head_that_the_config_of_a_masked_language_model_lacks_is_refused(model_dir, tmp_path):
+def test_a_head_missing_from_a_masked_language_model_is_refused(model_dir, tmp_path):
     masked = transformers.AutoModelForMaskedLM.from_pretrained(model_dir)
     masked.save_pretrained(tmp_path / "masked")  # its config names BertForMaskedLM
     study = Study(model=str(tmp_path / "masked"), budget="r4", full_steps=20, out=tmp_path / "study")
@@ -80,7 +80,7 @@ def test_a_head_that_the_config_of_a_masked_language_model_lacks_is_refused(mode
     assert trial.attach(masked)
 
 
-def test_a_tuned_language_model_is_no_classifier_in_its_card(llama_with_weights, tmp_path):
+def test_a_tuned_language_model_is_not_a_classifier_in_its_card(llama_with_weights, tmp_path):
     _, folder = llama_with_weights
     train = good_trainer(folder)
     about = {"model": str(folder), "budget": "r4", "full_steps": 20, "effort": "quick"}
@@ -107,7 +107,7 @@ def test_the_lowest_score_is_the_best_of_a_known_metric_and_where_the_user_says_
 
 
 @pytest.mark.parametrize("name", BAD_FUNCTIONS)
-def test_bad_trial_of_a_function_is_one_sentence_and_the_search_goes_on(name, tiny_llama, tmp_path):
+def test_bad_trial_of_a_function_is_one_sentence_and_the_search_continues(name, tiny_llama, tmp_path):
     bad, reason = BAD_FUNCTIONS[name]
     train = good_trainer(tiny_llama)
     about = {"model": str(tiny_llama), "budget": "r4", "full_steps": 20, "trials": 5}
@@ -118,7 +118,7 @@ def test_bad_trial_of_a_function_is_one_sentence_and_the_search_goes_on(name, ti
     assert len([m for m in result.measurements if m.fidelity.split == "confirm" and m.metric]) == 2
 
 
-def test_time_of_a_trial_that_is_tried_again_is_paid_too(tiny_llama, tmp_path):
+def test_time_of_a_trial_that_is_tried_again_counts_too(tiny_llama, tmp_path):
     about = {"model": str(tiny_llama), "budget": "r4", "full_steps": 20, "out": tmp_path / "study"}
     bad, train = BAD_FUNCTIONS["memory"][0], good_trainer(tiny_llama)
     first = tune(lambda trial: (bad if trial.number == 1 else train)(trial), Study(**about))
@@ -226,7 +226,7 @@ def tune_command(tiny_llama, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs signals of POSIX")
-def test_killed_tune_goes_on_with_the_same_command_and_ends_alike(tune_command, tmp_path):
+def test_killed_tune_is_resumed_to_the_same_answer(tune_command, tmp_path):
     subprocess.run(tune_command(tmp_path / "usual"), check=True, capture_output=True)
     words = tune_command(tmp_path / "killed", seconds=1)
     process = subprocess.Popen(
@@ -258,7 +258,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", folder], check=True)
 
 
-def test_trainer_that_finds_the_disk_full_is_no_failed_plan(small_disk, tiny_llama):
+def test_full_disk_is_not_a_failed_plan(small_disk, tiny_llama):
     def train(trial):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
