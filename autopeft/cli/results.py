@@ -187,8 +187,6 @@ def _subject(preview: Preview) -> Iterator[tuple[str, str]]:
         f"{budget.max_trainable_params:,} of {budget.base_params:,} parameters, head "
         f"{setting.head_params:,} in addition",
     )
-    matched = ", ".join(f"{name} {n_targets}" for name, n_targets in preview.matched_targets.items())
-    yield "targets", f"{preview.n_targets}; of these, each method fits: {matched}"
     yield "methods", ", ".join(preview.methods)
 
 

@@ -36,8 +36,6 @@ class Preview:
     """The size of a search that has not started: the answer to `--dry-run`.
 
     - `setting`: model, data, task, budget and splits, as in the result; `label`: the column of the labels.
-    - `n_targets`, `matched_targets`: target modules that a search may use, and at how many of them each
-      method fits.
     - `trials`: short runs, of the `listed_plans` and then of what the sampler proposes.
     - `search_cost`: the most that the search costs, in R, finished weights included.
     - `least_differences`: low and high guess of the smallest difference, in [0, 1], that a verdict sees on
@@ -50,9 +48,7 @@ class Preview:
     device: str
     dtype: str
     out: str | None
-    n_targets: int
     methods: tuple[str, ...]
-    matched_targets: Mapping[str, int]
     listed_plans: tuple[str, ...]
     trials: int
     short_steps: int
@@ -105,18 +101,16 @@ def preview(
     if spec.output.out is not None and not resume:
         RunDir.check(spec.output.out)
     with open_run(spec, explicit=explicit, resume=resume, out=None, memory=memory) as opened:
-        prepared, feasible, context = opened.prepared, opened.feasible, opened.context
+        prepared = opened.prepared
         problem = search_problem(
             prepared,
-            feasible,
-            context,
+            opened.feasible,
+            opened.context,
             user_plan=opened.user_plan,
             head_factors=head_factors(prepared),
         )
         forecast = _forecast(prepared, problem, so_far=time.monotonic() - started)
     lengths = problem.lengths
-    methods = dict.fromkeys(name for arm in feasible.arms for name, _ in feasible.parts(arm))
-    refusals = {name: map(context.methods[name].refusal, context.targets) for name in methods}
     low, high = (statistics.least_difference(lengths.n_confirm, disagreement=d) for d in _DISAGREEMENTS)
     return Preview(
         setting=setting_of(prepared, {}),
@@ -124,9 +118,7 @@ def preview(
         device=prepared.base.device.type,
         dtype=prepared.base.precision.dtype,
         out=spec.output.out,
-        n_targets=len(context.targets),
-        methods=feasible.arms,
-        matched_targets={name: sum(r is None for r in of_targets) for name, of_targets in refusals.items()},
+        methods=problem.space.arms,
         listed_plans=tuple(str(arm) for arm, _, _ in problem.listed),
         trials=problem.n_trials,
         short_steps=lengths.short_steps,

@@ -106,7 +106,7 @@ def train_plan(
         raise SpecError(f"The seed is {seed}; pass --seed from 0 to {MAX_SEED:,}.")
     name = f"adapter-{document.plan.digest}-{seed}" + ("-all-rows" if all_rows else "")
     target = out or Path("reports") / name
-    unfinished = Unfinished(out=target)
+    unfinished = target.absolute().with_name(f"{target.absolute().name}.unfinished")
     refuse_files(target)  # before any work
     _check_unfinished(unfinished, resume=resume)
     prepared = _prepare(path, document, overrides or {}, all_rows=all_rows)
@@ -117,6 +117,8 @@ def train_plan(
         eval_examples=1 if all_rows else prepared.n_evaluated("confirm"),
         seed=seed,
     )
+    if resume:
+        sweep_fresh_folders(target)  # of a process that was killed
     facts = {  # all that the bits of the adapter depend on
         **loaded_facts(prepared),
         "plan": document.plan.digest,
@@ -128,15 +130,15 @@ def train_plan(
         "quantization": prepared.spec.model.quantize,
     }
     with (
-        unfinished.kept(facts, resume=resume),
+        _kept(unfinished, facts, resume=resume) as state,
         train.watched(_Steps().add),
         fresh_folder(target) as fresh,
     ):
-        bench = replace(prepared.bench, keep_weights=lambda *_: fresh, under_way=lambda *_: unfinished.state)
+        bench = replace(prepared.bench, keep_weights=lambda *_: fresh, under_way=lambda *_: state)
         measurement = bench.measure(document.plan, fidelity)
         if measurement.status is not Status.COMPLETE:
             if not measurement.status.is_of_machine:
-                unfinished.forget()  # it would fail in the same way again
+                shutil.rmtree(unfinished, ignore_errors=True)  # it would fail in the same way again
             raise TrainingError(f"Training plan {document.plan.digest} failed: {measurement.reason}.")
         if all_rows:
             measurement = _tested(measurement, bench, n_test=prepared.n_evaluated("test"))
@@ -240,67 +242,43 @@ def _write_files(folder: Path, prepared: Prepared, measurement: Measurement, *, 
     write_trained_card(folder, trained, at=at)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Unfinished:
-    """The kept state of a training whose adapter is written to `out`, in a folder next to it."""
-
-    out: Path
-
-    @property
-    def folder(self) -> Path:
-        """`<out>.unfinished`."""
-        return self.out.absolute().with_name(f"{self.out.absolute().name}.unfinished")
-
-    @property
-    def state(self) -> Path:
-        """The folder in which the training keeps its state."""
-        return self.folder / "state"
-
-    @contextlib.contextmanager
-    def kept(self, facts: Mapping[str, Any], *, resume: bool) -> Iterator[None]:
-        """Keep the state of the training in this context if something stops it; remove it at the end.
-
-        Raises:
-            RunDirError: The training to resume started with other `facts`, or the folder cannot be written.
-        """
-        start, remedy = self.folder / "start.json", f"remove {self.folder} and start again"
-        with without_empty_parents(self.folder):
-            if resume:
-                started_with = read_record(start, dict[str, Any], remedy=remedy)
-                if differing := differences(started_with, facts):
-                    raise RunDirError(
-                        f"{self.folder} cannot be resumed: {differing}; restore it, or {remedy}."
-                    )
-                sweep_fresh_folders(self.out)
-                log.info("The training continues after step %s.", f"{kept_step(self.state):,}")
-            else:
-                self.forget()
-                write_record(start, facts)
-            try:
-                yield
-            except BaseException:
-                if (step := kept_step(self.state)) is None:
-                    self.forget()
-                else:
-                    log.warning("The state after step %s is kept; --resume continues it.", f"{step:,}")
-                raise
-            self.forget()
-
-    def forget(self) -> None:
-        """Remove the kept state."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _check_unfinished(unfinished: Unfinished, *, resume: bool) -> None:
+def _check_unfinished(folder: Path, *, resume: bool) -> None:
     """Raise RunDirError if `resume` finds no kept state, or a start without `resume` finds one."""
-    step = kept_step(unfinished.state)
+    step = kept_step(folder / "state")
     if resume and step is None:
-        raise RunDirError(f"{unfinished.folder} holds no unfinished training; start it without --resume.")
+        raise RunDirError(f"{folder} holds no unfinished training; start it without --resume.")
     if not resume and step is not None:
         raise RunDirError(
-            f"{unfinished.folder} holds a training that was stopped after step {step:,}; pass --resume to "
-            "continue it, another --out, or remove that folder."
+            f"{folder} holds a training that was stopped after step {step:,}; pass --resume to continue it, "
+            "another --out, or remove that folder."
         )
+
+
+@contextlib.contextmanager
+def _kept(folder: Path, facts: Mapping[str, Any], *, resume: bool) -> Iterator[Path]:
+    """Yield the folder for the state of a training; keep it if something stops the training.
+
+    Raises:
+        RunDirError: The training to resume started with other `facts`, or the folder cannot be written.
+    """
+    start, state, remedy = folder / "start.json", folder / "state", f"remove {folder} and start again"
+    with without_empty_parents(folder):
+        if resume:
+            if differing := differences(read_record(start, dict[str, Any], remedy=remedy), facts):
+                raise RunDirError(f"{folder} cannot be resumed: {differing}; restore it, or {remedy}.")
+            log.info("The training continues after step %s.", f"{kept_step(state):,}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            write_record(start, facts)
+        try:
+            yield state
+        except BaseException:
+            if (step := kept_step(state)) is None:
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                log.warning("The state after step %s is kept; --resume continues it.", f"{step:,}")
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Steps:
