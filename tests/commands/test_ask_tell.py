@@ -11,7 +11,8 @@ import pytest
 from toys.trainers import good_trainer, rows_without_seconds, score_of, write_adapter
 
 from autopeft.client import Score, Trial
-from autopeft.commands.tune import Study, tune
+from autopeft.commands.study import Study
+from autopeft.commands.tune import finish, tune
 from autopeft.errors import RunDirError, TrainingError
 from autopeft.run.trials import check_adapter
 from autopeft.store import read_plan
@@ -37,14 +38,14 @@ def usual_rows(tiny_llama, tmp_path_factory):
     return rows_without_seconds(out / "trials.csv")
 
 
-def finish(study, model):
+def train_all(study, model):
     """Train all trials of a study."""
     return tune(good_trainer(model), study)
 
 
 def test_best_plan_of_a_known_order_is_returned_with_its_adapter(make_study, tiny_llama):
     study = make_study(test=True, trials=5)
-    result = finish(study, tiny_llama)
+    result = train_all(study, tiny_llama)
     trained = {m.plan: m.plan.learning_rate for m in result.measurements}
     assert result.best.learning_rate == max(trained.values())  # by which the toy scores
     assert result.verdict.label == "better"
@@ -123,7 +124,7 @@ def test_trial_whose_score_was_logged_as_the_signal_came_keeps_its_adapter(make_
     for trial in iter(study.ask, None):
         study.tell(trial, train(trial))
         study.give_back(trial)  # as `tune` does at a signal
-    assert study.finish().best.adapters
+    assert finish(study).best.adapters
 
 
 def test_lost_trial_comes_back_after_the_deadline(make_study):

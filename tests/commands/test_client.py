@@ -13,7 +13,8 @@ import torch
 import transformers
 from toys.folders import write_model
 
-from autopeft.commands.tune import Study, tune
+from autopeft.commands.study import Study
+from autopeft.commands.tune import tune
 from autopeft.run.trials import command
 from autopeft.train.rates import MOVE, MOVE_BELOW
 

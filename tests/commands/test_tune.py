@@ -20,7 +20,8 @@ from toys.trainers import SCRIPT, cut, good_trainer, rows_without_seconds, save_
 import autopeft
 from autopeft.client import Score
 from autopeft.commands.push import push
-from autopeft.commands.tune import Study, tune
+from autopeft.commands.study import Study
+from autopeft.commands.tune import tune
 from autopeft.errors import RunDirError, SpecError, TrainingError
 from autopeft.run.trials import command
 
