@@ -8,8 +8,6 @@ Inside the folder each file imports only from those before it: result.
 
 from __future__ import annotations
 
-import multiprocessing
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -94,12 +92,7 @@ def search(
     Raises:
         AutopeftError: See the tree of errors in `autopeft.errors`.
     """
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise SpecError(
-            "A worker process of autopeft.search imports the script that started the search, and the script "
-            'would start another; put its call of autopeft.search under: if __name__ == "__main__":'
-        )
-    progress = progress_display(quiet=bool(settings.pop("quiet", False)) or sys.stderr is None)
+    progress = progress_display(quiet=bool(settings.pop("quiet", False)))
     with in_python_words():
         settings = {"budget": budget, **settings}
         request, explicit, memory = _resolve(model_or_settings, dataset, settings, tokenizer=tokenizer)

@@ -56,9 +56,10 @@ def methods(
         if as_json:
             print(json_text({method["name"]: method for method in shown}))
         elif name is not None:
-            print(*_method_lines(shown[0]), sep="\n")
+            facts = [(field.replace("_", " "), _shown(value)) for field, value in shown[0].items()]
+            print(f"{name}: {shown[0]['label']}", "", *table((), facts, n_texts=2, width=columns()), sep="\n")
         else:
-            rows = [(m["name"], m["label"], m["summary"], _yes_or_no(m["merges"]), _range(m)) for m in shown]
+            rows = [(m["name"], m["label"], m["summary"], _shown(m["merges"]), _range(m)) for m in shown]
             note = f"The learning rates are for a hidden size of {REFERENCE_WIDTH}; a search adapts them."
             print(_texts(("name", "method", "what is trained", "merges", "learning rate"), rows), end="\n\n")
             print(*lines_of([note, *catalogue.broken.values()]), sep="\n")
@@ -115,22 +116,12 @@ def method_facts(method: Method) -> dict[str, Any]:
     return {**facts, "ranked": method.ranked, "servers": list(method.servers({}))}
 
 
-def _method_lines(method: Mapping[str, Any]) -> list[str]:
-    """Describe one method, at most 80 columns wide."""
-    options = (f"{option} {', '.join(map(str, values))}" for option, values in method["choices"].items())
-    facts = {
-        "trains": method["summary"],
-        "parameters": f"{method['formula']}, for a layer of n inputs and m outputs",
-        "ranks": "yes" if method["ranked"] else "none",
-        "identity at start": _yes_or_no(method["identity_at_start"]),
-        "merges": _yes_or_no(method["merges"]),
-        "read by": ", ".join(method["servers"]) or "peft",
-        "learning rates": f"{_range(method)} at width {REFERENCE_WIDTH}: {method['learning_rate_source']}",
-        "step time": f"{method['step_time']:.2f}: {method['step_time_source']}",
-        "options": "; ".join(options) or "none",
-    }
-    title = f"{method['name']}: {method['label']}"
-    return [title, "", *table((), facts.items(), n_texts=2, width=columns())]
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name} {_shown(each)}" for name, each in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _texts(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -139,7 +130,3 @@ def _texts(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _range(method: Mapping[str, Any]) -> str:
     return " … ".join(map(rate, method["learning_rate_range"]))
-
-
-def _yes_or_no(fact: bool) -> str:
-    return "yes" if fact else "no"

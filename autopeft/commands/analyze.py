@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autopeft import report
-from autopeft.errors import SpecError
 from autopeft.plugins import discover
 from autopeft.run.prepare import NAMED, InMemory, prepare, with_demo_settings
 from autopeft.run.scoring import sensitivity
@@ -56,11 +55,7 @@ def analyze(
     `spec.output.out`, which must be empty or absent. The other arguments and errors are those of a search.
     """
     installed = discover("autopeft.sensitivity")
-    if not scores:
-        raise SpecError(f"There is no score; pass one or more of {', '.join(installed)}.")
     names = [installed[name].name for name in scores]
-    if max_examples is not None and max_examples < 1:
-        raise SpecError(f"--max-examples is {max_examples}; it must be at least 1.")
     out = None if spec.output.out is None else Path(spec.output.out)
     if out is not None:
         refuse_files(out)

@@ -95,10 +95,9 @@ def _locate(path: Path) -> tuple[Path, PlanDocument | None]:
     if any((path / name).is_file() for name in ("adapter_config.json", "order.json")):
         return path, plan_of(path)
     if not is_run(path):
-        remedy = "pass a run or a folder that peft wrote"
-        if any(path.glob("*/adapter_config.json")):
-            remedy = "write several adapters with autopeft.save"
-        raise SpecError(f"{path} has no run.yaml, adapter_config.json or order.json; {remedy}.")
+        raise SpecError(
+            f"{path} has no run.yaml, adapter_config.json or order.json; pass a run or a folder of peft."
+        )
     run = RunDir.open(path)
     if not (run.best / "plan.yaml").is_file():
         command = resume_command(run.read_spec(), run.path)

@@ -95,7 +95,7 @@ def _check_name(repo: str) -> None:
     except HFValidationError as error:
         raise SpecError(f"{repo!r} is not the name of a repository; pass user/name.") from error
     if "/" not in repo:
-        raise SpecError(f"{repo!r} is the name of a repository without its user; pass user/name.")
+        raise SpecError(f"{repo!r} has no user; pass user/name.")
 
 
 def _upload(folder: Path, repo: str, *, private: bool, overwrite: bool) -> str:

@@ -41,7 +41,6 @@ from autopeft.store import (
 )
 from autopeft.train import SCHEDULE, Bench, kept_step
 from autopeft.types import (
-    MAX_SEED,
     Fidelity,
     Measurement,
     PlanDocument,
@@ -95,15 +94,13 @@ def train_plan(
         all_rows: Train on the rows of search and confirm too, for as many epochs as the plan says.
 
     Raises:
-        SpecError: The seed is out of range, or no dataset is named.
+        SpecError: No dataset is named.
         RunDirError: `out` is not empty, or cannot be written. Or there is nothing to resume, or without
             `resume` a training was stopped in `out`.
         TrainingError: The run failed or diverged; nothing is left in `out`.
     """
     document = read_plan(path)
     seed = document.seed if seed is None else seed
-    if not 0 <= seed <= MAX_SEED:
-        raise SpecError(f"The seed is {seed}; pass --seed from 0 to {MAX_SEED:,}.")
     name = f"adapter-{document.plan.digest}-{seed}" + ("-all-rows" if all_rows else "")
     target = out or Path("reports") / name
     unfinished = target.absolute().with_name(f"{target.absolute().name}.unfinished")
