@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -40,7 +39,7 @@ trial.write_score(sys.argv[2], Score(sum(rows) / 40, rows))
 """
 
 
-def write_client(folder: Path) -> None:
+def write_client(folder):
     words = [sys.executable, "-m", "autopeft", "tune", "--client", str(folder / "autopeft_client.py")]
     subprocess.run(words, check=True, capture_output=True)
 
