@@ -20,7 +20,6 @@ from autopeft import commands
 from autopeft.api.result import Result, in_python_words, training_modes, with_path
 from autopeft.client import Score, Trial
 from autopeft.commands import Analysis, Preview, Suggestion, SuggestRequest, apply, save
-from autopeft.commands.study import Study
 from autopeft.errors import ModelError, SpecError
 from autopeft.model import require_plain, restoring
 from autopeft.run.prepare import InMemory
@@ -107,6 +106,18 @@ def search(
         finally:
             progress.close()
     return with_path(result, path)
+
+
+class Study(commands.Study):
+    """A search over trials that your code trains: `ask` for one, `tell` its score, `finish` at the end."""
+
+    def finish(self) -> Result:
+        """Write the best adapter, its plan and the report of a finished study.
+
+        Raises:
+            TrainingError: The study is not finished, or can have no answer.
+        """
+        return with_path(commands.finish(self), self.path)
 
 
 @one_at_a_time()

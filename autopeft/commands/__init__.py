@@ -18,5 +18,5 @@ from autopeft.commands.study import Study
 from autopeft.commands.suggest import Suggestion, SuggestRequest, suggest
 from autopeft.commands.train import Trained, train_plan
 from autopeft.commands.try_run import Reply, predict, try_run
-from autopeft.commands.tune import tune
+from autopeft.commands.tune import finish, tune
 from autopeft.commands.verify import Verification, verify
