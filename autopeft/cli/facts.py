@@ -33,22 +33,27 @@ _DATA: Mapping[str, str | None] = {
     "text_column": None,
     "label_column": None,
 }
+_COMPONENTS: Mapping[str, str | None] = {"components": None}
 
 
 @app.command()
+@opt.takes_settings(_COMPONENTS)
 def count(
     trained: Annotated[str, typer.Argument(metavar="PATH", help=f"{_PATH}.")],
+    *,
+    settings: Mapping[str, Any],
     model: _BaseModel = None,
     revision: _Revision = None,
     as_json: opt.Json = False,
 ) -> None:
     """Count the trainable parameters of a plan, adapter config or method from the model's config."""
     with exit_codes(as_json=as_json):
+        spec, _ = resolve_settings(config=None, env={}, flags=settings, assignments=())
         with heavy_imports():
             from autopeft import commands
             from autopeft.cli import sizes
 
-        counted = commands.count(trained, model_id=model, revision=revision)
+        counted = commands.count(trained, model_id=model, revision=revision, components=spec.model.components)
         if as_json:
             print_json({**dataclasses.asdict(counted), "share_of_base": counted.share_of_base})
         else:
@@ -127,7 +132,7 @@ def estimate(
 
 
 @app.command()
-@opt.takes_settings(_DATA)
+@opt.takes_settings({**_DATA, **_COMPONENTS})
 def suggest(
     model: Annotated[
         str | None, typer.Argument(help="Hub id, or directory with a config.json. Default: the demo model.")
@@ -168,6 +173,7 @@ def suggest(
                 memory=memory,
                 gpu_price=gpu_price,
                 quantize=quantize,
+                components=spec.model.components,
             )
         )
         lines = suggestion.snippet(trainer)

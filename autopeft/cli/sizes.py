@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from autopeft.cli.printing import lines_of, table
@@ -34,7 +35,27 @@ def count_text(count: Count) -> str:
         share = f"{100 * params / max(1, count.trainable_params):.1f} %"
         rows.append((role, f"{count.targets[role]}", rank, f"{params:,}", share))
     roles = table(("role", "targets", "rank", "parameters", "share"), rows) if rows else ()
-    return _blocks(lines_of([title]), lines_of([totals]), roles, lines_of(f"note: {n}" for n in count.notes))
+    return _blocks(
+        lines_of([title]),
+        lines_of([totals]),
+        roles,
+        _coverage(count),
+        lines_of(f"note: {n}" for n in count.notes),
+    )
+
+
+def _coverage(count: Count) -> Sequence[str]:
+    """Write a table of the components of the base model, and of what is adapted of each."""
+    rows = [
+        (
+            component.replace("_", " "),
+            f"{of.base_params:,}",
+            f"{of.adapted} of {of.modules}",
+            f"{of.trainable_params:,}" if of.trainable_params else "",
+        )
+        for component, of in count.by_component.items()
+    ]
+    return table((count.topology, "parameters", "modules adapted", "trainable"), rows)
 
 
 def estimate_text(estimate: StepEstimate) -> str:
@@ -262,9 +283,16 @@ def suggestion_text(suggestion: Suggestion) -> str:
         *([("served by", f"{', '.join(suggestion.servers)}, as it is")] if suggestion.servers else []),
     ]
     params = f"{suggestion.trainable_params:,} parameters ({share})"
-    title = f"LoRA on all linear layers of {suggestion.base_model}: {params}"
-    notes = lines_of(f"note: {note}" for note in _notes(estimated))
-    return "\n".join([*lines_of([title]), "", *table((), rows, n_texts=2), *([""] if notes else []), *notes])
+    count = described.count
+    assert count is not None, "LoRA is not full fine-tuning"
+    adapted = [name.replace("_", " ") for name, of in count.by_component.items() if of.adapted]
+    title = f"LoRA on {' and '.join(adapted)} of {suggestion.base_model}: {params}"
+    return _blocks(
+        lines_of([title]),
+        table((), rows, n_texts=2),
+        _coverage(count),
+        lines_of(f"note: {note}" for note in _notes(estimated)),
+    )
 
 
 def _suggested_time(suggestion: Suggestion) -> str:
@@ -283,8 +311,12 @@ def suggestion_json(suggestion: Suggestion) -> dict[str, Any]:
     """Return a suggestion as plain values."""
     estimated = suggestion.estimate
     step, run, most = estimated.answer.step, estimated.run, estimated.max_bytes
+    count = estimated.answer.described.count
+    assert count is not None, "LoRA is not full fine-tuning"
     return {
         "base_model": suggestion.base_model,
+        "topology": count.topology,
+        "components": {name: asdict(of) for name, of in count.by_component.items()},
         "trainable_params": suggestion.trainable_params,
         "r": suggestion.config.r,
         "lora_alpha": suggestion.config.lora_alpha,

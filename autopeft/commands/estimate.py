@@ -23,7 +23,7 @@ from autopeft.plugins import discover
 from autopeft.run.derive import derive
 from autopeft.run.prepare import NAMED, facts_of, load_data
 from autopeft.store import parse_bytes, read_plan, resolve_settings
-from autopeft.types import DataSpec, ModelSpec, RunSpec, TaskSpec
+from autopeft.types import Component, DataSpec, ModelSpec, RunSpec, TaskSpec
 
 _SWITCH = {"auto": None, "on": True, "off": False}
 _BITS = ("none", "4bit", "8bit")
@@ -53,7 +53,7 @@ class EstimateRequest:
     """What to estimate: the argument and flags of the command, as the user typed them.
 
     `trained` is a plan, a run, an adapter config, its folder, a method such as `lora_r16`, or `full`.
-    `device` is the name of a card, `cuda` or `cpu`.
+    `device` is the name of a card, `cuda` or `cpu`; `components` are adapted by a method.
     """
 
     trained: str
@@ -67,6 +67,7 @@ class EstimateRequest:
     like: str = "autopeft"
     device: str = "cuda"
     memory: str | None = None
+    components: tuple[Component, ...] = ()
     run: RunRequest = field(default_factory=RunRequest)
 
 
@@ -141,6 +142,7 @@ def estimate_step(request: EstimateRequest) -> StepEstimate:
     with model.quiet_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         part, spec = read_trained_part(request.trained, model_id=request.model_id, revision=request.revision)
+        spec = spec.model_copy(update={"components": request.components})
         if run.task is not None:
             if part.task not in (None, run.task):
                 raise SpecError(f"--task is {run.task}, but the plan is for {part.task}; leave --task out.")

@@ -19,7 +19,7 @@ from autopeft.run.prepare import methods_for
 from autopeft.run.resources import budget_of
 from autopeft.space import BASELINE_METHOD, AllocationContext
 from autopeft.train import MOVE_BELOW, MOVE_OF_NUMBERS, head_move, warmup_steps
-from autopeft.types import BudgetSpec, DataSpec, ModelSpec, Plan, RunSpec, TaskSpec
+from autopeft.types import BudgetSpec, Component, DataSpec, ModelSpec, Plan, RunSpec, TaskSpec
 
 _RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # powers of two, as people and kernels use them
 _USUAL_ROWS = 16  # of a step without --data; usual for language models
@@ -39,6 +39,7 @@ class SuggestRequest:
     memory: str | None = None
     gpu_price: float | None = None
     quantize: str | None = None
+    components: tuple[Component, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +144,7 @@ def suggest(request: SuggestRequest) -> Suggestion:
         SpecError, ModelError, DataError: As for `estimate`.
     """
     spec = RunSpec(
-        model=ModelSpec(id=request.model_id, revision=request.revision),
+        model=ModelSpec(id=request.model_id, revision=request.revision, components=request.components),
         budget=BudgetSpec(requested=request.budget),
         task=TaskSpec(name=request.task or TaskSpec().name),
     )
@@ -159,6 +160,7 @@ def suggest(request: SuggestRequest) -> Suggestion:
         quantize=request.quantize,
         device=request.device,
         memory=request.memory,
+        components=request.components,
         run=RunRequest(task=request.task, data=request.data, price=request.gpu_price, accumulates=True),
     )
     step = estimate_step(estimate_request)
@@ -190,8 +192,8 @@ def _largest_lora(spec: RunSpec, base: BaseModel) -> tuple[int, Plan, PeftConfig
         )
     rank = max(rank for rank in _RANKS if rank <= max_rank)
     context = AllocationContext(
-        targets=base.targets,
-        scores=dict.fromkeys((target.name for target in base.targets), 1.0),
+        targets=base.chosen,
+        scores=dict.fromkeys((target.name for target in base.chosen), 1.0),
         methods=methods,
         max_params=rank * per_rank.max_trainable_params,
     )

@@ -193,7 +193,7 @@ class Study:
             "auto_class": self._auto_class,
             "is_tested": self._is_tested,
             "choices": {name: list(values) for name, values in self._context.choices.items()},
-            "targets": digest_of([target.name for target in self.base.targets]),
+            "targets": digest_of([target.name for target in self.base.chosen]),
             **{topic: value for topic, value in to_json(self.spec).items() if topic != "output"},
         }
         facts_path = self._run.state / "study.json"
@@ -392,7 +392,7 @@ class Study:
             result = SearchResult(
                 spec=problem.spec,
                 setting=self._facts(problem, outcome, full),
-                targets=self.base.targets,
+                targets=self.base.chosen,
                 scores=(),
                 cost=engine.search_cost(outcome, paid=self._run.measurements.load_repeated()),
                 environment={"autopeft": VERSION},

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from autopeft.model.linear_layers import linear_shape, role_of
+from autopeft.model.linear_layers import linear_shape, n_params, role_of
 from autopeft.types import ROLE_GROUPS, Component, layer_name
 
 _LANGUAGE_MODELS = ("LMHeadModel", "ForCausalLM", "ForConditionalGeneration", "ForMaskedLM", "MTModel")
@@ -28,7 +28,7 @@ _CLASSES: tuple[tuple[re.Pattern[str], Component], ...] = (
     (re.compile(r"RecurrentBlock|Rglru|[mx]LSTM"), "recurrent"),
     (re.compile(r"Indexer"), "other"),  # picks the positions that sparse attention reads; trained apart
     (re.compile(r"Attention|Attn"), "attention"),
-    (re.compile(r"MLP|Mlp|FeedForward|FFN|Ffn|LayerFF|Dense(?:Gated)?Act|Intermediate"), "mlp"),
+    (re.compile(r"MLP|Mlp|FeedForward|FFN|Ffn|LayerFF|Dense(?:Gated)?Act|Intermediate|Pooler"), "mlp"),
     (re.compile(r"Embed"), "embedding"),
 )
 # Parameters of a recurrent state: of Mamba and gated delta nets, and of RWKV.
@@ -81,6 +81,22 @@ def topology(model: nn.Module) -> str:
         words = [*(words if parents["recurrent"] else ()), "mixture of experts"]
     words += [f"{kind}-language" for kind in ("vision", "audio") if kind in found]
     return ", ".join(words)
+
+
+def sizes_of(model: nn.Module, parts: Mapping[str, Component]) -> dict[Component, tuple[int, int]]:
+    """Count the modules and parameters of each component, the largest component first.
+
+    Outside the component `norm` only modules with a matrix count, so that attention has its linear layers.
+    """
+    sizes: dict[Component, tuple[int, int]] = {}
+    for name, component in parts.items():
+        module = model.get_submodule(name)
+        tensors = list(module.parameters(recurse=False))
+        counts = component == "norm" or linear_shape(module) or any(t.ndim > 1 for t in tensors)
+        n_own = n_params(module) if linear_shape(module) else sum(tensor.numel() for tensor in tensors)
+        n_modules, total = sizes.get(component, (0, 0))
+        sizes[component] = (n_modules + bool(counts), total + n_own)
+    return dict(sorted(sizes.items(), key=lambda item: -item[1][1]))
 
 
 def head_names(module: nn.Module) -> tuple[str, ...]:
@@ -226,7 +242,9 @@ def _by_ancestors(name: str, modules: Mapping[str, nn.Module], prefixes: re.Patt
             found = _Place(component=component, owner=owner)
         if found is not None and found.component != "mlp":
             break
-    return found or _Place(component=_by_role(name, modules), owner=name)
+    if found is None or (found.component == "embedding" and is_norm(modules[name])):
+        return _Place(component=_by_role(name, modules), owner=name)
+    return found
 
 
 def _shown_by(module: nn.Module, name: str, prefixes: re.Pattern[str]) -> Component | None:
@@ -264,6 +282,8 @@ def _by_role(name: str, modules: Mapping[str, nn.Module]) -> Component:
     if is_norm(modules[name]):
         return "norm"
     shape = linear_shape(modules[name])
+    if shape is not None and name.endswith("pooler"):  # ALBERT's has no class of its own
+        return "mlp"
     if shape is None or layer_name(name) is None:
         return "other"
     parent = next(p for p in _parents(name) if not isinstance(modules[p], _TRANSPARENT))

@@ -106,7 +106,14 @@ def load(
             name_labels(module.config, label_names)
         _require_complete(module, name, checkpoint)
         untrained = _missing_keys(checkpoint)
-        base = BaseModel(module, tokenizer, name=name, untrained=untrained, precision=precision)
+        base = BaseModel(
+            module,
+            tokenizer,
+            name=name,
+            untrained=untrained,
+            precision=precision,
+            components=spec.components,
+        )
         base.widen_head()
         prepare_base(base, auto_class=auto_class)
     return base
@@ -146,7 +153,7 @@ def load_skeleton(
         stored = stored_weights(config)
         if spec.quantize != "none" or (stored is not None and stored.quantize != "none"):
             conv1d_to_linear(module)
-        base = BaseModel(module, None, name=name, untrained=frozenset())
+        base = BaseModel(module, None, name=name, untrained=frozenset(), components=spec.components)
     require_targets(base)
     return base
 

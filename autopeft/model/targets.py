@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -13,8 +13,9 @@ from peft.tuners.lora import LoraModel
 from torch import nn
 
 from autopeft.model.attaching import rewrites_targets
+from autopeft.model.components import components
 from autopeft.model.linear_layers import is_quantized, linear_shape, role_by_name, role_of
-from autopeft.types import ROLE_GROUPS, Target, layer_name
+from autopeft.types import ROLE_GROUPS, Component, Target, layer_name
 from autopeft.types.plans import LAYER
 
 # Roles of layers whose outputs have the hidden size; in other layers of experts the inputs have it.
@@ -32,39 +33,46 @@ def untrained_modules(module: nn.Module, untrained: Iterable[str], *, head: Sequ
     return tuple(name for name in outside if _target(name, module.get_submodule(name)) is not None)
 
 
-def list_targets(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Target, ...]:
+def list_targets(
+    module: nn.Module,
+    *,
+    exclude: Sequence[str] = (),
+    parts: Mapping[str, Component] | None = None,
+) -> tuple[Target, ...]:
     """List linear layers, norms and stacked experts with role and depth, in model order.
 
     Not listed are the output layer of a language model, routers, layers that `peft` refuses, and what is in
     modules of `exclude`, such as the task head. The numbers of a decoder's layers continue those of its
-    encoder, as do those of several lists of layers in modules of one class. Meta tensors are fine.
+    encoder, as do those of several lists of layers in modules of one class. `parts` are the `components` of
+    the model. Meta tensors are fine.
     """
+    parts = components(module) if parts is None else parts
     targets: list[Target] = []
     for name, child in _base_modules(module, exclude):
-        target = _target(name, child)
-        targets += [target] if target is not None else _expert_targets(name, child, module)
-    ends = {_last_part(target.name) for target in targets if target.kind == "linear"}
-    rewritten = {end for end in ends if rewrites_targets({end}, module)}
-    refused = {
-        target.name for target in targets if target.kind == "linear" and _is_refused(target.name, module)
-    }
-    experts = {s.name for s in targets if s.kind == "linear" and _last_part(s.name) in rewritten}
+        found = _target(name, child)
+        targets += [
+            _with_component(target, parts)
+            for target in ([found] if found is not None else _expert_targets(name, child, module))
+        ]
+    linear = [target for target in targets if target.kind == "linear"]
+    rewritten = {end for end in {_last_part(t.name) for t in linear} if rewrites_targets({end}, module)}
+    refused = {target.name for target in linear if _is_refused(target.name, module)}
     targets = [
-        replace(target, unfit_for=("LORA",)) if target.name in experts else target
+        replace(target, by_weight=target.kind == "linear" and _last_part(target.name) in rewritten)
         for target in targets
-        if target.name not in refused
+        if target.name not in refused and target.component != "router"
     ]
     return _with_depths(targets, module)
 
 
-def folded_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Replace layer numbers in names by a star, and drop repeated names.
-
-    Example:
-        >>> folded_names(["h.0.router", "h.1.router"])
-        ('h.*.router',)
-    """
-    return tuple(dict.fromkeys(LAYER.sub(".*.", name) for name in names))
+def _with_component(target: Target, parts: Mapping[str, Component]) -> Target:
+    """Return a target with its component; the roles of a recurrent part are its inputs and outputs."""
+    owner = target.name.rpartition(".")[0] if target.kind == "parameter" else target.name
+    component = parts.get(owner, "other")
+    role = target.role
+    if component == "recurrent" and target.kind != "norm":
+        role = "in_proj" if "in_proj" in owner else "out_proj" if role == "o" else "dense"
+    return replace(target, component=component, role=role)
 
 
 def _base_modules(module: nn.Module, exclude: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:

@@ -11,7 +11,8 @@ CAUSAL, SEQ2SEQ, IMAGES, SPEECH, ANY = (
     f"AutoModel{kind}"
     for kind in ("ForCausalLM", "ForSeq2SeqLM", "ForImageTextToText", "ForSpeechSeq2Seq", "")
 )
-DENSE = {**HEADED, "head_dim": 8}
+GROUPED = {**GROUPED, "intermediate_size": 32}
+DENSE = {**HEADED, "head_dim": 8, "intermediate_size": 32}
 MAMBA2 = {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 4, "mamba_expand": 2}
 MAMBA2 |= {"mamba_chunk_size": 8}
 DELTA = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8}
@@ -19,8 +20,8 @@ DELTA |= {"linear_value_head_dim": 8}
 LATENT = {**GROUPED, "num_key_value_heads": 4, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4}
 LATENT |= {"qk_nope_head_dim": 4, "v_head_dim": 4}
 ROUTED = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
-ROUTED |= {"moe_intermediate_size": 12, "n_shared_experts": 1}
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
+ROUTED |= {"moe_intermediate_size": 16, "n_shared_experts": 1}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 LOCAL = {"num_local_experts": 4, "num_experts_per_tok": 2}
 LINEAR_THEN_FULL = ["linear_attention", "full_attention"]
 QWEN_VISION = {"depth": 2, "hidden_size": D, "intermediate_size": F, "num_heads": 2, "patch_size": 4}
@@ -37,7 +38,7 @@ WHISPER |= {"decoder_start_token_id": 2, "num_mel_bins": 8, "max_source_position
 TOPOLOGIES = {
     "qwen3_next": (
         "Qwen3NextConfig",
-        {**DENSE, **DELTA, **EXPERTS, "layer_types": LINEAR_THEN_FULL, "shared_expert_intermediate_size": 12},
+        {**DENSE, **DELTA, **EXPERTS, "layer_types": LINEAR_THEN_FULL, "shared_expert_intermediate_size": 16},
         CAUSAL,
     ),
     "qwen3_5_text": (
@@ -56,7 +57,7 @@ TOPOLOGIES = {
     ),
     "qwen3_5_moe_text": (
         "Qwen3_5MoeTextConfig",
-        {**DENSE, **DELTA, **EXPERTS, "layer_types": LINEAR_THEN_FULL, "shared_expert_intermediate_size": 12},
+        {**DENSE, **DELTA, **EXPERTS, "layer_types": LINEAR_THEN_FULL, "shared_expert_intermediate_size": 16},
         CAUSAL,
     ),
     "falcon_h1": ("FalconH1Config", {**GROUPED, **MAMBA2, "mamba_d_ssm": 32}, CAUSAL),
@@ -203,7 +204,7 @@ TOPOLOGIES = {
     "mixtral": ("MixtralConfig", {**GROUPED, **LOCAL}, CAUSAL),
     "qwen2_moe": (
         "Qwen2MoeConfig",
-        {**GROUPED, **EXPERTS, "shared_expert_intermediate_size": 12},
+        {**GROUPED, **EXPERTS, "shared_expert_intermediate_size": 16},
         CAUSAL,
     ),
     "qwen3_moe": ("Qwen3MoeConfig", {**DENSE, **EXPERTS, "decoder_sparse_step": 1}, CAUSAL),
