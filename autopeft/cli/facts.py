@@ -27,22 +27,27 @@ _DATA: Mapping[str, str | None] = {
     "text_column": None,
     "label_column": None,
 }
+_COMPONENTS: Mapping[str, str | None] = {"components": None}
 
 
 @app.command()
+@opt.takes_settings(_COMPONENTS)
 def count(
     trained: Annotated[str, typer.Argument(metavar="PATH", help=f"{_PATH}.")],
+    *,
+    settings: Mapping[str, Any],
     model: Annotated[str | None, typer.Option(help=_MODEL)] = None,
     revision: Annotated[str | None, typer.Option(help=_REVISION)] = None,
     as_json: opt.Json = False,
 ) -> None:
     """Count the trainable parameters of a plan, adapter config or method from the model's config."""
     with exit_codes(as_json=as_json):
+        spec, _ = resolve_settings(config=None, env={}, flags=settings, assignments=())
         with heavy_imports():
             from autopeft import commands
             from autopeft.cli.sizes import count_text
 
-        counted = commands.count(trained, model_id=model, revision=revision)
+        counted = commands.count(trained, model_id=model, revision=revision, components=spec.model.components)
         content = {**dataclasses.asdict(counted), "share_of_base": counted.share_of_base}
         print(json_text(content) if as_json else count_text(counted))
 
@@ -52,6 +57,7 @@ def count(
     {
         "model": _MODEL,
         "revision": _REVISION,
+        **_COMPONENTS,
         "batch_size": "Rows that go through the model at once. Default 4.",
         "max_length": "Tokens of each row. Default 1024, or what the model takes.",
         "dtype": "auto: 16 bits if the device computes in them.",
@@ -90,7 +96,7 @@ def estimate(
 
 
 @app.command()
-@opt.takes_settings(_DATA)
+@opt.takes_settings({**_DATA, **_COMPONENTS})
 def suggest(
     model: Annotated[
         str | None, typer.Argument(help="Hub id, or directory with a config.json. Default: the demo model.")
@@ -133,6 +139,7 @@ def suggest(
                 memory=memory,
                 gpu_price=gpu_price,
                 quantize=quantize,
+                components=spec.model.components,
             )
         )
         lines = suggestion.snippet(trainer)

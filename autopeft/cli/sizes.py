@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from autopeft.cli.printing import blocks_text, lines_of, table
@@ -35,8 +36,26 @@ def count_text(count: Count) -> str:
         rows.append((role, f"{count.targets[role]}", rank, f"{params:,}", share))
     roles = table(("role", "targets", "rank", "parameters", "share"), rows) if rows else ()
     return blocks_text(
-        lines_of([title]), lines_of([totals]), roles, lines_of(f"note: {note}" for note in count.notes)
+        lines_of([title]),
+        lines_of([totals]),
+        roles,
+        _coverage(count),
+        lines_of(f"note: {note}" for note in count.notes),
     )
+
+
+def _coverage(count: Count) -> Sequence[str]:
+    """Write a table of the components of the base model, and of what is adapted of each."""
+    rows = [
+        (
+            component.replace("_", " "),
+            f"{of.base_params:,}",
+            f"{of.adapted} of {of.modules}",
+            f"{of.trainable_params:,}" if of.trainable_params else "",
+        )
+        for component, of in count.by_component.items()
+    ]
+    return table((count.topology, "parameters", "modules adapted", "trainable"), rows)
 
 
 def estimate_text(estimate: StepEstimate) -> str:
@@ -215,9 +234,13 @@ def suggestion_text(suggestion: Suggestion) -> str:
     }
     share = percent(100 * suggestion.trainable_params / described.base_params)
     params = f"{suggestion.trainable_params:,} parameters ({share})"
+    count = described.count
+    assert count is not None, "LoRA is not full fine-tuning"
+    adapted = [name.replace("_", " ") for name, of in count.by_component.items() if of.adapted]
     return blocks_text(
-        lines_of([f"LoRA on all linear layers of {suggestion.base_model}: {params}"]),
+        lines_of([f"LoRA on {' and '.join(adapted)} of {suggestion.base_model}: {params}"]),
         table((), [(name, fact) for name, fact in facts.items() if fact], n_texts=2),
+        _coverage(count),
         lines_of(f"note: {note}" for note in _notes(estimated)),
     )
 
@@ -237,8 +260,12 @@ def _suggested_time(suggestion: Suggestion) -> str:
 def suggestion_json(suggestion: Suggestion) -> dict[str, Any]:
     """Return a suggestion as plain values."""
     estimated, step = suggestion.estimate, suggestion.estimate.answer.step
+    count = estimated.answer.described.count
+    assert count is not None, "LoRA is not full fine-tuning"
     return {
         "base_model": suggestion.base_model,
+        "topology": count.topology,
+        "components": {name: asdict(of) for name, of in count.by_component.items()},
         "trainable_params": suggestion.trainable_params,
         "r": suggestion.config.r,
         "lora_alpha": suggestion.config.lora_alpha,

@@ -61,7 +61,7 @@ def analyze(
         refuse_files(out)
     spec = with_demo_settings(spec, explicit)
     prepared = prepare(spec, memory=memory)
-    targets = prepared.base.targets
+    targets = prepared.base.chosen
     scored = sensitivity(prepared, names, max_examples=max_examples)
     files = () if out is None else (out / "sensitivity.csv",)
     for path in files:

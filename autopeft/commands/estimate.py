@@ -86,7 +86,8 @@ def estimate_step(
 
     Args:
         trained: A plan, a run, an adapter config, its folder, a method such as `lora_r16`, or `full`.
-        spec: The settings. `execution.device` may name a card; without `data.source` no rows are read.
+        spec: The settings. A method adapts `model.components`; `execution.device` may name a card; without
+            `data.source` no rows are read.
         explicit: Dotted names of the settings that the user set. Task and quantization are those of the plan
             otherwise.
         like: Whose training loop: `autopeft` or `trainer`.
@@ -108,6 +109,7 @@ def estimate_step(
     with model.quiet_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         part, base = read_trained_part(trained, model_id=spec.model.id, revision=spec.model.revision)
+        base = base.model_copy(update={"components": spec.model.components})
         if "task.name" in explicit:
             if part.task not in (None, spec.task.name):
                 raise SpecError(

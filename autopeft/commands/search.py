@@ -106,7 +106,7 @@ def run_search(
         so_far = SearchSoFar(
             spec=spec,
             setting=setting_of(prepared, rate_ranges(problem)),
-            targets=prepared.base.targets,
+            targets=prepared.base.chosen,
             scores=state.scores or (),
             environment=environment(prepared.base, spec.execution),  # before the GPU is left to workers
         )

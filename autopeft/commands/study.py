@@ -154,7 +154,7 @@ class Study:
             "auto_class": self._auto_class,
             "is_tested": self._is_tested,
             "choices": {name: list(values) for name, values in self._context.choices.items()},
-            "targets": digest_of([target.name for target in self.base.targets]),
+            "targets": digest_of([target.name for target in self.base.chosen]),
             **{topic: value for topic, value in to_json(self.spec).items() if topic != "output"},
         }
         facts_path = self.run.state / "study.json"

@@ -22,6 +22,7 @@ from autopeft.store import resolve_settings
 from autopeft.train import MOVE_BELOW, MOVE_OF_NUMBERS, head_move, warmup_steps
 from autopeft.types import (
     BudgetSpec,
+    Component,
     DataSpec,
     ModelSpec,
     Plan,
@@ -48,6 +49,7 @@ class SuggestRequest:
     memory: str | None = None
     gpu_price: float | None = None
     quantize: str | None = None
+    components: tuple[Component, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +154,7 @@ def suggest(request: SuggestRequest) -> Suggestion:
         SpecError, ModelError, DataError: As for `estimate`.
     """
     spec = RunSpec(
-        model=ModelSpec(id=request.model_id, revision=request.revision),
+        model=ModelSpec(id=request.model_id, revision=request.revision, components=request.components),
         budget=BudgetSpec(requested=request.budget),
         task=TaskSpec(name=request.task or TaskSpec().name),
     )
@@ -164,6 +166,7 @@ def suggest(request: SuggestRequest) -> Suggestion:
         "model.id": spec.model.id or model.DEMO_HUB_ID,
         "model.revision": request.revision,
         "model.quantize": request.quantize,
+        "model.components": request.components or None,
         "task.name": request.task,
         "task.batch_size": None if request.data.source else _USUAL_ROWS,
         "execution.device": request.device,
@@ -202,8 +205,8 @@ def _largest_lora(spec: RunSpec, base: BaseModel) -> tuple[int, Plan, PeftConfig
         )
     rank = max(rank for rank in _RANKS if rank <= max_rank)
     context = AllocationContext(
-        targets=base.targets,
-        scores=dict.fromkeys((target.name for target in base.targets), 1.0),
+        targets=base.chosen,
+        scores=dict.fromkeys((target.name for target in base.chosen), 1.0),
         methods=methods,
         max_params=rank * per_rank.max_trainable_params,
     )

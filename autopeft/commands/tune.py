@@ -110,7 +110,7 @@ def finish(study: Study) -> SearchResult:
         result = SearchResult(
             spec=problem.spec,
             setting=facts,
-            targets=study.base.targets,
+            targets=study.base.chosen,
             scores=(),
             cost=engine.search_cost(outcome, paid=study.run.measurements.load_repeated()),
             environment={"autopeft": VERSION},

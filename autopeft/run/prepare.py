@@ -322,6 +322,7 @@ def load_base(spec: RunSpec, task: Task, loaded: LabelledData, memory: InMemory)
         auto_class=task.auto_class,
         label_names=loaded.label_names,
         precision=precision,
+        components=spec.model.components,
     )
 
 

@@ -61,7 +61,7 @@ def sensitivity(
     base = prepared.base
     scored_model = ScoredModel(
         model=base.module,
-        targets=base.targets,
+        targets=base.chosen,
         task=prepared.task,
         precision=base.precision,
         max_tokens=prepared.bench.compute.most_plain_tokens,  # layers are not checkpointed there

@@ -181,8 +181,8 @@ def fit_to_budget(spec: RunSpec, base: BaseModel, requested: Space) -> tuple[Spa
     is_served = bool(spec.search.serve_on)  # no server reads LoRA on experts in one parameter
     in_parameters = budget_of(spec, base)
     context = AllocationContext(
-        targets=tuple(s for s in base.targets if not (is_served and s.kind == "parameter")),
-        scores=dict.fromkeys((target.name for target in base.targets), 1.0),
+        targets=tuple(s for s in base.chosen if not (is_served and s.kind == "parameter")),
+        scores=dict.fromkeys((target.name for target in base.chosen), 1.0),
         methods=methods_for(base),
         max_params=in_parameters.max_trainable_params,
     )
@@ -284,7 +284,7 @@ def search_problem(
     Without scores, as in a dry run, the first layers get the highest scores, and the learning rates of the
     head are placeholders.
     """
-    spec, names = prepared.spec, [target.name for target in prepared.base.targets]
+    spec, names = prepared.spec, [target.name for target in prepared.base.chosen]
     by_name = {score.name: dict(zip(names, score.values, strict=True)) for score in scores}
     score = spec.search.score
     if (
@@ -292,7 +292,7 @@ def search_problem(
     ):  # no example fitted into memory: target modules are ordered by their weights
         score = SIZE_SCORE
         spec = with_setting(spec, "search.score", score)
-    first_layers = {target.name: 1 / (1 + (target.layer or 0)) for target in prepared.base.targets}
+    first_layers = {target.name: 1 / (1 + (target.layer or 0)) for target in prepared.base.chosen}
     head_rates = (1.0, 1.0)
     if scores:
         with memory_needed("measuring the inputs of the task head", spec):
