@@ -1,12 +1,14 @@
 """One file for each thing that a user asks for, readable from top to bottom.
 
 Inside the folder each file imports only from those before it: estimate, info, load,
-preview, train → analyze, count, export, search, suggest, try_run, tune, verify → push.
+preview, same_outputs, served_answers, train → analyze, check, count, export, search, suggest, try_run, tune
+→ push.
 """
 
 from __future__ import annotations
 
 from autopeft.commands.analyze import Analysis, analyze
+from autopeft.commands.check import Check, check
 from autopeft.commands.count import count
 from autopeft.commands.estimate import EstimateRequest, RunRequest, StepEstimate, estimate_step
 from autopeft.commands.export import export
@@ -18,4 +20,3 @@ from autopeft.commands.suggest import Suggestion, SuggestRequest, suggest
 from autopeft.commands.train import Trained, train_plan
 from autopeft.commands.try_run import Reply, try_run
 from autopeft.commands.tune import tune
-from autopeft.commands.verify import Verification, verify

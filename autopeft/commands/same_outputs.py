@@ -1,4 +1,4 @@
-"""`verify`: whether an adapter or an export gives the outputs of the plan that was trained in full."""
+"""Compares the outputs of an adapter or export with those of the plan that was trained in full."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ import torch
 from torch import nn
 
 from autopeft import adapters, exports, model
-from autopeft.adapters import ConfigFile, TargetMatch, check_plan, compile_plan
+from autopeft.adapters import ConfigFile, check_plan, compile_plan
 from autopeft.commands.load import apply
 from autopeft.commands.train import spec_of_plan
-from autopeft.errors import DataError, SpecError
+from autopeft.errors import SpecError
 from autopeft.plugins import Batch, discover
 from autopeft.run.base_facts import require_same_base
 from autopeft.run.best import finished_seed, finished_weights
 from autopeft.run.prepare import prepare
 from autopeft.run.resources import FREE_MEMORY, device_in_float32, memory_needed
 from autopeft.store import RunDir, is_run, read_plan, whole_path
-from autopeft.types import ExecutionSpec, ModelSpec, Plan, RunSpec, with_setting
+from autopeft.types import IN_MEMORY, ExecutionSpec, ModelSpec, Plan, RunSpec, with_setting
 
 SPLIT = "confirm"  # every run has rows in it
+_MAX_EXAMPLES = 32
 # Allowed difference as a share of the largest output. Rounding in float32 stays below the first; weights that
 # were rounded to 16 bits move outputs by a few tenths of a percent. Both heuristic.
 _TOLERANCE, _TOLERANCE_16_BITS = 1e-5, 2e-2
@@ -32,99 +33,26 @@ _MAX_OUTPUTS = 1 << 26  # numbers of outputs after which no more rows are compar
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verification:
-    """How the outputs of a folder differ from those of the finished plan.
+class Outputs:
+    """How the outputs of a folder differ from those of the finished plan in `reference`, in float32.
 
-    `reader` is `peft`, or `transformers` for a whole model. `targets` has the modules that each entry of the
-    configs matches. `largest_difference` is that of two logits, divided by the largest logit if that is above
-    1; infinite if the outputs differ in shape. `faults` are phrases on tensors and names that match nothing.
+    `largest_difference` is that of two logits, divided by the largest logit if that is above 1; None if the
+    outputs differ in shape or are not finite.
     """
 
-    path: str
     reference: str
-    base_model: str
-    split: str
     n_examples: int
-    reader: str
-    targets: tuple[TargetMatch, ...]
     tolerance: float
-    largest_difference: float
-    faults: tuple[str, ...]
+    largest_difference: float | None
 
     @property
-    def is_same(self) -> bool:
+    def are_same(self) -> bool:
         """Whether the folder gives the outputs of the finished plan."""
-        return self.largest_difference <= self.tolerance and not self.faults
-
-
-def verify(
-    folder: Path,
-    *,
-    run: Path | None = None,
-    model_id: str | None = None,
-    data_source: str | None = None,
-    max_examples: int = 32,
-    tolerance: float | None = None,
-) -> Verification:
-    """Compare the outputs of an adapter or export with those of the finished plan, in float32.
-
-    `folder` is a run, an adapter, or what `export` wrote. It is compared with `run`, which may be a folder
-    that `train` wrote; None takes the run that holds it. `model_id` and `data_source` replace what these
-    name. `tolerance` None is 1e-5, or 0.02 for a whole model whose weights were rounded to 16 bits.
-
-    Raises:
-        SpecError: The folder holds nothing to verify, or no run to compare it with is known.
-        ModelError: The base model cannot be loaded, or is not the one that the plan was trained on.
-        DataError: The dataset cannot be loaded, or the rows are those of the user's own trainer.
-    """
-    discover("autopeft.methods")  # a method may register its own type with `peft`
-    if is_run(folder) and RunDir.open(folder).read_spec().has_own_trainer:
-        raise DataError(
-            "The rows of this run are those of your own trainer, so that no outputs can be compared; "
-            f"evaluate the adapter in {folder / 'best' / 'weights'} with it."
-        )
-    path = finished_weights(RunDir.open(folder)) if is_run(folder) else folder
-    is_adapter = any((path / name).is_file() for name in ("adapter_config.json", "order.json"))
-    if not is_adapter and not (path / "config.json").is_file():
-        raise SpecError(
-            f"{path} has no adapter_config.json, order.json or config.json; pass an adapter, a run, or a "
-            "folder that `export` wrote with weights."
-        )
-    files = adapters.read_configs(path) if is_adapter else []
-    tolerance = _tolerance(path, is_adapter=is_adapter) if tolerance is None else tolerance
-    reference = _reference(path, run)
-    spec = _in_float32(reference.spec, model_id=model_id, data_source=data_source)
-    auto_class = discover("autopeft.tasks")[spec.task.name].auto_class
-    device = device_in_float32(spec.model, auto_class=auto_class, dequantizes=len(files) != 1)
-    spec = with_setting(spec, "execution.device", device)
-    with model.quiet_libraries(), memory_needed("computing the outputs of a model in float32", FREE_MEMORY):
-        expected = _expected(spec, reference, n_examples=max_examples)
-        model.release_memory(expected.device)  # one model at a time
-        base_spec = _base_spec(files, expected, model_id) if is_adapter else ModelSpec(id=str(path))
-        module, targets, faults = _load(path, files, reference.plan, expected=expected, base_spec=base_spec)
-        difference = _largest_difference(expected, module)
-    return Verification(
-        path=str(path),
-        reference=str(reference.weights),
-        base_model=(base_spec if is_adapter else expected.model).id or expected.base_name,
-        split=SPLIT,
-        n_examples=len(expected.outputs),
-        reader="peft" if is_adapter else "transformers",
-        targets=targets,
-        tolerance=tolerance,
-        largest_difference=difference,
-        faults=faults,
-    )
-
-
-def _tolerance(path: Path, *, is_adapter: bool) -> float:
-    """Return the largest difference that rounding explains."""
-    dtype = "float32" if is_adapter else str(model.config_of(ModelSpec(id=str(path))).dtype)
-    return _TOLERANCE_16_BITS if dtype.endswith("float16") else _TOLERANCE
+        return self.largest_difference is not None and self.largest_difference <= self.tolerance
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Reference:
+class Reference:
     """The finished plan: the settings that it was trained with, and the folder of its weights.
 
     `facts` is the folder that records on which base model the weights were trained.
@@ -136,22 +64,71 @@ class _Reference:
     facts: Path
 
 
-def _reference(path: Path, run: Path | None) -> _Reference:
-    """Find the finished plan of `run`, which `train` may have written; else of the run with `path` in it."""
+def find_reference(path: Path, run: Path | None) -> Reference | None:
+    """Find the finished plan of `run`, which `train` may have written; else of the run with `path` in it.
+
+    None if there is none, or if its rows are not known here: those of a user's trainer, or passed as objects.
+    """
     folder = run or next((parent for parent in path.absolute().parents if is_run(parent)), path)
     if is_run(folder):
         opened = RunDir.open(folder)
+        spec = opened.read_spec()
+        if run is None and (spec.has_own_trainer or spec.data.source == IN_MEMORY):
+            return None
         facts = finished_weights(opened)
         plan, seed = read_plan(opened.path).plan, finished_seed(opened)
         # best/weights is a copy of it.
         is_refit = opened.has_refit and path.name != "judged"
         original = opened.refit(plan, seed) if is_refit else opened.weights(plan, seed)
         weights = original if original.is_dir() else facts
-        return _Reference(spec=opened.read_spec(), plan=plan, weights=weights, facts=facts)
-    if not (folder / "plan.yaml").is_file():
-        raise SpecError(f"{folder} does not say which run it is of; pass the folder of the run with --run.")
-    document = read_plan(folder)
-    return _Reference(spec=spec_of_plan(document), plan=document.plan, weights=folder, facts=folder)
+        return Reference(spec=spec, plan=plan, weights=weights, facts=facts)
+    if (folder / "plan.yaml").is_file():
+        document = read_plan(folder)
+        return Reference(
+            spec=spec_of_plan(document), plan=document.plan, weights=folder, facts=folder
+        )
+    if run is not None:
+        raise SpecError(f"{run} is not a run, nor a folder that `train` wrote; pass one of them with --run.")
+    return None
+
+
+def compare_outputs(
+    path: Path,
+    files: Sequence[ConfigFile],
+    reference: Reference,
+    *,
+    model_id: str | None,
+    data_source: str | None,
+    tolerance: float | None,
+) -> Outputs:
+    """Compare the outputs of an adapter with `files`, or of a whole model without, on confirm rows.
+
+    `model_id` and `data_source` replace what the reference names. `tolerance` None is 1e-5, or 0.02 for a
+    whole model whose weights were rounded to 16 bits.
+
+    Raises:
+        ModelError: The base model cannot be loaded, or is not the one that the plan was trained on.
+        DataError: The dataset cannot be loaded, or the rows are those of the user's own trainer.
+    """
+    if tolerance is None:
+        dtype = "float32" if files else str(model.config_of(ModelSpec(id=str(path))).dtype)
+        tolerance = _TOLERANCE_16_BITS if dtype.endswith("float16") else _TOLERANCE
+    spec = _in_float32(reference.spec, model_id=model_id, data_source=data_source)
+    auto_class = discover("autopeft.tasks")[spec.task.name].auto_class
+    device = device_in_float32(spec.model, auto_class=auto_class, dequantizes=len(files) != 1)
+    spec = with_setting(spec, "execution.device", device)
+    with memory_needed("computing the outputs of a model in float32", FREE_MEMORY):
+        expected = _expected(spec, reference)
+        model.release_memory(expected.device)  # one model at a time
+        base_spec = _base_spec(files, expected, model_id) if files else ModelSpec(id=str(path))
+        module = _load(path, files, reference.plan, expected=expected, base_spec=base_spec)
+        difference = _largest_difference(expected, module)
+    return Outputs(
+        reference=str(reference.weights),
+        n_examples=len(expected.outputs),
+        tolerance=tolerance,
+        largest_difference=difference if math.isfinite(difference) else None,
+    )
 
 
 def _in_float32(spec: RunSpec, *, model_id: str | None, data_source: str | None) -> RunSpec:
@@ -176,13 +153,12 @@ class _Expected:
     outputs: tuple[torch.Tensor, ...]
     batches: tuple[Batch, ...]
     model: ModelSpec
-    base_name: str
     device: torch.device
     auto_class: str
     label_names: tuple[str, ...]
 
 
-def _expected(spec: RunSpec, reference: _Reference, *, n_examples: int) -> _Expected:
+def _expected(spec: RunSpec, reference: Reference) -> _Expected:
     """Compute the outputs of the finished plan for the first rows of the confirm split, and free its model.
 
     Fewer rows are taken if their outputs would take too much memory.
@@ -194,21 +170,18 @@ def _expected(spec: RunSpec, reference: _Reference, *, n_examples: int) -> _Expe
     split = prepared.bench.splits[SPLIT]
     batches: list[Batch] = []
     outputs: list[torch.Tensor] = []
-    n_numbers = 0
     with base.attached(stack.configs, plan=reference.plan, task_type=task.peft_task_type, seed=0) as adapted:
         model.load_weights(adapted, stack.names, reference.weights)
-        for example, label in zip(split.examples[:n_examples], split.labels[:n_examples], strict=True):
+        for example, label in zip(split.examples[:_MAX_EXAMPLES], split.labels[:_MAX_EXAMPLES], strict=True):
             batch = task.collate([example], [label], base.pad_token_id)
             batches.append({name: value.to(base.device) for name, value in batch.items()})
             outputs += _logits(adapted.eval(), batches[-1:], task.auto_class)
-            n_numbers += outputs[-1].numel()
-            if n_numbers > _MAX_OUTPUTS:
+            if sum(output.numel() for output in outputs) > _MAX_OUTPUTS:
                 break
     return _Expected(
         outputs=tuple(outputs),
         batches=tuple(batches),
         model=prepared.spec.model,
-        base_name=base.name,
         device=base.device,
         auto_class=task.auto_class,
         label_names=prepared.data.label_names,
@@ -238,8 +211,8 @@ def _base_spec(files: Sequence[ConfigFile], expected: _Expected, model_id: str |
 
 def _load(
     path: Path, files: Sequence[ConfigFile], plan: Plan, *, expected: _Expected, base_spec: ModelSpec
-) -> tuple[nn.Module, tuple[TargetMatch, ...], tuple[str, ...]]:
-    """Load a whole model, or an adapter; also returns the matches of config entries, and faults."""
+) -> nn.Module:
+    """Load a whole model, or an adapter on its base model."""
     base = model.load(
         base_spec,
         auto_class=adapters.auto_class_of([file.config for file in files]) or expected.auto_class,
@@ -248,19 +221,12 @@ def _load(
         device=str(expected.device),
     )
     if not files:
-        return base.module, (), ()
-    matches = tuple(match for file in files for match in adapters.target_matches(file.content, base.module))
-    faults = [
-        f"{match.field} names {match.entry}, which is missing" for match in matches if not match.modules
-    ]
+        return base.module
     if len(files) > 1:  # quantized weights cannot be changed exactly
         model.dequantize(base.module)
     if sum(adapters.is_unmergeable(file.config) for file in files) > 1:
-        module: nn.Module = apply(plan, base.module, weights=path)
-    else:
-        module, unmatched = exports.load_in_peft(base.module, files)
-        faults += unmatched
-    return module, matches, tuple(faults)
+        return apply(plan, base.module, weights=path)
+    return exports.load_in_peft(base.module, files)
 
 
 def _largest_difference(expected: _Expected, module: nn.Module) -> float:
