@@ -87,11 +87,15 @@ def accidents(
     adapted = {each.component: set(each.adapted) for each in coverage if each.adapted}
     if "router" in adapted:
         routers = sorted(adapted["router"])
-        text = f"It adapts {counted(len(routers), 'router')}, such as {routers[0]}; routers choose the experts."
+        text = (
+            f"It adapts {counted(len(routers), 'router')}, such as {routers[0]}; routers choose the experts."
+        )
         yield Finding(severity="warning", text=text)
     for tower in TOWERS:
         if tower in adapted and not has_weights:
-            text = f"It adapts {counted(len(adapted[tower]), 'module')} of {tower}, which text does not train."
+            text = (
+                f"It adapts {counted(len(adapted[tower]), 'module')} of {tower}, which text does not train."
+            )
             yield Finding(severity="warning", text=text)
     if "routed_experts" in adapted and not file.content.get("target_parameters"):
         everywhere = set().union(*adapted.values())
@@ -125,7 +129,9 @@ def tensor_findings(
 
 def _untrained(tensors: Mapping[str, torch.Tensor], places: Mapping[str, Component]) -> Iterator[Finding]:
     """Yield components whose every LoRA is still zero, which is how B begins."""
-    halves = {key: tensor for key, tensor in tensors.items() if ".lora_B" in key or ".lora_embedding_B" in key}
+    halves = {
+        key: tensor for key, tensor in tensors.items() if ".lora_B" in key or ".lora_embedding_B" in key
+    }
     if halves and not any(tensor.any() for tensor in halves.values()):
         alone = all(".lora_" in key and "magnitude" not in key for key in tensors)
         text = f"every lora_B is zero ({len(halves)} tensors), so that LoRA changes nothing"

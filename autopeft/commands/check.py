@@ -58,7 +58,10 @@ class Check:
     @property
     def verdict(self) -> str:
         """Return `good`, `warning` or `broken`, as plain `peft` loads the adapter."""
-        compared = (self.outputs is None or self.outputs.are_same, self.answers is None or self.answers.is_applied)
+        compared = (
+            self.outputs is None or self.outputs.are_same,
+            self.answers is None or self.answers.is_applied,
+        )
         return "broken" if not all(compared) else _worst(each.severity for each in self.findings)
 
     def verdict_on(self, server: str) -> str:
@@ -106,7 +109,11 @@ def check(
     with model.quiet_libraries():
         if is_adapter:
             files = adapters.read_configs(path)
-            spec = ModelSpec(id=model_id) if model_id else adapters.base_model_of([file.config for file in files], path=path)
+            spec = (
+                ModelSpec(id=model_id)
+                if model_id
+                else adapters.base_model_of([file.config for file in files], path=path)
+            )
             found = _inspect(path, files, spec, serve_on=serve_on)
         else:
             files, spec = [], ModelSpec(id=str(path))
@@ -135,7 +142,9 @@ def _locate(adapter: str) -> Path:
         files = [_CONFIG, "adapter_model.*", "head.safetensors"]
         return Path(snapshot_download(adapter, allow_patterns=files, etag_timeout=_HUB_SECONDS))
     except ValueError as error:  # not a valid name of a hub repository
-        raise SpecError(f"There is no {adapter!r}; pass a folder, a file, or the id of an adapter.") from error
+        raise SpecError(
+            f"There is no {adapter!r}; pass a folder, a file, or the id of an adapter."
+        ) from error
     except (OSError, HfHubHTTPError) as error:
         raise HubError(
             f"There is no {adapter!r} on this machine, and the hub does not give it ({first_line_of(error)}); "

@@ -84,9 +84,7 @@ def find_reference(path: Path, run: Path | None) -> Reference | None:
         return Reference(spec=spec, plan=plan, weights=weights, facts=facts)
     if (folder / "plan.yaml").is_file():
         document = read_plan(folder)
-        return Reference(
-            spec=spec_of_plan(document), plan=document.plan, weights=folder, facts=folder
-        )
+        return Reference(spec=spec_of_plan(document), plan=document.plan, weights=folder, facts=folder)
     if run is not None:
         raise SpecError(f"{run} is not a run, nor a folder that `train` wrote; pass one of them with --run.")
     return None

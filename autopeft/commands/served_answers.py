@@ -15,7 +15,12 @@ from torch import nn
 
 from autopeft.errors import AutopeftError, SpecError, first_line_of
 
-PROMPTS = ("The capital of France is", "Once upon a time", "def add(a, b):", "Question: What is 2 + 3?\nAnswer:")
+PROMPTS = (
+    "The capital of France is",
+    "Once upon a time",
+    "def add(a, b):",
+    "Question: What is 2 + 3?\nAnswer:",
+)
 _N_TOP = 5  # most likely next tokens; servers of OpenAI's protocol give up to five
 _SECONDS = 60.0  # for an answer, as the first request may load the adapter
 # Log-probabilities in bfloat16 differ by a few hundredths from those in float32; heuristic.
@@ -59,7 +64,9 @@ def ask_server(url: str, folder: Path) -> tuple[ServedAnswers, list[list[float]]
     parents = {each.get("parent") for each in listed} & set(names)
     base = next(iter(parents), names[0])
     others = [each for each in listed if each["id"] != base]
-    own = [each for each in others if folder.name == each["id"] or str(each.get("root")) == str(folder.resolve())]
+    own = [
+        each for each in others if folder.name == each["id"] or str(each.get("root")) == str(folder.resolve())
+    ]
     chosen = own or others
     if len(chosen) != 1:
         raise SpecError(
@@ -95,7 +102,9 @@ def _top(url: str, name: str, prompt: str) -> list[float]:
     elif logprobs.get("top_logprobs"):
         values = list(logprobs["top_logprobs"][0].values())
     else:
-        raise AutopeftError(f"{url} gives no log-probabilities for completions; ask vLLM, SGLang or llama.cpp.")
+        raise AutopeftError(
+            f"{url} gives no log-probabilities for completions; ask vLLM, SGLang or llama.cpp."
+        )
     return sorted(values, reverse=True)[:_N_TOP]
 
 
@@ -105,13 +114,15 @@ def _distance(first: Sequence[float], second: Sequence[float]) -> float:
 
 def _request(url: str, body: dict[str, Any] | None = None) -> Any:
     """Send a request, with a body as POST, and return the JSON of its answer."""
-    request = urllib.request.Request(  # noqa: S310 - the user names the server
+    request = urllib.request.Request(
         url,
         data=None if body is None else json.dumps(body).encode(),
         headers={"Content-Type": "application/json"},
     )
     try:
-        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
             return json.load(answer)
     except (OSError, ValueError) as error:
-        raise AutopeftError(f"{url} does not answer as OpenAI's API does ({first_line_of(error)}).") from error
+        raise AutopeftError(
+            f"{url} does not answer as OpenAI's API does ({first_line_of(error)})."
+        ) from error

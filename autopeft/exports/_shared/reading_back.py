@@ -13,6 +13,7 @@ from autopeft.errors import SpecError, reason_of
 from autopeft.exports._shared.adapter import MERGE_ERRORS, read_weights
 from autopeft.model import merge
 
+
 def load_in_peft(module: nn.Module, files: Sequence[ConfigFile]) -> nn.Module:
     """Load an adapter with plain `peft`.
 

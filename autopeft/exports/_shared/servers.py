@@ -129,8 +129,7 @@ def _scale_faults(
     if config.use_rslora and server in ("vllm", "tgi"):
         top = config.lora_alpha / math.sqrt(config.r)
     read = {
-        name: config.lora_alpha / rank if server == "llama.cpp" else top
-        for name, (rank, _) in scaled.items()
+        name: config.lora_alpha / rank if server == "llama.cpp" else top for name, (rank, _) in scaled.items()
     }
     wrong = [name for name, (_, scale) in scaled.items() if not math.isclose(scale, read[name], rel_tol=1e-3)]
     if wrong and not (server == "sglang" and (config.rank_pattern or config.alpha_pattern)):
@@ -143,7 +142,9 @@ def _scale_faults(
     ranks = {rank for rank, _ in scaled.values()}
     most = max(ranks, default=1)
     if server == "vllm" and most > VLLM_RANKS[-1]:
-        yield ServerFault(text=f"takes ranks up to {VLLM_RANKS[-1]}, not {most}", source="vllm/config/lora.py")
+        yield ServerFault(
+            text=f"takes ranks up to {VLLM_RANKS[-1]}, not {most}", source="vllm/config/lora.py"
+        )
     if server == "tgi" and len(ranks) > 1:
         yield ServerFault(text="refuses several ranks", source=_READER[server])
 
@@ -165,7 +166,9 @@ def _module_faults(server: str, adapter: ServedAdapter) -> Iterator[ServerFault]
         pattern, text, source = _LAYERS[server]
         if found := sorted({name.rpartition(".")[2] for name in adapter.scaled if re.search(pattern, name)}):
             breaks = server == "llama.cpp"
-            yield ServerFault(text=f"{text}: {listed(found)} of linear attention", source=source, breaks=breaks)
+            yield ServerFault(
+                text=f"{text}: {listed(found)} of linear attention", source=source, breaks=breaks
+            )
     if server == "tgi":
         layers: dict[str, set[str]] = defaultdict(set)
         for name in adapter.scaled:
