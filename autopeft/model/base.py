@@ -19,16 +19,12 @@ from torch import nn
 
 from autopeft.errors import TargetError
 from autopeft.model.attaching import attach, load_weights, note_modules
+from autopeft.model.components import head_names
 from autopeft.model.devices import Precision, devices_of, forked_rng
 from autopeft.model.light_layers import keep_format, leave_casts_to_autocast
 from autopeft.model.linear_layers import hidden_size, n_bits, n_params
 from autopeft.model.quantization import drop_weights
-from autopeft.model.targets import (
-    folded_names,
-    head_names,
-    list_targets,
-    untrained_modules,
-)
+from autopeft.model.targets import folded_names, list_targets, untrained_modules
 from autopeft.model.weight_comparison import (
     TensorWatch,
     bit_sums,

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from autopeft.errors import ModelError, TargetError, reason_of
 from autopeft.model.base import BaseModel
 from autopeft.model.checkpoint_source import reads_images, require_no_speech
+from autopeft.model.components import is_task_model
 from autopeft.model.devices import is_out_of_memory
 from autopeft.model.quantization import rows_independent
-from autopeft.model.targets import is_task_model
 from autopeft.types import Target, counted, layer_name, listed
 
 # Raised by models for inputs that do not fit, and if a library or a kernel is missing.

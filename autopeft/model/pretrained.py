@@ -28,6 +28,7 @@ from autopeft.model.checkpoint_source import (
     resolve,
 )
 from autopeft.model.checks import pad_with, prepare_base, require_head, require_targets, usable_tokenizer
+from autopeft.model.components import head_names
 from autopeft.model.devices import SPREAD, Precision, device_names, find_device, has_used_gpus, make_current
 from autopeft.model.linear_layers import n_params
 from autopeft.model.quantization import (
@@ -45,7 +46,6 @@ from autopeft.model.quantization import (
     stored_weights,
     widen_norms,
 )
-from autopeft.model.targets import head_names
 from autopeft.types import ModelSpec, listed
 from autopeft.types.plans import LAYER
 

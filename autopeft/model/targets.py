@@ -17,43 +17,12 @@ from autopeft.model.linear_layers import is_quantized, linear_shape, role_by_nam
 from autopeft.types import ROLE_GROUPS, Target, layer_name
 from autopeft.types.plans import LAYER
 
-_LANGUAGE_MODELS = ("LMHeadModel", "ForCausalLM", "ForConditionalGeneration", "ForMaskedLM", "MTModel")
-_TASK_MODELS = ("Classification", "MultipleChoice")  # in names: PerceiverForImageClassificationLearned
-_HEADS = ("classifier", "score", "head")
 # Roles of layers whose outputs have the hidden size; in other layers of experts the inputs have it.
 _BACK_TO_HIDDEN = ("down", "o")
 # Models in stages restart the count of blocks in each: `layers.2.blocks.0` (Swin), `stages.2.layers.0`
 # (ConvNeXt), `block.2.0` (SegFormer). A T5 has sub-layers in `block.2.layer.0`.
 _BLOCK = re.compile(r"\.(?:stages\.(\d+)\.(?:blocks|layers)|layers\.(\d+)\.blocks|blocks?\.(\d+))\.(\d+)\.")
 _AFTER_BLOCKS = 10**6  # the block number of a layer between two stages
-
-
-def head_names(module: nn.Module) -> tuple[str, ...]:
-    """List the modules of a task model that make up its head.
-
-    1. A language model has none: its output layer was pretrained with the base model and belongs to it.
-    2. A timm model inside its wrapper of transformers names its head itself.
-    3. Otherwise the head is what is next to the base model and has parameters. CLIP's and SigLIP's image
-       classifiers have the base model under another name than `base_model_prefix`.
-    """
-    prefix = getattr(module, "base_model_prefix", "")
-    if type(module).__name__.endswith(_LANGUAGE_MODELS):
-        return ()
-    if is_task_model(module) and hasattr(getattr(module, prefix, None), "get_classifier"):
-        classifiers = cast(Any, module.get_submodule(prefix)).get_classifier()
-        if not isinstance(classifiers, list | tuple):  # a distilled model returns two
-            classifiers = [classifiers]
-        named = [entry for entry in module.named_modules() if any(entry[1] is c for c in classifiers)]
-    else:
-        named = [(name, child) for name, child in module.named_children() if name != prefix]
-        if prefix not in dict(module.named_children()):
-            return tuple(name for name, _ in named if name in _HEADS and is_task_model(module))
-    return tuple(name for name, child in named if any(True for _ in child.parameters()))
-
-
-def is_task_model(module: nn.Module) -> bool:
-    """Return whether a model has a head for a task, by the name of its class."""
-    return any(task in type(module).__name__ for task in _TASK_MODELS)
 
 
 def untrained_modules(module: nn.Module, untrained: Iterable[str], *, head: Sequence[str]) -> tuple[str, ...]:

@@ -16,10 +16,10 @@ from autopeft.model.attaching import note_modules
 from autopeft.model.base import BaseModel
 from autopeft.model.checkpoint_source import loading_class, reads_images
 from autopeft.model.checks import pad_with, prepare_base, text_configs, usable_tokenizer
+from autopeft.model.components import head_names
 from autopeft.model.devices import Precision, devices_of, make_current
 from autopeft.model.linear_layers import n_bits
 from autopeft.model.quantization import stop_mutation, widen_norms
-from autopeft.model.targets import head_names
 from autopeft.model.weight_comparison import compare_with_checkpoint
 
 

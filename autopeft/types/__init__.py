@@ -45,6 +45,7 @@ from autopeft.types.plans import (
     ROLE_GROUPS,
     Adapter,
     Budget,
+    Component,
     EvaluatedSplit,
     Fidelity,
     Measurement,

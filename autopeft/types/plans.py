@@ -23,6 +23,22 @@ ROLE_GROUPS: Mapping[str, Sequence[str]] = {
     "attention": ("q", "k", "v", "kv", "qkv", "pos_q", "pos_k", "o"),
     "mlp": ("gate", "up", "gate_up", "down"),
 }
+# The parts of a model; `norm` is a norm in none of the others, `other` is all that is left.
+Component = Literal[
+    "attention",
+    "recurrent",
+    "mlp",
+    "shared_expert",
+    "routed_experts",
+    "router",
+    "norm",
+    "vision",
+    "audio",
+    "projector",
+    "embedding",
+    "head",
+    "other",
+]
 # Linear layers that compute several of queries, keys and values at once.
 FUSED_ROLES: Mapping[str, Sequence[str]] = {"kv": ("k", "v"), "qkv": ("q", "k", "v")}
 # The first number between dots is that of the layer: `h.3.attn.c_attn`; others count experts or convolutions.
