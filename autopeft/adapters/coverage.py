@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,18 +9,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from peft import PeftType, set_peft_model_state_dict
+from peft import set_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 
 from autopeft.adapters.configs import ConfigFile
 from autopeft.adapters.matching import TargetMatch
 from autopeft.adapters.skeleton import Attached
-from autopeft.errors import first_line_of
 from autopeft.model.linear_layers import linear_shape
 from autopeft.types import Component, counted, listed
 
-_PREFIX = "base_model.model."  # what `peft` puts before the base model's own names
 TOWERS: tuple[Component, ...] = ("vision", "audio", "projector")
+_PREFIX = "base_model.model."  # what `peft` puts before the base model's own names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +32,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Coverage:
-    """How many modules of a component are adapted or trained, and with how many parameters."""
+    """The adapted or trained modules of a component, of how many, and their parameters."""
 
     component: str
     adapted: tuple[str, ...]
@@ -53,26 +51,28 @@ def coverage_of(attached: Attached, places: Mapping[str, Component]) -> tuple[Co
     n_params: Counter[str] = Counter()
     for name, parameter in attached.model.named_parameters():
         if parameter.requires_grad:
-            parts = name.removeprefix(_PREFIX).split(".")
-            prefixes = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
-            owner = next((prefix for prefix in prefixes if prefix in places), None)
-            component = places[owner] if owner else "shared"
+            owner = name.removeprefix(_PREFIX)
+            while owner and owner not in places:
+                owner = owner.rpartition(".")[0]
+            component = places.get(owner, "shared")
             n_params[component] += parameter.numel()
-            trained[component] |= {owner} if owner else set()
-    modules: dict[str, set[str]] = defaultdict(set)
+            trained[component].add(owner)
+    modules: dict[str, list[str]] = defaultdict(list)
     for name, component in places.items():
         layer = base.get_submodule(name)
         is_linear = linear_shape(getattr(layer, "base_layer", layer)) is not None
         if is_linear or component == "routed_experts" or name in trained[component]:
-            modules[component].add(name)
+            modules[component].append(name)
+    if n_params["shared"]:
+        modules["shared"] = [""]
     return tuple(
         Coverage(
             component=component,
             adapted=tuple(sorted(trained[component])),
-            n_modules=len(modules[component]),
+            n_modules=len(names),
             n_params=n_params[component],
         )
-        for component in (*modules, *(["shared"] if n_params["shared"] else []))
+        for component, names in modules.items()
     )
 
 
@@ -81,71 +81,45 @@ def accidents(
 ) -> Iterator[Finding]:
     """Yield components that a config adapts though few would mean it.
 
-    `matches` are those of its targets in the model before `peft` rewrote them. Without weights, towers are
-    among the findings: text alone does not train these.
+    `matches` are those of its targets before `peft` rewrote them. Without weights, which show what was
+    trained, towers are among the findings.
     """
-    adapted = {each.component: set(each.adapted) for each in coverage if each.adapted}
-    if "router" in adapted:
-        routers = sorted(adapted["router"])
-        text = (
-            f"It adapts {counted(len(routers), 'router')}, such as {routers[0]}; routers choose the experts."
-        )
-        yield Finding(severity="warning", text=text)
-    for tower in TOWERS:
-        if tower in adapted and not has_weights:
-            text = (
-                f"It adapts {counted(len(adapted[tower]), 'module')} of {tower}, which text does not train."
-            )
+    adapted = {each.component: each.adapted for each in coverage if each.adapted}
+    odd = {"router": "which choose the experts"}
+    odd |= {} if has_weights else dict.fromkeys(TOWERS, "which texts do not train")
+    for component, why in odd.items():
+        if names := adapted.get(component):
+            text = f"It adapts {counted(len(names), f'{component} module')}, {why}, such as {names[0]}."
             yield Finding(severity="warning", text=text)
     if "routed_experts" in adapted and not file.content.get("target_parameters"):
-        everywhere = set().union(*adapted.values())
-        lost = {
-            match.entry
-            for match in matches
-            if match.field == "target_modules" and match.modules and everywhere.isdisjoint(match.modules)
-        }
+        everywhere = {name for names in adapted.values() for name in names}
+        lost = sorted(
+            match.entry for match in matches if everywhere.isdisjoint(match.modules) and match.modules
+        )
         if lost:
-            text = (
-                f"{listed(sorted(lost))} of target_modules match dense or shared MLPs, but peft adapts the "
-                "routed experts instead (peft#3711)."
-            )
-            yield Finding(severity="warning", text=text)
+            text = f"peft rewrites {listed(lost)} to the routed experts; dense and shared MLPs get no adapter"
+            yield Finding(severity="warning", text=f"{text} (peft#3711).")
 
 
 def tensor_findings(
     attached: Attached, name: str, tensors: Mapping[str, torch.Tensor], places: Mapping[str, Component]
 ) -> Iterator[Finding]:
     """Yield what is wrong with the tensors of the adapter `name`, which are loaded as `peft` does."""
-    if not tensors:
-        yield Finding(severity="broken", text="adapter_model.safetensors holds no tensors.")
+    if empty := [key for key, tensor in tensors.items() if not tensor.numel()] or not tensors:
+        where = f"{len(empty)} of {len(tensors)} tensors" if isinstance(empty, list) else "The weights"
+        yield Finding(severity="broken", text=f"{where} hold no numbers.")
         return
-    empty = [key for key, tensor in tensors.items() if not tensor.numel()]
-    if empty:
-        text = f"{counted(len(empty), 'tensor')} of {len(tensors)} without numbers, such as {empty[0]}."
-        yield Finding(severity="broken", text=text)
-    yield from _untrained(tensors, places)
+    is_moved = defaultdict(list)
+    for key, tensor in tensors.items():
+        if ".lora_B" in key or ".lora_embedding_B" in key:
+            module = key.removeprefix(_PREFIX).partition(".lora_")[0]
+            is_moved[places.get(module, "other")].append(bool(tensor.any()))
+    n_zero = {component: len(moved) for component, moved in is_moved.items() if not any(moved)}
+    if n_zero:
+        does_nothing = len(n_zero) == len(is_moved) and all(".lora_A" in k or ".lora_B" in k for k in tensors)
+        text = f"lora_B is zero in all modules of {listed(sorted(n_zero))}, as before training."
+        yield Finding(severity="broken" if does_nothing else "warning", text=text)
     yield from _unloadable(attached, name, tensors)
-
-
-def _untrained(tensors: Mapping[str, torch.Tensor], places: Mapping[str, Component]) -> Iterator[Finding]:
-    """Yield components whose every LoRA is still zero, which is how B begins."""
-    halves = {
-        key: tensor for key, tensor in tensors.items() if ".lora_B" in key or ".lora_embedding_B" in key
-    }
-    if halves and not any(tensor.any() for tensor in halves.values()):
-        alone = all(".lora_" in key and "magnitude" not in key for key in tensors)
-        text = f"every lora_B is zero ({len(halves)} tensors), so that LoRA changes nothing"
-        yield Finding(severity="broken" if alone else "warning", text=text)
-        return
-    for component in dict.fromkeys(places.values()):
-        own = [t for key, t in halves.items() if places.get(_module_of(key)) == component]
-        if own and not any(tensor.any() for tensor in own):
-            text = f"every lora_B of {component} is zero ({len(own)} tensors): it was not trained"
-            yield Finding(severity="warning", text=text)
-
-
-def _module_of(key: str) -> str:
-    return key.removeprefix(_PREFIX).partition(".lora_")[0]
 
 
 def _unloadable(attached: Attached, name: str, tensors: Mapping[str, torch.Tensor]) -> Iterator[Finding]:
@@ -153,34 +127,27 @@ def _unloadable(attached: Attached, name: str, tensors: Mapping[str, torch.Tenso
 
     Names of older versions, which `peft` and transformers rename, are no finding.
     """
-    base, config = attached.model.get_base_model(), attached.model.peft_config[name]
-    shapes = {key: parameter.shape for key, parameter in base.named_parameters()}
-    loaded = dict(tensors)
+    config, loaded = attached.model.peft_config[name], dict(tensors)
+    shapes = {key: parameter.shape for key, parameter in attached.model.named_parameters()}
     for key, tensor in tensors.items():  # the head has as many labels as its adapter says
-        if ".lora_" not in key and config.task_type in ("SEQ_CLS", "TOKEN_CLS"):
-            owner, _, leaf = key.removeprefix(_PREFIX).rpartition(".")
-            shape = shapes.get(f"{owner}.modules_to_save.{name}.{leaf}", tensor.shape)
-            loaded[key] = torch.empty(shape, device="meta") if tensor.numel() else tensor
+        owner, _, leaf = key.rpartition(".")
+        shape = shapes.get(f"{owner}.modules_to_save.{name}.{leaf}", tensor.shape)
+        if config.task_type in ("SEQ_CLS", "TOKEN_CLS") and shape != tensor.shape:
+            loaded[key] = torch.empty(shape, device="meta")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # nothing is copied to the meta device
             result = set_peft_model_state_dict(attached.model, loaded, adapter_name=name)
-    except Exception as error:  # whatever transformers' renaming and `peft` raise for foreign tensors
-        lines = str(error).strip().splitlines()
-        reason = (lines[1] if len(lines) > 1 else first_line_of(error)).strip().rstrip(".")
-        yield Finding(severity="broken", text=f"peft cannot load the tensors: {reason}")
+    except Exception as error:  # whatever `peft` and transformers raise for tensors of another model
+        reason = " ".join(str(error).split()).removeprefix("Error(s) in loading state_dict for ")
+        yield Finding(severity="broken", text=f"peft cannot load the tensors: {reason[:160]}")
         return
-    prefix = PEFT_TYPE_TO_PREFIX_MAPPING.get(PeftType(config.peft_type), "")
-    missing = [key for key in result.missing_keys if prefix in key and name in key]
+    kind = PEFT_TYPE_TO_PREFIX_MAPPING.get(config.peft_type, "")
+    missing = [key for key in result.missing_keys if kind in key and f".{name}" in key]
     ignored = list(result.unexpected_keys)
-    if missing and ignored:
-        common = os.path.commonprefix([missing[0][::-1], ignored[0][::-1]])[::-1].partition(".")[2]
-        needed, found = (key.removesuffix(common) for key in (missing[0], ignored[0]))
-        hint = f": names begin with {found!r}, not {needed!r}" if common else f", such as {ignored[0]}"
-        text = f"peft ignores {counted(len(ignored), 'tensor')} and misses {len(missing)}{hint}"
-    elif missing:
-        text = f"{counted(len(missing), 'tensor')} are missing, such as {missing[0]}"
-    else:
-        text = f"peft ignores {counted(len(ignored), 'tensor')}, such as {ignored[0]}" if ignored else ""
-    if text:
+    if ignored:
+        text = f"peft ignores {counted(len(ignored), 'tensor')}, such as {ignored[0]}."
         yield Finding(severity="broken" if missing else "warning", text=text)
+    if missing:
+        text = f"{counted(len(missing), 'tensor')} that peft needs are missing, such as {missing[0]}."
+        yield Finding(severity="broken", text=text)

@@ -149,22 +149,19 @@ def check_json(found: Check) -> dict[str, object]:
     """Return a check as plain values, with its verdicts."""
     answer = dataclasses.asdict(found) | {"verdict": found.verdict}
     answer["servers"] = {
-        name: {"verdict": found.verdict_on(name), "faults": answer["servers"][name]} for name in found.servers
+        name: {"verdict": found.verdict_on(name), "faults": faults}
+        for name, faults in answer["servers"].items()
     }
-    for name, part, is_same in (
-        ("outputs", found.outputs, found.outputs and found.outputs.are_same),
-        ("answers", found.answers, found.answers and found.answers.is_applied),
-    ):
-        answer[name] = part and dataclasses.asdict(part) | {"is_same": is_same}
+    for name, part in (("outputs", found.outputs), ("answers", found.answers)):
+        if part is not None:
+            answer[name] |= {"is_same": part.is_same}
     return answer
 
 
 def check_text(found: Check) -> str:
     """Write a check: the adapter, its coverage, what is wrong, servers, outputs, and the verdict."""
-    rank = f", rank {found.max_rank}" if found.max_rank else ""
-    title = f"{found.path}: {found.method}{rank} on {found.base_model}"
-    if found.topology:
-        title += f" ({found.topology})"
+    facts = [found.topology, f"rank {found.max_rank}" if found.max_rank else ""]
+    title = ", ".join([f"{found.path}: {found.method} on {found.base_model}", *filter(None, facts)])
     rows = [
         (each.component, f"{len(each.adapted):,}", f"{each.n_modules:,}", f"{each.n_params:,}")
         for each in found.coverage
@@ -173,13 +170,12 @@ def check_text(found: Check) -> str:
         (name, found.verdict_on(name), "\n".join(f"{fault.text} ({fault.source})" for fault in faults))
         for name, faults in found.servers.items()
     ]
+    headers = ("server", "verdict", "what it does other than peft")
     blocks = [
         lines_of([title]),
-        table(("component", "adapted", "modules", "parameters"), rows) if rows else [],
+        table(("component", "adapted", "of modules", "parameters"), rows) if rows else [],
         lines_of(f"{each.severity}: {each.text}" for each in found.findings),
-        table(("server", "verdict", "what it does otherwise"), servers, n_texts=3, width=columns())
-        if servers
-        else [],
+        table(headers, servers, n_texts=3, width=columns()) if servers else [],
         lines_of(_comparisons(found)),
         lines_of([f"verdict: {found.verdict}"]),
     ]
@@ -191,17 +187,14 @@ def _comparisons(found: Check) -> Iterator[str]:
     if outputs := found.outputs:
         largest = outputs.largest_difference
         yield (
-            f"The outputs are {'the same as' if outputs.are_same else 'other than'} those of "
-            f"{outputs.reference} on {counted(outputs.n_examples, 'row')}: largest difference "
-            f"{'infinite' if largest is None else rate(largest)}, tolerance {rate(outputs.tolerance)}."
+            f"The outputs {'are the same' if outputs.is_same else 'differ'}: largest difference "
+            f"{'infinite' if largest is None else rate(largest)} on {counted(outputs.n_examples, 'row')}, "
+            f"tolerance {rate(outputs.tolerance)}, compared with {outputs.reference}."
         )
     if answers := found.answers:
         yield (
             f"{answers.adapter} on {answers.url} moves the log-probabilities of {answers.base} by up to "
-            f"{rate(answers.change)} nats on {answers.n_prompts} prompts."
+            f"{rate(answers.change)} nats."
         )
         if answers.difference is not None:
-            yield (
-                f"They differ from those on this machine by up to {rate(answers.difference)}; tolerance "
-                f"{rate(answers.tolerance)}."
-            )
+            yield f"They differ from those on this machine by up to {rate(answers.difference)} nats."

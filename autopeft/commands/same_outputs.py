@@ -24,20 +24,18 @@ from autopeft.run.resources import FREE_MEMORY, device_in_float32, memory_needed
 from autopeft.store import RunDir, is_run, read_plan, whole_path
 from autopeft.types import IN_MEMORY, ExecutionSpec, ModelSpec, Plan, RunSpec, with_setting
 
-SPLIT = "confirm"  # every run has rows in it
-_MAX_EXAMPLES = 32
+_SPLIT, _MAX_EXAMPLES = "confirm", 32  # every run has rows in this split
+_MAX_OUTPUTS = 1 << 26  # numbers of outputs after which no more rows are compared, 256 MiB; heuristic
 # Allowed difference as a share of the largest output. Rounding in float32 stays below the first; weights that
 # were rounded to 16 bits move outputs by a few tenths of a percent. Both heuristic.
 _TOLERANCE, _TOLERANCE_16_BITS = 1e-5, 2e-2
-_MAX_OUTPUTS = 1 << 26  # numbers of outputs after which no more rows are compared, 256 MiB; heuristic
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """How the outputs of a folder differ from those of the finished plan in `reference`, in float32.
+    """How logits differ from those of the finished plan in `reference`, in float32.
 
-    `largest_difference` is that of two logits, divided by the largest logit if that is above 1; None if the
-    outputs differ in shape or are not finite.
+    `largest_difference` is divided by the largest logit if that is above 1; None if shapes differ.
     """
 
     reference: str
@@ -46,17 +44,14 @@ class Outputs:
     largest_difference: float | None
 
     @property
-    def are_same(self) -> bool:
-        """Whether the folder gives the outputs of the finished plan."""
+    def is_same(self) -> bool:
+        """Whether the outputs are those of the finished plan."""
         return self.largest_difference is not None and self.largest_difference <= self.tolerance
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """The finished plan: the settings that it was trained with, and the folder of its weights.
-
-    `facts` is the folder that records on which base model the weights were trained.
-    """
+    """The finished plan, its settings and weights; `facts` records on which base model they were trained."""
 
     spec: RunSpec
     plan: Plan
@@ -67,20 +62,17 @@ class Reference:
 def find_reference(path: Path, run: Path | None) -> Reference | None:
     """Find the finished plan of `run`, which `train` may have written; else of the run with `path` in it.
 
-    None if there is none, or if its rows are not known here: those of a user's trainer, or passed as objects.
+    None if there is none, or if `run` is not named and its rows cannot be read again.
     """
     folder = run or next((parent for parent in path.absolute().parents if is_run(parent)), path)
     if is_run(folder):
         opened = RunDir.open(folder)
-        spec = opened.read_spec()
+        spec, plan, facts = opened.read_spec(), read_plan(opened.path).plan, finished_weights(opened)
         if run is None and (spec.has_own_trainer or spec.data.source == IN_MEMORY):
             return None
-        facts = finished_weights(opened)
-        plan, seed = read_plan(opened.path).plan, finished_seed(opened)
-        # best/weights is a copy of it.
         is_refit = opened.has_refit and path.name != "judged"
-        original = opened.refit(plan, seed) if is_refit else opened.weights(plan, seed)
-        weights = original if original.is_dir() else facts
+        original = (opened.refit if is_refit else opened.weights)(plan, finished_seed(opened))
+        weights = original if original.is_dir() else facts  # best/weights is a copy of it
         return Reference(spec=spec, plan=plan, weights=weights, facts=facts)
     if (folder / "plan.yaml").is_file():
         document = read_plan(folder)
@@ -99,7 +91,7 @@ def compare_outputs(
     data_source: str | None,
     tolerance: float | None,
 ) -> Outputs:
-    """Compare the outputs of an adapter with `files`, or of a whole model without, on confirm rows.
+    """Compare an adapter with `files`, or a whole model without, with the finished plan on confirm rows.
 
     `model_id` and `data_source` replace what the reference names. `tolerance` None is 1e-5, or 0.02 for a
     whole model whose weights were rounded to 16 bits.
@@ -108,23 +100,20 @@ def compare_outputs(
         ModelError: The base model cannot be loaded, or is not the one that the plan was trained on.
         DataError: The dataset cannot be loaded, or the rows are those of the user's own trainer.
     """
-    if tolerance is None:
-        dtype = "float32" if files else str(model.config_of(ModelSpec(id=str(path))).dtype)
-        tolerance = _TOLERANCE_16_BITS if dtype.endswith("float16") else _TOLERANCE
+    dtype = "float32" if files else str(model.config_of(ModelSpec(id=str(path))).dtype)
+    tolerance_of_dtype = _TOLERANCE_16_BITS if dtype.endswith("float16") else _TOLERANCE
     spec = _in_float32(reference.spec, model_id=model_id, data_source=data_source)
     auto_class = discover("autopeft.tasks")[spec.task.name].auto_class
     device = device_in_float32(spec.model, auto_class=auto_class, dequantizes=len(files) != 1)
-    spec = with_setting(spec, "execution.device", device)
     with memory_needed("computing the outputs of a model in float32", FREE_MEMORY):
-        expected = _expected(spec, reference)
+        expected = _expected(with_setting(spec, "execution.device", device), reference)
         model.release_memory(expected.device)  # one model at a time
-        base_spec = _base_spec(files, expected, model_id) if files else ModelSpec(id=str(path))
-        module = _load(path, files, reference.plan, expected=expected, base_spec=base_spec)
+        module = _load(path, files, reference.plan, expected=expected, model_id=model_id)
         difference = _largest_difference(expected, module)
     return Outputs(
         reference=str(reference.weights),
         n_examples=len(expected.outputs),
-        tolerance=tolerance,
+        tolerance=tolerance_of_dtype if tolerance is None else tolerance,
         largest_difference=difference if math.isfinite(difference) else None,
     )
 
@@ -143,10 +132,7 @@ def _in_float32(spec: RunSpec, *, model_id: str | None, data_source: str | None)
 
 @dataclass(frozen=True, kw_only=True)
 class _Expected:
-    """The outputs of the finished plan, and what computes those of another model.
-
-    Each batch has one row, so that no padding enters, and `outputs` one tensor for each batch.
-    """
+    """The outputs of the finished plan, one tensor a row, and what computes those of another model."""
 
     outputs: tuple[torch.Tensor, ...]
     batches: tuple[Batch, ...]
@@ -157,21 +143,18 @@ class _Expected:
 
 
 def _expected(spec: RunSpec, reference: Reference) -> _Expected:
-    """Compute the outputs of the finished plan for the first rows of the confirm split, and free its model.
-
-    Fewer rows are taken if their outputs would take too much memory.
-    """
+    """Compute the outputs of the finished plan for the first confirm rows, and free its model."""
     prepared = prepare(spec)
     base, task, stack = prepared.base, prepared.task, compile_plan(reference.plan, prepared.methods)
     check_plan(reference.plan, base, prepared.methods)
     require_same_base(reference.facts, base.module)
-    split = prepared.bench.splits[SPLIT]
+    split = prepared.bench.splits[_SPLIT]
     batches: list[Batch] = []
     outputs: list[torch.Tensor] = []
     with base.attached(stack.configs, plan=reference.plan, task_type=task.peft_task_type, seed=0) as adapted:
         model.load_weights(adapted, stack.names, reference.weights)
-        for example, label in zip(split.examples[:_MAX_EXAMPLES], split.labels[:_MAX_EXAMPLES], strict=True):
-            batch = task.collate([example], [label], base.pad_token_id)
+        for example, label in list(zip(split.examples, split.labels, strict=True))[:_MAX_EXAMPLES]:
+            batch = task.collate([example], [label], base.pad_token_id)  # one row, so that no padding enters
             batches.append({name: value.to(base.device) for name, value in batch.items()})
             outputs += _logits(adapted.eval(), batches[-1:], task.auto_class)
             if sum(output.numel() for output in outputs) > _MAX_OUTPUTS:
@@ -195,24 +178,19 @@ def _logits(module: nn.Module, batches: Sequence[Batch], auto_class: str) -> Ite
         yield module(**features).logits.float().cpu()
 
 
-def _base_spec(files: Sequence[ConfigFile], expected: _Expected, model_id: str | None) -> ModelSpec:
-    """Choose the base model: the user's; else the one that the adapter names; else that of the run."""
-    used = expected.model  # the user's, or that of the run
-    config = next((file.config for file in files if file.config.base_model_name_or_path), None)
-    if config is None or model_id is not None:
-        return used
-    source, named = model.resolve(used)[0], config.base_model_name_or_path
-    if named == source or (source.endswith(".gguf") and named == str(Path(source).parent)):  # peft's guess
-        return used.model_copy(update={"revision": config.revision or used.revision})
-    return ModelSpec(id=named, revision=config.revision, quantize=used.quantize)
-
-
 def _load(
-    path: Path, files: Sequence[ConfigFile], plan: Plan, *, expected: _Expected, base_spec: ModelSpec
+    path: Path, files: Sequence[ConfigFile], plan: Plan, *, expected: _Expected, model_id: str | None
 ) -> nn.Module:
-    """Load a whole model, or an adapter on its base model."""
+    """Load a whole model; or an adapter on the user's base model, else its own, else that of the run."""
+    spec = expected.model if files else ModelSpec(id=str(path))
+    config = next((file.config for file in files if file.config.base_model_name_or_path), None)
+    if config is not None and model_id is None:
+        source, named = model.resolve(spec)[0], config.base_model_name_or_path
+        is_same = named in (source, str(Path(source).parent))  # peft names the folder of a GGUF file
+        revision = config.revision or (spec.revision if is_same else None)
+        spec = spec.model_copy(update={"id": spec.id if is_same else named, "revision": revision})
     base = model.load(
-        base_spec,
+        spec,
         auto_class=adapters.auto_class_of([file.config for file in files]) or expected.auto_class,
         label_names=expected.label_names,
         needs_tokenizer=False,

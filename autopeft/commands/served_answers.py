@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,99 +12,79 @@ from typing import Any
 import torch
 from torch import nn
 
-from autopeft.errors import AutopeftError, SpecError, first_line_of
+from autopeft.errors import AutopeftError, SpecError, reason_of
 
-PROMPTS = (
-    "The capital of France is",
-    "Once upon a time",
-    "def add(a, b):",
-    "Question: What is 2 + 3?\nAnswer:",
-)
+PROMPTS = ("The capital of France is", "Once upon a time", "def add(a, b):", "Question: 2 + 3?\nAnswer:")
 _N_TOP = 5  # most likely next tokens; servers of OpenAI's protocol give up to five
 _SECONDS = 60.0  # for an answer, as the first request may load the adapter
-# Log-probabilities in bfloat16 differ by a few hundredths from those in float32; heuristic.
-TOLERANCE = 0.1
+_NOISE = 1e-4  # by which two answers of one model may differ; heuristic
+TOLERANCE = 0.1  # log-probabilities in bfloat16 are a few hundredths from those in float32; heuristic
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServedAnswers:
-    """How an adapter moves the log-probabilities of the likeliest next tokens on a server, in nats.
+    """Log-probabilities of the likeliest next tokens on a server, in nats.
 
-    `change` is the largest difference from the base model there. `difference` is that from the adapter on
-    this machine; None if the base model's weights are not at hand.
+    `change` is how far the adapter moves them there, at most. `difference` is how far they are from those of
+    the adapter on this machine; None if the base model's weights are not at hand.
     """
 
     url: str
     base: str
     adapter: str
-    n_prompts: int
     change: float
     difference: float | None = None
-    tolerance: float = TOLERANCE
 
     @property
-    def is_applied(self) -> bool:
-        """Whether the server applies the adapter, and as it is applied here where that is known."""
-        return self.change > 0 and (self.difference is None or self.difference <= self.tolerance)
+    def is_same(self) -> bool:
+        """Whether the server applies the adapter, and as it is applied here if that is known."""
+        return self.change > _NOISE and (self.difference is None or self.difference <= TOLERANCE)
 
 
 def ask_server(url: str, folder: Path) -> tuple[ServedAnswers, list[list[float]]]:
     """Compare a server's base model with the adapter in `folder`; also returns the adapter's values.
 
-    The adapter is the only listed model besides the base, or the one with the name or path of the folder.
+    The adapter is the only model that is served next to the base, or the one with the folder's name or path.
 
     Raises:
         SpecError: The server lists no such adapter.
         AutopeftError: The server cannot be reached, or gives no log-probabilities.
     """
     url = url.rstrip("/").removesuffix("/v1")
-    listed = _request(f"{url}/v1/models")["data"]
-    names = [str(each["id"]) for each in listed]
-    parents = {each.get("parent") for each in listed} & set(names)
-    base = next(iter(parents), names[0])
-    others = [each for each in listed if each["id"] != base]
-    own = [
-        each for each in others if folder.name == each["id"] or str(each.get("root")) == str(folder.resolve())
-    ]
-    chosen = own or others
-    if len(chosen) != 1:
+    models = {each["id"]: each for each in _request(f"{url}/v1/models")["data"]}
+    base = next(
+        (str(each["parent"]) for each in models.values() if each.get("parent")), next(iter(models), "")
+    )
+    known_as = {folder.name, str(folder), str(folder.resolve())}
+    others = [name for name in models if name != base]
+    own = [name for name in others if known_as & {name, models[name].get("root")}] or others
+    if len(own) != 1:
         raise SpecError(
-            f"{url} serves {', '.join(names)}; of several adapters, the one to check needs the name of its "
-            f"folder, {folder.name}."
+            f"{url} serves {', '.join(models) or 'nothing'}; serve the adapter next to its base model, and "
+            f"name it {folder.name} if there are several."
         )
-    adapter = str(chosen[0]["id"])
-    plain, adapted = ([_top(url, name, prompt) for prompt in PROMPTS] for name in (base, adapter))
-    change = max(_distance(a, b) for a, b in zip(plain, adapted, strict=True))
-    answers = ServedAnswers(url=url, base=base, adapter=adapter, n_prompts=len(PROMPTS), change=change)
-    return answers, adapted
+    plain, adapted = ([_top(url, name, prompt) for prompt in PROMPTS] for name in (base, own[0]))
+    change = max(map(_distance, plain, adapted))
+    return ServedAnswers(url=url, base=base, adapter=own[0], change=change), adapted
 
 
 @torch.no_grad()
 def difference_here(model: nn.Module, tokenizer: Any, served: Sequence[Sequence[float]]) -> float:
     """Return the largest difference of served log-probabilities from those of a model with its adapter."""
-    worst = 0.0
-    for prompt, values in zip(PROMPTS, served, strict=True):
-        logits = model(**tokenizer(prompt, return_tensors="pt")).logits[0, -1].float()
-        worst = max(worst, _distance(logits.log_softmax(-1).topk(len(values)).values.tolist(), values))
-    return worst
+    encoded = (tokenizer(prompt, return_tensors="pt") for prompt in PROMPTS)
+    logits = (model(**features).logits[0, -1].float() for features in encoded)
+    return max(map(_distance, (row.log_softmax(-1).topk(_N_TOP).values.tolist() for row in logits), served))
 
 
 def _top(url: str, name: str, prompt: str) -> list[float]:
-    """Return the log-probabilities of the likeliest next tokens, in descending order.
-
-    vLLM and SGLang list them as `top_logprobs`, llama.cpp as chats do.
-    """
+    """Return the log-probabilities of the likeliest next tokens, in descending order."""
     body = {"model": name, "prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": _N_TOP}
     logprobs = _request(f"{url}/v1/completions", body)["choices"][0].get("logprobs") or {}
-    if logprobs.get("content"):
-        values = [each["logprob"] for each in logprobs["content"][0]["top_logprobs"]]
-    elif logprobs.get("top_logprobs"):
-        values = list(logprobs["top_logprobs"][0].values())
-    else:
-        raise AutopeftError(
-            f"{url} gives no log-probabilities for completions; ask vLLM, SGLang or llama.cpp."
-        )
-    return sorted(values, reverse=True)[:_N_TOP]
+    if logprobs.get("content"):  # of llama.cpp, as in chats
+        return sorted((each["logprob"] for each in logprobs["content"][0]["top_logprobs"]), reverse=True)
+    if not logprobs.get("top_logprobs"):
+        raise AutopeftError(f"{url} gives no log-probabilities with completions; ask another server.")
+    return sorted(logprobs["top_logprobs"][0].values(), reverse=True)
 
 
 def _distance(first: Sequence[float], second: Sequence[float]) -> float:
@@ -114,15 +93,10 @@ def _distance(first: Sequence[float], second: Sequence[float]) -> float:
 
 def _request(url: str, body: dict[str, Any] | None = None) -> Any:
     """Send a request, with a body as POST, and return the JSON of its answer."""
-    request = urllib.request.Request(
-        url,
-        data=None if body is None else json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
-    )
+    content = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, content, {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
             return json.load(answer)
     except (OSError, ValueError) as error:
-        raise AutopeftError(
-            f"{url} does not answer as OpenAI's API does ({first_line_of(error)})."
-        ) from error
+        raise AutopeftError(f"{url} does not answer as OpenAI's API ({reason_of(error)}).") from error
