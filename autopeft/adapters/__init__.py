@@ -28,6 +28,6 @@ from autopeft.adapters.coverage import (
     coverage_of,
     tensor_findings,
 )
-from autopeft.adapters.matching import TargetMatch, target_matches, unmatched
+from autopeft.adapters.matching import unmatched
 from autopeft.adapters.planning import check_user_file, read_user_plan
 from autopeft.adapters.skeleton import Attached, attach_fitting, held_names, refuse_weights

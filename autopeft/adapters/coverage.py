@@ -13,13 +13,15 @@ from peft import set_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 
 from autopeft.adapters.configs import ConfigFile
-from autopeft.adapters.matching import TargetMatch
 from autopeft.adapters.skeleton import Attached
 from autopeft.model.linear_layers import linear_shape
 from autopeft.types import Component, counted, listed
 
 TOWERS: tuple[Component, ...] = ("vision", "audio", "projector")
 _PREFIX = "base_model.model."  # what `peft` puts before the base model's own names
+
+
+_REWRITTEN = r".*\.gate_up_proj"  # a key of rank_pattern that `peft` adds where it rewrites targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,13 +78,10 @@ def coverage_of(attached: Attached, places: Mapping[str, Component]) -> tuple[Co
     )
 
 
-def accidents(
-    file: ConfigFile, matches: Sequence[TargetMatch], coverage: Sequence[Coverage], *, has_weights: bool
-) -> Iterator[Finding]:
+def accidents(file: ConfigFile, coverage: Sequence[Coverage], *, has_weights: bool) -> Iterator[Finding]:
     """Yield components that a config adapts though few would mean it.
 
-    `matches` are those of its targets before `peft` rewrote them. Without weights, which show what was
-    trained, towers are among the findings.
+    Without weights, which show what was trained, towers are among them.
     """
     adapted = {each.component: each.adapted for each in coverage if each.adapted}
     odd = {"router": "which choose the experts"}
@@ -91,14 +90,16 @@ def accidents(
         if names := adapted.get(component):
             text = f"It adapts {counted(len(names), f'{component} module')}, {why}, such as {names[0]}."
             yield Finding(severity="warning", text=text)
-    if "routed_experts" in adapted and not file.content.get("target_parameters"):
-        everywhere = {name for names in adapted.values() for name in names}
-        lost = sorted(
-            match.entry for match in matches if everywhere.isdisjoint(match.modules) and match.modules
+    patterns, targets = file.content.get("rank_pattern"), file.content.get("target_parameters")
+    is_rewritten = "routed_experts" in adapted and (not targets or _REWRITTEN in (patterns or ()))
+    others = [each for each in coverage if each.component in ("mlp", "shared_expert") and not each.adapted]
+    if is_rewritten and others:
+        text = (
+            "peft rewrote names of MLPs to the routed experts; "
+            f"{counted(sum(each.n_modules for each in others), 'module')} of "
+            f"{listed([each.component for each in others])} got no adapter (peft#3711)."
         )
-        if lost:
-            text = f"peft rewrites {listed(lost)} to the routed experts; dense and shared MLPs get no adapter"
-            yield Finding(severity="warning", text=f"{text} (peft#3711).")
+        yield Finding(severity="warning", text=text)
 
 
 def tensor_findings(
@@ -143,8 +144,8 @@ def _unloadable(attached: Attached, name: str, tensors: Mapping[str, torch.Tenso
         yield Finding(severity="broken", text=f"peft cannot load the tensors: {reason[:160]}")
         return
     kind = PEFT_TYPE_TO_PREFIX_MAPPING.get(config.peft_type, "")
-    missing = [key for key in result.missing_keys if kind in key and f".{name}" in key]
-    ignored = list(result.unexpected_keys)
+    missing = sorted(key for key in result.missing_keys if kind in key and f".{name}" in key)
+    ignored = sorted(result.unexpected_keys)
     if ignored:
         text = f"peft ignores {counted(len(ignored), 'tensor')}, such as {ignored[0]}."
         yield Finding(severity="broken" if missing else "warning", text=text)

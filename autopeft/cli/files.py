@@ -13,7 +13,7 @@ from autopeft.cli import options as opt
 from autopeft.cli.environment import heavy_imports
 from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.printing import columns, lines_of, print_json, table
-from autopeft.types import counted, rate
+from autopeft.types import rate
 
 if TYPE_CHECKING:
     from autopeft.commands import Check
@@ -81,7 +81,6 @@ def check(
             help="Run, or folder that `train` wrote, whose outputs it must give. Default: the one around it."
         ),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Dataset instead of the run's.")] = None,
     tolerance: Annotated[
         float | None,
         typer.Option(
@@ -103,7 +102,6 @@ def check(
             serve_on=serve_on or (),
             server=server,
             run=run,
-            data_source=data,
             tolerance=tolerance,
         )
         if as_json:
@@ -170,12 +168,13 @@ def check_text(found: Check) -> str:
         (name, found.verdict_on(name), "\n".join(f"{fault.text} ({fault.source})" for fault in faults))
         for name, faults in found.servers.items()
     ]
+    is_broken = any(each.severity == "broken" for each in found.findings)
     headers = ("server", "verdict", "what it does other than peft")
     blocks = [
         lines_of([title]),
         table(("component", "adapted", "of modules", "parameters"), rows) if rows else [],
         lines_of(f"{each.severity}: {each.text}" for each in found.findings),
-        table(headers, servers, n_texts=3, width=columns()) if servers else [],
+        [] if is_broken or not servers else table(headers, servers, n_texts=3, width=columns()),
         lines_of(_comparisons(found)),
         lines_of([f"verdict: {found.verdict}"]),
     ]
@@ -188,7 +187,7 @@ def _comparisons(found: Check) -> Iterator[str]:
         largest = outputs.largest_difference
         yield (
             f"The outputs {'are the same' if outputs.is_same else 'differ'}: largest difference "
-            f"{'infinite' if largest is None else rate(largest)} on {counted(outputs.n_examples, 'row')}, "
+            f"{'infinite' if largest is None else rate(largest)}, "
             f"tolerance {rate(outputs.tolerance)}, compared with {outputs.reference}."
         )
     if answers := found.answers:

@@ -73,14 +73,13 @@ def check(
     serve_on: Sequence[str] = (),
     server: str | None = None,
     run: Path | None = None,
-    data_source: str | None = None,
     tolerance: float | None = None,
 ) -> Check:
     """Check an adapter: its folder or adapter_config.json, a hub id, a run, or an export of `run`.
 
     The base model is built without weights, except to compare outputs: with those of the finished plan of
-    `run` (None takes the run around the adapter, if any), on its rows or `data_source`, and with those of
-    the endpoint `server`. `serve_on` names servers; without names, all are looked at.
+    `run` (None takes the run around the adapter, if any), and with those of the endpoint `server`.
+    `serve_on` names servers; without names, all are looked at.
 
     Raises:
         SpecError: There is nothing to check, or a config is damaged.
@@ -104,9 +103,7 @@ def check(
             raise SpecError(f"{path} has no {_CONFIG} or {_ORDER}; {wanted}.")
         reference = find_reference(path, run)
         if reference is not None and found.verdict != "broken":
-            outputs = compare_outputs(
-                path, files, reference, model_id=model_id, data_source=data_source, tolerance=tolerance
-            )
+            outputs = compare_outputs(path, files, reference, model_id=model_id, tolerance=tolerance)
             found = replace(found, outputs=outputs)
         return found if server is None else replace(found, answers=_answers(server, path, files, spec))
 
@@ -171,7 +168,6 @@ def _attach(
     configs = [file.config for file in files]
     names, places = model.adapter_names(configs), components(base.module)
     modules = [name for name, _ in base.module.named_modules() if name]
-    matches = [adapters.target_matches(file.content, base.module) for file in files]
     found = Check(
         path=str(path),
         base_model=base.name,
@@ -187,11 +183,11 @@ def _attach(
         return replace(found, findings=(Finding(severity="broken", text=str(error)),))
     coverage = adapters.coverage_of(attached, places)
     findings: list[Finding] = []
-    for file, matched, name in zip(files, matches, names, strict=True):
+    for file, name in zip(files, names, strict=True):
         targeted = [target for target, layer in attached.targets() if name in adapters.held_names(layer)]
         lost = adapters.unmatched(file, targeted, modules=modules, model=base.module)
         findings += [Finding(severity="warning", text=text) for text in (*adapters.unknown_keys(file), *lost)]
-        findings += adapters.accidents(file, matched, coverage, has_weights=bool(weights))
+        findings += adapters.accidents(file, coverage, has_weights=bool(weights))
     for name, tensors in zip(names, weights, strict=False):
         findings += adapters.tensor_findings(attached, name, tensors, places)
     is_in_text = any(weights) and not any("language_model." in key for key in weights[0])

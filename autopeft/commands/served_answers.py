@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from autopeft.commands.same_outputs import TEXTS
 from autopeft.errors import AutopeftError, SpecError, reason_of
 
-PROMPTS = ("The capital of France is", "Once upon a time", "def add(a, b):", "Question: 2 + 3?\nAnswer:")
 _N_TOP = 5  # most likely next tokens; servers of OpenAI's protocol give up to five
 _SECONDS = 60.0  # for an answer, as the first request may load the adapter
 _NOISE = 1e-4  # by which two answers of one model may differ; heuristic
@@ -63,7 +63,7 @@ def ask_server(url: str, folder: Path) -> tuple[ServedAnswers, list[list[float]]
             f"{url} serves {', '.join(models) or 'nothing'}; serve the adapter next to its base model, and "
             f"name it {folder.name} if there are several."
         )
-    plain, adapted = ([_top(url, name, prompt) for prompt in PROMPTS] for name in (base, own[0]))
+    plain, adapted = ([_top(url, name, prompt) for prompt in TEXTS] for name in (base, own[0]))
     change = max(map(_distance, plain, adapted))
     return ServedAnswers(url=url, base=base, adapter=own[0], change=change), adapted
 
@@ -71,7 +71,7 @@ def ask_server(url: str, folder: Path) -> tuple[ServedAnswers, list[list[float]]
 @torch.no_grad()
 def difference_here(model: nn.Module, tokenizer: Any, served: Sequence[Sequence[float]]) -> float:
     """Return the largest difference of served log-probabilities from those of a model with its adapter."""
-    encoded = (tokenizer(prompt, return_tensors="pt") for prompt in PROMPTS)
+    encoded = (tokenizer(prompt, return_tensors="pt") for prompt in TEXTS)
     logits = (model(**features).logits[0, -1].float() for features in encoded)
     return max(map(_distance, (row.log_softmax(-1).topk(_N_TOP).values.tolist() for row in logits), served))
 

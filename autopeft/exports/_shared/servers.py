@@ -20,6 +20,7 @@ from autopeft.adapters import TOWERS, Attached, type_name
 from autopeft.adapters.configs import changed_fields
 from autopeft.types import Component, counted, listed
 
+Severity = Literal["warning", "broken"]
 # Fields of LoRA that leave the update B A with one scale.
 _PLAIN = {"r", "lora_alpha", "target_modules", "fan_in_fan_out", "lora_dropout", "exclude_modules"}
 _PLAIN |= {"layers_to_transform", "layers_pattern", "init_lora_weights"}
@@ -32,6 +33,7 @@ _READERS = {
 }
 SERVERS = tuple(_READERS)
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of --max-lora-rank (vllm/config/lora.py)
+_VLLM_RANK = 16  # of vLLM without the flag
 # Settings that do more than B A with a scale. A reader that does not refuse one of them ignores it.
 _BEYOND = frozenset(
     "use_dora modules_to_save bias lora_bias layer_replication trainable_token_indices use_qalora".split()
@@ -42,22 +44,17 @@ _REFUSED = {
     "llama.cpp": {"use_dora", "modules_to_save", "bias"},  # any tensor but A and B (llama.cpp#11554)
     "tgi": set(),
 }
-# What a server does with the adapters of experts whose weights are in one tensor.
-_STACKED = {
-    "vllm": ("drops", "vllm#41384"),
-    "sglang": ("drops", "sglang/srt/lora/lora.py"),
-    "llama.cpp": ("cannot convert", "convert_lora_to_gguf.py"),
-    "tgi": ("drops", _READERS["tgi"]),
+# What a server does with adapters of experts whose weights are in one tensor.
+_STACKED: Mapping[str, tuple[Severity, str, str]] = {
+    "vllm": ("warning", "drops, for some models,", "vllm#41384, TuFT#154"),
+    "sglang": ("warning", "drops, for some models,", "sglang#23632"),
+    "llama.cpp": ("broken", "cannot convert", "convert_lora_to_gguf.py"),
+    "tgi": ("broken", "drops", _READERS["tgi"]),
 }
 _TOWERS = {"vllm": "vllm#23796; --enable-tower-connector-lora", "sglang": "sglang#28784"}
 # Linear attention's layers that a server has in another form.
-_LINEAR_ATTENTION = {
-    "sglang": (
-        r"linear_attn\.in_proj_(?:a|b|ba|qkv|z)$",
-        "warning",
-        "drops in some versions",
-        "sglang#30499",
-    ),
+_LINEAR_ATTENTION: Mapping[str, tuple[str, Severity, str, str]] = {
+    "sglang": (r"linear_attn\.in_proj_\w+$", "warning", "drops, in some versions,", "sglang#30499"),
     "llama.cpp": (r"linear_attn\.out_proj$", "broken", "cannot convert", "llama.cpp#21125"),
 }
 
@@ -68,7 +65,7 @@ class ServerFault:
 
     text: str
     source: str
-    severity: Literal["warning", "broken"] = "broken"
+    severity: Severity = "broken"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,19 +100,21 @@ def served_adapter(
     config: PeftConfig, attached: Attached, places: Mapping[str, Component], *, whole: str
 ) -> ServedAdapter:
     """Collect what servers differ in; `places` has the component of each module."""
-    layers = dict(attached.targets())
-    scaled = {
-        name: (rank, layer.scaling[adapter])
-        for name, layer in layers.items()
-        if isinstance(layer, LoraLayer) and not isinstance(layer, ParamWrapper)
-        for adapter, rank in layer.r.items()
-    }
+    scaled: dict[str, tuple[int, float]] = {}
+    stacked = []
+    for target, layer in attached.targets():
+        owner = target.removesuffix(".weight")  # peft's word for the parameter of a module
+        if isinstance(layer, ParamWrapper) and owner not in places:
+            stacked.append(target)
+        elif isinstance(layer, LoraLayer):
+            ((adapter, rank),) = layer.r.items()
+            scaled[owner] = (rank, layer.scaling[adapter])
     text_config = attached.model.get_base_model().config.get_text_config()
     return ServedAdapter(
         config=config,
         n_configs=len(attached.model.peft_config),
         scaled=scaled,
-        stacked=[name for name, layer in layers.items() if isinstance(layer, ParamWrapper)],
+        stacked=stacked,
         towers=[name for name in scaled if places.get(name) in TOWERS],
         n_layers=getattr(text_config, "num_hidden_layers", 0),
         whole=whole,
@@ -157,9 +156,13 @@ def _scale_faults(
         text = f"multiplies the update of {counted(len(wrong), 'module')} by {wrong[0]:.3g}"
         yield ServerFault(text=text, source=source)
     ranks = {rank for rank, _ in scaled.values()}
-    if server == "vllm" and max(ranks, default=1) > VLLM_RANKS[-1]:
-        text = f"takes ranks up to {VLLM_RANKS[-1]}, not {max(ranks)}"
-        yield ServerFault(text=text, source="vllm/config/lora.py")
+    most = max(ranks, default=1)
+    if server == "vllm" and most > VLLM_RANKS[-1]:
+        yield ServerFault(text=f"refuses rank {most} above 512", source="vllm/config/lora.py")
+    elif server == "vllm" and most > _VLLM_RANK:
+        flag = f"--max-lora-rank {next(rank for rank in VLLM_RANKS if rank >= most)}"
+        text = f"refuses rank {most} without {flag}"
+        yield ServerFault(text=text, source="vllm#2847", severity="warning")
     if server == "tgi" and len(ranks) > 1:
         yield ServerFault(text="stacks layers, which need one rank", source=_READERS[server])
 
@@ -170,9 +173,9 @@ def _module_faults(server: str, adapter: ServedAdapter) -> Iterator[ServerFault]
         text = f"drops all tensors: it loads {adapter.whole}, whose modules have longer names"
         yield ServerFault(text=text, source="vllm#49354" if server == "vllm" else _READERS[server])
     if adapter.stacked:
-        verb, source = _STACKED[server]
-        text = f"{verb} adapters of experts in one tensor, such as {adapter.stacked[0]}"
-        yield ServerFault(text=text, source=source)
+        severity, verb, source = _STACKED[server]
+        text = f"{verb} experts in one tensor, such as {adapter.stacked[0]}"
+        yield ServerFault(text=text, source=source, severity=severity)
     if adapter.towers and server in _TOWERS:
         text = f"ignores {counted(len(adapter.towers), 'module')} outside the text model"
         yield ServerFault(text=text, source=_TOWERS[server], severity="warning")
@@ -180,11 +183,11 @@ def _module_faults(server: str, adapter: ServedAdapter) -> Iterator[ServerFault]
         pattern, severity, verb, source = _LINEAR_ATTENTION[server]
         if found := {name.rpartition(".")[2] for name in adapter.scaled if re.search(pattern, name)}:
             text = f"{verb} {listed(sorted(found))} of linear attention"
-            yield ServerFault(text=text, source=source, severity=severity)  # type: ignore[arg-type]
+            yield ServerFault(text=text, source=source, severity=severity)
     if server == "tgi":
         n_layers: dict[str, int] = defaultdict(int)
         for name in adapter.scaled.keys() - set(adapter.towers):
             n_layers[name.rpartition(".")[2]] += 1
         if partial := sorted(kind for kind, number in n_layers.items() if number < adapter.n_layers):
-            text = f"drops {listed(partial)}, as some layer has none or no adapter there"
+            text = f"drops {listed(partial)}: not every layer adapts them"
             yield ServerFault(text=text, source=_READERS[server])
