@@ -116,8 +116,9 @@ def _write(factors: Factors, source: ExportSource, folder: Path) -> tuple[str, .
     save_tensors(tensors, folder / "adapter_model.safetensors")
     head = {name: tensor for name, tensor in trained_tensors(source) if in_head(name, source.head)}
     auto_mapping = None
-    if served is not None:  # the class to which the modules' names belong, as `peft` writes it
-        auto_mapping = {"base_model_class": type(served).__name__, "parent_library": type(served).__module__}
+    if head or served is not None:  # the class to which the modules' names belong, as `peft` writes it
+        kind = type(source.base if served is None else served)
+        auto_mapping = {"base_model_class": kind.__name__, "parent_library": kind.__module__}
     config = LoraConfig(
         r=rank,
         lora_alpha=rank,

@@ -18,7 +18,7 @@ from peft.tuners.lora.layer import ParamWrapper
 
 from autopeft.adapters import TOWERS, Attached, type_name
 from autopeft.adapters.configs import changed_fields
-from autopeft.types import Component, counted, listed
+from autopeft.types import Component, counted, layer_name, listed
 
 Severity = Literal["warning", "broken"]
 # Fields of LoRA that leave the update B A with one scale.
@@ -187,7 +187,7 @@ def _module_faults(server: str, adapter: ServedAdapter) -> Iterator[ServerFault]
     if server == "tgi":
         n_layers: dict[str, int] = defaultdict(int)
         for name in adapter.scaled.keys() - set(adapter.towers):
-            n_layers[name.rpartition(".")[2]] += 1
-        if partial := sorted(kind for kind, number in n_layers.items() if number < adapter.n_layers):
+            n_layers[name.rpartition(".")[2]] += layer_name(name) is not None
+        if partial := sorted(kind for kind, number in n_layers.items() if 0 < number < adapter.n_layers):
             text = f"drops {listed(partial)}: not every layer adapts them"
             yield ServerFault(text=text, source=_READERS[server])
