@@ -69,7 +69,7 @@ def train(model_dir, data_dir, tmp_path_factory):
             schedule="linear",
             seed=0,
         )
-        folder = tmp_path_factory.mktemp("verifying")
+        folder = tmp_path_factory.mktemp("trained")
         write_plan(folder / "plan.yaml", document)
         return commands.train_plan(folder / "plan.yaml", out=folder / "trained").folder
 
