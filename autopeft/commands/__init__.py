@@ -1,12 +1,13 @@
 """One file for each thing that a user asks for, readable from top to bottom.
 
-Inside the folder each file imports only from those before it: estimate, info, load, preview, study, train →
-analyze, count, export, search, suggest, try_run, tune, verify → push.
+Inside the folder each file imports only from those before it: estimate, info, load, preview, same_outputs,
+served_answers, study, train → analyze, check, count, export, search, suggest, try_run, tune → push.
 """
 
 from __future__ import annotations
 
 from autopeft.commands.analyze import Analysis, analyze
+from autopeft.commands.check import Check, check
 from autopeft.commands.count import count
 from autopeft.commands.estimate import StepEstimate, estimate_step
 from autopeft.commands.export import export
@@ -19,4 +20,3 @@ from autopeft.commands.suggest import Suggestion, SuggestRequest, suggest
 from autopeft.commands.train import Trained, train_plan
 from autopeft.commands.try_run import Reply, predict, try_run
 from autopeft.commands.tune import finish, tune
-from autopeft.commands.verify import Verification, verify

@@ -32,7 +32,7 @@ FAULTS = {
     "info methods": "absent",
     "info spaces": "absent",
     "export": "absent --to native --out export",
-    "verify": "absent",
+    "check": "absent",
     "push": "absent user/name",
 }
 

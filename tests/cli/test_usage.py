@@ -32,9 +32,9 @@ def test_the_help_has_every_flag_and_examples():
     ("arguments", "words"),
     [
         (("search", "--trials", "x"), ("--trials", "'x'")),
-        (("verify", "x", "--max-examples", "0"), ("--max-examples",)),
+        (("check", "x", "--tolerance", "-1"), ("--tolerance",)),
         (("estimate", "ia3", "--quantize", "3bit"), ("3bit", "4bit")),
-        (("verify",), ("PATH",)),
+        (("check",), ("ADAPTER",)),
         (("search", "--budgt", "1%"), ("--budgt", "--budget")),
         (("serch",), ("serch", "search")),
         (("search", "--budget", "banana"), ("banana",)),
