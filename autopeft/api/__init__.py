@@ -9,7 +9,7 @@ Inside the folder each file imports only from those before it: result.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -91,20 +91,17 @@ def search(
     Raises:
         AutopeftError: See the tree of errors in `autopeft.errors`.
     """
-    progress = progress_display(quiet=bool(settings.pop("quiet", False)))
+    quiet = bool(settings.pop("quiet", False))
+    settings = {"budget": budget, **settings}
     with in_python_words():
-        settings = {"budget": budget, **settings}
         request, explicit, memory = _resolve(model_or_settings, dataset, settings, tokenizer=tokenizer)
-        if dry_run:
-            with _lent(memory):
+        with _lent(memory):
+            if dry_run:
                 return commands.preview(request, explicit=explicit, resume=resume, memory=memory)
-        try:
-            with _lent(memory):
+            with closing(progress_display(quiet=quiet)) as progress:
                 result, path = commands.run_search(
                     request, explicit=explicit, resume=resume, progress=progress, memory=memory
                 )
-        finally:
-            progress.close()
     return with_path(result, path)
 
 
