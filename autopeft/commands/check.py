@@ -17,7 +17,7 @@ from autopeft.adapters import ConfigFile, Coverage, Finding
 from autopeft.commands.same_outputs import Outputs, compare_outputs, find_reference
 from autopeft.commands.served_answers import ServedAnswers, ask_server, difference_here
 from autopeft.errors import SpecError, TargetError, UnknownNameError, reason_of
-from autopeft.exports import SERVERS, ServerFault
+from autopeft.exports import SERVERS
 from autopeft.model import BaseModel
 from autopeft.model.checkpoint_source import own_class
 from autopeft.model.components import components, topology
@@ -47,7 +47,7 @@ class Check:
     max_rank: int = 0
     n_tensors: int = 0
     findings: tuple[Finding, ...] = ()
-    servers: Mapping[str, tuple[ServerFault, ...]] = field(default_factory=dict)
+    servers: Mapping[str, tuple[Finding, ...]] = field(default_factory=dict)
     outputs: Outputs | None = None
     answers: ServedAnswers | None = None
 
@@ -138,7 +138,8 @@ def _inspect(path: Path, files: Sequence[ConfigFile], spec: ModelSpec, *, serve_
         try:
             weights.append(exports.read_weights(file.folder) or {})
         except SpecError as error:
-            findings.append(Finding(severity="broken", text=str(error)))
+            is_pickle = not (file.folder / "adapter_model.safetensors").exists()  # which peft would load
+            findings.append(Finding(severity="warning" if is_pickle else "broken", text=str(error)))
     if not any(weights) and not findings and not (path / "adapter_model.safetensors").is_file():
         text = "There is no adapter_model.safetensors; the config alone was checked."
         findings.append(Finding(severity="warning", text=text))
