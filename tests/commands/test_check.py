@@ -256,9 +256,12 @@ def test_text_fits_80_columns_and_shows_coverage(tmp_path, monkeypatch):
     assert "recurrent        0           2           0" in lines and lines[-1] == "verdict: warning"
 
 
-def test_weights_are_missed_where_there_is_only_a_config(tmp_path):
-    found = check(str(write_adapter(tmp_path, "llama", ATTENTION, weights=False)))
-    assert found.verdict == "warning" and found.n_tensors == 0
+def test_weights_are_missed_in_a_folder_and_not_in_a_config(tmp_path):
+    adapter = write_adapter(tmp_path, "llama", ATTENTION, weights=False)
+    assert (check(str(adapter)).verdict, check(str(adapter / "adapter_config.json")).verdict) == (
+        "warning",
+        "good",
+    )
 
 
 def test_what_is_no_adapter_is_refused(tmp_path, monkeypatch):
