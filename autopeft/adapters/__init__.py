@@ -24,6 +24,7 @@ from autopeft.adapters.coverage import (
     TOWERS,
     Coverage,
     Finding,
+    Severity,
     accidents,
     coverage_of,
     tensor_findings,

@@ -17,6 +17,7 @@ from autopeft.adapters.skeleton import Attached
 from autopeft.model.linear_layers import linear_shape
 from autopeft.types import Component, counted, listed
 
+Severity = Literal["warning", "broken"]
 TOWERS: tuple[Component, ...] = ("vision", "audio", "projector")
 _PREFIX = "base_model.model."  # what `peft` puts before the base model's own names
 
@@ -26,10 +27,11 @@ _REWRITTEN = r".*\.gate_up_proj"  # a key of rank_pattern that `peft` adds where
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Something that is wrong with an adapter (`broken`), or may be."""
+    """Something that is wrong with an adapter, or may be; `source` is the file or thread that shows it."""
 
-    severity: Literal["warning", "broken"]
+    severity: Severity
     text: str
+    source: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -156,7 +156,8 @@ def check_json(found: Check) -> dict[str, object]:
 def check_text(found: Check) -> str:
     """Write a check: the adapter, its coverage, what is wrong, servers, outputs, and the verdict."""
     facts = [found.topology, f"rank {found.max_rank}" if found.max_rank else ""]
-    title = ", ".join([f"{found.path}: {found.method} on {found.base_model}", *filter(None, facts)])
+    base = f" on {found.base_model}" if found.topology else ""
+    title = ", ".join([f"{found.path}: {found.method}{base}", *filter(None, facts)])
     rows = [
         (each.component, f"{len(each.adapted):,}", f"{each.n_modules:,}", f"{each.n_params:,}")
         for each in found.coverage

@@ -17,7 +17,7 @@ from autopeft.adapters import ConfigFile, Coverage, Finding
 from autopeft.commands.same_outputs import Outputs, compare_outputs, find_reference
 from autopeft.commands.served_answers import ServedAnswers, ask_server, difference_here
 from autopeft.errors import SpecError, TargetError, UnknownNameError, reason_of
-from autopeft.exports import SERVERS, ServerFault
+from autopeft.exports import SERVERS
 from autopeft.model import BaseModel
 from autopeft.model.checkpoint_source import own_class
 from autopeft.model.components import components, topology
@@ -29,6 +29,7 @@ from autopeft.types import ModelSpec
 _CONFIG, _ORDER = "adapter_config.json", "order.json"
 _HUB_SECONDS = 4.0  # for the hub's answer; heuristic
 _VERDICTS = ("good", "warning", "broken")
+Tensors = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class Check:
     max_rank: int = 0
     n_tensors: int = 0
     findings: tuple[Finding, ...] = ()
-    servers: Mapping[str, tuple[ServerFault, ...]] = field(default_factory=dict)
+    servers: Mapping[str, tuple[Finding, ...]] = field(default_factory=dict)
     outputs: Outputs | None = None
     answers: ServedAnswers | None = None
 
@@ -94,7 +95,9 @@ def check(
             files = adapters.read_configs(path)
             configs = [file.config for file in files]
             spec = ModelSpec(id=model_id) if model_id else adapters.base_model_of(configs, path=path)
-            found = _inspect(path, files, spec, serve_on=serve_on)
+            weights, findings = _read_weights(files, is_config=Path(adapter).is_file())
+            found = _inspect(path, files, weights, spec, serve_on=serve_on)
+            found = replace(found, findings=(*findings, *found.findings))
         elif run is not None and (path / "config.json").is_file():
             files, spec = [], ModelSpec(id=str(path))
             found = Check(path=str(path), base_model=str(path), method="a whole model")
@@ -127,22 +130,38 @@ def _locate(adapter: str) -> Path:
         ) from error
 
 
-def _inspect(path: Path, files: Sequence[ConfigFile], spec: ModelSpec, *, serve_on: Sequence[str]) -> Check:
+def _read_weights(
+    files: Sequence[ConfigFile], *, is_config: bool
+) -> tuple[list[Tensors | None], list[Finding]]:
+    """Read the tensors of each config, None without; weights are missed unless the user named a config."""
+    weights: list[Tensors | None] = []
+    findings = []
+    for file in files:
+        tensors, is_there = None, (file.folder / "adapter_model.safetensors").exists()
+        try:
+            tensors = exports.read_weights(file.folder)
+            problem = "" if tensors is not None or is_config else f"{file.folder} has no weights to check."
+        except SpecError as error:
+            problem = str(error)
+        weights.append(tensors)
+        if problem:  # peft loads what is not read here, a pickle
+            findings.append(Finding(severity="broken" if is_there else "warning", text=problem))
+    return weights, findings
+
+
+def _inspect(
+    path: Path,
+    files: Sequence[ConfigFile],
+    weights: Sequence[Tensors | None],
+    spec: ModelSpec,
+    *,
+    serve_on: Sequence[str],
+) -> Check:
     """Check configs and tensors on the class of transformers that they are for.
 
     Adapters of a model of images and texts may be for its text model or for the whole, and the config does
     not say which: if they do not fit the first, the second is tried.
     """
-    weights, findings = [], []
-    for file in files:
-        try:
-            weights.append(exports.read_weights(file.folder) or {})
-        except SpecError as error:
-            findings.append(Finding(severity="broken", text=str(error)))
-    if not any(weights) and not findings and not (path / "adapter_model.safetensors").is_file():
-        text = "There is no adapter_model.safetensors; the config alone was checked."
-        findings.append(Finding(severity="warning", text=text))
-        weights = []
     auto_class = adapters.auto_class_of([file.config for file in files])
     whole = own_class(model.config_of(spec), auto_class or "AutoModelForCausalLM")
     attempts = []
@@ -150,15 +169,14 @@ def _inspect(path: Path, files: Sequence[ConfigFile], spec: ModelSpec, *, serve_
         base = model.load_skeleton(spec, auto_class=class_name)
         attempts.append(_attach(path, files, weights, base, whole=whole or "", serve_on=serve_on))
         if attempts[-1].verdict != "broken":
-            break
-    best = attempts[-1] if attempts[-1].verdict != "broken" else attempts[0]
-    return replace(best, findings=(*findings, *best.findings))
+            return attempts[-1]
+    return attempts[0]
 
 
 def _attach(
     path: Path,
     files: Sequence[ConfigFile],
-    weights: Sequence[Mapping[str, torch.Tensor]],
+    weights: Sequence[Tensors | None],
     base: BaseModel,
     *,
     whole: str,
@@ -173,7 +191,7 @@ def _attach(
         base_model=base.name,
         method=" and ".join(dict.fromkeys(map(adapters.type_name, configs))),
         topology=topology(base.module),
-        n_tensors=sum(map(len, weights)),
+        n_tensors=sum(len(tensors) for tensors in weights if tensors),
     )
     try:
         with warnings.catch_warnings():
@@ -187,10 +205,11 @@ def _attach(
         targeted = [target for target, layer in attached.targets() if name in adapters.held_names(layer)]
         lost = adapters.unmatched(file, targeted, modules=modules, model=base.module)
         findings += [Finding(severity="warning", text=text) for text in (*adapters.unknown_keys(file), *lost)]
-        findings += adapters.accidents(file, coverage, has_weights=bool(weights))
-    for name, tensors in zip(names, weights, strict=False):
-        findings += adapters.tensor_findings(attached, name, tensors, places)
-    is_in_text = any(weights) and not any("language_model." in key for key in weights[0])
+        findings += adapters.accidents(file, coverage, has_weights=weights[0] is not None)
+    for name, tensors in zip(names, weights, strict=True):
+        if tensors is not None:
+            findings += adapters.tensor_findings(attached, name, tensors, places)
+    is_in_text = bool(weights[0]) and not any("language_model." in key for key in weights[0] or ())
     served = exports.served_adapter(configs[0], attached, places, whole=whole if is_in_text else "")
     is_served = model.task_type_of(base.module) == "CAUSAL_LM"
     return replace(

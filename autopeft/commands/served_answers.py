@@ -80,8 +80,6 @@ def _top(url: str, name: str, prompt: str) -> list[float]:
     """Return the log-probabilities of the likeliest next tokens, in descending order."""
     body = {"model": name, "prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": _N_TOP}
     logprobs = _request(f"{url}/v1/completions", body)["choices"][0].get("logprobs") or {}
-    if logprobs.get("content"):  # of llama.cpp, as in chats
-        return sorted((each["logprob"] for each in logprobs["content"][0]["top_logprobs"]), reverse=True)
     if not logprobs.get("top_logprobs"):
         raise AutopeftError(f"{url} gives no log-probabilities with completions; ask another server.")
     return sorted(logprobs["top_logprobs"][0].values(), reverse=True)

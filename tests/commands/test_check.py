@@ -10,12 +10,13 @@ import pytest
 import torch
 import transformers
 from toys.adapters import ATTENTION, MLP, PREFIX, emptied, renamed, scaled, write_adapter
-from toys.exports import refused
+from toys.exports import refused, trained
 from toys.topologies import build
 from typer.testing import CliRunner
 
 from autopeft.cli.app import app
 from autopeft.commands import check
+from autopeft.plugins import discover
 
 UNREWRITTEN = {"target_modules": MLP, "target_parameters": None, "rank_pattern": {}, "alpha_pattern": {}}
 TEXT_MODEL = r".*language_model.*\.(q|k|v|o)_proj"
@@ -255,9 +256,12 @@ def test_text_fits_80_columns_and_shows_coverage(tmp_path, monkeypatch):
     assert "recurrent        0           2           0" in lines and lines[-1] == "verdict: warning"
 
 
-def test_weights_are_missed_where_there_is_only_a_config(tmp_path):
-    found = check(str(write_adapter(tmp_path, "llama", ATTENTION, weights=False)))
-    assert found.verdict == "warning" and found.n_tensors == 0
+def test_weights_are_missed_in_a_folder_and_not_in_a_config(tmp_path):
+    adapter = write_adapter(tmp_path, "llama", ATTENTION, weights=False)
+    assert (check(str(adapter)).verdict, check(str(adapter / "adapter_config.json")).verdict) == (
+        "warning",
+        "good",
+    )
 
 
 def test_what_is_no_adapter_is_refused(tmp_path, monkeypatch):
@@ -268,3 +272,21 @@ def test_what_is_no_adapter_is_refused(tmp_path, monkeypatch):
     refused(invoke(adapter, "--model", tmp_path / "absent"), 2, "absent")
     (adapter / "adapter_config.json").write_text("{")
     refused(invoke(adapter), 2, "adapter_config.json")
+
+
+@pytest.mark.parametrize("method", sorted(discover("autopeft.methods")))
+def test_adapter_of_every_method_has_no_finding(method, make_base, make_plan, tmp_path):
+    base = make_base("bert")
+    base.module.config.architectures = [type(base.module).__name__]
+    base.module.config.save_pretrained(tmp_path / "base")
+    trained(base, make_plan(base, method), tmp_path / "adapter")
+    found = check(str(tmp_path / "adapter"), model_id=str(tmp_path / "base"))
+    assert (found.verdict, found.findings) == ("good", ())
+    assert sum(each.n_params for each in found.coverage) > 0
+
+
+def test_pickled_weights_are_not_read_and_not_called_broken(tmp_path):
+    adapter = write_adapter(tmp_path, "llama", ATTENTION, weights=False)
+    (adapter / "adapter_model.bin").write_bytes(b"pickle")
+    (finding,) = check(str(adapter)).findings
+    assert finding.severity == "warning" and "pickle" in finding.text

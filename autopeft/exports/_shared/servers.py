@@ -10,17 +10,15 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from peft import LoraConfig, PeftConfig
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
 
-from autopeft.adapters import TOWERS, Attached, type_name
+from autopeft.adapters import TOWERS, Attached, Finding, Severity, type_name
 from autopeft.adapters.configs import changed_fields
 from autopeft.types import Component, counted, layer_name, listed
 
-Severity = Literal["warning", "broken"]
 # Fields of LoRA that leave the update B A with one scale.
 _PLAIN = {"r", "lora_alpha", "target_modules", "fan_in_fan_out", "lora_dropout", "exclude_modules"}
 _PLAIN |= {"layers_to_transform", "layers_pattern", "init_lora_weights"}
@@ -57,15 +55,6 @@ _LINEAR_ATTENTION: Mapping[str, tuple[str, Severity, str, str]] = {
     "sglang": (r"linear_attn\.in_proj_\w+$", "warning", "drops, in some versions,", "sglang#30499"),
     "llama.cpp": (r"linear_attn\.out_proj$", "broken", "cannot convert", "llama.cpp#21125"),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServerFault:
-    """What a server does other than `peft`; a warning if its version or flags decide."""
-
-    text: str
-    source: str
-    severity: Severity = "broken"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,28 +110,28 @@ def served_adapter(
     )
 
 
-def server_faults(server: str, adapter: ServedAdapter) -> Iterator[ServerFault]:
-    """Yield what a server refuses, ignores or misreads of an adapter."""
+def server_faults(server: str, adapter: ServedAdapter) -> Iterator[Finding]:
+    """Yield what a server does other than `peft`; a warning if its version or flags decide."""
     config, reader = adapter.config, _READERS[server]
     if not isinstance(config, LoraConfig) or adapter.n_configs > 1:
         what = type_name(config) if adapter.n_configs == 1 else f"{adapter.n_configs} configs"
-        yield ServerFault(text=f"loads one LoRA, not {what}", source=reader)
+        yield Finding(severity="broken", text=f"loads one LoRA, not {what}", source=reader)
         return
     fields = changed_fields(config)
     of_all = {"rank_pattern": config.r, "alpha_pattern": config.lora_alpha}
     for name in sorted(fields.keys() & {*_BEYOND, *_REFUSED[server]}):
         if name not in of_all or set(fields[name].values()) != {of_all[name]}:
             verb = "refuses" if name in _REFUSED[server] else "ignores"
-            yield ServerFault(text=f"{verb} {name}", source=reader)
+            yield Finding(severity="broken", text=f"{verb} {name}", source=reader)
     if server == "sglang" and isinstance(config.target_modules, str):
-        yield ServerFault(text="refuses a pattern as target_modules", source="verl#7288")
+        yield Finding(severity="broken", text="refuses a pattern as target_modules", source="verl#7288")
     yield from _scale_faults(server, config, adapter.scaled)
     yield from _module_faults(server, adapter)
 
 
 def _scale_faults(
     server: str, config: LoraConfig, scaled: Mapping[str, tuple[int, float]]
-) -> Iterator[ServerFault]:
+) -> Iterator[Finding]:
     """Yield how a server scales modules other than `peft`, and ranks that it does not take."""
     root = math.sqrt(config.r) if config.use_rslora and server in ("vllm", "tgi") else config.r
     factors = [
@@ -154,40 +143,42 @@ def _scale_faults(
     if wrong and not (server == "sglang" and (config.rank_pattern or config.alpha_pattern)):
         source = {"sglang": "sglang#40835", "llama.cpp": "src/llama-adapter.h"}.get(server, _READERS[server])
         text = f"multiplies the update of {counted(len(wrong), 'module')} by {wrong[0]:.3g}"
-        yield ServerFault(text=text, source=source)
+        yield Finding(severity="broken", text=text, source=source)
     ranks = {rank for rank, _ in scaled.values()}
     most = max(ranks, default=1)
     if server == "vllm" and most > VLLM_RANKS[-1]:
-        yield ServerFault(text=f"refuses rank {most} above 512", source="vllm/config/lora.py")
+        yield Finding(severity="broken", text=f"refuses rank {most} above 512", source="vllm/config/lora.py")
     elif server == "vllm" and most > _VLLM_RANK:
         flag = f"--max-lora-rank {next(rank for rank in VLLM_RANKS if rank >= most)}"
         text = f"refuses rank {most} without {flag}"
-        yield ServerFault(text=text, source="vllm#2847", severity="warning")
+        yield Finding(text=text, source="vllm#2847", severity="warning")
     if server == "tgi" and len(ranks) > 1:
-        yield ServerFault(text="stacks layers, which need one rank", source=_READERS[server])
+        yield Finding(severity="broken", text="stacks layers, which need one rank", source=_READERS[server])
 
 
-def _module_faults(server: str, adapter: ServedAdapter) -> Iterator[ServerFault]:
+def _module_faults(server: str, adapter: ServedAdapter) -> Iterator[Finding]:
     """Yield adapted modules that a server leaves out, does not find, or cannot convert."""
     if adapter.whole and server in ("vllm", "tgi"):
         text = f"drops all tensors: it loads {adapter.whole}, whose modules have longer names"
-        yield ServerFault(text=text, source="vllm#49354" if server == "vllm" else _READERS[server])
+        yield Finding(
+            severity="broken", text=text, source="vllm#49354" if server == "vllm" else _READERS[server]
+        )
     if adapter.stacked:
         severity, verb, source = _STACKED[server]
         text = f"{verb} experts in one tensor, such as {adapter.stacked[0]}"
-        yield ServerFault(text=text, source=source, severity=severity)
+        yield Finding(text=text, source=source, severity=severity)
     if adapter.towers and server in _TOWERS:
         text = f"ignores {counted(len(adapter.towers), 'module')} outside the text model"
-        yield ServerFault(text=text, source=_TOWERS[server], severity="warning")
+        yield Finding(text=text, source=_TOWERS[server], severity="warning")
     if server in _LINEAR_ATTENTION:
         pattern, severity, verb, source = _LINEAR_ATTENTION[server]
         if found := {name.rpartition(".")[2] for name in adapter.scaled if re.search(pattern, name)}:
             text = f"{verb} {listed(sorted(found))} of linear attention"
-            yield ServerFault(text=text, source=source, severity=severity)
+            yield Finding(text=text, source=source, severity=severity)
     if server == "tgi":
         n_layers: dict[str, int] = defaultdict(int)
         for name in adapter.scaled.keys() - set(adapter.towers):
             n_layers[name.rpartition(".")[2]] += layer_name(name) is not None
         if partial := sorted(kind for kind, number in n_layers.items() if 0 < number < adapter.n_layers):
             text = f"drops {listed(partial)}: not every layer adapts them"
-            yield ServerFault(text=text, source=_READERS[server])
+            yield Finding(severity="broken", text=text, source=_READERS[server])
