@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,9 +32,6 @@ class Score:
         per_example: One number for each row, in the same order in every trial, whose mean is the value (for
             accuracy 0 or 1). Plans are then compared row by row, and one seed is enough.
         loss: The loss on the same rows, which ranks short runs more reliably than a metric.
-
-    Raises:
-        ValueError: `value` or `loss` is not a number, or `per_example` is not a list of numbers.
     """
 
     # How autopeft reads a file with these keys.
@@ -63,10 +60,6 @@ class Score:
     ) -> Score:
         """Compute a metric of autopeft, such as accuracy or spearman; autopeft must be installed.
 
-        Raises:
-            UnknownNameError: There is no such metric.
-            ImportError: This environment has no autopeft; pass value and per_example instead.
-
         Example:
             >>> Score.of("accuracy", [1, 0, 1], [1, 1, 1]).per_example
             (1.0, 0.0, 1.0)
@@ -81,11 +74,7 @@ class Score:
 
     @classmethod
     def given(cls, answer: Any) -> Score:
-        """Return what a training function returned as a score.
-
-        Raises:
-            ValueError: It is neither a number nor a score.
-        """
+        """Return what a training function returned as a score; raises ValueError if it is not a number."""
         if isinstance(answer, cls):
             return answer
         is_number = isinstance(answer, (int, float)) and not isinstance(answer, bool)
@@ -145,10 +134,7 @@ class Trial:
     def load(cls, path: str | Path) -> Trial:
         """Read a trial from its `trial.json`, in a script that a command starts.
 
-        Paths in the file may be relative to its folder.
-
-        Raises:
-            ValueError: A newer autopeft wrote the file; update the copy of this client.
+        Paths in the file may be relative to its folder. A file of a newer autopeft raises ValueError.
         """
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         if content["schema_version"] != SCHEMA_VERSION:
@@ -161,11 +147,7 @@ class Trial:
 
     @cached_property
     def peft_config(self) -> Any:
-        """The config of the adapter to attach, loaded by the installed `peft`.
-
-        Raises:
-            ValueError: That `peft` does not have the method.
-        """
+        """The config of the adapter to attach, loaded by the installed `peft`."""
         from peft import PEFT_TYPE_TO_CONFIG_MAPPING, __version__
 
         content = json.loads((self.config / "adapter_config.json").read_text(encoding="utf-8"))
@@ -185,12 +167,7 @@ class Trial:
         return {"learning_rate": self.learning_rate, "lr_scheduler_type": "linear", **schedule}
 
     def attach(self, model: Any) -> Any:
-        """Attach the adapter to train; if `split` is `test`, the finished one in `folder`.
-
-        Raises:
-            ValueError: The model has a task head that would stay untrained, since the study adapts a class
-                without one.
-        """
+        """Attach the adapter to train; if `split` is `test`, the finished one in `folder`."""
         from peft import PeftModel, get_peft_model
 
         if not self.steps:
@@ -220,25 +197,7 @@ class Trial:
             and ".modules_to_save." in name
             and layer.weight.requires_grad
         }
-        sizes: dict[str, float] = {}
-        mask = batch.get("attention_mask")
-
-        def note_size(name: str, inputs: Any) -> None:
-            if mask is not None and inputs.shape[:-1] == mask.shape:
-                inputs = inputs[mask.bool()]
-            sizes[name] = max(_LEAST_RMS, inputs.float().square().mean().sqrt().item())
-
-        hooks = [
-            layer.register_forward_pre_hook(lambda _, inputs, name=name: note_size(name, inputs[0]))
-            for name, layer in layers.items()
-        ]
-        was_training = model.training
-        if layers:
-            with torch.no_grad():
-                model.eval()(**batch)
-        model.train(was_training)
-        for hook in hooks:
-            hook.remove()
+        sizes = _input_sizes(model, layers, batch) if layers else {}
         trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         groups = []
         for name, layer in layers.items():
@@ -251,18 +210,12 @@ class Trial:
 
     def write_score(self, path: str | Path, score: Score | float) -> None:
         """Write a script's score to the path that the command got as `{result}`."""
-        score = Score.given(score)
-        content = {"value": score.value, "per_example": list(score.per_example), "loss": score.loss}
         half_written = Path(f"{path}.tmp")
-        half_written.write_text(json.dumps(content), encoding="utf-8")
+        half_written.write_text(json.dumps(asdict(Score.given(score))), encoding="utf-8")
         half_written.replace(path)
 
     def report(self, step: int, loss: float) -> bool:
-        """Report a step and its training loss; false if the loss is not finite and training should stop.
-
-        Raises:
-            ValueError: The step is beyond those of the trial.
-        """
+        """Report a step and its training loss; false if the loss is not finite and training should stop."""
         if step > self.steps:
             raise ValueError(
                 f"The trainer made step {step}, and the trial has {self.steps}; pass trial.steps as its "
@@ -300,3 +253,28 @@ class Trial:
                     next(adapted, model).save_pretrained(str(trial.folder))
 
         return TrialCallback()
+
+
+def _input_sizes(model: Any, layers: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, float]:
+    """Measure the RMS of the inputs of each layer in a batch, without padding."""
+    import torch
+
+    sizes: dict[str, float] = {}
+    mask = batch.get("attention_mask")
+
+    def note_size(name: str, inputs: Any) -> None:
+        if mask is not None and inputs.shape[:-1] == mask.shape:
+            inputs = inputs[mask.bool()]
+        sizes[name] = max(_LEAST_RMS, inputs.float().square().mean().sqrt().item())
+
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, inputs, name=name: note_size(name, inputs[0]))
+        for name, layer in layers.items()
+    ]
+    was_training = model.training
+    with torch.no_grad():
+        model.eval()(**batch)
+    model.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    return sizes

@@ -15,7 +15,7 @@ VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes
 
 
 def main() -> None:
-    """Export, verify, and print the command that starts a server."""
+    """Export, check, and print the command that starts a server."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", help="folder of a finished run")
     parser.add_argument("out", help="folder for the export; must be empty or absent")
@@ -24,7 +24,9 @@ def main() -> None:
     autopeft = [sys.executable, "-m", "autopeft"]
     export = ["export", asked.run, "--to", "uniform-lora", "--out", asked.out]
     subprocess.run([*autopeft, *export], check=True)
-    subprocess.run([*autopeft, "verify", asked.out, "--run", asked.run, "--quiet"], check=True)
+    subprocess.run(
+        [*autopeft, "check", asked.out, "--run", asked.run, "--serve-on", "vllm", "--quiet"], check=True
+    )
     config = json.loads((Path(asked.out) / "adapter_config.json").read_text(encoding="utf-8"))
     most = min((rank for rank in VLLM_RANKS if rank >= config["r"]), default=config["r"])
     served = f"--enable-lora --lora-modules mine={asked.out} --max-lora-rank {most}"

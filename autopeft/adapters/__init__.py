@@ -1,7 +1,7 @@
 """Reads `peft` configs, checks and counts them on a base model, and converts them from and to plans.
 
 Inside the folder each file imports only from those before it:
-configs, compiling → matching → skeleton → counting, planning.
+configs, compiling → matching → skeleton → counting, coverage, planning.
 """
 
 from __future__ import annotations
@@ -20,6 +20,15 @@ from autopeft.adapters.configs import (
     unknown_keys,
 )
 from autopeft.adapters.counting import Count, count_configs, count_plan
-from autopeft.adapters.matching import TargetMatch, target_matches
+from autopeft.adapters.coverage import (
+    TOWERS,
+    Coverage,
+    Finding,
+    Severity,
+    accidents,
+    coverage_of,
+    tensor_findings,
+)
+from autopeft.adapters.matching import unmatched
 from autopeft.adapters.planning import check_user_file, read_user_plan
-from autopeft.adapters.skeleton import attach_fitting, refuse_weights
+from autopeft.adapters.skeleton import Attached, attach_fitting, held_names, refuse_weights

@@ -34,8 +34,20 @@ _WRAPPED = tuple(
 
 
 @dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """How many modules of a component are adapted, of how many, and with how many parameters."""
+
+    adapted: int
+    modules: int
+    base_params: int
+    trainable_params: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Count:
     """Trainable parameters of a plan without the task head; `by_role` and `by_layer` each add up to them.
+
+    `by_component` has all components of the base model, with what is adapted of each.
 
     `targets` counts the target modules of each role. `ranks` has the lowest and highest rank of each role
     with ranks. `adapter_bytes` is the size of the tensors that `save_pretrained` writes, head included.
@@ -51,6 +63,8 @@ class Count:
     by_layer: dict[str, int]
     targets: dict[str, int]
     ranks: dict[str, tuple[int, int]]
+    topology: str
+    by_component: dict[str, Coverage]
     notes: tuple[str, ...] = ()
 
     @property
@@ -103,6 +117,8 @@ def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes
     by_role: Counter[str] = Counter()
     by_layer: Counter[str] = Counter()
     targets_of_role: dict[str, set[str]] = defaultdict(set)
+    by_component: Counter[str] = Counter()
+    adapted: dict[str, set[str]] = defaultdict(set)
     head_params = 0
     known_targets = {target.name: target for target in base.targets}
     names_of_tensor: dict[int, list[str]] = defaultdict(list)  # several if modules share the tensor
@@ -122,6 +138,12 @@ def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes
         by_role[role] += parameter.numel()
         by_layer[layers.pop() if len(layers) == 1 else _SHARED] += parameter.numel()
         targets_of_role[role] |= {name for name, *_ in places} or {_SHARED}
+        for name in {name for name, *_ in places}:
+            target = known_targets.get(name)
+            component = base.parts.get(name, "other") if target is None else target.component
+            adapted[component].add(name)
+        if places:
+            by_component[component] += parameter.numel()
     # Layers on the parameters of experts are nested in each other, and each has its own rank.
     by_target: dict[str, list[int]] = defaultdict(list)
     for layer, of_adapters in attached.ranks().items():
@@ -145,6 +167,16 @@ def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes
         by_layer={layer: by_layer[layer] for layer in ordered},
         targets={role: len(targets_of_role[role]) for role, _ in by_role.most_common()},
         ranks={role: (min(values), max(values)) for role, values in ranks.items() if values},
+        topology=base.topology,
+        by_component={
+            component: Coverage(
+                adapted=len(adapted[component]),
+                modules=n_modules,
+                base_params=n_params,
+                trainable_params=by_component[component],
+            )
+            for component, (n_modules, n_params) in base.part_sizes.items()
+        },
         notes=tuple(notes),
     )
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Iterable
 
 from peft.utils.constants import DUMMY_TARGET_MODULES, SEQ_CLS_HEAD_NAMES
 from torch import nn
@@ -17,37 +15,6 @@ from autopeft.types import listed
 
 _ALL = ("all-linear", DUMMY_TARGET_MODULES)  # peft's words for sets of modules
 _MAX_NAMES = 5  # that a note lists, of what may be every expert; heuristic
-
-
-@dataclass(frozen=True, kw_only=True)
-class TargetMatch:
-    """One entry of a field, such as `q_proj` of `target_modules`, and the modules that it matches."""
-
-    field: str
-    entry: str
-    modules: tuple[str, ...]
-
-
-def target_matches(content: Mapping[str, Any], module: nn.Module) -> tuple[TargetMatch, ...]:
-    """Match each target in the content of a config's file with modules, or with parameters.
-
-    `all-linear` and the placeholder of a config that adapts nothing are left out.
-    """
-    places = {
-        "target_modules": [name for name, _ in module.named_modules() if name],
-        "target_parameters": [name for name, _ in module.named_parameters()],
-    }
-    entry_matches = []
-    for field, names in places.items():
-        targets = content.get(field)
-        if targets in _ALL:
-            continue
-        is_pattern = isinstance(targets, str)
-        matches = _matches_pattern if is_pattern else _matches_ending
-        for entry in (str(entry) for entry in ([targets] if is_pattern else targets or ())):
-            hits = tuple(name for name in names if matches(entry, name))
-            entry_matches.append(TargetMatch(field=field, entry=entry, modules=hits))
-    return tuple(entry_matches)
 
 
 def in_head(name: str, base: BaseModel) -> bool:
@@ -95,10 +62,6 @@ def _matches_ending(entry: str, name: str) -> bool:
         (True, False)
     """
     return name == entry or name.endswith(f".{entry}")
-
-
-def _matches_pattern(entry: str, name: str) -> bool:
-    return re.fullmatch(entry, name) is not None or _matches_ending(entry, name)
 
 
 def _matches_key(key: str, name: str) -> bool:

@@ -131,19 +131,21 @@ def _read_config(
         raise SpecError(f"{path} cannot become a plan: {error}") from error
     attached = _attached_layers(config, base, path=path)
     is_all_linear = isinstance(config.target_modules, str) and config.target_modules.lower() == "all-linear"
+    modules = [name for name, _ in base.module.named_modules() if name]
+    lost = unmatched(file, attached, modules=modules, model=base.module)
     notes = unknown_keys(file)
     notes += [
         f"{name} {value} is left out: every plan is trained without dropout in its adapters."
         for name, value in changed_fields(config).items()
         if name.endswith("dropout")
     ]
+    by_weight = {f"{target.name}.weight": target.name for target in base.targets if target.by_weight}
+    attached = {by_weight.get(name, name): layer for name, layer in attached.items()}
     inside = [name for name in attached if in_head(name, base)]
     if is_all_linear:  # peft itself leaves out the output layer then
         inside = [name for name in inside if name not in SEQ_CLS_HEAD_NAMES]
     if inside:
         notes.append(f"{', '.join(inside)} is in the task head, which every plan trains whole.")
-    modules = [name for name, _ in base.module.named_modules() if name]
-    lost = unmatched(file, attached, modules=modules, model=base.module)
     notes += [note for note in lost if not note.startswith("modules_to_save")]  # peft adds names there
     layers = {name: layer for name, layer in attached.items() if not in_head(name, base)}
     # A router is not a target module, nor is its weight.

@@ -8,12 +8,11 @@ Inside the folder each file imports only from those before it: result.
 
 from __future__ import annotations
 
-import multiprocessing
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast, overload
+from typing import Any, Literal, overload
 
 from torch import nn
 
@@ -21,7 +20,6 @@ from autopeft import commands
 from autopeft.api.result import Result, in_python_words, training_modes, with_path
 from autopeft.client import Score, Trial
 from autopeft.commands import Analysis, Preview, Suggestion, SuggestRequest, apply, save
-from autopeft.commands.tune import Study
 from autopeft.errors import ModelError, SpecError
 from autopeft.model import require_plain, restoring
 from autopeft.report.progress import progress_display
@@ -78,45 +76,45 @@ def search(
 
     Args:
         model_or_settings: Hub id, directory, or a transformers model with the task's head, which is unchanged
-            afterwards; `model=` says the same. Or settings as a record, or the YAML file that holds them
+            afterwards (also as `model=`). Or settings as a record, or the YAML file that holds them
             (`run.yaml`), over which arguments win.
         dataset: A dataset as `--data` takes it, a `datasets.Dataset` or `DatasetDict`, a `DataFrame` of
-            pandas or Polars, or a dictionary of these by split; `data=` says the same.
+            pandas or Polars, or a dictionary of these by split (also as `data=`).
         budget: Such as "0.5%", "300k" or "r16".
-        tokenizer: The tokenizer of a model object, as an object; for a vision model its image processor.
+        tokenizer: The tokenizer of a model object; for a vision model its image processor.
         resume: Resume the run in `out`. Pass model and data again if they were objects.
-        dry_run: Only check everything, and predict size, time and memory.
+        dry_run: Only check everything, and predict size, time and memory: a `Preview`.
         **settings: Any other setting of a search by the name of its flag, such as `max_steps=50` or
             `out="folder"`; `label` and `text` are short for `label_column` and `text_column`. None means not
             set. `quiet=True` shows no progress.
 
-    Returns:
-        All plans with their measurements, the best plan, the full runs and the verdict against the
-        baseline; `result.path` is the folder of the run. With `dry_run`, a `Preview`.
-
     Raises:
         AutopeftError: See the tree of errors in `autopeft.errors`.
     """
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise SpecError(
-            "A worker process of autopeft.search imports the script that started the search, and the script "
-            'would start another; put its call of autopeft.search under: if __name__ == "__main__":'
-        )
-    progress = progress_display(quiet=bool(settings.pop("quiet", False)) or sys.stderr is None)
+    quiet = bool(settings.pop("quiet", False))
+    settings = {"budget": budget, **settings}
     with in_python_words():
-        settings = {"budget": budget, **settings}
         request, explicit, memory = _resolve(model_or_settings, dataset, settings, tokenizer=tokenizer)
-        if dry_run:
-            with _lent(memory):
+        with _lent(memory):
+            if dry_run:
                 return commands.preview(request, explicit=explicit, resume=resume, memory=memory)
-        try:
-            with _lent(memory):
+            with closing(progress_display(quiet=quiet)) as progress:
                 result, path = commands.run_search(
                     request, explicit=explicit, resume=resume, progress=progress, memory=memory
                 )
-        finally:
-            progress.close()
     return with_path(result, path)
+
+
+class Study(commands.Study):
+    """A search over trials that your code trains: `ask` for one, `tell` its score, `finish` at the end."""
+
+    def finish(self) -> Result:
+        """Write the best adapter, its plan and the report of a finished study.
+
+        Raises:
+            TrainingError: The study is not finished, or can have no answer.
+        """
+        return with_path(commands.finish(self), self.path)
 
 
 @one_at_a_time()
@@ -148,6 +146,7 @@ def analyze(
     *,
     tokenizer: Any = None,
     scores: Sequence[str] = ("gradient", "fisher"),
+    max_examples: int | None = None,
     **settings: Any,
 ) -> Analysis:
     """Score the sensitivity of every target module, without training.
@@ -156,7 +155,6 @@ def analyze(
     scores. `max_examples` is the number of examples to score, at most. `out` is a folder for
     sensitivity.csv; without it nothing is written.
     """
-    max_examples, out = settings.pop("max_examples", None), settings.pop("out", None)
     settings.pop("quiet", None)  # as for `search`; there is no progress here
     with in_python_words():
         settings = {"budget": budget, **settings}
@@ -167,7 +165,6 @@ def analyze(
                 scores=[scores] if isinstance(scores, str) else list(scores or ()),
                 explicit=explicit,
                 max_examples=max_examples,
-                out=None if out is None else Path(out),
                 memory=memory,
             )
 
@@ -232,40 +229,28 @@ def _resolve(
         SpecError: Model or data are passed twice, or a setting is wrong.
         ModelError: A tokenizer without a model object.
     """
-    is_file = isinstance(model_or_settings, str | Path) and Path(model_or_settings).suffix in _YAML
-    spec, by_position = None, model_or_settings
-    if is_file or isinstance(model_or_settings, RunSpec):
-        spec, by_position = cast("RunSpec | str | Path", model_or_settings), None
-    by_name = dict(settings)
-    objects: dict[str, Any] = {}
-    for word, value in (("model", by_position), ("data", dataset)):
-        by_keyword = by_name.pop(word, None)
-        if value is not None and by_keyword is not None:
-            raise SpecError(f"{word} is passed twice, by position and by name; pass it once.")
-        objects[word] = by_keyword if value is None else value
-    arguments = by_dotted_name(by_name)
-    model, data = objects["model"], objects["data"]
-    model_object = None if isinstance(model, str | Path) else model
-    data_object = None if isinstance(data, str | Path) else data
-    if tokenizer is not None and model_object is None:
+    by_name, memory = dict(settings), InMemory(tokenizer=tokenizer)
+    config: Path | None = None
+    values: dict[str, Any] = {}
+    if isinstance(model_or_settings, RunSpec):
+        topics = model_or_settings.model_dump(exclude_unset=True)
+        values = {f"{topic}.{name}": value for topic in topics for name, value in topics[topic].items()}
+        model_or_settings = None
+    elif isinstance(model_or_settings, str | Path) and Path(model_or_settings).suffix in _YAML:
+        config, model_or_settings = Path(model_or_settings), None
+    for word, by_position in (("model", model_or_settings), ("data", dataset)):
+        if by_position is not None:
+            if by_name.get(word) is not None:
+                raise SpecError(f"{word} is passed twice, by position and by name; pass it once.")
+            by_name[word] = by_position
+        if not isinstance(by_name.get(word), str | Path | None):
+            memory = replace(memory, **{word: by_name[word]})
+            by_name[word] = IN_MEMORY
+    if tokenizer is not None and memory.model is None:
         raise ModelError("tokenizer= needs a model object; a model that is named has its tokenizer.")
-    for word, name in (("model", "model.id"), ("data", "data.source")):
-        value = objects[word]
-        if value is None:
-            continue
-        if arguments.get(name) is not None:
-            raise SpecError(f"{word} and {name} are one setting; pass one of them.")
-        arguments[name] = value if isinstance(value, str | Path) else IN_MEMORY
-    memory = InMemory(model=model_object, tokenizer=tokenizer, data=data_object)
-    flags, config = {}, None
-    if isinstance(spec, RunSpec):
-        topics = spec.model_dump(exclude_unset=True)
-        flags = {f"{topic}.{name}": value for topic in topics for name, value in topics[topic].items()}
-    elif spec is not None:
-        config = Path(spec)
-    flags |= {name: value for name, value in arguments.items() if value is not None}
+    values |= {name: value for name, value in by_dotted_name(by_name).items() if value is not None}
     request, explicit = resolve_settings(
-        config=config, env={}, flags=flags, assignments=(), origin="argument"
+        config=config, env={}, flags=values, assignments=(), origin="argument"
     )
     return request, explicit, memory
 

@@ -27,11 +27,6 @@ if TYPE_CHECKING:
 
 
 _Words: TypeAlias = "str | os.PathLike[str]"
-# The names that `dir` and completion show; the other fields of a SearchResult stay usable.
-_FACE = (
-    *("baseline", "best", "config", "full_runs", "leaderboard", "learning_rate", "load", "path", "plans"),
-    *("predict", "push_to_hub", "challenger", "sizes", "test", "verdict"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +40,10 @@ class SavedPlan:
     def train(
         self, out: str | Path | None = None, *, seed: int | None = None, all_rows: bool = False
     ) -> Trained:
-        """Train the plan on the run's model and data; the adapter goes to `out` or a new folder of `reports`.
+        """Train the plan on the run's model and data, as `autopeft train` does.
 
-        With `all_rows`, the rows of search and confirm are trained on as well.
-
-        Raises:
-            SpecError: The model or the data of the run were objects in memory.
-            AutopeftError: As for `autopeft train`.
+        The adapter goes to `out` or a new folder of `reports`. With `all_rows`, the rows of search and
+        confirm are trained on as well.
         """
         with in_python_words(), training_modes():
             folder = None if out is None else Path(out)
@@ -107,12 +99,7 @@ class Result(SearchResult):
     def predict(self, inputs: _Words | Iterable[_Words | Sequence[_Words]]) -> tuple[Reply, ...]:
         """Run the finished adapter; each reply has a label with probabilities, tags, a number or a text.
 
-        Args:
-            inputs: Texts or paths of images, such as a column of a data frame; a tuple for a pair of texts.
-
-        Raises:
-            SpecError: The inputs do not fit the run's rows, or the model was an object in memory.
-            ModelError: The base model cannot be loaded.
+        `inputs` are texts or paths of images, such as a column of a data frame; a tuple for a pair of texts.
         """
         if isinstance(inputs, Mapping) or getattr(inputs, "ndim", 1) > 1:
             raise SpecError(
@@ -122,7 +109,7 @@ class Result(SearchResult):
         rows = [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs
         words = [tuple(row) if isinstance(row, (list, tuple)) else (row,) for row in rows]
         with in_python_words():
-            return commands.try_run(self.path, [tuple(map(os.fspath, row)) for row in words])
+            return commands.predict(self.path, [tuple(map(os.fspath, row)) for row in words])
 
     @one_at_a_time()
     def load(self, model: nn.Module | None = None) -> PeftModel:
@@ -130,11 +117,9 @@ class Result(SearchResult):
 
         Without `model` it goes to the device of the run, or to the CPU if that device is missing or has too
         little memory. A language model that the run held in 16 bits stays so, with adapters in float32,
-        unless a norm was trained; all other models are in float32.
-
-        Args:
-            model: The base model as it was passed to the search. It is changed in place, `config.id2label`
-                too: the trained head has the run's order of labels. None loads the model that the run names.
+        unless a norm was trained; all other models are in float32. `model` is the base model as it was passed
+        to the search. It is changed in place, `config.id2label` too: the trained head has the run's order of
+        labels.
         """
         with in_python_words():
             return commands.load_finished(self, self.path, module=model)
@@ -142,22 +127,13 @@ class Result(SearchResult):
     def push_to_hub(
         self, repo: str, *, private: bool = False, overwrite: bool = False, base_model: str | None = None
     ) -> Pushed:
-        """Upload the finished adapter with its model card and tokenizer.
+        """Upload the finished adapter with its model card and tokenizer to `user/name` on the hub.
 
-        Args:
-            repo: `user/name` on the hub.
-            private: Create the repository as private.
-            overwrite: Upload to an existing repository.
-            base_model: Id of the base model on the hub, for a run that loaded it from a folder.
+        `overwrite` allows an existing repository. `base_model` is the id of the base model on the hub, for a
+        run that loaded it from a folder.
         """
         with in_python_words():
             return commands.push(self.path, repo, private=private, overwrite=overwrite, base_model=base_model)
-
-    def __dir__(self) -> list[str]:
-        return [*_FACE, *(name for name in super().__dir__() if name.startswith("_"))]
-
-    def __hash__(self) -> int:
-        return hash(self.path)  # equal results share it; the settings hold mappings, without a hash
 
     def __repr__(self) -> str:
         return report.short_text(self, _shown(self.path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -18,7 +19,7 @@ from autopeft.cli import facts, files, info
 from autopeft.cli import options as opt
 from autopeft.cli.environment import expand_segments, fit_threads, heavy_imports
 from autopeft.cli.exit_codes import PlainErrors, exit_codes
-from autopeft.cli.printing import print_json
+from autopeft.cli.printing import json_text
 from autopeft.errors import SpecError
 from autopeft.store import parse_duration, parse_yaml, resolve_settings, write_text
 from autopeft.types import VERSION, SearchResult
@@ -32,9 +33,7 @@ autopeft search --model ID --data train.csv --budget 300k
 
 autopeft search --model ID --data DIR --max-time 2h --out first
 
-autopeft search --resume --out first  (resume a stopped run)
-
---help-all shows every option."""
+autopeft search --resume --out first  (resume a stopped run)"""
 
 _TUNE_EXAMPLES = """Example:
 
@@ -79,11 +78,10 @@ def _root(
 
 
 @app.command("search", epilog=_EXAMPLES)
-@opt.takes_settings(opt.SEARCH_FLAGS, shown=opt.ESSENTIAL)
+@opt.takes_settings(opt.SEARCH_FLAGS)
 def search_command(
     *,
     settings: Mapping[str, Any],
-    help_all: opt.HelpAll = False,
     resume: opt.Resume = False,
     config: opt.Config = None,
     assignments: opt.Assignments = None,
@@ -103,18 +101,14 @@ def search_command(
             print(f"Loading {'the run' if resume else named} …", file=sys.stderr, flush=True)
         with heavy_imports():
             from autopeft import commands
-            from autopeft.cli import results
+            from autopeft.cli.results import preview_text
             from autopeft.report.progress import progress_display
 
         if dry_run:
             preview = commands.preview(spec, explicit=explicit, resume=resume, started=started)
-            if as_json:
-                print_json(dataclasses.asdict(preview))
-            else:
-                print(results.preview_text(preview))
+            print(json_text(dataclasses.asdict(preview)) if as_json else preview_text(preview))
             return
-        progress = progress_display(quiet=quiet or as_json)
-        try:
+        with contextlib.closing(progress_display(quiet=quiet or as_json)) as progress:
             result, path = commands.run_search(
                 spec,
                 explicit=explicit,
@@ -123,20 +117,14 @@ def search_command(
                 interrupt=interrupt,
                 started=started,
             )
-        finally:
-            progress.close()
         _print_run(result, path, as_json=as_json)
 
 
 def _print_run(result: SearchResult, path: Path, *, as_json: bool) -> None:
-    """Print the result of a finished run."""
-    from autopeft.cli import results
+    from autopeft.cli.results import result_text
     from autopeft.report import result_json
 
-    if as_json:
-        print_json({**result_json(result), "run": str(path)})
-    else:
-        results.print_result(result, path)
+    print(json_text({**result_json(result), "run": str(path)}) if as_json else result_text(result, path))
 
 
 def _write_client(path: Path | None) -> None:
@@ -157,6 +145,7 @@ def _write_client(path: Path | None) -> None:
     dict.fromkeys(
         ("model", "budget", "effort", "methods", "trials", "seeds", "space", "margin", "seed", "revision")
     )
+    | {"out": "Folder to write to; an existing study in it is resumed."}
 )
 def tune(
     words: Annotated[list[str], typer.Argument(help="The command of a trial, after --", metavar="COMMAND")],
@@ -186,31 +175,26 @@ def tune(
         list[str] | None,
         typer.Option("--search", help="Choices of your trainer, such as 'packing: \\[true, false]'."),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write to; an existing study in it is resumed.")
-    ] = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Search with your own trainer: a command that reads {trial}, trains, and writes {result}."""
     with exit_codes(as_json=as_json, quiet=quiet) as interrupt:
         max_seconds = None if trial_time is None else parse_duration(trial_time)
-        spec, explicit = resolve_settings(config=None, env={}, flags=settings, assignments=())  # reads texts
+        resolve_settings(config=None, env={}, flags=settings, assignments=())  # raises before torch is loaded
         with heavy_imports():
             from autopeft import commands
             from autopeft.commands.trials import command
-            from autopeft.commands.tune import Study
 
         train = command(words, max_seconds=max_seconds)
-        study = Study(
+        study = commands.Study(
             full_steps=full_steps,
-            out=out,
             search=parse_yaml("\n".join(choices or ["{}"]), source="--search"),
             metric=metric,
             lower_is_better=lower_is_better,
             test=test,
             auto_class=auto_class,
-            **{name: attrgetter(name)(spec) for name in explicit},
+            **settings,
         )
         # A trial is stopped after `max_seconds`; a process that has one for twice that time hangs.
         deadline = math.inf if max_seconds is None else 2 * max_seconds
@@ -221,17 +205,16 @@ def tune(
 @app.command()
 @opt.takes_settings(
     dict.fromkeys(("model", "data", "task", "text_column", "label_column", "quantize"))
-    | {"seed": "Seed of the sample of examples. Default 0."}
+    | {
+        "seed": "Seed of the sample of examples. Default 0.",
+        "out": "Folder for sensitivity.csv; must be empty or absent.",
+    }
 )
 def analyze(
     *,
     settings: Mapping[str, Any],
     scores: Annotated[str, typer.Option(help="Scores, separated by commas.")] = "gradient,fisher",
-    max_examples: Annotated[int | None, typer.Option(help="Examples to score, at most.")] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for sensitivity.csv; must be empty or absent."),
-    ] = None,
+    max_examples: Annotated[int | None, typer.Option(min=1, help="Examples to score, at most.")] = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -240,15 +223,11 @@ def analyze(
         spec, explicit = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
         with heavy_imports():
             from autopeft import commands
-            from autopeft.cli import results
+            from autopeft.cli.results import analysis_json, analysis_text
 
         names = [name.strip() for name in scores.split(",")]
-        out = out or (None if spec.output.out is None else Path(spec.output.out))
-        analysis = commands.analyze(spec, scores=names, explicit=explicit, max_examples=max_examples, out=out)
-        if as_json:
-            print_json(results.analysis_json(analysis))
-        else:
-            print(results.analysis_text(analysis))
+        analysis = commands.analyze(spec, scores=names, explicit=explicit, max_examples=max_examples)
+        print(json_text(analysis_json(analysis)) if as_json else analysis_text(analysis))
 
 
 @app.command()
@@ -289,8 +268,12 @@ def train(
         values = {name: attrgetter(name)(spec) for name in explicit}
         out = values.get("output.out")
         execution = ("device", "dtype", "attention", "memory_bytes", "micro_batch_tokens", "checkpointing")
-        overridden = ["model.id", "data.source", "model.quantize"]
-        overridden += [f"execution.{name}" for name in execution]
+        overridden = (
+            "model.id",
+            "data.source",
+            "model.quantize",
+            *(f"execution.{name}" for name in execution),
+        )
         trained = commands.train_plan(
             plan,
             out=None if out is None else Path(out),
@@ -299,19 +282,19 @@ def train(
             resume=resume,
             all_rows=all_rows,
         )
-        measurement = trained.measurement
+        score, loss = trained.measurement.metric, trained.measurement.loss
         if as_json:
-            answer = {"metric": measurement.metric, "metric_name": trained.metric, "loss": measurement.loss}
-            print_json({**answer, "out": str(trained.folder)})
+            answer = {"metric": score, "metric_name": trained.metric, "loss": loss}
+            print(json_text({**answer, "out": str(trained.folder)}))
+            return
+        if loss is None:
+            print("no score: all rows were trained on, and there is no test split")
         else:
             # The metric of a language model may be its loss: print it once.
-            score = metric_text(measurement.metric, trained.is_share)
-            metric = "" if trained.metric == "loss" else f"{trained.metric} {score} and "
-            if measurement.loss is None:
-                print("no score: all rows were trained on, and there is no test split")
-            else:
-                print(f"{metric}loss {measurement.loss:.4f} on the {measurement.fidelity.split} split")
-            print(f"adapter {trained.folder}")
+            is_loss = trained.metric == "loss"
+            metric = "" if is_loss else f"{trained.metric} {metric_text(score, trained.is_share)} and "
+            print(f"{metric}loss {loss:.4f} on the {trained.measurement.fidelity.split} split")
+        print(f"adapter {trained.folder}")
 
 
 @app.command("try")
@@ -333,7 +316,7 @@ def try_command(
 
         replies = commands.try_run(run, inputs)
         if as_json:
-            print_json({"replies": [dataclasses.asdict(reply) for reply in replies]})
+            print(json_text({"replies": [dataclasses.asdict(reply) for reply in replies]}))
         else:
             print("\n".join(reply_text(reply, is_alone=len(replies) == 1) for reply in replies))
 

@@ -9,21 +9,15 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 
 from autopeft.cgroups import allowed_cores
 
-# Variables of torch's allocator, in the order in which torch reads them. The last one is the new name, but
-# torch 2.9 to 2.11 ignore segments in it. The first one always works, though torch before 2.12 warns that it
-# is deprecated.
+# The last one is torch's new name, but torch 2.9 to 2.11 ignore segments in it.
 _ALLOCATOR_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 # How often a thread of libgomp looks for work before it sleeps; 300,000 by default. Measured on two cores: as
 # fast as the default on idle ones, five times as fast if another program takes one
 # (research/2026-11-30-threads.md).
 _SPINS = "3000"
-# Parts of kernel names on which segments are missing or fail: Linux inside Windows, and Jetson boards.
-_KERNELS_WITHOUT_SEGMENTS = ("microsoft", "tegra")
-_NO_COMPILER = "TORCHDYNAMO_DISABLE"
 
 
 @contextlib.contextmanager
@@ -34,37 +28,25 @@ def heavy_imports() -> Iterator[None]:
     which peft imports, compiles four functions for devices that autopeft does not use. Both take half of the
     time that imports take.
     """
-    usual = os.environ.get(_NO_COMPILER)
-    os.environ[_NO_COMPILER] = "1"
+    is_new = "TORCHDYNAMO_DISABLE" not in os.environ  # which the trainer of `tune` would inherit
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     gc.disable()
     try:
         yield
     finally:
         gc.enable()
-        if usual is None:
-            del os.environ[_NO_COMPILER]
-        else:
-            os.environ[_NO_COMPILER] = usual
+        if is_new:
+            del os.environ["TORCHDYNAMO_DISABLE"]
 
 
 def expand_segments() -> None:
-    """Let torch's memory on NVIDIA GPUs grow in place, so that batches of many lengths leave no gaps in it.
+    """Let torch's memory on GPUs grow in place, so that batches of many lengths leave no gaps in it.
 
-    A variable that the user has set stays. Worker processes inherit the variable.
+    It fails on Linux inside Windows. A variable that the user has set stays; workers inherit it.
     """
-    kernel = platform.release().lower()
-    has_segments = sys.platform == "linux" and not any(word in kernel for word in _KERNELS_WITHOUT_SEGMENTS)
-    if has_segments and _is_for_nvidia() and not any(name in os.environ for name in _ALLOCATOR_VARIABLES):
+    is_linux = sys.platform == "linux" and "microsoft" not in platform.release().lower()
+    if is_linux and not any(name in os.environ for name in _ALLOCATOR_VARIABLES):
         os.environ[_ALLOCATOR_VARIABLES[0]] = "expandable_segments:True"
-
-
-def _is_for_nvidia() -> bool:
-    """Whether torch is built for NVIDIA GPUs, as far as its version says; other builds would only warn."""
-    try:
-        built_for = version("torch").partition("+")[2]
-    except PackageNotFoundError:
-        return False
-    return not built_for.startswith(("cpu", "rocm", "xpu"))
 
 
 def fit_threads() -> None:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import typer
 from typer.core import TyperGroup
 
-from autopeft.cli.printing import print_json
+from autopeft.cli.printing import json_text
 from autopeft.errors import AutopeftError, SpecError, first_line_of
 
 # What typer raises on wrong usage. Newer versions of typer hold a copy of click, so the class is found as the
@@ -27,9 +27,11 @@ from autopeft.errors import AutopeftError, SpecError, first_line_of
 _UsageError: Any = typer.BadParameter.__bases__[0]
 
 _LIBRARIES = "peft transformers datasets huggingface_hub httpx alembic bitsandbytes".split()
-# Signals that ask a process to end; not every system has all: Ctrl-C, `kill`, a closed terminal, and what
-# Slurm (`--signal`), Grid Engine (`-notify`) and LSF send before the end of a job.
-_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+# Signals that ask a process to end; not every system has all: Ctrl-C, `kill`, a closed terminal …
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+# … and what Slurm (`--signal`), Grid Engine (`-notify`) and LSF send before the end of a job.
+_OF_SCHEDULERS = ("SIGUSR1", "SIGUSR2", "SIGXCPU")
+_TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the job was stopped, and may be put into the queue again
 _INTERRUPTED, _INTERNAL = "interrupted", "internal"  # codes of a signal, and of a fault of autopeft itself
 
 
@@ -39,9 +41,9 @@ def exit_codes(
 ) -> Iterator[Callable[[], None]]:
     """Turn an error of the block into its exit code; warnings and `notes` go to stderr as plain lines.
 
-    Libraries log only errors. Ctrl-C exits with 130, SIGTERM with 143, a closed terminal with 129; finished
-    measurements are on disk by then. `as_json` implies `quiet`, and prints an error as JSON. Yields a
-    function for long loops to call: it raises if a signal has arrived (see `stopping_signals`).
+    Libraries log only errors. Ctrl-C exits with 130, SIGTERM with 143, the signal of a scheduler with 75;
+    finished measurements are on disk by then. `as_json` implies `quiet`, and prints an error as JSON. Yields
+    a function for long loops to call: it raises if a signal has arrived (see `stopping_signals`).
     """
     quiet = quiet or as_json
     if quiet or not sys.stderr.isatty():
@@ -61,7 +63,7 @@ def exit_codes(
         if failure.code not in (_INTERRUPTED, _INTERNAL):
             print(f"error: {failure.message}", file=sys.stderr)
         if as_json:
-            print_json({"error": failure._asdict()})
+            print(json_text({"error": failure._asdict()}))
         if failure.code == _INTERNAL:
             raise
         raise typer.Exit(failure.exit_code) from error
@@ -99,34 +101,41 @@ def _failure_of(error: BaseException) -> _Failure:
             return _Failure(AutopeftError.code, AutopeftError.exit_code, sentence)
         case KeyboardInterrupt():
             return _Failure(_INTERRUPTED, 130, "Stopped by SIGINT.")
-        case SystemExit(code=int(code)) if code - 128 in set(signal.Signals):
-            return _Failure(_INTERRUPTED, code, f"Stopped by {signal.Signals(code - 128).name}.")
-        case SystemExit():  # of a library or of a user's function
-            sentence = f"The command was ended by sys.exit({error.code!r})."
-            return _Failure(AutopeftError.code, AutopeftError.exit_code, sentence)
+        case StoppedError():
+            return _Failure(_INTERRUPTED, int(str(error.code)), f"Stopped by {error.signal_name}.")
     return _Failure(_INTERNAL, 1, f"{type(error).__name__}: {first_line_of(error)}")
+
+
+class StoppedError(SystemExit):
+    """A signal asked the process to end; `code` is its exit code."""
+
+    def __init__(self, signal_name: str) -> None:
+        self.signal_name = signal_name
+        super().__init__(_TRY_AGAIN if signal_name in _OF_SCHEDULERS else 128 + getattr(signal, signal_name))
 
 
 @contextlib.contextmanager
 def stopping_signals() -> Iterator[Callable[[], None]]:
     """Let signals stop the process by an exception; yields a function that raises it again.
 
-    SIGINT raises KeyboardInterrupt, other signals SystemExit with 128 + the number of the signal. Python
-    drops an exception that is raised inside a destructor or a callback of the garbage collector. So a long
-    loop calls the function from time to time: it raises if any signal has arrived. A signal that the caller
-    of this process ignores (`nohup`) stays ignored.
+    SIGINT raises KeyboardInterrupt, other signals StoppedError. Python drops an exception that is raised
+    inside a destructor or a callback of the garbage collector. So a long loop calls the function from time to
+    time: it raises if any signal has arrived. A signal that the caller of this process ignores (`nohup`)
+    stays ignored.
     """
     received: list[int] = []
 
     def stop() -> None:
         if received:
-            raise KeyboardInterrupt if received[-1] == signal.SIGINT else SystemExit(128 + received[-1])
+            name = signal.Signals(received[-1]).name
+            raise KeyboardInterrupt if name == "SIGINT" else StoppedError(name)
 
     def note(number: int, _: FrameType | None) -> None:
         received.append(number)
         stop()
 
-    numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+    names = (*_SIGNALS, *_OF_SCHEDULERS)
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     usual = {number: signal.getsignal(number) for number in numbers}
     for number in numbers:
         if usual[number] is not signal.SIG_IGN:
@@ -153,39 +162,18 @@ class PlainErrors(TyperGroup):
         except _UsageError as error:
             if type(error).__name__ == "NoArgsIsHelpError":  # the help is printed already
                 sys.exit(2)
-            typed = extra.get("args") or (args[0] if args else sys.argv[1:])
-            failure = _Failure(SpecError.code, SpecError.exit_code, self._sentence(error, typed))
+            typed: Sequence[str] = extra.get("args") or (args[0] if args else sys.argv[1:])
+            failure = _Failure(SpecError.code, SpecError.exit_code, _sentence(error))
             print(f"error: {failure.message}", file=sys.stderr)
             if "--json" in takewhile("--".__ne__, typed):
-                print_json({"error": failure._asdict()})
+                print(json_text({"error": failure._asdict()}))
             sys.exit(failure.exit_code)
         sys.exit(code if isinstance(code, int) else 0)
 
-    def get_params(self, ctx: Any) -> Any:
-        """Find the parameters of the group."""
-        return _without_types(super().get_params(ctx))
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Find a command of the group; None for another word."""
-        command = super().get_command(ctx, cmd_name)
-        if command is not None:
-            _without_types(command.get_params(ctx))  # the command keeps these objects
-        return command
-
-    def _sentence(self, error: Any, typed: Sequence[str]) -> str:
-        """Write what was wrong as one line, with the help to read."""
-        words = " ".join(error.format_message().split())
-        end = "" if words.endswith((".", "?")) else "."
-        if error.ctx is not None:
-            command = error.ctx.command_path
-        else:  # for example if an option has no argument
-            command = " ".join(["autopeft", *(word for word in typed[:1] if word in self.commands)])
-        return f"{words}{end} See `{command} --help`."
-
-
-def _without_types(parameters: Sequence[Any]) -> Sequence[Any]:
-    """Hide the type of switches, which take no value, in the help."""
-    for parameter in parameters:
-        if getattr(parameter, "is_flag", False):
-            parameter.metavar = ""
-    return parameters
+def _sentence(error: Any) -> str:
+    """Write what was wrong with a command line as one line, with the help to read."""
+    words = " ".join(error.format_message().split())
+    end = "" if words.endswith((".", "?")) else "."
+    command = "autopeft" if error.ctx is None else error.ctx.command_path
+    return f"{words}{end} See `{command} --help`."

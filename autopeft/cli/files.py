@@ -1,10 +1,9 @@
-"""The commands for a finished adapter: `export` writes it, `verify` checks it, `push` uploads it."""
+"""The commands for a finished adapter: `export` writes it, `check` examines it, `push` uploads it."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,15 +12,13 @@ import typer
 from autopeft.cli import options as opt
 from autopeft.cli.environment import heavy_imports
 from autopeft.cli.exit_codes import exit_codes
-from autopeft.cli.printing import lines_of, print_json
-from autopeft.types import counted, rate, shortened
+from autopeft.cli.printing import columns, json_text, lines_of, table
+from autopeft.types import rate
 
 if TYPE_CHECKING:
-    from autopeft.commands import Verification
+    from autopeft.commands import Check
 
 app = typer.Typer()
-
-_MAX_ENTRY = 48  # characters of a pattern that are shown; heuristic
 
 
 @app.command()
@@ -53,7 +50,7 @@ def export(
 
         written = commands.export(path, to, out, model_id=model, dtype=dtype)
         if as_json:
-            print_json(dataclasses.asdict(written))
+            print(json_text(dataclasses.asdict(written)))
             return
         print(f"{written.format} {written.out}: {', '.join(written.files)}")
         for note in written.notes:
@@ -61,49 +58,54 @@ def export(
 
 
 @app.command()
-def verify(
-    path: Annotated[
-        Path,
+def check(
+    adapter: Annotated[
+        str,
         typer.Argument(
-            metavar="PATH", help="Run, adapter, or folder that `export` wrote: native, LoRA or merged."
+            metavar="ADAPTER",
+            help="Folder of an adapter, its adapter_config.json, hub id, run, or merged model with --run.",
         ),
     ],
+    model: Annotated[str | None, typer.Option(help="Base model instead of the one that is named.")] = None,
+    serve_on: Annotated[
+        list[str] | None,
+        typer.Option(help="Server that must read it right: vllm, sglang, llama.cpp or tgi. Repeatable."),
+    ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="OpenAI-compatible endpoint that serves base model and adapter."),
+    ] = None,
     run: Annotated[
         Path | None,
         typer.Option(
-            help="Run, or folder that `train` wrote, to compare with. Default: the one that contains PATH."
+            help="Run, or folder that `train` wrote, whose outputs it must give. Default: the one around it."
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Base model instead of the one that is named.")] = None,
-    data: Annotated[str | None, typer.Option(help="Dataset instead of the run's.")] = None,
-    max_examples: Annotated[int, typer.Option(min=1, help="Rows to compare, at most.")] = 32,
     tolerance: Annotated[
         float | None,
         typer.Option(
-            help="Largest difference of an output. Default: 1e-5; 0.02 for a whole model in 16 bits.", min=0.0
+            help="Largest difference of a run's output. Default: 1e-5; 0.02 for a whole model in 16 bits.",
+            min=0.0,
         ),
     ] = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Check that an adapter or export has the outputs of the finished plan; exit 1 if not."""
+    """Check that an adapter does something, here and on servers; exit 1 if it is broken."""
     with exit_codes(as_json=as_json, quiet=quiet):
         with heavy_imports():
             from autopeft import commands
 
-        verification = commands.verify(
-            path,
-            run=run,
+        found = commands.check(
+            adapter,
             model_id=model,
-            data_source=data,
-            max_examples=max_examples,
+            serve_on=serve_on or (),
+            server=server,
+            run=run,
             tolerance=tolerance,
         )
-        if as_json:
-            print_json(verification_json(verification))
-        else:
-            print(verification_text(verification))
-    if not verification.is_same:
+        print(json_text(check_json(found)) if as_json else check_text(found))
+    if "broken" in (found.verdict, *(found.verdict_on(name) for name in serve_on or ())):
         raise typer.Exit(1)
 
 
@@ -130,7 +132,7 @@ def push(
             run, repo, private=private, overwrite=overwrite, dry_run=dry_run, base_model=base_model
         )
         if as_json:
-            print_json(dataclasses.asdict(pushed))
+            print(json_text(dataclasses.asdict(pushed)))
             return
         print(f"{pushed.repo}: adapter of {pushed.base_model}")
         for name, n_bytes in pushed.files.items():
@@ -138,29 +140,58 @@ def push(
         print(f"pushed to {pushed.url}" if pushed.url else "Nothing was uploaded: this is a dry run.")
 
 
-def verification_json(verification: Verification) -> dict[str, object]:
-    """Return a verification as plain values; an infinite difference becomes None."""
-    answer = dataclasses.asdict(verification) | {"is_same": verification.is_same}
-    if math.isinf(verification.largest_difference):
-        answer["largest_difference"] = None
+def check_json(found: Check) -> dict[str, object]:
+    """Return a check as plain values, with its verdicts."""
+    answer = dataclasses.asdict(found) | {"verdict": found.verdict}
+    answer["servers"] = {
+        name: {"verdict": found.verdict_on(name), "faults": faults}
+        for name, faults in answer["servers"].items()
+    }
+    for name, part in (("outputs", found.outputs), ("answers", found.answers)):
+        if part is not None:
+            answer[name] |= {"is_same": part.is_same}
     return answer
 
 
-def verification_text(verification: Verification) -> str:
-    """Write a verification: what was compared, the modules of each config entry, the answer."""
-    subject = [
-        f"{verification.path} on {verification.base_model}, read by {verification.reader}",
-        f"compared with {verification.reference} on {verification.n_examples} rows of the "
-        f"{verification.split} split, in float32",
+def check_text(found: Check) -> str:
+    """Write a check: the adapter, its coverage, what is wrong, servers, outputs, and the verdict."""
+    facts = [found.topology, f"rank {found.max_rank}" if found.max_rank else ""]
+    base = f" on {found.base_model}" if found.topology else ""
+    title = ", ".join([f"{found.path}: {found.method}{base}", *filter(None, facts)])
+    rows = [
+        (each.component, f"{len(each.adapted):,}", f"{each.n_modules:,}", f"{each.n_params:,}")
+        for each in found.coverage
     ]
-    for match in verification.targets:
-        entry = shortened(re.sub(r"\\(.)", r"\1", match.entry), _MAX_ENTRY)  # without escapes
-        subject.append(f"{entry}: {counted(len(match.modules), 'module')}")
-    largest = verification.largest_difference
-    shown = rate(largest) if math.isfinite(largest) else "infinite"
-    answer = "The outputs are the same" if verification.is_same else "The outputs differ"
-    lines = [
-        *(f"- {fault}" for fault in verification.faults),
-        f"{answer}: largest difference {shown}, tolerance {rate(verification.tolerance)}.",
+    servers = [
+        (name, found.verdict_on(name), "\n".join(f"{fault.text} ({fault.source})" for fault in faults))
+        for name, faults in found.servers.items()
     ]
-    return "\n\n".join("\n".join(lines_of(block)) for block in (subject, lines))
+    is_broken = any(each.severity == "broken" for each in found.findings)
+    headers = ("server", "verdict", "what it does other than peft")
+    blocks = [
+        lines_of([title]),
+        table(("component", "adapted", "of modules", "parameters"), rows) if rows else [],
+        lines_of(f"{each.severity}: {each.text}" for each in found.findings),
+        [] if is_broken or not servers else table(headers, servers, n_texts=3, width=columns()),
+        lines_of(_comparisons(found)),
+        lines_of([f"verdict: {found.verdict}"]),
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def _comparisons(found: Check) -> Iterator[str]:
+    """Write sentences on the outputs that were compared."""
+    if outputs := found.outputs:
+        largest = outputs.largest_difference
+        yield (
+            f"The outputs {'are the same' if outputs.is_same else 'differ'}: largest difference "
+            f"{'infinite' if largest is None else rate(largest)}, "
+            f"tolerance {rate(outputs.tolerance)}, compared with {outputs.reference}."
+        )
+    if answers := found.answers:
+        yield (
+            f"{answers.adapter} on {answers.url} moves the log-probabilities of {answers.base} by up to "
+            f"{rate(answers.change)} nats."
+        )
+        if answers.difference is not None:
+            yield f"They differ from those on this machine by up to {rate(answers.difference)} nats."

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import os
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -15,22 +14,10 @@ from autopeft.types import SHORT_NAMES
 from autopeft.types.fields import Group, SettingField
 
 
-def show_all(context: typer.Context, is_requested: bool) -> None:
-    """Print the help with every option of a command."""
-    if is_requested:
-        for parameter in context.command.params:
-            parameter.hidden = False  # type: ignore[attr-defined]
-        typer.echo(context.get_help())
-        raise typer.Exit
-
-
 def _option(text: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=text, rich_help_panel="Run", **more)
 
 
-HelpAll = Annotated[
-    bool, typer.Option("--help-all", callback=show_all, is_eager=True, help="Show every option.")
-]
 Resume = Annotated[bool, _option("Resume the stopped run in --out.", "--resume")]
 Config = Annotated[Path | None, _option("YAML file with settings, such as a run's run.yaml.")]
 Assignments = Annotated[
@@ -49,26 +36,14 @@ SEARCH_FLAGS: Mapping[str, str | None] = dict.fromkeys(
     sorted(SHORT_NAMES, key=lambda name: get_args(Group).index(SHORT_NAMES[name].group))
 )
 
-# The settings that `search --help` shows; `--help-all` shows the others too. Heuristic: what is needed to run
-# a search on one's own data, and to repeat it.
-ESSENTIAL = frozenset(
-    "model data text_column label_column task budget effort max_steps methods baseline sizes".split()
-    + "quantize seed out".split()
-)
-
-
 Command = Callable[..., None]
-_COMPLETING = "_AUTOPEFT_COMPLETE"  # typer sets this variable when a shell asks for completions
 
 
-def takes_settings(
-    flags: Mapping[str, str | None], *, shown: Container[str] | None = None
-) -> Callable[[Command], Command]:
+def takes_settings(flags: Mapping[str, str | None]) -> Callable[[Command], Command]:
     """Make a decorator that replaces the parameter `settings` of a command by flags of settings.
 
     The command gets a mapping from dotted names to the values that the user set. `flags` maps short names, in
-    the order of the help, to a help text; None takes the declared help and group. The short help has only the
-    flags in `shown`; None shows all.
+    the order of the help, to a help text; None takes the declared help and group.
     """
 
     def decorate(command: Command) -> Command:
@@ -76,10 +51,7 @@ def takes_settings(
         # Not by `get_type_hints`, which hides options whose default is None from typer on Python 3.10.
         for parameter in inspect.signature(command, eval_str=True).parameters.values():
             if parameter.name == "settings":
-                parameters += [
-                    _parameter(SHORT_NAMES[name], text, hidden=shown is not None and name not in shown)
-                    for name, text in flags.items()
-                ]
+                parameters += [_parameter(SHORT_NAMES[name], text) for name, text in flags.items()]
             else:
                 parameters.append(parameter)
 
@@ -97,13 +69,12 @@ def takes_settings(
     return decorate
 
 
-def _parameter(field: SettingField, text: str | None, *, hidden: bool) -> inspect.Parameter:
+def _parameter(field: SettingField, text: str | None) -> inspect.Parameter:
     # The name is given, since typer adds a --no- flag to a boolean whose name it derives.
     option = typer.Option(
         field.flag,
         help=text or field.text,
         metavar=_metavar(field),
-        hidden=hidden and _COMPLETING not in os.environ,  # typer completes only flags that are not hidden
         rich_help_panel="Options" if text else field.group,
     )
     # A switch, a list of texts, or a text that `resolve_settings` parses later.

@@ -1,4 +1,4 @@
-"""What all commands print alike: lines of one width, tables, and JSON."""
+"""The forms that all commands print: lines of one width, tables, and JSON."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def columns(most: int = 80) -> int:
     return min(most, shutil.get_terminal_size((80, 24)).columns)
 
 
-def print_json(content: Any) -> None:
-    """Print one JSON object; infinite numbers and NaN, which JSON does not have, raise ValueError."""
-    print(json.dumps(content, indent=2, allow_nan=False))
+def json_text(content: Any) -> str:
+    """Write one JSON object; infinite numbers and NaN, which JSON does not have, raise ValueError."""
+    return json.dumps(content, indent=2, allow_nan=False)
 
 
 def lines_of(paragraphs: Iterable[str]) -> list[str]:
@@ -28,6 +28,11 @@ def lines_of(paragraphs: Iterable[str]) -> list[str]:
         text = paragraph.replace(" %", "\N{NO-BREAK SPACE}%")
         lines += wrap(text, columns(), break_long_words=False, break_on_hyphens=False) or [""]
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
+
+
+def blocks_text(*blocks: Sequence[str]) -> str:
+    """Join blocks of lines, with an empty line between them."""
+    return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
 def table(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from autopeft.cli.printing import lines_of, table
+from autopeft.cli.printing import blocks_text, lines_of, table
 from autopeft.report.formatting import duration, memory, percent
-from autopeft.types import rate
+from autopeft.types import counted, rate
 
 if TYPE_CHECKING:
     from autopeft.adapters import Count
@@ -20,7 +21,7 @@ _LOOPS = {"autopeft": "autopeft's trainer", "trainer": "the Trainer of transform
 
 
 def count_text(count: Count) -> str:
-    """Write a count: the totals, and a table of the roles."""
+    """Format a count: the totals, and a table of the roles."""
     title = (
         f"{count.base_model}: {', '.join(count.methods)}, {count.trainable_params:,} trainable parameters "
         f"({percent(100 * count.share_of_base)})"
@@ -34,17 +35,36 @@ def count_text(count: Count) -> str:
         share = f"{100 * params / max(1, count.trainable_params):.1f} %"
         rows.append((role, f"{count.targets[role]}", rank, f"{params:,}", share))
     roles = table(("role", "targets", "rank", "parameters", "share"), rows) if rows else ()
-    return _blocks(lines_of([title]), lines_of([totals]), roles, lines_of(f"note: {n}" for n in count.notes))
+    return blocks_text(
+        lines_of([title]),
+        lines_of([totals]),
+        roles,
+        _coverage(count),
+        lines_of(f"note: {note}" for note in count.notes),
+    )
+
+
+def _coverage(count: Count) -> Sequence[str]:
+    """Write a table of the components of the base model, and of what is adapted of each."""
+    rows = [
+        (
+            component.replace("_", " "),
+            f"{of.base_params:,}",
+            f"{of.adapted} of {of.modules}",
+            f"{of.trainable_params:,}" if of.trainable_params else "",
+        )
+        for component, of in count.by_component.items()
+    ]
+    return table((count.topology, "parameters", "modules adapted", "trainable"), rows)
 
 
 def estimate_text(estimate: StepEstimate) -> str:
-    """Write an estimate: subject, memory, time, and what fits."""
+    """Format an estimate: subject, memory, time, and what fits."""
     described, step, limits = estimate.answer.described, estimate.answer.step, estimate.answer.limits
-    count, device = described.count, "a GPU" if estimate.on_gpu else "a CPU"
+    device = "a GPU" if estimate.on_gpu else "a CPU"
     if estimate.rates is not None:
         device = estimate.rates.name
-    trained = described.base_params if count is None else count.trainable_params
-    quantized = _bits_of(estimate)
+    trained, quantized = _trained_params(estimate), _quantization(estimate)
     bits = "" if quantized == "none" else f", linear layers in {quantized}"
     subject = [
         f"{estimate.part.label} on {described.base_model}",
@@ -63,7 +83,7 @@ def estimate_text(estimate: StepEstimate) -> str:
         "total": [memory.low, memory.expected, memory.high],
     }
     rows = [(part, *map(_gib, sizes)) for part, sizes in parts.items()]
-    return _blocks(
+    return blocks_text(
         lines_of(subject),
         table(("peak memory, GiB", *_ENDS), rows),
         lines_of([f"Memory is highest in this phase of a step: {memory.phase}."]),
@@ -73,65 +93,31 @@ def estimate_text(estimate: StepEstimate) -> str:
     )
 
 
-def _blocks(*blocks: Sequence[str]) -> str:
-    """Join blocks of lines, with an empty line between them."""
-    return "\n\n".join("\n".join(block) for block in blocks if block)
-
-
-def _gib(n_bytes: float) -> str:
-    return f"{n_bytes / 2**30:,.2f}"
-
-
-def _bits_of(estimate: StepEstimate) -> str:
-    """Return how the base model is quantized, on request or in its checkpoint."""
-    stored = estimate.answer.described.stored
-    return estimate.answer.step.quantize if stored is None else stored.quantize
-
-
-def _notes(estimate: StepEstimate) -> list[str]:
-    described = estimate.answer.described
-    return [*described.notes, *(described.count.notes if described.count else ())]
-
-
-def _rows(n_rows: int, word: str = "row") -> str:
-    return f"1 {word}" if n_rows == 1 else f"{n_rows:,} {word}s"
-
-
-def _batch(n_rows: int, step: Step, described: Description) -> str:
-    """Write what a step reads: rows of so many tokens, or images."""
-    return (
-        _rows(n_rows, "image") if described.reads_images else f"{_rows(n_rows)} of {step.n_tokens:,} tokens"
-    )
-
-
-def _switch(step: Step) -> str:
-    return "on" if step.checkpointing else "off"
-
-
 def _times(estimate: StepEstimate) -> Iterator[str]:
     """Write sentences about the time of a step, of a run and of a search."""
-    step, run = estimate.answer.typical, estimate.run
+    step, described = estimate.answer.typical, estimate.answer.described
     if step.seconds is None:
         if estimate.n_steps is not None:
             yield f"A full run has {estimate.n_steps:,} steps."
         yield "The speed of a GPU that is not here is unknown; name a card, such as --device l4."
         return
     low, expected, high = (duration(share * step.seconds) for share in _TIME_SPAN)
-    described, n_tokens = estimate.answer.described, step.n_rows * step.n_tokens
+    n_tokens = step.n_rows * step.n_tokens
     yield (
         f"A step of {_batch(step.n_rows, step, described)} takes {expected} ({low} to {high}); "
         f"{n_tokens / step.seconds:,.0f} {'images' if described.reads_images else 'tokens'} a second."
     )
-    if run is None:
+    if estimate.run_seconds is None or estimate.search_runs is None:
         yield "Pass --data or --max-steps for the time of a run."
         return
-    spent, whole = _spent(run.seconds, run.price), run.search_runs * run.seconds
+    spent = _spent(estimate.run_seconds, estimate.price)
     yield f"A full run of {estimate.n_steps:,} steps takes {spent}, without evaluation."
-    yield f"A search may take {run.search_runs:g} times as long: {_spent(whole, run.price)}."
+    whole = _spent(estimate.search_runs * estimate.run_seconds, estimate.price)
+    yield f"A search may take {estimate.search_runs:g} times as long: {whole}."
 
 
 def _spent(seconds: float, price: float | None) -> str:
-    """Write a time as low to high, and its price if `price`, that of an hour, is known."""
+    """Write a time as low to high, with what it costs at a price per hour."""
     low, _, high = (share * seconds for share in _TIME_SPAN)
     words = f"{duration(low)} to {duration(high)}"
     if price is None:
@@ -164,7 +150,6 @@ def _limits(limits: Limits, step: Step, described: Description) -> Iterator[str]
 
 
 def _flags(step: Step, described: Description) -> str:
-    """Write the flags for the settings of a step."""
     bits = "" if step.quantize == "none" else f"--quantize {step.quantize} "
     length = "" if described.reads_images else f" --max-length {step.n_tokens}"
     return f"{bits}--checkpointing {_switch(step)} --batch-size {step.n_rows}{length}"
@@ -173,25 +158,25 @@ def _flags(step: Step, described: Description) -> str:
 def estimate_json(estimate: StepEstimate) -> dict[str, Any]:
     """Return an estimate as plain values; `peak_bytes` and `parts` are in bytes, unknown values are None."""
     described, step, limits = estimate.answer.described, estimate.answer.step, estimate.answer.limits
-    count, typical, run = described.count, estimate.answer.typical, estimate.run
+    typical, run_seconds = estimate.answer.typical, estimate.run_seconds
     content = {
         "base_model": described.base_model,
         "trained": estimate.part.label,
-        "trainable_params": described.base_params if count is None else count.trainable_params,
-        "head_params": 0 if count is None else count.head_params,
+        "trainable_params": _trained_params(estimate),
+        "head_params": 0 if described.count is None else described.count.head_params,
         "base_params": described.base_params,
         "dtype": estimate.dtype,
         "like": estimate.like,
         "device": "gpu" if estimate.on_gpu else "cpu",
         **_step_json(step, described),
-        "quantize": _bits_of(estimate),
+        "quantize": _quantization(estimate),
         "phase": step.memory.phase,
         "typical_length": typical.n_tokens,
-        "step_seconds": _seconds_json(typical.seconds),
+        "step_seconds": _span(typical.seconds),
         "full_run_steps": estimate.n_steps,
-        "full_run_seconds": run and _seconds_json(run.seconds),
-        "search_full_runs": run and run.search_runs,
-        "price_per_hour": run and run.price,
+        "full_run_seconds": _span(run_seconds),
+        "search_full_runs": estimate.search_runs,
+        "price_per_hour": None if run_seconds is None else estimate.price,
         "notes": _notes(estimate),
     }
     if limits is None:
@@ -205,12 +190,6 @@ def estimate_json(estimate: StepEstimate) -> dict[str, Any]:
         "nearest": limits.nearest and _step_json(limits.nearest, described),
         "least": limits.least and _step_json(limits.least, described),
     }
-
-
-def _seconds_json(seconds: float | None) -> dict[str, float] | None:
-    if seconds is None:
-        return None
-    return {end: share * seconds for end, share in zip(_ENDS, _TIME_SPAN, strict=True)}
 
 
 def _step_json(step: Step, described: Description) -> dict[str, Any]:
@@ -233,58 +212,60 @@ def _step_json(step: Step, described: Description) -> dict[str, Any]:
 
 
 def suggestion_text(suggestion: Suggestion) -> str:
-    """Write a suggestion, one fact a line."""
+    """Format a suggestion, one fact a line."""
     estimated, config = suggestion.estimate, suggestion.config
     described, step = estimated.answer.described, estimated.answer.step
-    share = percent(100 * suggestion.trainable_params / described.base_params)
-    at_once = "" if suggestion.accumulation_steps == 1 else f", {_rows(step.n_rows)} at a time"
+    at_once = "" if suggestion.accumulation_steps == 1 else f", {counted(step.n_rows, 'row')} at a time"
     memory = f"{_gib(step.memory.expected)} GiB, checkpointing {_switch(step)}"
     if (most := estimated.max_bytes) is not None:
-        words = "of" if estimated.fits else "which does not fit into"
-        memory = f"{memory}, {words} {_gib(most)} GiB"
+        memory += f", {'of' if estimated.fits else 'which does not fit into'} {_gib(most)} GiB"
     elif step.n_rows > 1:
-        memory = f"{memory}, for all rows at once; with --device, how many at a time fit the card"
-    rows = [
-        ("rank, alpha", f"{config.r}, {config.lora_alpha}"),
-        (
-            "learning rate",
-            f"{rate(suggestion.learning_rate)}, {suggestion.warmup_steps} steps of warm-up, then linear to 0",
-        ),
-        *(
-            [("head's rate", "by the size of its inputs: see optimizer_for")]
-            if suggestion.output_layer
-            else []
-        ),
-        ("step", f"{_batch(suggestion.batch_size, step, described)}{at_once}"),
-        *([] if step.quantize == "none" else [("base model", f"--quantize {step.quantize}")]),
-        ("memory", memory),
-        ("time", _suggested_time(suggestion)),
-        *([("served by", f"{', '.join(suggestion.servers)}, as it is")] if suggestion.servers else []),
-    ]
+        memory += ", for all rows at once; with --device, how many at a time fit the card"
+    learning_rate = rate(suggestion.learning_rate)
+    facts = {
+        "rank, alpha": f"{config.r}, {config.lora_alpha}",
+        "learning rate": f"{learning_rate}, {suggestion.warmup_steps} steps of warm-up, then linear to 0",
+        "head's rate": "by the size of its inputs: see optimizer_for" if suggestion.output_layer else "",
+        "step": f"{_batch(suggestion.batch_size, step, described)}{at_once}",
+        "base model": "" if step.quantize == "none" else f"--quantize {step.quantize}",
+        "memory": memory,
+        "time": _suggested_time(suggestion),
+        "served by": f"{', '.join(suggestion.servers)}, as it is" if suggestion.servers else "",
+    }
+    share = percent(100 * suggestion.trainable_params / described.base_params)
     params = f"{suggestion.trainable_params:,} parameters ({share})"
-    title = f"LoRA on all linear layers of {suggestion.base_model}: {params}"
-    notes = lines_of(f"note: {note}" for note in _notes(estimated))
-    return "\n".join([*lines_of([title]), "", *table((), rows, n_texts=2), *([""] if notes else []), *notes])
+    count = described.count
+    assert count is not None, "LoRA is not full fine-tuning"
+    adapted = [name.replace("_", " ") for name, of in count.by_component.items() if of.adapted]
+    return blocks_text(
+        lines_of([f"LoRA on {' and '.join(adapted)} of {suggestion.base_model}: {params}"]),
+        table((), [(name, fact) for name, fact in facts.items() if fact], n_texts=2),
+        _coverage(count),
+        lines_of(f"note: {note}" for note in _notes(estimated)),
+    )
 
 
 def _suggested_time(suggestion: Suggestion) -> str:
     estimated = suggestion.estimate
-    seconds, run, n_steps = estimated.seconds, estimated.run, estimated.n_steps
-    if seconds is None:
+    if estimated.seconds is None:
         device = "pass --device, such as a100-80gb"
-        return device if n_steps is None else f"{n_steps:,} steps; {device}"
-    if run is None:
-        return f"{duration(seconds)} a step; pass --data for that of a run"
-    price = "" if run.price is None else f", price {run.price * run.seconds / 3600:,.2f}"
-    return f"{n_steps:,} steps in {duration(run.seconds)}{price}"
+        return device if estimated.n_steps is None else f"{estimated.n_steps:,} steps; {device}"
+    if estimated.run_seconds is None:
+        return f"{duration(estimated.seconds)} a step; pass --data for that of a run"
+    price = _price(estimated)
+    cost = "" if price is None else f", price {price:,.2f}"
+    return f"{estimated.n_steps:,} steps in {duration(estimated.run_seconds)}{cost}"
 
 
 def suggestion_json(suggestion: Suggestion) -> dict[str, Any]:
     """Return a suggestion as plain values."""
-    estimated = suggestion.estimate
-    step, run, most = estimated.answer.step, estimated.run, estimated.max_bytes
+    estimated, step = suggestion.estimate, suggestion.estimate.answer.step
+    count = estimated.answer.described.count
+    assert count is not None, "LoRA is not full fine-tuning"
     return {
         "base_model": suggestion.base_model,
+        "topology": count.topology,
+        "components": {name: asdict(of) for name, of in count.by_component.items()},
         "trainable_params": suggestion.trainable_params,
         "r": suggestion.config.r,
         "lora_alpha": suggestion.config.lora_alpha,
@@ -297,10 +278,53 @@ def suggestion_json(suggestion: Suggestion) -> dict[str, Any]:
         "checkpointing": step.checkpointing,
         "peak_bytes": step.memory.expected,
         "quantize": step.quantize,
-        "fits": None if most is None else estimated.fits,
+        "fits": None if estimated.max_bytes is None else estimated.fits,
         "seconds_per_step": estimated.seconds,
         "n_steps": estimated.n_steps,
-        "seconds": None if run is None else run.seconds,
-        "price": None if run is None or run.price is None else run.price * run.seconds / 3600,
+        "seconds": estimated.run_seconds,
+        "price": _price(estimated),
         "notes": _notes(estimated),
     }
+
+
+def _trained_params(estimate: StepEstimate) -> int:
+    described = estimate.answer.described
+    return described.base_params if described.count is None else described.count.trainable_params
+
+
+def _quantization(estimate: StepEstimate) -> str:
+    """Return how the base model is quantized, on request or in its checkpoint."""
+    stored = estimate.answer.described.stored
+    return estimate.answer.step.quantize if stored is None else stored.quantize
+
+
+def _notes(estimate: StepEstimate) -> list[str]:
+    described = estimate.answer.described
+    return [*described.notes, *(described.count.notes if described.count else ())]
+
+
+def _price(estimate: StepEstimate) -> float | None:
+    """Return the price of a full run; None if its time or the price of an hour is not known."""
+    if estimate.run_seconds is None or estimate.price is None:
+        return None
+    return estimate.price * estimate.run_seconds / 3600
+
+
+def _span(seconds: float | None) -> dict[str, float] | None:
+    if seconds is None:
+        return None
+    return {end: share * seconds for end, share in zip(_ENDS, _TIME_SPAN, strict=True)}
+
+
+def _gib(n_bytes: float) -> str:
+    return f"{n_bytes / 2**30:,.2f}"
+
+
+def _switch(step: Step) -> str:
+    return "on" if step.checkpointing else "off"
+
+
+def _batch(n_rows: int, step: Step, described: Description) -> str:
+    if described.reads_images:
+        return counted(n_rows, "image")
+    return f"{counted(n_rows, 'row')} of {step.n_tokens:,} tokens"

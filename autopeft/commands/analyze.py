@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from autopeft import report
-from autopeft.errors import SpecError
 from autopeft.plugins import discover
 from autopeft.setup.build import prepare, with_demo_settings
 from autopeft.setup.look import NAMED, InMemory
@@ -49,39 +48,31 @@ def analyze(
     scores: Sequence[str],
     explicit: frozenset[str] = frozenset(),
     max_examples: int | None = None,
-    out: Path | None = None,
     memory: InMemory = NAMED,
 ) -> Analysis:
     """Score every target module on a seeded sample of the train split.
 
-    By default, the pass costs at most 5 % of a full run. `sensitivity.csv` is written into the folder `out`,
-    which must be empty or absent. The other arguments and errors are those of a search.
-
-    Raises:
-        UnknownNameError: A score does not exist.
-        RunDirError: `out` holds files already.
+    By default, the pass costs at most 5 % of a full run. `sensitivity.csv` is written into the folder
+    `spec.output.out`, which must be empty or absent. The other arguments and errors are those of a search.
     """
     installed = discover("autopeft.sensitivity")
-    if not scores:
-        raise SpecError(f"There is no score; pass one or more of {', '.join(installed)}.")
     names = [installed[name].name for name in scores]
-    if max_examples is not None and not (isinstance(max_examples, int) and max_examples >= 1):
-        raise SpecError(f"--max-examples is {max_examples!r}; it should be a whole number of at least 1.")
+    out = None if spec.output.out is None else Path(spec.output.out)
     if out is not None:
         refuse_files(out)
     spec = with_demo_settings(spec, explicit)
     prepared = prepare(spec, memory=memory)
-    targets = prepared.base.targets
+    targets = prepared.base.chosen
     scored = sensitivity(prepared, names, max_examples=max_examples)
-    analysis = Analysis(
+    files = () if out is None else (out / "sensitivity.csv",)
+    for path in files:
+        write_text(path, report.sensitivity_csv(targets, scored.scores))
+    return Analysis(
         spec=spec,
         base_model=prepared.base.name,
         data=prepared.data.name,
         n_train=len(prepared.bench.splits["train"].labels),
         targets=targets,
         sensitivity=scored,
+        files=tuple(map(str, files)),
     )
-    if out is None:
-        return analysis
-    write_text(out / "sensitivity.csv", report.sensitivity_csv(targets, analysis.scores))
-    return replace(analysis, files=(str(out / "sensitivity.csv"),))

@@ -14,12 +14,20 @@ from autopeft.commands.estimate import read_trained_part
 from autopeft.errors import SpecError
 from autopeft.plugins import discover
 from autopeft.store import read_plan
+from autopeft.types import Component
 
 
-def count(trained: Path | str, *, model_id: str | None = None, revision: str | None = None) -> Count:
+def count(
+    trained: Path | str,
+    *,
+    model_id: str | None = None,
+    revision: str | None = None,
+    components: tuple[Component, ...] = (),
+) -> Count:
     """Count the parameters that a plan, a run's best plan, a peft config or a method trains.
 
-    A method, such as `lora_r16`, is counted at every target module. `model_id` is a hub id, or a directory
+    A method, such as `lora_r16`, is counted at the target modules of `components`, by
+    default those that the topology of the model suggests. `model_id` is a hub id, or a directory
     with a `config.json`; None uses the base model that the file names.
 
     Raises:
@@ -33,8 +41,11 @@ def count(trained: Path | str, *, model_id: str | None = None, revision: str | N
         if part.is_full:
             raise SpecError("full trains all weights; `autopeft estimate full` prints what that takes.")
         if part.method is not None:
+            spec = spec.model_copy(update={"components": components})
             base = model.load_skeleton(spec, auto_class=None)
             return estimate.count_part(part, part.on(base, methods), base, methods, task_type=None)
+        if components:
+            raise SpecError(f"{trained} names its modules; --components is for a method such as lora_r16.")
         if part.files:
             auto_class = adapters.auto_class_of([file.config for file in part.files])
             base = model.load_skeleton(spec, auto_class=auto_class)

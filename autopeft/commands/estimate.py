@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -22,64 +22,13 @@ from autopeft.model.devices import exact_products
 from autopeft.plugins import discover
 from autopeft.setup.derive import derive
 from autopeft.setup.look import NAMED, facts_of, load_data
-from autopeft.store import parse_bytes, read_plan, resolve_settings
-from autopeft.types import DataSpec, ModelSpec, RunSpec, TaskSpec
+from autopeft.store import read_plan
+from autopeft.types import DataSpec, ModelSpec, RunSpec
 
-_SWITCH = {"auto": None, "on": True, "off": False}
-_BITS = ("none", "4bit", "8bit")
+_CHECKPOINTING = {"auto": None, "on": True, "off": False}
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunRequest:
-    """The run whose time is predicted: its task, data and length; `price` is per hour, in any currency.
-
-    Without a source in `data` no rows are read. `task` None uses the task of the plan, or of the class that
-    the model's config names. With `accumulates` a step that does not fit is computed in micro-batches.
-    """
-
-    task: str | None = None
-    data: DataSpec = field(default_factory=DataSpec)
-    epochs: float | None = None
-    max_steps: int | None = None
-    price: float | None = None
-    accumulates: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class EstimateRequest:
-    """What to estimate: the argument and flags of the command, as the user typed them.
-
-    `trained` is a plan, a run, an adapter config, its folder, a method such as `lora_r16`, or `full`.
-    `device` is the name of a card, `cuda` or `cpu`.
-    """
-
-    trained: str
-    model_id: str | None = None
-    revision: str | None = None
-    batch_size: int | None = None
-    max_length: int | None = None
-    dtype: str = "auto"
-    quantize: str | None = None
-    checkpointing: str = "auto"
-    like: str = "autopeft"
-    device: str = "cuda"
-    memory: str | None = None
-    run: RunRequest = field(default_factory=RunRequest)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunEstimate:
-    """The time of a full run; a search at its default limit of cost takes `search_runs` times as long.
-
-    `price` is per hour, in any currency; None if it is unknown.
-    """
-
-    seconds: float
-    search_runs: float
-    price: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,100 +64,110 @@ class StepEstimate:
         return None if typical.seconds is None else typical.seconds * self.n_rows / typical.n_rows
 
     @property
-    def run(self) -> RunEstimate | None:
-        """The time of a full run; None if the number of its steps or their time is not known."""
-        if self.n_steps is None or self.seconds is None:
-            return None
-        search_runs = round(usual_cost(self.n_steps), 1)
-        return RunEstimate(seconds=self.n_steps * self.seconds, search_runs=search_runs, price=self.price)
+    def run_seconds(self) -> float | None:
+        """Seconds of a full run; None if the number of its steps or their time is not known."""
+        return None if self.n_steps is None or self.seconds is None else self.n_steps * self.seconds
+
+    @property
+    def search_runs(self) -> float | None:
+        """Full runs that a search takes at its default limit of cost; None as for `run_seconds`."""
+        return None if self.n_steps is None or self.seconds is None else round(usual_cost(self.n_steps), 1)
 
 
-def estimate_step(request: EstimateRequest) -> StepEstimate:
+def estimate_step(
+    trained: str,
+    spec: RunSpec,
+    *,
+    explicit: frozenset[str] = frozenset(),
+    like: str = "autopeft",
+    accumulates: bool = False,
+) -> StepEstimate:
     """Predict memory and time of a training step, and find the settings that a device's memory allows.
 
+    Args:
+        trained: A plan, a run, an adapter config, its folder, a method such as `lora_r16`, or `full`.
+        spec: The settings. A method adapts `model.components`; `execution.device` may name a card; without
+            `data.source` no rows are read.
+        explicit: Dotted names of the settings that the user set. Task and quantization are those of the plan
+            otherwise.
+        like: Whose training loop: `autopeft` or `trainer`.
+        accumulates: Whether a step that does not fit is computed in micro-batches.
+
     Raises:
-        SpecError: A setting out of range, a file that cannot be read, no base model, or a step that cannot be
-            replayed.
+        SpecError: A file that cannot be read, no base model, or a step that cannot be replayed.
+        UnknownNameError: The device or the task does not exist.
         DataError, ModelError: The data, the tokenizer or the device cannot be used.
         TargetError: The configs do not fit the model.
     """
-    _check_request(request)
-    device, run = request.device.lower(), request.run
-    on_gpu = not device.startswith("cpu")
-    max_bytes = int(estimate.CARDS[device].gib * 2**30) if device in estimate.CARDS else None
-    max_bytes = max_bytes if request.memory is None else parse_bytes(request.memory)
+    device = (spec.execution.device or "cuda").lower()
+    on_gpu, card = not device.startswith("cpu"), estimate.CARDS.get(device)
+    _check(spec, explicit, device)
+    max_bytes = spec.execution.memory_bytes
+    if max_bytes is None and card is not None:
+        max_bytes = int(card.gib * 2**30)
     methods, tasks = discover("autopeft.methods"), discover("autopeft.tasks")
     with model.quiet_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        part, spec = read_trained_part(request.trained, model_id=request.model_id, revision=request.revision)
-        if run.task is not None:
-            if part.task not in (None, run.task):
-                raise SpecError(f"--task is {run.task}, but the plan is for {part.task}; leave --task out.")
-            part = replace(part, task=run.task)
-        precision, rates = _computing(device, spec, dtype=request.dtype)
+        part, base = read_trained_part(trained, model_id=spec.model.id, revision=spec.model.revision)
+        base = base.model_copy(update={"components": spec.model.components})
+        if "task.name" in explicit:
+            if part.task not in (None, spec.task.name):
+                raise SpecError(
+                    f"--task is {spec.task.name}, but the plan is for {part.task}; leave --task out."
+                )
+            part = replace(part, task=spec.task.name)
+        precision, rates = _computing(device, base, dtype=spec.execution.dtype)
 
         @cache
         def describe(quantize: str) -> Description:
             setup = estimate.Setup(
-                model=spec.model_copy(update={"quantize": quantize}),
+                model=base.model_copy(update={"quantize": quantize}),
                 dtype=precision.torch_dtype,
-                plain_loop=request.like == "trainer",
+                plain_loop=like == "trainer",
                 on_gpu=on_gpu,
                 rates=rates,
             )
             return estimate.describe(part, setup, methods=methods, tasks=tasks)
 
-        quantize = request.quantize or spec.quantize
+        quantize = spec.model.quantize if "model.quantize" in explicit else base.quantize
         rows = None
-        if run.data.source is not None:
-            task = TaskSpec(
-                name=describe(quantize).task,
-                batch_size=request.batch_size,
-                max_length=request.max_length,
-                epochs=run.epochs,
-                max_steps=run.max_steps,
-            )
-            rows = row_lengths(spec, run.data, task=task, device="cuda" if on_gpu else "cpu")
-        step_request = StepRequest(
-            n_rows=rows.n_rows if rows else request.batch_size,
-            n_tokens=rows.longest if rows else request.max_length,
+        if spec.data.source is not None:
+            task = spec.task.model_copy(update={"name": describe(quantize).task})
+            run = RunSpec(model=base, data=spec.data, task=task)
+            rows = row_lengths(run, device="cuda" if on_gpu else "cpu")
+        request = StepRequest(
+            n_rows=rows.n_rows if rows else spec.task.batch_size,
+            n_tokens=rows.longest if rows else spec.task.max_length,
             typical_tokens=rows.typical_tokens if rows else None,
             quantize=quantize,
-            checkpointing=_SWITCH[request.checkpointing],
+            checkpointing=_CHECKPOINTING[spec.execution.checkpointing],
             max_bytes=max_bytes,
-            accumulates=run.accumulates,
+            accumulates=accumulates,
         )
-        answer = estimate.answer(step_request, describe)
+        answer = estimate.answer(request, describe)
     return StepEstimate(
         part=part,
         dtype=precision.dtype,
-        like=request.like,
+        like=like,
         on_gpu=on_gpu,
         answer=answer,
-        n_rows=step_request.n_rows or answer.step.n_rows,
+        n_rows=request.n_rows or answer.step.n_rows,
         max_bytes=max_bytes,
         rates=rates,
-        n_steps=rows.n_steps if rows else run.max_steps,
+        n_steps=rows.n_steps if rows else spec.task.max_steps,
         rows=rows,
-        price=run.price,
+        price=spec.execution.gpu_price,
     )
 
 
-def _check_request(request: EstimateRequest) -> None:
-    """Raise for flags that typer does not check: names, sizes, and flags that need each other."""
-    device, task, tasks = request.device.lower(), request.run.task, discover("autopeft.tasks")
+def _check(spec: RunSpec, explicit: frozenset[str], device: str) -> None:
+    """Raise for a device or task that does not exist, and for settings of data without data."""
     if device not in estimate.CARDS and not _DEVICE.fullmatch(device):
         hint = "Did you mean 'cuda'?" if device == "gpu" else ""  # and not cpu, which is as near
         raise UnknownNameError("device", device, ["cuda", "cpu", *estimate.CARDS], hint=hint)
-    if task is not None and task not in tasks:
-        raise UnknownNameError("task", task, sorted(tasks))
-    sizes = {"task.batch_size": request.batch_size, "task.max_length": request.max_length}
-    sizes = {name: size for name, size in sizes.items() if size is not None}
-    resolve_settings(config=None, env={}, flags=sizes, assignments=())  # raises for sizes out of range
-    if request.quantize is not None and request.quantize not in _BITS:
-        raise UnknownNameError("quantization", request.quantize, _BITS)
-    run = request.run
-    if run.data.source is None and (run.epochs is not None or run.data != DataSpec()):
+    if "task.name" in explicit and spec.task.name not in (tasks := discover("autopeft.tasks")):
+        raise UnknownNameError("task", spec.task.name, sorted(tasks))
+    if spec.data.source is None and (spec.task.epochs is not None or spec.data != DataSpec()):
         raise SpecError("--epochs, --text-column and --label-column need --data; pass it too.")
 
 
@@ -279,27 +238,26 @@ class RowLengths:
     n_epochs: float
 
 
-def row_lengths(spec: ModelSpec, data: DataSpec, *, task: TaskSpec, device: str) -> RowLengths:
-    """Measure the rows of a full run, encoded as by a search; settings that `task` leaves open are derived.
+def row_lengths(spec: RunSpec, *, device: str) -> RowLengths:
+    """Measure the rows of a full run, encoded as by a search; settings that the user left open are derived.
 
     These depend on the type of the device, such as cpu. No weights of the base model are read.
 
     Raises:
         DataError, ModelError: The data cannot be read, or the model has no tokenizer.
     """
-    run = RunSpec(model=spec.model_copy(update={"quantize": "none"}), data=data, task=task)
-    plugin = discover("autopeft.tasks")[task.name]
-    loaded = load_data(run, plugin.read_rows, NAMED)
-    base = model.load_skeleton(spec, auto_class=plugin.auto_class)
-    base.tokenizer = model.load_processor(spec, needs_images=reads_images(plugin.auto_class))
-    fitted = plugin.fitted(run.task, loaded.label_space, base.tokenizer)
+    task = discover("autopeft.tasks")[spec.task.name]
+    loaded = load_data(spec, task.read_rows, NAMED)
+    base = model.load_skeleton(spec.model, auto_class=task.auto_class)
+    base.tokenizer = model.load_processor(spec.model, needs_images=reads_images(task.auto_class))
+    fitted = task.fitted(spec.task, loaded.label_space, base.tokenizer)
 
     @cache
     def encode(max_length: int | None) -> train.EncodedSplit:
         rows = loaded.joined("train", "search")
         return train.encode_split(rows, base=base, task=fitted, max_length=max_length)
 
-    derived = derive(run, facts_of(run, loaded, base, fitted, encode=encode, device=device))
+    derived = derive(spec, facts_of(spec, loaded, base, fitted, encode=encode, device=device))
     for decision in derived.decisions:
         log.info("%s", decision)
     encoded = encode(derived.spec.task.max_length)

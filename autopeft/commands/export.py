@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from peft import PeftConfig
 from torch import nn
 
 from autopeft import adapters, exports, model
@@ -24,7 +23,7 @@ from autopeft.plugins import PACKED_KINDS, Checkpoint, Exporter, ExportSource, T
 from autopeft.report.write_card import read_trained
 from autopeft.store import RunDir, is_run, read_object, read_plan, refuse_files
 from autopeft.train import warmup_steps
-from autopeft.types import ModelSpec, PlanDocument, SearchResult, TrainedPlan, resume_command
+from autopeft.types import ModelSpec, PlanDocument, resume_command
 
 DTYPES = ("float32", "bfloat16", "float16")
 _LANGUAGE_TASKS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")  # as `peft` calls them
@@ -72,13 +71,15 @@ def export(
     with model.quiet_libraries():
         folder, document = _locate(path)
         files = adapters.read_configs(folder)
-        source, spec = _read(files, document, model_id, needs_base=exporter.needs_base, folder=path)
+        for note in dict.fromkeys(note for file in files for note in adapters.unknown_keys(file)):
+            log.warning("%s", note)
+        spec = _base_spec(files, document, model_id, folder=path)
+        source = _read(files, spec, document, folder=path, needs_base=exporter.needs_base)
         source = replace(source, dtype=dtype)
         notes: list[str] = []
         if not exporter.problems(source):
-            needs_base = exporter.needs_base
-            notes += _check_fit(files, source, spec, document, folder=folder, needs_base=needs_base)
-            if needs_base != "none":
+            notes += _check_fit(files, source, spec, document, folder=folder, needs_base=exporter.needs_base)
+            if exporter.needs_base != "none":
                 source = with_base(source, spec, exporter=exporter, folder=folder, path=path)
             if exporter.needs_base == "weights" and has_other_base(folder, cast("nn.Module", source.base)):
                 notes.append(f"The adapter was trained on other weights than {source.base_model} has now.")
@@ -93,10 +94,9 @@ def _locate(path: Path) -> tuple[Path, PlanDocument | None]:
     if any((path / name).is_file() for name in ("adapter_config.json", "order.json")):
         return path, plan_of(path)
     if not is_run(path):
-        remedy = "pass a run or a folder that peft wrote"
-        if any(path.glob("*/adapter_config.json")):
-            remedy = "write several adapters with autopeft.save"
-        raise SpecError(f"{path} has no run.yaml, adapter_config.json or order.json; {remedy}.")
+        raise SpecError(
+            f"{path} has no run.yaml, adapter_config.json or order.json; pass a run or a folder of peft."
+        )
     run = RunDir.open(path)
     if not (run.best / "plan.yaml").is_file():
         command = resume_command(run.read_spec(), run.path)
@@ -105,39 +105,46 @@ def _locate(path: Path) -> tuple[Path, PlanDocument | None]:
     return finished_weights(run) if weights.is_dir() else run.best / "adapters", read_plan(run.path)
 
 
-def _read(
-    files: Sequence[ConfigFile],
-    document: PlanDocument | None,
-    model_id: str | None,
-    *,
-    needs_base: str,
-    folder: Path,
-) -> tuple[ExportSource, ModelSpec]:
-    """Read the configs with their weights, and find the base model that they adapt.
-
-    It warns of config keys that `peft` does not know. `folder` is that of the run or the adapter.
-    """
-    for note in dict.fromkeys(note for file in files for note in adapters.unknown_keys(file)):
-        log.warning("%s", note)
-    configs = tuple(file.config for file in files)
-    weights = exports.read_all_weights(files)
+def _base_spec(
+    files: Sequence[ConfigFile], document: PlanDocument | None, model_id: str | None, *, folder: Path
+) -> ModelSpec:
+    """Choose the base model: the user's; else that of the plan; else the one that the configs name."""
     if model_id is not None:
         spec = ModelSpec(id=model_id, quantize=document.model.quantize if document else "none")
     elif document is not None:
         spec = document.model
     else:
-        spec = adapters.base_model_of(configs, path=folder)
+        spec = adapters.base_model_of([file.config for file in files], path=folder)
     model.resolve(spec)  # raises for a model that was in memory
-    source = ExportSource(
+    return spec
+
+
+def _read(
+    files: Sequence[ConfigFile],
+    spec: ModelSpec,
+    document: PlanDocument | None,
+    *,
+    folder: Path,
+    needs_base: str,
+) -> ExportSource:
+    """Read the configs with their weights, and how they were trained; `folder` is a run or an adapter.
+
+    The base model's config is downloaded only for formats that need the base model.
+    """
+    configs = tuple(file.config for file in files)
+    own_name = ""
+    with contextlib.suppress(ModelError):
+        base_config = model.config_of(spec, here_only=needs_base == "none")
+        own_name = own_class(base_config, adapters.auto_class_of(configs) or "AutoModelForCausalLM") or ""
+    return ExportSource(
         configs=configs,
         base_model=spec.id or model.DEMO_HUB_ID,
-        checkpoint=checkpoint_of(spec, configs, needs_base=needs_base),
+        checkpoint=Checkpoint(revision=spec.revision, own_class=own_name),
         task_type=adapters.task_name(configs[0]),
         head=tuple(dict.fromkeys(getattr(configs[0], "modules_to_save", None) or ())),
-        weights=weights,
+        weights=exports.read_all_weights(files),
         training=training_facts(document, spec, folder),
     )
-    return source, spec
 
 
 def _check_fit(
@@ -163,11 +170,11 @@ def _check_fit(
         return [f"not checked against {source.base_model}, since its config is not on this machine"]
     if any(map(adapters.reads_weights, source.configs)):
         return [f"not checked against {source.base_model}, since peft needs weights to attach it"]
-    note = None if document is None else adapters.other_base_note(document, base)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `peft` warns of things that matter for training only
         attached = adapters.attach_fitting(files, base, path=folder)
         adapters.refuse_weights(attached, source.weights, path=folder)
+    note = None if document is None else adapters.other_base_note(document, base)
     return [note] if note else []
 
 
@@ -178,21 +185,18 @@ def plan_of(adapter: Path) -> PlanDocument | None:
     return read_plan(path) if path.is_file() else None
 
 
-def training_facts(document: PlanDocument | None, spec: ModelSpec, folder: Path | None) -> TrainingFacts:
+def training_facts(document: PlanDocument | None, spec: ModelSpec, folder: Path) -> TrainingFacts:
     """Collect how a plan is trained in full; how it was computed comes from the result in its folder.
 
     `folder` is a run or an adapter. Unknown facts are None or empty.
     """
     if document is None:
         return TrainingFacts()
-    task, result = document.task, None if folder is None else _result(folder)
+    task, result, run = document.task, None, _run_of(folder) or folder
+    with contextlib.suppress(SpecError):  # an unfinished run
+        result = RunDir.open(run).load_result() if is_run(run) else read_trained(folder)
     environment = {} if result is None else result.environment
-    if result is None:
-        n_steps = task.max_steps
-    else:
-        runs = result.measurements if isinstance(result, SearchResult) else (result.measurement,)
-        lengths = [run.fidelity.train_steps for run in runs if run.fidelity.split == "confirm"]
-        n_steps = max(lengths, default=task.max_steps)
+    n_steps = task.max_steps if result is None else result.setting.full_run_steps
     tokens, n_batches = environment.get("micro_batch_tokens", ""), 1
     if tokens.isdigit() and task.batch_size and task.max_length:
         # The fewest equal micro-batches such that one of the longest rows has at most this many tokens.
@@ -216,33 +220,12 @@ def training_facts(document: PlanDocument | None, spec: ModelSpec, folder: Path 
     )
 
 
-def _result(folder: Path) -> SearchResult | TrainedPlan | None:
-    """Read the result that a search or `train` wrote for an adapter; None if none can be read."""
-    run = _run_of(folder) or folder
-    try:
-        return RunDir.open(run).load_result() if is_run(run) else read_trained(folder)
-    except SpecError:
-        return None
-
-
 def _run_of(adapter: Path) -> Path | None:
     """Find the run whose `best/weights` a folder is; None for another folder."""
     weights = adapter.absolute()
     run = weights.parent.parent
     is_best = weights.parent.name == "best" and weights.name in ("weights", "judged")
     return run if is_best and is_run(run) else None
-
-
-def checkpoint_of(spec: ModelSpec, configs: Sequence[PeftConfig], *, needs_base: str) -> Checkpoint:
-    """Find commit and class of a base model's checkpoint; the class is empty if its config is not here.
-
-    The config is downloaded only for formats that need the base model.
-    """
-    class_name = None
-    with contextlib.suppress(ModelError):
-        config = model.config_of(spec, here_only=needs_base == "none")
-        class_name = own_class(config, adapters.auto_class_of(configs) or "AutoModelForCausalLM")
-    return Checkpoint(revision=spec.revision, own_class=class_name or "")
 
 
 def with_base(

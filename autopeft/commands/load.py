@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +17,7 @@ from autopeft.model import BaseModel
 from autopeft.model.attaching import modules_kept_whole
 from autopeft.model.checkpoint_source import name_labels
 from autopeft.model.user_model import loaded_from, note_flags
-from autopeft.plugins import Method, discover
+from autopeft.plugins import discover
 from autopeft.setup.resources import FREE_MEMORY, loading_place, memory_needed, one_at_a_time
 from autopeft.store import RunDir, fresh_folder
 from autopeft.types import IN_MEMORY, Plan, PlanDocument, SearchResult
@@ -48,8 +47,7 @@ def apply(
     Raises:
         ModelError: The module is not a transformers model in float32 or 16 bits, or has adapters already.
         TargetError: An adapter does not fit the model, or `peft` attached another number of parameters.
-        SpecError: `plan` is not a plan, a rank or option is out of range, the plan's parameter count is
-            wrong, or the weights belong to another plan.
+        SpecError: `plan` is not a plan, or has faults, or the weights belong to another plan.
     """
     model.require_plain(module)
     folder = None if weights is None else Path(weights)
@@ -64,7 +62,6 @@ def _attach(plan: Plan | PlanDocument, module: nn.Module, *, seed: int = 0, fold
     plan = document.plan if document is not None else plan
     if not isinstance(plan, Plan):
         raise SpecError(f"The plan is a {type(plan).__name__}; pass a Plan, or what load_plan reads.")
-    methods: Mapping[str, Method] = discover("autopeft.methods")
     restore, is_training = note_flags(module), module.training
     try:
         # Modules missing from the checkpoint were trained with the head: their weights are in the folder.
@@ -72,20 +69,23 @@ def _attach(plan: Plan | PlanDocument, module: nn.Module, *, seed: int = 0, fold
         untrained = frozenset(name for name, _ in module.named_parameters() if name.startswith(whole))
         name = loaded_from(module) or type(module).__name__
         base = BaseModel(module, None, name=name, untrained=untrained)
-        check_plan(plan, base, methods)
+        check_plan(plan, base, discover("autopeft.methods"))
         if document is not None and (note := other_base_note(document, base)):
             log.warning("%s", note)
-        attached = base.attach_for_good(
-            compile_plan(plan, methods).configs,
-            plan=plan,
-            task_type=model.task_type_of(module),
-            seed=seed,
-            weights=folder,
-        )
+        return _attach_for_good(plan, base, seed=seed, weights=folder).train(is_training)
     except BaseException:
         restore()
         raise
-    return attached.train(is_training)
+
+
+def _attach_for_good(plan: Plan, base: BaseModel, *, weights: Path | None, seed: int = 0) -> PeftModel:
+    return base.attach_for_good(
+        compile_plan(plan, discover("autopeft.methods")).configs,
+        plan=plan,
+        task_type=model.task_type_of(base.module),
+        seed=seed,
+        weights=weights,
+    )
 
 
 def load_finished(result: SearchResult, folder: Path, *, module: nn.Module | None = None) -> PeftModel:
@@ -119,10 +119,7 @@ def load_finished(result: SearchResult, folder: Path, *, module: nn.Module | Non
 
 
 def load_with_base(result: SearchResult, weights: Path) -> tuple[PeftModel, BaseModel]:
-    """Load the base model that a run names; returns it with the finished adapter and head, and alone.
-
-    `weights` is the folder of the run's finished weights. Raises as `load_finished` does.
-    """
+    """Load the base model that a run names; returns it with the finished adapter and head, and alone."""
     auto_class = result.setting.auto_class or discover("autopeft.tasks")[result.setting.task].auto_class
     with model.quiet_libraries(), memory_needed("loading the base model", FREE_MEMORY):
         device, precision = loading_place(result.spec, result.best, auto_class=auto_class)
@@ -135,23 +132,14 @@ def load_with_base(result: SearchResult, weights: Path) -> tuple[PeftModel, Base
             needs_tokenizer=False,
         )
     require_same_base(weights, base.module)
-    attached = base.attach_for_good(
-        compile_plan(result.best, discover("autopeft.methods")).configs,
-        plan=result.best,
-        task_type=model.task_type_of(base.module),
-        seed=0,
-        weights=weights,
-    )
-    return attached.eval(), base
+    return _attach_for_good(result.best, base, weights=weights).eval(), base
 
 
 def save(adapted: PeftModel, folder: str | Path) -> None:
     """Write the adapters and head of a model that `apply` returned, in `peft`'s file format.
 
     A single adapter goes into the folder itself. Several adapters get a sub-folder each, and `order.json`
-    lists the order in which they are attached.
-
-    The folder is absent or empty, and is written whole or not at all.
+    lists the order in which they are attached. The folder is written whole or not at all.
 
     Raises:
         ModelError: `adapted` is not a `PeftModel`.

@@ -9,17 +9,18 @@ from dataclasses import dataclass, replace
 
 from autopeft import engine, space, statistics
 from autopeft.commands.refit import refit_cost
-from autopeft.engine import SearchProblem, planned_runs, repeated_steps
+from autopeft.engine import SearchProblem
 from autopeft.errors import TrainingError
 from autopeft.setup.build import Prepared
 from autopeft.setup.look import NAMED, InMemory
 from autopeft.setup.opening import open_run
 from autopeft.setup.resources import memory_needed
+from autopeft.setup.search_facts import setting_of
 from autopeft.setup.search_problem import head_factors, search_problem
-from autopeft.space import AllocationContext, Policy, Space
+from autopeft.space import Policy
 from autopeft.store import RunDir
 from autopeft.train import Pace, kept_bytes, pace_of
-from autopeft.types import Decision, Fidelity, RunSpec
+from autopeft.types import Fidelity, RunSpec, SearchFacts
 
 # Share of the confirm rows that two good plans answer differently: 0.02 if accuracy is 98 %, 0.1 at 78 %.
 _DISAGREEMENTS = (0.02, 0.1)
@@ -36,148 +37,33 @@ _LOW, _EXPECTED, _HIGH = 0.9, 1.1, 1.4
 class Preview:
     """The size of a search that has not started: the answer to `--dry-run`.
 
-    - `inputs`, `label`: columns of the data. `split_sizes`: rows by split. `out`: None for a new folder.
-    - `n_targets`, `matched_targets`: target modules that a search may use, and at how many of them each
-      method fits.
+    - `setting`: model, data, task, budget and splits, as in the result; `label`: the column of the labels.
     - `trials`: short runs, of the `listed_plans` and then of what the sampler proposes.
     - `search_cost`: the most that the search costs, in R, finished weights included.
-    - `n_confirm_groups`: groups that the verdict counts instead of confirm examples; 0 if examples count.
-    - `least_differences`: low and high guess of the smallest difference, in [0, 1], that a verdict sees;
-      None for losses.
+    - `least_differences`: low and high guess of the smallest difference, in [0, 1], that a verdict sees on
+      `n_confirm` examples; None for losses.
     - `forecast`: time and memory; None if the baseline cannot be trained.
-    - `decisions`: the settings that would be derived.
     """
 
-    base_model: str
-    data: str
-    inputs: tuple[str, ...]
+    setting: SearchFacts
     label: str
-    task: TaskFacts
-    split_sizes: Mapping[str, int]
     device: str
     dtype: str
     out: str | None
-    max_trainable_params: int
-    base_params: int
-    head_params: int
-    n_targets: int
     methods: tuple[str, ...]
-    matched_targets: Mapping[str, int]
     listed_plans: tuple[str, ...]
     trials: int
     short_steps: int
-    full_run_steps: int
     seeds: int
     search_cost: float
     n_confirm: int
-    n_confirm_groups: int
     least_differences: tuple[float, float] | None
     forecast: Forecast | None
-    decisions: tuple[Decision, ...] = ()
-
-
-def preview(
-    spec: RunSpec,
-    *,
-    explicit: frozenset[str] = frozenset(),
-    resume: bool = False,
-    memory: InMemory = NAMED,
-    started: float | None = None,
-) -> Preview:
-    """Check everything that a search needs, and report its size without starting it.
-
-    `memory` has the model and the dataset that were passed as objects.
-    `started` is when the command began, in seconds of `time.monotonic`; None is now.
-    """
-    started = time.monotonic() if started is None else started
-    if spec.output.out is not None and not resume:
-        RunDir.check(spec.output.out)
-    with open_run(spec, explicit=explicit, resume=resume, out=None, memory=memory) as opened:
-        prepared, feasible, context = opened.prepared, opened.feasible, opened.context
-        loaded_seconds = time.monotonic() - started
-        pace = measured_pace(prepared, feasible, context)
-        problem = search_problem(
-            prepared,
-            feasible,
-            context,
-            user_plan=opened.user_plan,
-            head_factors=head_factors(prepared),
-        )
-        forecast = None if pace is None else forecast_of(prepared, problem, pace, so_far=loaded_seconds)
-    spec, base, lengths = prepared.spec, prepared.base, problem.lengths
-    planned = engine.planned_runs(problem)
-    all_runs = math.fsum(map(lengths.cost, planned))
-    all_runs -= engine.repeated_steps(problem) * lengths.step_cost
-    all_runs += refit_cost(prepared) * lengths.full_steps * lengths.step_cost
-    # Limits shorten only the search: the baseline is trained in full with every seed.
-    least = len(problem.seeds) * (lengths.cost(lengths.full(seed=0)) + lengths.cost(lengths.test(seed=0)))
-    methods = dict.fromkeys(name for arm in feasible.arms for name, _ in feasible.parts(arm))
-    refusals = {name: map(context.methods[name].refusal, context.targets) for name in methods}
-    least_differences = None
-    if prepared.task.is_share:
-        low, high = (statistics.least_difference(lengths.n_confirm, disagreement=d) for d in _DISAGREEMENTS)
-        least_differences = (low, high)
-    return Preview(
-        base_model=base.name,
-        data=prepared.data.name,
-        inputs=prepared.data.text_columns,
-        label=prepared.data.label_column,
-        task=task_facts(prepared),
-        split_sizes={name: len(split.labels) for name, split in prepared.bench.splits.items()},
-        device=base.device.type,
-        dtype=base.precision.dtype,
-        out=spec.output.out,
-        max_trainable_params=prepared.budget.max_trainable_params,
-        base_params=base.base_params,
-        head_params=base.head_params,
-        n_targets=len(context.targets),
-        methods=feasible.arms,
-        matched_targets={name: sum(r is None for r in of_targets) for name, of_targets in refusals.items()},
-        listed_plans=tuple(str(arm) for arm, _, _ in problem.listed),
-        trials=problem.n_trials,
-        short_steps=lengths.short_steps,
-        full_run_steps=lengths.full_steps,
-        seeds=len(problem.seeds),
-        search_cost=min(all_runs, max(spec.search.max_cost or math.inf, least)),
-        n_confirm=lengths.n_confirm,
-        n_confirm_groups=len(set(problem.groups.get("confirm", ()))),
-        least_differences=least_differences,
-        forecast=forecast,
-        decisions=prepared.decisions,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskFacts:
-    """The task, the kind of its labels as `LabelSpace.kind` has it, and the metric.
-
-    `label_names` are in the order of the model's outputs; () where labels are numbers or texts.
-    `label_range` is the lowest and the highest number in the train split, None for other kinds.
-    """
-
-    name: str
-    kind: str
-    label_names: tuple[str, ...]
-    label_range: tuple[float, float] | None
-    metric: str
-
-
-def task_facts(prepared: Prepared) -> TaskFacts:
-    """Collect the facts of the prepared task and data."""
-    label_space, labels = prepared.data.label_space, prepared.data.train.labels
-    is_number = label_space.kind == "number"
-    return TaskFacts(
-        name=prepared.task.name,
-        kind=label_space.kind,
-        label_names=() if is_number else label_space.names,
-        label_range=(min(labels), max(labels)) if is_number else None,
-        metric=prepared.task.metric,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """An estimate in seconds."""
+    """An estimate."""
 
     low: float
     expected: float
@@ -191,7 +77,7 @@ class Forecast:
     `full_run_seconds` is R, one full run of the baseline with its evaluation. `seconds` are those of the
     whole command. `peak_bytes` is what a training step of the longest rows takes, weights included, with the
     method `dearest`: of all methods that spend the whole budget it takes most. `price` is in the currency of
-    `--gpu-price`; None without it. `steps_in_time` steps end within `--max-time`; None if a full run does.
+    `--gpu-price`; None without it.
     """
 
     full_run_seconds: float
@@ -199,30 +85,91 @@ class Forecast:
     peak_bytes: int
     dearest: str
     price: Span | None = None
-    steps_in_time: int | None = None
 
 
-def forecast_of(prepared: Prepared, problem: SearchProblem, pace: Pace, *, so_far: float) -> Forecast:
-    """Estimate what a search takes at the pace of the baseline; loading took the seconds `so_far`.
+def preview(
+    spec: RunSpec,
+    *,
+    explicit: frozenset[str] = frozenset(),
+    resume: bool = False,
+    memory: InMemory = NAMED,
+    started: float | None = None,
+) -> Preview:
+    """Check everything that a search needs, and report its size without starting it.
 
-    Limits of time and cost shorten only the search: the baseline is trained in full with every seed anyway.
+    The arguments are those of `run_search`.
     """
+    started = time.monotonic() if started is None else started
+    if spec.output.out is not None and not resume:
+        RunDir.check(spec.output.out)
+    with open_run(spec, explicit=explicit, resume=resume, out=None, memory=memory) as opened:
+        prepared = opened.prepared
+        problem = search_problem(
+            prepared,
+            opened.feasible,
+            opened.context,
+            user_plan=opened.user_plan,
+            head_factors=head_factors(prepared),
+        )
+        forecast = _forecast(prepared, problem, so_far=time.monotonic() - started)
     lengths = problem.lengths
-    full_run = _seconds(lengths.full(seed=0), pace)
-    planned = planned_runs(problem)
-    most = math.fsum(_seconds(fidelity, pace) for fidelity in planned) + _PASS_SHARE * full_run
-    most -= repeated_steps(problem) * pace.step_seconds
-    most += refit_cost(prepared) * lengths.full_steps * pace.step_seconds
-    max_seconds = prepared.spec.search.max_time_seconds or math.inf
+    low, high = (statistics.least_difference(lengths.n_confirm, disagreement=d) for d in _DISAGREEMENTS)
+    return Preview(
+        setting=setting_of(prepared, {}),
+        label=prepared.data.label_column,
+        device=prepared.base.device.type,
+        dtype=prepared.base.precision.dtype,
+        out=spec.output.out,
+        methods=problem.space.arms,
+        listed_plans=tuple(str(arm) for arm, _, _ in problem.listed),
+        trials=problem.n_trials,
+        short_steps=lengths.short_steps,
+        seeds=len(problem.seeds),
+        search_cost=_most_cost(prepared, problem),
+        n_confirm=lengths.n_confirm,
+        least_differences=(low, high) if prepared.task.is_share else None,
+        forecast=forecast,
+    )
+
+
+def _most_cost(prepared: Prepared, problem: SearchProblem) -> float:
+    """Return the most that a search costs, in R; a limit never shortens the full runs of the baseline."""
+    lengths = problem.lengths
+    planned = math.fsum(map(lengths.cost, engine.planned_runs(problem)))
+    planned += _further_steps(prepared, problem) * lengths.step_cost
+    least = len(problem.seeds) * (lengths.cost(lengths.full(seed=0)) + lengths.cost(lengths.test(seed=0)))
+    return min(planned, max(prepared.spec.search.max_cost or math.inf, least))
+
+
+def _further_steps(prepared: Prepared, problem: SearchProblem) -> float:
+    """Return the steps of the refit, less those that full runs do not repeat."""
+    return refit_cost(prepared) * problem.lengths.full_steps - engine.repeated_steps(problem)
+
+
+def _forecast(prepared: Prepared, problem: SearchProblem, *, so_far: float) -> Forecast | None:
+    """Time a few steps of the baseline, and estimate what a search takes at this pace.
+
+    Loading took the seconds `so_far`. The answer is None if the baseline cannot be trained.
+    """
+    baseline = space.plan_of(space.default_lora(problem.space, problem.context), problem.context)
+    try:
+        pace = pace_of(prepared.bench, replace(baseline, learning_rate=_PROBE_RATE))
+    except TrainingError:
+        return None
+    search, hourly = prepared.spec.search, prepared.spec.execution.gpu_price
+    full_run = _seconds(problem.lengths.full(seed=0), pace)
+    most = math.fsum(_seconds(fidelity, pace) for fidelity in engine.planned_runs(problem))
+    most += _PASS_SHARE * full_run + _further_steps(prepared, problem) * pace.step_seconds
     overhead = so_far + _USUAL_REPORT_SECONDS
-    least = overhead + len(problem.seeds) * full_run
-    limit = max(min(max_seconds, (prepared.spec.search.max_cost or math.inf) * full_run), least)
-    low, expected, high = (min(limit, overhead + share * most) for share in (_LOW, _EXPECTED, _HIGH))
-    hourly = prepared.spec.execution.gpu_price
+    least = overhead + len(problem.seeds) * full_run  # limits never shorten these runs
+    limit = min(search.max_time_seconds or math.inf, (search.max_cost or math.inf) * full_run)
+    low, expected, high = (
+        min(max(limit, least), overhead + share * most) for share in (_LOW, _EXPECTED, _HIGH)
+    )
     price = None
     if hourly is not None:
         price = Span(low=hourly * low / 3600, expected=hourly * expected / 3600, high=hourly * high / 3600)
-    peaks = peak_bytes(prepared, problem.space, problem.context)
+    peaks = _peak_bytes(prepared, problem)
     dearest = max(peaks, key=lambda name: peaks[name])
     return Forecast(
         full_run_seconds=full_run,
@@ -230,11 +177,6 @@ def forecast_of(prepared: Prepared, problem: SearchProblem, pace: Pace, *, so_fa
         peak_bytes=peaks[dearest],
         dearest=dearest,
         price=price,
-        steps_in_time=(
-            int(lengths.full_steps * max(0.0, max_seconds - overhead) / (least - overhead))
-            if max_seconds < least
-            else None
-        ),
     )
 
 
@@ -247,16 +189,7 @@ def _seconds(fidelity: Fidelity, pace: Pace) -> float:
     return steps * pace.step_seconds + fidelity.eval_examples * example + pace.run_seconds
 
 
-def measured_pace(prepared: Prepared, feasible: Space, context: AllocationContext) -> Pace | None:
-    """Time a few steps of the baseline (LoRA, or the head alone); None if it cannot be trained."""
-    baseline = space.plan_of(space.default_lora(feasible, context), context)
-    try:
-        return pace_of(prepared.bench, replace(baseline, learning_rate=_PROBE_RATE))
-    except TrainingError:
-        return None
-
-
-def peak_bytes(prepared: Prepared, feasible: Space, context: AllocationContext) -> Mapping[str, int]:
+def _peak_bytes(prepared: Prepared, problem: SearchProblem) -> Mapping[str, int]:
     """Measure the bytes of a training step of each method with the whole budget, weights included.
 
     The step has the longest rows, as many as the device takes at once. What it keeps for the backward pass is
@@ -264,19 +197,19 @@ def peak_bytes(prepared: Prepared, feasible: Space, context: AllocationContext) 
 
     Raises ModelError if memory runs out.
     """
-    bench = prepared.bench
+    bench, feasible = prepared.bench, problem.space
     split = bench.splits["train"]
     n_tokens = int(split.sizes[split.largest_rows(1)].max())
-    weights = prepared.base.weight_bytes
     peaks = {}
     with memory_needed("a training step on the longest rows", prepared.spec):
         for name, part in dict(pair for arm in feasible.arms for pair in feasible.parts(arm)).items():
             placement = "all" if "all" in part.placement else part.placement[0]
             policy = Policy(method=name, placement=placement, learning_rate=_PROBE_RATE)
-            plan = space.plan_of(policy, context)
+            plan = space.plan_of(policy, problem.context)
             tokens = bench.compute.of(plan).micro_batch_tokens
             n_rows = bench.batch_size if tokens is None else max(1, tokens // n_tokens)
             rows = split.largest_rows(min(n_rows, bench.batch_size))
             trained = plan.trainable_params + prepared.base.head_params
-            peaks[name] = weights + kept_bytes(bench, plan, rows) + _TRAINED_BYTES * trained
+            kept = kept_bytes(bench, plan, rows)
+            peaks[name] = prepared.base.weight_bytes + kept + _TRAINED_BYTES * trained
     return peaks

@@ -17,7 +17,7 @@ from autopeft.exports import name_base
 from autopeft.report.write_card import TRAINED, hub_base, read_trained, write_card, write_trained_card
 from autopeft.store import RunDir, is_run, read_plan, write_plan
 from autopeft.train import WRITTEN_TEXTS
-from autopeft.types import IN_MEMORY, DataSpec, TrainedPlan
+from autopeft.types import DataSpec, TrainedPlan
 
 # Of the HTTP client beneath huggingface_hub: both a refusal of the hub and a failed connection raise it.
 _HTTP_ERROR: type[Exception] = errors.HTTPError
@@ -52,12 +52,7 @@ def push(
         RunDirError: The run has no finished weights.
         HubError: The hub cannot be reached, or refuses.
     """
-    try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
-        raise SpecError(f"{repo!r} is not the name of a repository; pass user/name.") from error
-    if "/" not in repo:
-        raise SpecError(f"{repo!r} is the name of a repository without its user; pass user/name.")
+    _check_name(repo)
     trained = read_trained(run)
     if trained is None and not is_run(run):
         raise RunDirError(
@@ -68,14 +63,9 @@ def push(
     result = trained or RunDir.open(run).load_result()
     base_model = base_model or hub_base(result.setting)
     if base_model is None:
-        if result.setting.base_model_source == IN_MEMORY:
-            raise SpecError(
-                f"The base model {result.setting.base_model} was in memory; pass --base-model with the id "
-                "of a model on the hub that has its weights."
-            )
         raise SpecError(
-            f"The base model {result.setting.base_model} is a local folder; pass --base-model with "
-            "its id on the hub."
+            f"The base model {result.setting.base_model} was loaded from a folder or was in memory; pass "
+            "--base-model with the id of a model on the hub that has its weights."
         )
     document = read_plan(run)
     with tempfile.TemporaryDirectory(prefix="autopeft-") as parent:
@@ -96,6 +86,16 @@ def push(
         files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
         url = None if dry_run else _upload(folder, repo, private=private, overwrite=overwrite)
     return Pushed(repo=repo, base_model=base_model, files=files, url=url)
+
+
+def _check_name(repo: str) -> None:
+    """Raise SpecError unless a repository is named as user/name."""
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise SpecError(f"{repo!r} is not the name of a repository; pass user/name.") from error
+    if "/" not in repo:
+        raise SpecError(f"{repo!r} has no user; pass user/name.")
 
 
 def _upload(folder: Path, repo: str, *, private: bool, overwrite: bool) -> str:

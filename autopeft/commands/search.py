@@ -37,7 +37,7 @@ from autopeft.setup.search_facts import environment, setting_of
 from autopeft.setup.search_problem import head_factors, rate_ranges, score_names, search_problem
 from autopeft.setup.workers import start_workers
 from autopeft.store import RunDir, claimed_folder
-from autopeft.store.state import RunState, logged_measurements, record, with_scores
+from autopeft.store.state import logged_measurements, record, with_scores
 from autopeft.store.study_file import study_file
 from autopeft.train import watched
 from autopeft.types import (
@@ -68,12 +68,16 @@ def run_search(
 ) -> tuple[SearchResult, Path]:
     """Search and write the run directory; returns the result and the directory's path.
 
-    `explicit` has the dotted names of the settings that the user set. If neither model nor data is named, the
-    demo's settings replace all others. With `resume` the run in `spec.output.out` is continued with its
-    settings (see `resumed`). The caller wraps a model in `memory` in `model.restoring`. `interrupt` is called
-    before each measurement and each training step; what it raises stops the run, which can be resumed then.
-    An error before the sensitivity is measured leaves no run directory. `started` is when the command began,
-    in seconds of `time.monotonic`, so that its imports count too; None is now.
+    Args:
+        spec: The settings. If neither model nor data is named, the demo's settings replace all others.
+        explicit: Dotted names of the settings that the user set.
+        resume: Continue the run in `spec.output.out` with its settings (see `resumed`).
+        progress: Shows the progress.
+        memory: Model and data that are objects; the caller wraps the model in `model.restoring`.
+        interrupt: Called before each measurement and training step; what it raises stops the run, which can
+            be resumed then.
+        started: When the command began, in seconds of `time.monotonic`, so that its imports count too; None
+            is now.
     """
     started = time.monotonic() if started is None else started
 
@@ -82,7 +86,7 @@ def run_search(
 
     with (
         _folder(spec) as out,
-        _telling_how_to_resume(spec, out),
+        _resume_command_on_signal(spec, out),
         open_run(
             spec, explicit=explicit, resume=resume, out=out, memory=memory, interrupt=interrupt
         ) as opened,
@@ -95,25 +99,37 @@ def run_search(
         load_seconds = clock()
         progress.phase("sensitivity", 0)
         state = with_scores(run, state, lambda: logged_scores(prepared, score_names(spec), clock=clock))
-        scores = state.scores or ()
         problem = search_problem(
             prepared,
             opened.feasible,
             opened.context,
-            scores,
+            state.scores or (),
             user_plan=opened.user_plan,
             head_factors=head_factors(prepared),
         )
         so_far = SearchSoFar(
             spec=spec,
             setting=setting_of(prepared, rate_ranges(problem)),
-            targets=prepared.base.targets,
-            scores=scores,
+            targets=prepared.base.chosen,
+            scores=state.scores or (),
             environment=environment(prepared.base, spec.execution),  # before the GPU is left to workers
         )
         with live_page(run, so_far, progress) as page:
             outcome = _outcome(run, prepared, problem, page=page, interrupt=interrupt, clock=clock)
-            result = _finished(run, outcome, so_far=so_far, state=state, load_seconds=load_seconds)
+            result = SearchResult(
+                spec=spec,
+                setting=so_far.setting,
+                targets=so_far.targets,
+                scores=so_far.scores,
+                cost=engine.search_cost(
+                    outcome,
+                    paid=run.measurements.load_repeated(),
+                    scoring_seconds=state.scoring_seconds,
+                    load_seconds=load_seconds,
+                ),
+                environment=so_far.environment,
+                **vars(outcome),
+            )
             _write(run, prepared, result)
         result = _refitted(run, prepared, problem, result, clock=clock, progress=progress)
         if result.refit is not None:
@@ -159,28 +175,6 @@ def _outcome(
         executor.shutdown()
 
 
-def _finished(
-    run: RunDir,
-    outcome: Outcome,
-    *,
-    so_far: SearchSoFar,
-    state: RunState,
-    load_seconds: float,
-) -> SearchResult:
-    """Join the outcome with the facts and the cost of its run."""
-    paid, scoring_seconds = run.measurements.load_repeated(), state.scoring_seconds
-    cost = engine.search_cost(outcome, paid=paid, scoring_seconds=scoring_seconds, load_seconds=load_seconds)
-    return SearchResult(
-        spec=so_far.spec,
-        setting=so_far.setting,
-        targets=so_far.targets,
-        scores=so_far.scores,
-        cost=cost,
-        environment=so_far.environment,
-        **vars(outcome),
-    )
-
-
 def _refitted(
     run: RunDir,
     prepared: Prepared,
@@ -191,18 +185,16 @@ def _refitted(
     progress: Lines,
 ) -> SearchResult:
     """Train the best plan on all rows, unless settings, rows or limits rule it out, and add its cost."""
-    share, cost = refit_cost(prepared), result.cost
+    share, cost, search = refit_cost(prepared), result.cost, prepared.spec.search
     one_run, in_full_runs = cost.full_run_seconds, cost.total_full_runs
     if not share or not result.best.learning_rate or one_run is None or in_full_runs is None:
         return result
     refitted = kept_refit(run, result)
-    search = prepared.spec.search
-    is_late = clock() + share * one_run > (search.max_time_seconds or math.inf)
-    if refitted is None and (is_late or in_full_runs + share > (search.max_cost or math.inf)):
-        text = "The limits leave no room to train the best plan on all rows; raise --max-time or --max-cost."
-        log.warning("%s", text)
-        return result
     if refitted is None:
+        is_late = clock() + share * one_run > (search.max_time_seconds or math.inf)
+        if is_late or in_full_runs + share > (search.max_cost or math.inf):
+            log.warning("The best plan is not trained on all rows; raise --max-time or --max-cost for that.")
+            return result
         progress.phase("refit on all rows", 1, seconds_left=share * one_run)
         try:
             refitted = refit(run, prepared, problem, result)
@@ -210,12 +202,9 @@ def _refitted(
             log.warning("The best plan was not trained on all rows: %s", first_line_of(error))
     if refitted is None:
         return result
-    total_seconds = cost.total_seconds + refitted.seconds
+    seconds = cost.total_seconds + refitted.seconds
     cost = replace(
-        cost,
-        refit_seconds=refitted.seconds,
-        total_seconds=total_seconds,
-        total_full_runs=total_seconds / one_run,
+        cost, refit_seconds=refitted.seconds, total_seconds=seconds, total_full_runs=seconds / one_run
     )
     return replace(result, refit=refitted, cost=cost)
 
@@ -275,7 +264,7 @@ def _folder(spec: RunSpec) -> AbstractContextManager[Path]:
 
 
 @contextmanager
-def _telling_how_to_resume(spec: RunSpec, out: Path) -> Iterator[None]:
+def _resume_command_on_signal(spec: RunSpec, out: Path) -> Iterator[None]:
     """Log the command that continues the search if a signal ends the context once anything is measured."""
     try:
         yield

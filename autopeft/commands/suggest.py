@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from peft import PeftConfig
 
 from autopeft import exports, model, space
 from autopeft.adapters import compile_plan
-from autopeft.commands.estimate import EstimateRequest, RunRequest, StepEstimate, estimate_step
+from autopeft.commands.estimate import StepEstimate, estimate_step
 from autopeft.errors import BudgetError, SpecError, UnknownNameError
 from autopeft.exports.recipes import RECIPES
 from autopeft.model import BaseModel
@@ -18,8 +18,18 @@ from autopeft.report.formatting import render
 from autopeft.setup.look import methods_for
 from autopeft.setup.resources import budget_of
 from autopeft.space import BASELINE_METHOD, AllocationContext
+from autopeft.store import resolve_settings
 from autopeft.train import MOVE_BELOW, MOVE_OF_NUMBERS, head_move, warmup_steps
-from autopeft.types import BudgetSpec, DataSpec, ModelSpec, Plan, RunSpec, TaskSpec
+from autopeft.types import (
+    BudgetSpec,
+    Component,
+    DataSpec,
+    ModelSpec,
+    Plan,
+    RunSpec,
+    TaskSpec,
+    with_setting,
+)
 
 _RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # powers of two, as people and kernels use them
 _USUAL_ROWS = 16  # of a step without --data; usual for language models
@@ -39,6 +49,7 @@ class SuggestRequest:
     memory: str | None = None
     gpu_price: float | None = None
     quantize: str | None = None
+    components: tuple[Component, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +154,7 @@ def suggest(request: SuggestRequest) -> Suggestion:
         SpecError, ModelError, DataError: As for `estimate`.
     """
     spec = RunSpec(
-        model=ModelSpec(id=request.model_id, revision=request.revision),
+        model=ModelSpec(id=request.model_id, revision=request.revision, components=request.components),
         budget=BudgetSpec(requested=request.budget),
         task=TaskSpec(name=request.task or TaskSpec().name),
     )
@@ -151,19 +162,23 @@ def suggest(request: SuggestRequest) -> Suggestion:
     with model.quiet_libraries():
         base = model.load_skeleton(spec.model, auto_class=task.auto_class if task else None)
     rank, plan, config = _largest_lora(spec, base)
-    estimate_request = EstimateRequest(
-        trained=f"{BASELINE_METHOD}_r{rank}",
-        model_id=spec.model.id or model.DEMO_HUB_ID,
-        revision=request.revision,
-        batch_size=None if request.data.source else _USUAL_ROWS,
-        quantize=request.quantize,
-        device=request.device,
-        memory=request.memory,
-        run=RunRequest(task=request.task, data=request.data, price=request.gpu_price, accumulates=True),
-    )
-    step = estimate_step(estimate_request)
+    settings = {
+        "model.id": spec.model.id or model.DEMO_HUB_ID,
+        "model.revision": request.revision,
+        "model.quantize": request.quantize,
+        "model.components": request.components or None,
+        "task.name": request.task,
+        "task.batch_size": None if request.data.source else _USUAL_ROWS,
+        "execution.device": request.device,
+        "execution.memory_bytes": request.memory,
+        "execution.gpu_price": request.gpu_price,
+    }
+    run, explicit = resolve_settings(config=None, env={}, flags=settings, assignments=())
+    run, lora = run.model_copy(update={"data": request.data}), f"{BASELINE_METHOD}_r{rank}"
+    step = estimate_step(lora, run, explicit=explicit, accumulates=True)
     if request.quantize is None and not step.fits and step.answer.described.can_be_quantized:
-        in_4_bits = estimate_step(replace(estimate_request, quantize="4bit"))
+        run, explicit = with_setting(run, "model.quantize", "4bit"), explicit | {"model.quantize"}
+        in_4_bits = estimate_step(lora, run, explicit=explicit, accumulates=True)
         step = in_4_bits if in_4_bits.fits else step
     return Suggestion(
         base_model=base.name,
@@ -190,8 +205,8 @@ def _largest_lora(spec: RunSpec, base: BaseModel) -> tuple[int, Plan, PeftConfig
         )
     rank = max(rank for rank in _RANKS if rank <= max_rank)
     context = AllocationContext(
-        targets=base.targets,
-        scores=dict.fromkeys((target.name for target in base.targets), 1.0),
+        targets=base.chosen,
+        scores=dict.fromkeys((target.name for target in base.chosen), 1.0),
         methods=methods,
         max_params=rank * per_rank.max_trainable_params,
     )

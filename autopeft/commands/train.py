@@ -41,10 +41,8 @@ from autopeft.store import (
 from autopeft.store.state import differences
 from autopeft.train import SCHEDULE, Bench, kept_step
 from autopeft.types import (
-    MAX_SEED,
     Fidelity,
     Measurement,
-    Plan,
     PlanDocument,
     RunSpec,
     SearchSpec,
@@ -83,13 +81,12 @@ def train_plan(
 ) -> Trained:
     """Train a plan at full length and save the adapter in `peft`'s format, head included.
 
-    Steps are logged every ten seconds. A training that is stopped leaves nothing in `out`. After the first
-    minute its state is kept in `<out>.unfinished`; `resume` continues it to the same bits.
+    A training that is stopped leaves nothing in `out`. After the first minute its state is kept in
+    `<out>.unfinished`; `resume` continues it to the same bits.
 
     Args:
         path: plan.yaml or a run directory.
-        out: Folder for the adapter; must be empty or absent. None is `reports/adapter-<plan>-<seed>`;
-            with `all_rows`, `-all-rows` follows.
+        out: Folder for the adapter; must be empty or absent. None is `reports/adapter-<plan>-<seed>`.
         seed: None uses the plan's seed.
         overrides: Values instead of the plan's: of `model.id`, `model.quantize`, `data.source` (it must have
             the columns that the plan names), and of `execution`. None is no value.
@@ -97,20 +94,18 @@ def train_plan(
         all_rows: Train on the rows of search and confirm too, for as many epochs as the plan says.
 
     Raises:
-        SpecError: The seed is out of range, or no dataset is named.
+        SpecError: No dataset is named.
         RunDirError: `out` is not empty, or cannot be written. Or there is nothing to resume, or without
             `resume` a training was stopped in `out`.
         TrainingError: The run failed or diverged; nothing is left in `out`.
     """
     document = read_plan(path)
     seed = document.seed if seed is None else seed
-    if not 0 <= seed <= MAX_SEED:
-        raise SpecError(f"The seed is {seed}; pass --seed from 0 to {MAX_SEED:,}.")
     name = f"adapter-{document.plan.digest}-{seed}" + ("-all-rows" if all_rows else "")
     target = out or Path("reports") / name
-    unfinished = Unfinished(out=target)
+    unfinished = target.absolute().with_name(f"{target.absolute().name}.unfinished")
     refuse_files(target)  # before any work
-    unfinished.check(resume=resume)
+    _check_unfinished(unfinished, resume=resume)
     prepared = _prepare(path, document, overrides or {}, all_rows=all_rows)
     fidelity = Fidelity(
         split="confirm",
@@ -119,17 +114,26 @@ def train_plan(
         eval_examples=1 if all_rows else prepared.n_evaluated("confirm"),
         seed=seed,
     )
-    facts = _start_facts(prepared, document.plan, fidelity)
+    facts = {  # all that the bits of the adapter depend on
+        **loaded_facts(prepared),
+        "plan": document.plan.digest,
+        "seed": seed,
+        "steps": fidelity.train_steps,
+        "train rows": len(prepared.data.train.labels),
+        "batch size": prepared.bench.batch_size,
+        "number format": prepared.spec.execution.dtype,
+        "quantization": prepared.spec.model.quantize,
+    }
     with (
-        unfinished.kept(facts, resume=resume),
-        logged_steps(),
+        _kept(unfinished, facts, resume=resume) as state,
+        train.watched(_Steps().add),
         fresh_folder(target) as fresh,
     ):
-        bench = replace(prepared.bench, keep_weights=lambda *_: fresh, under_way=lambda *_: unfinished.state)
+        bench = replace(prepared.bench, keep_weights=lambda *_: fresh, under_way=lambda *_: state)
         measurement = bench.measure(document.plan, fidelity)
         if measurement.status is not Status.COMPLETE:
             if not measurement.status.is_of_machine:
-                unfinished.forget()  # it would fail in the same way again
+                shutil.rmtree(unfinished, ignore_errors=True)  # it would fail in the same way again
             raise TrainingError(f"Training plan {document.plan.digest} failed: {measurement.reason}.")
         if all_rows:
             measurement = _tested(measurement, bench, n_test=prepared.n_evaluated("test"))
@@ -233,120 +237,59 @@ def _write_files(folder: Path, prepared: Prepared, measurement: Measurement, *, 
     write_trained_card(folder, trained, at=at)
 
 
-def _start_facts(prepared: Prepared, plan: Plan, fidelity: Fidelity) -> dict[str, Any]:
-    """Collect, by name, all that the bits of a trained adapter depend on."""
-    return {
-        **loaded_facts(prepared),
-        "plan": plan.digest,
-        "seed": fidelity.seed,
-        "steps": fidelity.train_steps,
-        "train rows": len(prepared.data.train.labels),
-        "batch size": prepared.bench.batch_size,
-        "number format": prepared.spec.execution.dtype,
-        "quantization": prepared.spec.model.quantize,
-    }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unfinished:
-    """The kept state of a training whose adapter is written to `out`, in a folder next to it."""
-
-    out: Path
-
-    @property
-    def folder(self) -> Path:
-        """`<out>.unfinished`."""
-        return self.out.absolute().with_name(f"{self.out.absolute().name}.unfinished")
-
-    @property
-    def state(self) -> Path:
-        """The folder in which the training keeps its state."""
-        return self.folder / "state"
-
-    @property
-    def step(self) -> int | None:
-        """The step after which the state was kept; None if nothing is kept."""
-        return kept_step(self.state)
-
-    def check(self, *, resume: bool) -> None:
-        """Raise RunDirError if `resume` finds no kept state, or a start without `resume` finds one."""
-        if resume and self.step is None:
-            raise RunDirError(f"{self.folder} holds no unfinished training; start it without --resume.")
-        if not resume and self.step is not None:
-            raise RunDirError(
-                f"{self.folder} holds a training that was stopped after step {self.step:,}; pass --resume to "
-                "continue it, another --out, or remove that folder."
-            )
-
-    @contextlib.contextmanager
-    def kept(self, facts: Mapping[str, Any], *, resume: bool) -> Iterator[None]:
-        """Keep the state of the training in this context if something stops it; remove it at the end.
-
-        Raises:
-            RunDirError: The training to resume started with other `facts`, or the folder cannot be written.
-        """
-        start, remedy = self.folder / "start.json", f"remove {self.folder} and start again"
-        with without_empty_parents(self.folder):
-            if resume:
-                try:
-                    started_with = read_record(start, dict[str, Any], remedy=remedy)
-                except FileNotFoundError as error:
-                    raise RunDirError(f"{start} is missing; {remedy}.") from error
-                if differing := differences(started_with, facts):
-                    raise RunDirError(
-                        f"{self.folder} cannot be resumed: {differing}; restore it, or {remedy}."
-                    )
-                log.info("The training continues after step %s.", f"{self.step:,}")
-            else:
-                self.forget()
-                write_record(start, facts)
-            try:
-                yield
-            except BaseException:
-                if (step := self.step) is None:
-                    self.forget()
-                else:
-                    log.warning("The state after step %s is kept; --resume continues it.", f"{step:,}")
-                raise
-            self.forget()
-
-    def forget(self) -> None:
-        """Remove the kept state."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+def _check_unfinished(folder: Path, *, resume: bool) -> None:
+    """Raise RunDirError if `resume` finds no kept state, or a start without `resume` finds one."""
+    step = kept_step(folder / "state")
+    if resume and step is None:
+        raise RunDirError(f"{folder} holds no unfinished training; start it without --resume.")
+    if not resume and step is not None:
+        raise RunDirError(
+            f"{folder} holds a training that was stopped after step {step:,}; pass --resume to continue it, "
+            "another --out, or remove that folder."
+        )
 
 
 @contextlib.contextmanager
-def logged_steps(clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
-    """Log the step, the loss and the time left of a training, every ten seconds or so.
+def _kept(folder: Path, facts: Mapping[str, Any], *, resume: bool) -> Iterator[Path]:
+    """Yield the folder for the state of a training; keep it if something stops the training.
 
-    If a signal ends the context, the last step is logged.
+    Raises:
+        RunDirError: The training to resume started with other `facts`, or the folder cannot be written.
     """
-    steps = _Steps(clock)
-    try:
-        with train.watched(steps.add):
-            yield
-    except (KeyboardInterrupt, SystemExit):
-        where = f"at step {steps.step:,} of {steps.n_steps:,}" if steps.n_steps else "before the first step"
-        log.warning("Stopped %s.", where)
-        raise
+    start, state, remedy = folder / "start.json", folder / "state", f"remove {folder} and start again"
+    with without_empty_parents(folder):
+        if resume:
+            if differing := differences(read_record(start, dict[str, Any], remedy=remedy), facts):
+                raise RunDirError(f"{folder} cannot be resumed: {differing}; restore it, or {remedy}.")
+            log.info("The training continues after step %s.", f"{kept_step(state):,}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            write_record(start, facts)
+        try:
+            yield state
+        except BaseException:
+            if (step := kept_step(state)) is None:
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                log.warning("The state after step %s is kept; --resume continues it.", f"{step:,}")
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Steps:
-    """The last step of a training, and the time and step of its start; logs a line every ten seconds."""
+    """Logs the step, the loss and the time left of a training, every ten seconds or so."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self.step, self.n_steps = 0, 0
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._started, self._start_step, self._last_logged = 0.0, 0, 0.0
+        self._started, self._first_step, self._last_step, self._last_logged = 0.0, 0, 0, 0.0
 
     def add(self, step: int, n_steps: int, loss: Callable[[], float]) -> None:
         """Note a step, and log it if the last line was logged ten seconds ago or more."""
         now = self._clock()
-        if not self.n_steps or step <= self.step:  # training began, maybe again in less memory
-            self._started, self._start_step, self._last_logged = now, step, now
-        self.step, self.n_steps = step, n_steps
-        if now - self._last_logged < _SECONDS:
-            return
-        self._last_logged = now
-        seconds = (now - self._started) / (step - self._start_step) * (n_steps - step)
-        log.info("step %s of %s: loss %.4f, %s left", f"{step:,}", f"{n_steps:,}", loss(), duration(seconds))
+        if step <= self._last_step or not self._last_step:  # training began, maybe again in less memory
+            self._started, self._first_step, self._last_logged = now, step, now
+        self._last_step = step
+        if now - self._last_logged >= _SECONDS:
+            self._last_logged = now
+            left = (now - self._started) / (step - self._first_step) * (n_steps - step)
+            log.info("step %s of %s: loss %.4f, %s left", f"{step:,}", f"{n_steps:,}", loss(), duration(left))

@@ -1,4 +1,4 @@
-"""`try`: run the finished adapter of a run on inputs that the user types."""
+"""`try`: run the finished adapter of a run on inputs of the user."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from autopeft.model.checkpoint_source import reads_images
 from autopeft.plugins import IGNORED, LabelSpace, Task, discover
 from autopeft.store import RunDir
 from autopeft.train.encoding import NO_CUT
-from autopeft.types import IN_MEMORY, SearchResult
+from autopeft.types import IN_MEMORY, SearchFacts, SearchResult, counted
 
+_WRITTEN = ("completion", "chat", "documents", "stream")  # kinds of labels that are texts
 _MAX_NEW_TOKENS = "128"  # of a written text, if the run derived no length; heuristic
 
 
@@ -44,15 +45,24 @@ class Reply:
     text: str | None = None
 
 
-def try_run(run: Path, words: Sequence[str] | Sequence[tuple[str, ...]]) -> tuple[Reply, ...]:
+def try_run(run: Path, words: Sequence[str]) -> tuple[Reply, ...]:
+    """Return the replies of a run's finished adapter to the words of a command line.
+
+    As many words make an input as the rows of the run have texts. For multiple choice all words are one
+    input, the question first. The errors are those of `predict`.
+    """
+    n_texts = _n_texts(RunDir.open(run).load_result().setting) or len(words)
+    return predict(run, [words[start : start + n_texts] for start in range(0, len(words), n_texts)])
+
+
+def predict(run: Path, rows: Sequence[Sequence[str]]) -> tuple[Reply, ...]:
     """Return the replies of a run's finished adapter.
 
-    `words` are texts, prompts or paths of images, one for each input. If rows of the run have several texts,
-    as many words make one input. For multiple choice all words are one input, the question first. `words` may
-    also be a tuple of words for each input.
+    Each of `rows` has the words of one input: a text, a prompt or the path of an image; several texts, if
+    rows of the run have several; a question and its choices.
 
     Raises:
-        SpecError: The words make no whole inputs, or are names of files instead of texts. Or the model was in
+        SpecError: The words do not make an input, or are names of files instead of texts. Or the model was in
             memory, or another trainer trained it.
         DataError: An image cannot be read.
         RunDirError: The run has not finished, or has no finished weights.
@@ -66,53 +76,45 @@ def try_run(run: Path, words: Sequence[str] | Sequence[tuple[str, ...]]) -> tupl
             f"{run} does not know the inputs of its model: it was in memory or trained by your own trainer. "
             "In Python, autopeft.load_result(run).load() returns the model."
         )
-    rows = [words] if all(isinstance(word, str) for word in words) else words
-    inputs = [each for row in rows for each in _inputs(run, cast(Sequence[str], row), result)]
-    if rows is words and len(inputs) != len(rows):
-        raise SpecError(
-            f"{len(rows)} inputs have {len(inputs)} texts, and this run reads one text an input; join the "
-            "words of an input with spaces."
-        )
-    weights = finished_weights(folder)
-    adapted, base = load_with_base(result, weights)
+    inputs = [_input(run, row, setting) for row in rows]
+    adapted, base = load_with_base(result, finished_weights(folder))
     if base.tokenizer is None:
         raise ModelError(f"{base.name} has no tokenizer; restore its files in the folder of the model.")
     label_space = LabelSpace(kind=cast(Any, kind), names=setting.label_names)
     task: Task = discover("autopeft.tasks")[setting.task].fitted(
         result.spec.task, label_space, base.tokenizer
     )
-    answer = _write if kind in ("completion", "chat", "documents", "stream") else _label
+    answer = _write if kind in _WRITTEN else _label
     with torch.inference_mode():
         return tuple(answer(each, adapted, base, task, label_space, result) for each in inputs)
 
 
-def _inputs(run: Path, words: Sequence[str], result: SearchResult) -> list[tuple[Any, ...]]:
-    """Group the user's words into inputs, in the form in which the task reads them."""
-    setting = result.setting
-    kind, columns = setting.label_kind, setting.input_columns
+def _n_texts(setting: SearchFacts) -> int | None:
+    """Return how many texts make an input; None for a question with any number of choices."""
+    if setting.label_kind == "choice":
+        return None
+    return 1 if setting.label_kind in (*_WRITTEN, "tags") else max(1, len(setting.input_columns))
+
+
+def _input(run: Path, words: Sequence[str], setting: SearchFacts) -> tuple[Any, ...]:
+    """Check the words of an input, and return it in the form in which the task reads it."""
+    n_texts = _n_texts(setting)
+    if len(words) != n_texts and (n_texts is not None or len(words) < 3):
+        parts = "a question and at least two choices" if n_texts is None else counted(n_texts, "text")
+        raise SpecError(
+            f"An input has {parts} ({', '.join(setting.input_columns)}), and this one has {len(words)}; pass "
+            "them one after the other, each in quotes."
+        )
     if reads_images(discover("autopeft.tasks")[setting.task].auto_class):
-        missing = [word for word in words if not Path(word).is_file()]
-        if missing:
-            raise DataError(f"There is no image {missing[0]}; pass paths of image files.")
-        return [(data.ImageFile(digest="", path=word),) for word in words]
+        if not Path(words[0]).is_file():
+            raise DataError(f"There is no image {words[0]}; pass paths of image files.")
+        return (data.ImageFile(digest="", path=words[0]),)
     if files := [word for word in words if os.path.isfile(word)]:  # noqa: PTH113 - Path.is_file raises if long
         raise SpecError(
             f"{files[0]} is a file, and this run takes texts, each in quotes; for a table, pass its texts in "
             f"Python to autopeft.load_result({str(run)!r}).predict."
         )
-    if kind == "tags":
-        return [(tuple(word.split()),) for word in words]
-    if kind == "choice":
-        if len(words) < 3:
-            raise SpecError("Pass the question and at least two choices, each in quotes.")
-        return [tuple(words)]
-    n_texts = 1 if kind in ("completion", "chat", "documents", "stream") else max(1, len(columns))
-    if len(words) % n_texts:
-        raise SpecError(
-            f"There are {len(words)} texts, and an input has {n_texts} ({', '.join(columns)}); pass them one "
-            "after the other, each in quotes."
-        )
-    return list(zip(*[iter(words)] * n_texts, strict=True))
+    return (tuple(words[0].split()),) if setting.label_kind == "tags" else tuple(words)
 
 
 def _label(

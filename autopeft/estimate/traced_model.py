@@ -254,7 +254,7 @@ def count_part(
     counted = count_plan(plan, base, methods, task_type=task_type)
     if part.method is None:
         return counted
-    notes = [*counted.notes, *base.remarks]
+    notes = [*counted.notes, *base.left_out]
     lower = [adapter.rank for adapter in plan.adapters if adapter.rank < part.rank]
     if lower:  # some target modules are narrower than the rank asked for
         ranks = str(min(lower)) if min(lower) == max(lower) else f"{min(lower)} to {max(lower)}"

@@ -50,10 +50,10 @@ class TrainedPart:
             names = {target.name for target in base.targets}
             return replace(self.plan, adapters=tuple(a for a in self.plan.adapters if a.target in names))
         name = self.method.name
-        targets = [target for target in base.targets if self.method.refusal(target) is None]
+        targets = [target for target in base.chosen if self.method.refusal(target) is None]
         if not targets:
             raise TargetError(f"{name} fits no target module of {base.name}; choose another method.")
-        plan = plan_everywhere(name, self.rank, base.targets, methods)
+        plan = plan_everywhere(name, self.rank, base.chosen, methods)
         if not plan.adapters:
             raise SpecError(
                 f"{name} has no rank as small as {self.rank} at the targets of {base.name}; its smallest is "

@@ -23,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from autopeft.errors import SpecError
 from autopeft.exports._shared import problems
 from autopeft.exports._shared.adapter import PREFIX, in_head, save_tensors, trained_tensors
+from autopeft.exports._shared.servers import VLLM_RANKS
 from autopeft.model.attaching import plain_names
 from autopeft.model.linear_layers import linear_shape
 from autopeft.plugins import ExportSource, NeededBase
@@ -38,7 +39,6 @@ _FOLDED = (
 )
 _KEY = re.compile(rf"^{re.escape(PREFIX)}(.+)\.lora_(A|B)\.weight$")
 _LAYER = re.compile(r"^(.*?\.)(\d+)(\..*)$")  # before, of and after the layer's number
-_VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of --max-lora-rank (vllm/config/lora.py)
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,9 @@ def _write(factors: Factors, source: ExportSource, folder: Path) -> tuple[str, .
     save_tensors(tensors, folder / "adapter_model.safetensors")
     head = {name: tensor for name, tensor in trained_tensors(source) if in_head(name, source.head)}
     auto_mapping = None
-    if served is not None:  # the class to which the modules' names belong, as `peft` writes it
-        auto_mapping = {"base_model_class": type(served).__name__, "parent_library": type(served).__module__}
+    if head or served is not None:  # the class to which the modules' names belong, as `peft` writes it
+        kind = type(source.base if served is None else served)
+        auto_mapping = {"base_model_class": kind.__name__, "parent_library": kind.__module__}
     config = LoraConfig(
         r=rank,
         lora_alpha=rank,
@@ -134,9 +135,9 @@ def _write(factors: Factors, source: ExportSource, folder: Path) -> tuple[str, .
     config.save_pretrained(str(folder))
     note = f"the rank is {rank}"
     if source.task_type in ("CAUSAL_LM", None) and not head:  # for other models servers take --to merged
-        limit = next((limit for limit in _VLLM_RANKS if limit >= rank), None)
+        limit = next((limit for limit in VLLM_RANKS if limit >= rank), None)
         advice = f"start vLLM with --enable-lora --max-lora-rank {limit}"
-        note += f"; {advice if limit else f'vLLM takes at most {_VLLM_RANKS[-1]}'}"
+        note += f"; {advice if limit else f'vLLM takes at most {VLLM_RANKS[-1]}'}"
     notes = [note]
     if len(filled) > len(factors):
         notes.append(f"{len(filled) - len(factors)} target modules without an adapter are filled with zeros")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -20,19 +21,23 @@ from autopeft.types import Adapter, OptionValue, Target
 
 
 def _refusal(target: Target) -> str | None:
-    if "LORA" in target.unfit_for:
-        return "peft takes this layer for an expert, by its name, and rewrites the config of a LoRA there"
+    if target.by_weight and target.quantized:
+        return "peft takes this layer for an expert, by its name, and adapts no quantized parameters"
     return None if target.kind == "parameter" else only_linear_layers(target)
 
 
 def _options(target: Target, **choices: OptionValue) -> Options:
     """Set `dora` and `init` if chosen, or for experts only their number.
 
+    Nor have layers that are named by their weights, which `peft` adapts as it does experts.
+
     The scale rule is not an option of an adapter, which has the scale itself. A quantized layer has no
     orthogonal start: `peft` 0.21.2 makes it of the type of the stored weights.
     """
     if target.kind == "parameter":
         return {"experts": target.copies}
+    if target.by_weight:
+        return {"by_weight": True}
     options: dict[str, OptionValue] = {"dora": True} if choices.get("dora") else {}
     init = choices.get("init", "default")
     if init != "default" and not (init == "orthogonal" and target.quantized):
@@ -81,16 +86,16 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
 
     configs = []
     for (dora, init), members in groupby(sorted(adapters, key=dora_and_init), dora_and_init):
-        group = list(members)
+        group = [_named(adapter) for adapter in members]
         rank, ranks = by_pattern({adapter.target: adapter.rank for adapter in group})
         alpha, alphas = alphas_of(group)
-        experts = sorted(adapter.target for adapter in group if dict(adapter.options).get("experts"))
-        layers = [adapter.target for adapter in group if adapter.target not in experts]
+        parameters = sorted(a.target for a in group if dict(a.options).keys() & {"experts", "by_weight"})
+        layers = [adapter.target for adapter in group if adapter.target not in parameters]
         config = LoraConfig(
             r=rank,
             lora_alpha=alpha,
             target_modules=targets_pattern(layers) if layers else [],  # None would be the family's default
-            target_parameters=experts or None,
+            target_parameters=parameters or None,
             rank_pattern=ranks,
             alpha_pattern=alphas,
             lora_dropout=0.0,
@@ -99,6 +104,12 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
         )
         configs.append(config)
     return tuple(configs)
+
+
+def _named(adapter: Adapter) -> Adapter:
+    """Return an adapter with the name that `peft` is given: the module's, or that of its weight."""
+    is_by_weight = dict(adapter.options).get("by_weight", False)
+    return replace(adapter, target=f"{adapter.target}.weight") if is_by_weight else adapter
 
 
 def _read_choices(config: Any) -> Options:
@@ -135,7 +146,7 @@ PLUGIN = Method(
     configs=_configs,
     # Through the export `uniform-lora`; no server reads DoRA or experts in one parameter.
     servers=lambda options: (
-        () if options.get("dora") or options.get("experts") else ("vllm", "tgi", "llama.cpp")
+        () if any(map(options.get, ("dora", "experts", "by_weight"))) else ("vllm", "tgi", "llama.cpp")
     ),
     readable_type="LORA",
     read_choices=_read_choices,

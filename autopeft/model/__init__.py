@@ -1,8 +1,8 @@
 """A frozen base model, to which adapters are attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
-devices → checkpoint_source, linear_layers, training_pass → light_layers, quantization,
-weight_comparison → attaching → targets → base → checks → pretrained, user_model.
+devices → checkpoint_source, linear_layers, training_pass → components, light_layers, quantization,
+weight_comparison → attaching → targets, placement → base → checks → pretrained, user_model.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from autopeft.model.attaching import (
 )
 from autopeft.model.base import BaseModel
 from autopeft.model.checkpoint_source import DEMO_HUB_ID, DEMO_NAME, commit_of, config_of, resolve
+from autopeft.model.components import components, head_names, topology
 from autopeft.model.devices import (
     Precision,
     choose_precision,
@@ -30,6 +31,5 @@ from autopeft.model.devices import (
 )
 from autopeft.model.pretrained import load, load_processor, load_skeleton, quiet_libraries, require_packages
 from autopeft.model.quantization import dequantize
-from autopeft.model.targets import head_names
 from autopeft.model.training_pass import set_attention
 from autopeft.model.user_model import from_memory, require_plain, restoring

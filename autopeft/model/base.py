@@ -19,23 +19,21 @@ from torch import nn
 
 from autopeft.errors import TargetError
 from autopeft.model.attaching import attach, load_weights, note_modules
+from autopeft.model.components import components as components_of
+from autopeft.model.components import head_names, sizes_of, topology
 from autopeft.model.devices import Precision, devices_of, forked_rng
 from autopeft.model.light_layers import keep_format, leave_casts_to_autocast
 from autopeft.model.linear_layers import hidden_size, n_bits, n_params
+from autopeft.model.placement import adapted_components, left_out_sentences, weights_read_directly
 from autopeft.model.quantization import drop_weights
-from autopeft.model.targets import (
-    folded_names,
-    head_names,
-    list_targets,
-    untrained_modules,
-)
+from autopeft.model.targets import list_targets, untrained_modules
 from autopeft.model.weight_comparison import (
     TensorWatch,
     bit_sums,
     compare_with_checkpoint,
     weight_digests,
 )
-from autopeft.types import Adapter, Plan, digest_of, listed
+from autopeft.types import Adapter, Component, Plan, Target, digest_of, listed
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +48,12 @@ class BaseModel:
         base_params: Parameters outside the head; tied weights count once.
         output_layer: The name of the linear layer at the end of the head; None without one.
         max_tokens: The longest text; None without a limit.
-        remarks: Sentences on modules that LoRA does not fit.
+        targets: All modules that adapters can attach to.
+        parts: The component of each module with parameters.
+        part_sizes: The modules and parameters of each component.
+        topology: How the model is built, such as `sequential hybrid`.
+        components: The components that are adapted.
+        untrainable: Target modules where adapters would train nothing.
     """
 
     def __init__(
@@ -62,13 +65,15 @@ class BaseModel:
         untrained: frozenset[str],
         precision: Precision | None = None,
         is_in_memory: bool = False,
+        components: Sequence[Component] = (),
     ) -> None:
         """Freeze the module and list its target modules.
 
         Without a `tokenizer` or image processor, the model is only counted. `untrained` are the parameters
         that are not in the checkpoint. Their values are random, so linear layers and norms among them are
         trained and kept with the head. Forward passes compute in `precision`, whatever format the weights
-        have; None is float32. A model that `is_in_memory` may have been trained since it was loaded.
+        have; None is float32. A model that `is_in_memory` may have been trained since it was loaded. Without
+        `components` the topology of the model decides which are adapted.
         """
         self.is_in_memory = is_in_memory
         self.module = module.requires_grad_(False).eval()
@@ -81,7 +86,9 @@ class BaseModel:
         self.missing = untrained_modules(module, untrained, head=head)
         self.head_names = (*head, *self.missing)
         self.head_params = sum(n_params(module.get_submodule(name)) for name in self.head_names)
-        self.targets = list_targets(module, exclude=self.head_names)
+        self.parts = components_of(module)
+        self.part_sizes = sizes_of(module, self.parts)
+        self.targets = list_targets(module, exclude=self.head_names, parts=self.parts)
         # The head's last linear layer with one output per label, or else its last linear layer.
         layers = [entry for h in head for entry in module.get_submodule(h).named_modules(prefix=h)]
         linear = {name: layer.out_features for name, layer in layers if isinstance(layer, nn.Linear)}
@@ -91,10 +98,24 @@ class BaseModel:
         self.output_scale, self.output_shift = 1.0, 0.0
         self.predicts_numbers = False
         self.max_tokens = _n_positions(module)
-        unfit = folded_names(target.name for target in self.targets if "LORA" in target.unfit_for)
-        text = f"LoRA cannot adapt {', '.join(unfit)} in {name}, since peft treats them as experts."
-        self.remarks = (text,) if unfit else ()
+        self.topology = topology(module)
+        self.components = adapted_components(self.targets, self.topology, components)
+        self.untrainable = weights_read_directly(module, self.targets)
         self.model_type = str(getattr(module.config, "model_type", "unknown"))
+
+    @property
+    def chosen(self) -> tuple[Target, ...]:
+        """The target modules of the components that are adapted."""
+        return tuple(
+            target
+            for target in self.targets
+            if target.component in self.components and target.name not in self.untrainable
+        )
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Sentences on the target modules that are not adapted, by component."""
+        return left_out_sentences(self.targets, self.components, self.untrainable)
 
     @property
     def pad_token_id(self) -> int:
@@ -119,7 +140,7 @@ class BaseModel:
     @property
     def hidden_size(self) -> int:
         """The width on which the ranges of learning rates depend."""
-        return hidden_size(self.module.config, self.targets)
+        return hidden_size(self.module.config, self.chosen)
 
     @property
     def n_bits(self) -> int:
@@ -161,7 +182,7 @@ class BaseModel:
     def log_remarks(self) -> None:
         """Log what cannot be adapted, and which weights outside the head are missing."""
         trained, random = self._notes_on_missing_weights()
-        for remark in filter(None, (*self.remarks, trained)):
+        for remark in filter(None, (*self.left_out, trained)):
             log.info("%s", remark)
         if random:
             log.warning("%s", random)

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from autopeft.errors import ModelError, TargetError, reason_of
 from autopeft.model.base import BaseModel
 from autopeft.model.checkpoint_source import reads_images, require_no_speech
+from autopeft.model.components import is_task_model
 from autopeft.model.devices import is_out_of_memory
 from autopeft.model.quantization import rows_independent
-from autopeft.model.targets import is_task_model
 from autopeft.types import Target, counted, layer_name, listed
 
 # Raised by models for inputs that do not fit, and if a library or a kernel is missing.
@@ -257,7 +257,7 @@ def _without_expert(name: str) -> str:
     return re.sub(r"(\bexperts?[._])\d+", r"\1", name)
 
 
-def example_features(base: BaseModel, auto_class: str) -> dict[str, Tensor]:
+def example_features(base: BaseModel, auto_class: str, text: str = _TEXT) -> dict[str, Tensor]:
     """Make the features of one example, a gray image or a text."""
     if reads_images(auto_class):
         image = torch.full((3, _SIDE, _SIDE), 127, dtype=torch.uint8)
@@ -265,7 +265,7 @@ def example_features(base: BaseModel, auto_class: str) -> dict[str, Tensor]:
         pixels["pixel_values"] = pixels["pixel_values"].float()
         return {name: tensor.to(base.device) for name, tensor in pixels.items()}
     cut = {} if base.max_tokens is None else {"truncation": True, "max_length": base.max_tokens}
-    encoded = base.tokenizer(_TEXT, return_tensors="pt", **cut)
+    encoded = base.tokenizer(text, return_tensors="pt", **cut)
     features = {name: encoded[name].to(base.device) for name in ("input_ids", "attention_mask")}
     if auto_class == "AutoModelForMultipleChoice":
         return {name: tensor[:, None] for name, tensor in features.items()}

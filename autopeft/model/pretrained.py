@@ -28,6 +28,7 @@ from autopeft.model.checkpoint_source import (
     resolve,
 )
 from autopeft.model.checks import pad_with, prepare_base, require_head, require_targets, usable_tokenizer
+from autopeft.model.components import head_names
 from autopeft.model.devices import SPREAD, Precision, device_names, find_device, has_used_gpus, make_current
 from autopeft.model.linear_layers import n_params
 from autopeft.model.quantization import (
@@ -45,7 +46,6 @@ from autopeft.model.quantization import (
     stored_weights,
     widen_norms,
 )
-from autopeft.model.targets import head_names
 from autopeft.types import ModelSpec, listed
 from autopeft.types.plans import LAYER
 
@@ -106,7 +106,14 @@ def load(
             name_labels(module.config, label_names)
         _require_complete(module, name, checkpoint)
         untrained = _missing_keys(checkpoint)
-        base = BaseModel(module, tokenizer, name=name, untrained=untrained, precision=precision)
+        base = BaseModel(
+            module,
+            tokenizer,
+            name=name,
+            untrained=untrained,
+            precision=precision,
+            components=spec.components,
+        )
         base.widen_head()
         prepare_base(base, auto_class=auto_class)
     return base
@@ -146,7 +153,7 @@ def load_skeleton(
         stored = stored_weights(config)
         if spec.quantize != "none" or (stored is not None and stored.quantize != "none"):
             conv1d_to_linear(module)
-        base = BaseModel(module, None, name=name, untrained=frozenset())
+        base = BaseModel(module, None, name=name, untrained=frozenset(), components=spec.components)
     require_targets(base)
     return base
 

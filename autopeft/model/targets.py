@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -13,47 +13,17 @@ from peft.tuners.lora import LoraModel
 from torch import nn
 
 from autopeft.model.attaching import rewrites_targets
+from autopeft.model.components import components
 from autopeft.model.linear_layers import is_quantized, linear_shape, role_by_name, role_of
-from autopeft.types import ROLE_GROUPS, Target, layer_name
+from autopeft.types import ROLE_GROUPS, Component, Target, layer_name
 from autopeft.types.plans import LAYER
 
-_LANGUAGE_MODELS = ("LMHeadModel", "ForCausalLM", "ForConditionalGeneration", "ForMaskedLM", "MTModel")
-_TASK_MODELS = ("Classification", "MultipleChoice")  # in names: PerceiverForImageClassificationLearned
-_HEADS = ("classifier", "score", "head")
 # Roles of layers whose outputs have the hidden size; in other layers of experts the inputs have it.
 _BACK_TO_HIDDEN = ("down", "o")
 # Models in stages restart the count of blocks in each: `layers.2.blocks.0` (Swin), `stages.2.layers.0`
 # (ConvNeXt), `block.2.0` (SegFormer). A T5 has sub-layers in `block.2.layer.0`.
 _BLOCK = re.compile(r"\.(?:stages\.(\d+)\.(?:blocks|layers)|layers\.(\d+)\.blocks|blocks?\.(\d+))\.(\d+)\.")
 _AFTER_BLOCKS = 10**6  # the block number of a layer between two stages
-
-
-def head_names(module: nn.Module) -> tuple[str, ...]:
-    """List the modules of a task model that make up its head.
-
-    1. A language model has none: its output layer was pretrained with the base model and belongs to it.
-    2. A timm model inside its wrapper of transformers names its head itself.
-    3. Otherwise the head is what is next to the base model and has parameters. CLIP's and SigLIP's image
-       classifiers have the base model under another name than `base_model_prefix`.
-    """
-    prefix = getattr(module, "base_model_prefix", "")
-    if type(module).__name__.endswith(_LANGUAGE_MODELS):
-        return ()
-    if is_task_model(module) and hasattr(getattr(module, prefix, None), "get_classifier"):
-        classifiers = cast(Any, module.get_submodule(prefix)).get_classifier()
-        if not isinstance(classifiers, list | tuple):  # a distilled model returns two
-            classifiers = [classifiers]
-        named = [entry for entry in module.named_modules() if any(entry[1] is c for c in classifiers)]
-    else:
-        named = [(name, child) for name, child in module.named_children() if name != prefix]
-        if prefix not in dict(module.named_children()):
-            return tuple(name for name, _ in named if name in _HEADS and is_task_model(module))
-    return tuple(name for name, child in named if any(True for _ in child.parameters()))
-
-
-def is_task_model(module: nn.Module) -> bool:
-    """Return whether a model has a head for a task, by the name of its class."""
-    return any(task in type(module).__name__ for task in _TASK_MODELS)
 
 
 def untrained_modules(module: nn.Module, untrained: Iterable[str], *, head: Sequence[str]) -> tuple[str, ...]:
@@ -63,39 +33,46 @@ def untrained_modules(module: nn.Module, untrained: Iterable[str], *, head: Sequ
     return tuple(name for name in outside if _target(name, module.get_submodule(name)) is not None)
 
 
-def list_targets(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Target, ...]:
+def list_targets(
+    module: nn.Module,
+    *,
+    exclude: Sequence[str] = (),
+    parts: Mapping[str, Component] | None = None,
+) -> tuple[Target, ...]:
     """List linear layers, norms and stacked experts with role and depth, in model order.
 
     Not listed are the output layer of a language model, routers, layers that `peft` refuses, and what is in
     modules of `exclude`, such as the task head. The numbers of a decoder's layers continue those of its
-    encoder, as do those of several lists of layers in modules of one class. Meta tensors are fine.
+    encoder, as do those of several lists of layers in modules of one class. `parts` are the `components` of
+    the model. Meta tensors are fine.
     """
+    parts = components(module) if parts is None else parts
     targets: list[Target] = []
     for name, child in _base_modules(module, exclude):
-        target = _target(name, child)
-        targets += [target] if target is not None else _expert_targets(name, child, module)
-    ends = {_last_part(target.name) for target in targets if target.kind == "linear"}
-    rewritten = {end for end in ends if rewrites_targets({end}, module)}
-    refused = {
-        target.name for target in targets if target.kind == "linear" and _is_refused(target.name, module)
-    }
-    experts = {s.name for s in targets if s.kind == "linear" and _last_part(s.name) in rewritten}
+        found = _target(name, child)
+        targets += [
+            _with_component(target, parts)
+            for target in ([found] if found is not None else _expert_targets(name, child, module))
+        ]
+    linear = [target for target in targets if target.kind == "linear"]
+    rewritten = {end for end in {_last_part(t.name) for t in linear} if rewrites_targets({end}, module)}
+    refused = {target.name for target in linear if _is_refused(target.name, module)}
     targets = [
-        replace(target, unfit_for=("LORA",)) if target.name in experts else target
+        replace(target, by_weight=target.kind == "linear" and _last_part(target.name) in rewritten)
         for target in targets
-        if target.name not in refused
+        if target.name not in refused and target.component != "router"
     ]
     return _with_depths(targets, module)
 
 
-def folded_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Replace layer numbers in names by a star, and drop repeated names.
-
-    Example:
-        >>> folded_names(["h.0.router", "h.1.router"])
-        ('h.*.router',)
-    """
-    return tuple(dict.fromkeys(LAYER.sub(".*.", name) for name in names))
+def _with_component(target: Target, parts: Mapping[str, Component]) -> Target:
+    """Return a target with its component; the roles of a recurrent part are its inputs and outputs."""
+    owner = target.name.rpartition(".")[0] if target.kind == "parameter" else target.name
+    component = parts.get(owner, "other")
+    role = target.role
+    if component == "recurrent" and target.kind != "norm":
+        role = "in_proj" if "in_proj" in owner else "out_proj" if role == "o" else "dense"
+    return replace(target, component=component, role=role)
 
 
 def _base_modules(module: nn.Module, exclude: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:

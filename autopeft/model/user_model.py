@@ -16,15 +16,22 @@ from autopeft.model.attaching import note_modules
 from autopeft.model.base import BaseModel
 from autopeft.model.checkpoint_source import loading_class, reads_images
 from autopeft.model.checks import pad_with, prepare_base, text_configs, usable_tokenizer
+from autopeft.model.components import head_names
 from autopeft.model.devices import Precision, devices_of, make_current
 from autopeft.model.linear_layers import n_bits
 from autopeft.model.quantization import stop_mutation, widen_norms
-from autopeft.model.targets import head_names
 from autopeft.model.weight_comparison import compare_with_checkpoint
+from autopeft.types import Component
 
 
 def from_memory(
-    module: nn.Module, tokenizer: Any, *, auto_class: str, label_names: Sequence[str], precision: Precision
+    module: nn.Module,
+    tokenizer: Any,
+    *,
+    auto_class: str,
+    label_names: Sequence[str],
+    precision: Precision,
+    components: Sequence[Component] = (),
 ) -> BaseModel:
     """Make a base model of the user's module, which stays frozen until `restoring` ends.
 
@@ -55,7 +62,13 @@ def from_memory(
         pad_with(cast(Any, module).config, tokenizer.pad_token_id)
     untrained, _ = compare_with_checkpoint(module, name, exclude=head_names(module))
     base = BaseModel(
-        module, tokenizer, name=name, untrained=untrained, precision=precision, is_in_memory=True
+        module,
+        tokenizer,
+        name=name,
+        untrained=untrained,
+        precision=precision,
+        is_in_memory=True,
+        components=components,
     )
     prepare_base(base, auto_class=auto_class)
     return base

@@ -43,8 +43,8 @@ def fit_to_budget(spec: RunSpec, base: BaseModel, requested: Space) -> tuple[Spa
     is_served = bool(spec.search.serve_on)  # no server reads LoRA on experts in one parameter
     in_parameters = budget_of(spec, base)
     context = AllocationContext(
-        targets=tuple(s for s in base.targets if not (is_served and s.kind == "parameter")),
-        scores=dict.fromkeys((target.name for target in base.targets), 1.0),
+        targets=tuple(s for s in base.chosen if not (is_served and s.kind == "parameter")),
+        scores=dict.fromkeys((target.name for target in base.chosen), 1.0),
         methods=methods_for(base),
         max_params=in_parameters.max_trainable_params,
     )

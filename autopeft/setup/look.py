@@ -157,6 +157,7 @@ def load_base(spec: RunSpec, task: Task, loaded: LabelledData, memory: InMemory)
             label_names=loaded.label_names,
             device=spec.execution.device,
             precision=precision,
+            components=spec.model.components,
         )
         if spec.execution.attention is not None:
             model.set_attention(base.module, spec.execution.attention)

@@ -59,7 +59,7 @@ log = logging.getLogger(__name__)
 def budget_of(spec: RunSpec, base: BaseModel) -> Budget:
     """Return the budget in parameters; a rank is what LoRA of that rank on all linear layers trains."""
     lora = discover("autopeft.methods")[BASELINE_METHOD]
-    per_rank = sum(lora.cost(target, 1, {}) for target in base.targets if lora.refusal(target) is None)
+    per_rank = sum(lora.cost(target, 1, {}) for target in base.chosen if lora.refusal(target) is None)
     return budget.parse(spec.budget.requested, base_params=base.base_params, rank_params=per_rank)
 
 

@@ -80,7 +80,7 @@ def sensitivity(
 def _scored_model(prepared: Prepared) -> ScoredModel:
     return ScoredModel(
         model=prepared.base.module,
-        targets=prepared.base.targets,
+        targets=prepared.base.chosen,
         task=prepared.task,
         precision=prepared.base.precision,
         max_tokens=prepared.bench.compute.most_plain_tokens,  # layers are not checkpointed there

@@ -32,7 +32,7 @@ def search_problem(
     Without scores, as in a dry run, the first layers get the highest scores, and the learning rates of the
     head are placeholders.
     """
-    spec, targets = prepared.spec, prepared.base.targets
+    spec, targets = prepared.spec, prepared.base.chosen
     by_name = {
         score.name: {target.name: value for target, value in zip(targets, score.values, strict=True)}
         for score in scores

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
@@ -27,13 +26,12 @@ def study_file(path: Path) -> Iterator[RDBStorage]:
 
     for ending in _ENDINGS:
         path.with_name(path.name + ending).unlink(missing_ok=True)
-    levels = {logger: logger.level for logger in map(logging.getLogger, ("optuna", "alembic"))}
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = None
     try:
-        # With `creator` the URL only names the dialect, so that a path may contain `?`.
-        storage = RDBStorage("sqlite:///study.sqlite", engine_kwargs={"creator": lambda: _connect(path)})
-        yield storage
+        with errors_alone("optuna", "alembic"):
+            # With `creator` the URL only names the dialect, so that a path may contain `?`.
+            storage = RDBStorage("sqlite:///study.sqlite", engine_kwargs={"creator": lambda: _connect(path)})
+            yield storage
     except (sqlite3.Error, SQLAlchemyError, StorageInternalError) as error:
         reason = reason_of(error.__cause__ or error)
         raise RunDirError(
@@ -44,6 +42,17 @@ def study_file(path: Path) -> Iterator[RDBStorage]:
         if storage is not None:
             storage.remove_session()
             storage.engine.dispose()
+
+
+@contextmanager
+def errors_alone(*names: str) -> Iterator[None]:
+    """Let loggers report only errors within the context."""
+    levels = {logger: logger.level for logger in map(logging.getLogger, names)}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
         for logger, level in levels.items():
             logger.setLevel(level)
 

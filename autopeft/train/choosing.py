@@ -153,7 +153,7 @@ def _longest_row(bench: Bench, requested: str, *, available: int) -> _Row:
 
     Logs a warning if checkpointing saves nothing, and leaves it off.
     """
-    plan = plan_everywhere(BASELINE_METHOD, _RANK, bench.base.targets, bench.methods)
+    plan = plan_everywhere(BASELINE_METHOD, _RANK, bench.base.chosen, bench.methods)
     row, n_devices = bench.splits["train"].largest_rows(1), len(bench.base.devices)
     plain = _plain_bytes(bench, plan, row, requested)
     each = 0 if plain is None else plain // n_devices
@@ -187,7 +187,7 @@ def _in_one_layer(bench: Bench, plain: int | None, input_bytes: int) -> int:
 
     `plain` is what all layers keep without checkpointing, None if memory ran out.
     """
-    n_layers = len({target.layer for target in bench.base.targets if target.layer is not None})
+    n_layers = len({target.layer for target in bench.base.chosen if target.layer is not None})
     in_layers = _LAYER_OVER_INPUT * input_bytes if plain is None else max(0, plain - input_bytes)
     return in_layers // max(1, n_layers)
 

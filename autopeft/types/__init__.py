@@ -65,6 +65,7 @@ from autopeft.types.spec import (
     SETTINGS,
     SHORT_NAMES,
     BudgetSpec,
+    Component,
     DataSpec,
     ExecutionSpec,
     ModelSpec,

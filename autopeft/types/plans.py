@@ -9,7 +9,7 @@ from enum import Enum
 from functools import cached_property
 from typing import Literal
 
-from autopeft.types.spec import DataSpec, ModelSpec, TaskSpec
+from autopeft.types.spec import Component, DataSpec, ModelSpec, TaskSpec
 from autopeft.types.text import digest_of, to_json
 
 OptionValue = bool | int | float | str
@@ -21,6 +21,7 @@ OptionPairs = tuple[tuple[str, OptionValue], ...]
 # The roles of target modules in their layer.
 ROLE_GROUPS: Mapping[str, Sequence[str]] = {
     "attention": ("q", "k", "v", "kv", "qkv", "pos_q", "pos_k", "o"),
+    "recurrent": ("in_proj", "out_proj"),
     "mlp": ("gate", "up", "gate_up", "down"),
 }
 # Linear layers that compute several of queries, keys and values at once.
@@ -53,9 +54,11 @@ class Budget:
 class Target:
     """A module of the base model that an adapter can attach to.
 
-    `layer` is the depth from 0; None outside the layers (a pooler). `kind` is linear, conv1d, norm or
-    parameter. `copies` counts the experts that share one parameter. A `quantized` layer has the sizes of
-    before quantization. `unfit_for` lists the types of `peft` that do not work here, such as `LORA`.
+    `layer` is the depth from 0, or None outside the layers (a pooler). `kind` is one of linear, conv1d, norm,
+    parameter. `copies` counts matrices of this shape, if the experts of a layer share one parameter. The
+    sizes of a `quantized` layer are those of its weights before quantization. `unfit_for` lists the types of
+    `peft` that do not work here, such as `OFT`. With `by_weight`, `peft` takes the name of the layer for that
+    of experts, so that a LoRA names its weight among the `target_parameters`.
     """
 
     name: str
@@ -68,6 +71,8 @@ class Target:
     copies: int = 1
     quantized: bool = False
     unfit_for: tuple[str, ...] = ()
+    component: Component = "other"
+    by_weight: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

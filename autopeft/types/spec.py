@@ -19,6 +19,23 @@ QUANTIZED: Mapping[str, Mapping[str, bool | str]] = {
     "8bit": {"load_in_8bit": True},
 }
 
+# The parts of a model; `norm` is a norm in none of the others, `other` is all that is left.
+Component = Literal[
+    "attention",
+    "recurrent",
+    "mlp",
+    "shared_expert",
+    "routed_experts",
+    "router",
+    "norm",
+    "vision",
+    "audio",
+    "projector",
+    "embedding",
+    "head",
+    "other",
+]
+
 
 class ModelSpec(Topic):
     """The base model; `id` None is the demo model."""
@@ -29,6 +46,12 @@ class ModelSpec(Topic):
     revision: str | None = setting(None, "Revision of the hub model", "Machine")
     quantize: Literal["none", "4bit", "8bit"] = setting(
         "none", "Quantize the linear layers of the base model (needs the extra quantize)", "Machine"
+    )
+    components: tuple[Component, ...] = setting(
+        (),
+        "Components to adapt, separated by commas, such as attention,mlp,recurrent. Default: by the topology "
+        "of the model",
+        "Options",
     )
 
 

@@ -15,11 +15,12 @@ import optuna
 from optuna.pruners import HyperbandPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
-from policies import Finder, Found, errors_alone, handed_over, problem_of, proposed
+from policies import Finder, Found, handed_over, problem_of, proposed
 from surrogate import Surrogate, TableBench
 from table import SEARCH_SEED, TableError
 
 from autopeft.engine import SearchProblem
+from autopeft.store.study_file import errors_alone
 from autopeft.types import Fidelity, Measurement, Plan, RunSpec
 
 COSTS = (1, 2, 4, 7)  # in R

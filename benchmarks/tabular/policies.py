@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
@@ -29,6 +27,7 @@ from autopeft.setup.build import Prepared
 from autopeft.setup.feasible import requested_space
 from autopeft.setup.search_problem import search_problem
 from autopeft.space import AllocationContext, MethodSpace, Space, parameters, plan_of, policy_of_parameters
+from autopeft.store.study_file import errors_alone
 from autopeft.types import SHORT_NAMES, Measurement, Plan, RunSpec, TargetScores
 
 BASELINES = ("lora/all", "lora/q+v")
@@ -81,24 +80,12 @@ def searched(settings: Mapping[str, Any]) -> Finder:
                 seconds=spec.search.max_time_seconds or math.inf, cost=spec.search.max_cost or math.inf
             ),
         )
-        with errors_alone("autopeft"), errors_alone("optuna"):
+        with errors_alone("autopeft", "optuna"):
             study = optuna.create_study(study_name=engine.STUDY)
             outcome = driver.run(engine.search(problem, study, driver))
         return Found(plan=outcome.best, bench=bench, verdict=outcome.verdict.label)
 
     return find
-
-
-@contextmanager
-def errors_alone(name: str) -> Iterator[None]:
-    """A logger says nothing but errors inside."""
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def proposed(trial: BaseTrial, problem: SearchProblem) -> Plan:

@@ -28,11 +28,12 @@ from pathlib import Path
 import numpy as np
 import optuna
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
-from policies import errors_alone, problem_of, proposed
+from policies import problem_of, proposed
 from replay import HERE, POINTS, best_metrics, surrogate_of
 from surrogate import Point, Surrogate
 from table import SEARCH_SEED
 
+from autopeft.store.study_file import errors_alone
 from autopeft.types import Plan, RunSpec
 
 Entry = tuple[str, float]  # arm and position of the learning rate

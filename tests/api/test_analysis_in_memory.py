@@ -15,7 +15,7 @@ from autopeft import commands
 from autopeft.types import IN_MEMORY
 
 
-def test_an_analysis_in_memory_says_how_to_go_on_in_python(module, tokenizer, tmp_path):
+def test_an_analysis_in_memory_says_how_to_continue_in_python(module, tokenizer, tmp_path):
     data, out = toy_dataset(), tmp_path / "analysis"
     settings = {"budget": "5%", "seed": 3, "label_column": "label", "text_column": ["text"]}
     analysis = autopeft.analyze(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from functools import partial
 
 import numpy as np
@@ -19,7 +17,7 @@ from autopeft.types import SHORT_NAMES, RunSpec
 def test_flags_of_the_command_line_and_arguments_are_one_table():
     (search,) = (c.callback for c in app.registered_commands if c.callback.__name__ == "search_command")
     flags = set(search.__annotations__)
-    not_settings = {"resume", "config", "assignments", "dry_run", "as_json", "quiet", "verbose", "help_all"}
+    not_settings = {"resume", "config", "assignments", "dry_run", "as_json", "quiet", "verbose"}
     assert flags - not_settings == set(SHORT_NAMES)
 
 
@@ -73,10 +71,7 @@ def test_unknown_argument_is_answered_with_the_nearest():
         autopeft.search(trails=3)
 
 
-def test_names_are_there_and_heavy_ones_come_late():
+def test_names_are_there():
     assert set(autopeft.__all__) <= set(dir(autopeft))
     with pytest.raises(AttributeError, match="no attribute 'serch'"):
         autopeft.serch  # noqa: B018
-    code = "import autopeft, sys; autopeft.RunSpec, autopeft.AutopeftError; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"

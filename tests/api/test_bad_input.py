@@ -10,8 +10,6 @@ import json
 import logging
 
 import datasets
-import pyarrow
-import pyarrow.parquet
 import pytest
 import torch
 import transformers
@@ -19,7 +17,7 @@ from toys.bases import toy_config
 from toys.words import LABEL_NAMES, toy_rows
 
 import autopeft
-from autopeft.errors import DataError, ModelError
+from autopeft.errors import ModelError
 
 N = 100
 TEXTS, LABELS = toy_rows(N, seed=0)
@@ -56,31 +54,10 @@ def analyze(tokenizer, caplog):
     return analyze
 
 
-def parquet(path, columns, features, **other):
-    """A Parquet file with the features of a dataset, and cells in a column that such a dataset refuses."""
-    datasets.Dataset.from_dict(columns, features=datasets.Features(features)).to_parquet(path)
-    table = pyarrow.parquet.read_table(path)
-    for name, cells in other.items():
-        place = table.schema.get_field_index(name)
-        field = table.schema.field(place)
-        table = table.set_column(place, field, pyarrow.array(cells, field.type))
-    pyarrow.parquet.write_table(table, path)
-    return str(path)
-
-
 def changed(cells, row, value):
     cells = copy.deepcopy(list(cells))
     cells[row] = value
     return cells
-
-
-def test_code_of_a_label_that_the_column_does_not_declare(analyze, tmp_path):
-    features = {"text": STRING, "label": datasets.ClassLabel(names=LABEL_NAMES)}
-    file = parquet(
-        tmp_path / "a.parquet", {"text": TEXTS, "label": LABELS}, features, label=changed(LABELS, 3, 2)
-    )
-    with pytest.raises(DataError, match="row 4"):
-        analyze("text-classification", file)
 
 
 def labelled(texts=TEXTS):

@@ -33,7 +33,7 @@ def test_data_that_cannot_be_read_is_refused_in_one_sentence(model_dir, table, m
     assert "\n" not in str(caught.value)
 
 
-def test_an_empty_split_beside_train_is_left_out_with_a_note():
+def test_an_empty_split_is_left_out_with_a_note():
     read_rows = discover("autopeft.tasks")["text-classification"].read_rows
     spec = RunSpec()
     tables = datasets.DatasetDict(train=toy_dataset(N), unsupervised=toy_dataset(N).select([]))

@@ -1,4 +1,4 @@
-"""The scripts and notebooks in examples/ run as they stand."""
+"""The scripts and notebooks in examples/ run as they are."""
 
 from __future__ import annotations
 

@@ -57,7 +57,6 @@ def test_a_result_answers_texts_and_trains_its_plans_again(named_run, tmp_path):
     trained = baseline.train(tmp_path / "baseline")
     (full,) = [record for record in named_run.full_runs if record.plan == named_run.baseline]
     assert trained.measurement.metric == full.metric_mean
-    assert {"best", "config", "load", "predict", "verdict"} <= set(dir(named_run))
 
 
 def test_predict_refuses_tables_because_their_keys_look_like_texts(named_run):
@@ -69,8 +68,10 @@ def test_the_usual_call_names_the_label_and_a_dry_run_searches_nothing(model_dir
     frame = toy_dataset().to_pandas().rename(columns={"label": "team", "text": "message"})
     about = {"label": "team", "effort": "quick", "max_steps": 8, "batch_size": 8}
     preview = autopeft.search(str(model_dir), frame, "5%", out=tmp_path / "run", dry_run=True, **about)
-    assert (preview.inputs, preview.label, preview.full_run_steps) == (("message",), "team", 8)
-    assert preview.max_trainable_params == preview.base_params // 20 and not (tmp_path / "run").exists()
+    setting = preview.setting
+    assert (setting.input_columns, preview.label, setting.full_run_steps) == (("message",), "team", 8)
+    assert setting.budget.max_trainable_params == setting.budget.base_params // 20
+    assert not (tmp_path / "run").exists()
     with pytest.raises(SpecError, match=r"label_column"):
         autopeft.search(str(model_dir), frame, "5%", label_column="team", dry_run=True, **about)
 
@@ -156,19 +157,6 @@ def test_suggested_config_trains_what_it_says_and_the_budget_allows(budget, rank
     assert suggestion.trainable_params <= n_base // 10 or rank is not None
     low, high = (suggestion.learning_rate * factor for factor in (0.1, 10))
     assert low < 1e-2 < high  # near the rate of the README's demo, on a narrower model
-
-
-def test_suggested_snippet_is_the_config(model_dir):
-    suggestion = autopeft.suggest(model_dir, budget="r4", task="text-classification")
-    namespace = {}
-    exec(suggestion.snippet("peft"), namespace)
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
-    attached = peft.get_peft_model(model, namespace["config"])
-    names = {name for name, p in attached.named_parameters() if "lora_" in name}
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
-    assert names == {
-        n for n, _ in peft.get_peft_model(model, suggestion.config).named_parameters() if "lora_" in n
-    }
 
 
 def test_errors_speak_of_arguments(named_run, tmp_path, model_dir, data_dir):

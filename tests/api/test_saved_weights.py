@@ -79,7 +79,7 @@ def test_a_saved_plan_gives_the_same_outputs_when_it_is_applied_again_and_by_pla
     torch.testing.assert_close(logits(plain, inputs), before, rtol=0, atol=1e-5)
 
 
-def test_the_weights_of_a_run_are_applied_with_what_the_checkpoint_lacked(
+def test_the_weights_of_a_run_are_applied_with_what_was_missing_from_the_checkpoint(
     tokenizer, data_dir, batch_for, tmp_path
 ):
     """A checkpoint without head: its pooler was drawn at random, and is trained and kept with the head."""

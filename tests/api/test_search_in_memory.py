@@ -114,12 +114,12 @@ def test_a_model_that_was_trained_in_memory_is_not_taken_for_its_checkpoint(trai
     assert result.setting.base_model_source == IN_MEMORY
 
 
-def test_adapters_of_a_trained_model_are_not_put_on_another(trained_run, data_dir):
+def test_adapters_of_a_trained_model_are_not_put_on_another(trained_run):
     module, folder, result = trained_run
     fresh = AutoModelForSequenceClassification.from_pretrained(folder / "model", num_labels=2)
     with pytest.raises(ModelError, match="other weights"):
         result.load(fresh)
-    arguments = ["verify", str(folder / "run"), "--model", str(folder / "model"), "--data", str(data_dir)]
+    arguments = ["check", str(folder / "run"), "--model", str(folder / "model")]
     refused = CliRunner().invoke(app, arguments)
     assert refused.exit_code == 2
     copied = copy.deepcopy(module)

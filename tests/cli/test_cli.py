@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from toys.specs import run_spec
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from autopeft.cli.app import app
 from autopeft.plugins import discover
 from autopeft.store import write_plan
-from autopeft.types import SHORT_NAMES, Adapter, Plan, PlanDocument
+from autopeft.types import Adapter, Plan, PlanDocument
 
 
-def run(*arguments: object) -> Result:
+def run(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def search(model_dir: Path, data: object, out: Path, *arguments: object) -> Result:
+def search(model_dir, data, out, *arguments):
     return run("search", "--model", model_dir, "--data", data, "--max-steps", 4, "--out", out, *arguments)
 
 
-def refused(result: Result, code: int, *words: str) -> None:
+def refused(result, code, *words):
     assert result.exit_code == code, result.output
     error = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(error) == 1, result.stderr
@@ -36,7 +34,7 @@ def refused(result: Result, code: int, *words: str) -> None:
     assert [word for word in words if word not in error[0]] == []
 
 
-def test_help_names_every_command_and_imports_no_torch() -> None:
+def test_help_names_every_command_and_imports_no_torch():
     code = "import sys; from autopeft.cli.app import app; app(['--help'], standalone_mode=False)"
     code += "; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -45,7 +43,7 @@ def test_help_names_every_command_and_imports_no_torch() -> None:
     assert [name for name in commands if name not in done.stdout] == []
 
 
-def test_budget_below_the_cheapest_plan_names_it(model_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+def test_budget_below_the_cheapest_plan_names_it(model_dir, data_dir, tmp_path):
     refused(search(model_dir, data_dir, tmp_path / "run", "--budget", "3"), 4, "--budget")
     assert list(tmp_path.iterdir()) == []
 
@@ -61,16 +59,12 @@ def test_budget_below_the_cheapest_plan_names_it(model_dir: Path, data_dir: Path
         ("--workers", "2", "serial"),
     ],
 )
-def test_unknown_word_is_answered_with_the_known_ones(
-    flag: str, value: str, hint: str, model_dir: Path, data_dir: Path, tmp_path: Path
-) -> None:
+def test_unknown_word_is_answered_with_the_known_ones(flag, value, hint, model_dir, data_dir, tmp_path):
     refused(search(model_dir, data_dir, tmp_path / "run", flag, value), 2, value.split("=")[0], hint)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_search_answers_one_json_object_and_nothing_else(
-    model_dir: Path, data_dir: Path, tmp_path: Path
-) -> None:
+def test_search_answers_one_json_object_and_nothing_else(model_dir, data_dir, tmp_path):
     flags = ("--budget", "5%", "--effort", "quick")
     result = search(model_dir, data_dir, tmp_path / "run", *flags, "--json")
     assert result.exit_code == 0, result.output
@@ -81,9 +75,7 @@ def test_search_answers_one_json_object_and_nothing_else(
     assert counted["trainable_params"] == answer["best"]["trainable_params"]
 
 
-def test_time_that_is_up_at_once_shortens_the_search_to_its_full_runs(
-    model_dir: Path, data_dir: Path, tmp_path: Path
-) -> None:
+def test_time_that_is_up_at_once_shortens_the_search_to_its_full_runs(model_dir, data_dir, tmp_path):
     flags = ("--budget", "5%", "--max-time", "0.001s", "--json")
     done = search(model_dir, data_dir, tmp_path / "run", *flags)
     assert done.exit_code == 0, done.output
@@ -95,7 +87,7 @@ def test_time_that_is_up_at_once_shortens_the_search_to_its_full_runs(
     assert json.loads(again.stdout)["best"] == answer["best"]
 
 
-def test_a_file_of_a_search_space_is_checked_and_printed(tmp_path) -> None:
+def test_a_file_of_a_search_space_is_checked_and_printed(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("about: mine\nmethods: {lora: {placement: [q+v]}}\n", encoding="utf-8")
     assert run("info", "spaces", str(path)).stdout == path.read_text(encoding="utf-8")
@@ -104,7 +96,7 @@ def test_a_file_of_a_search_space_is_checked_and_printed(tmp_path) -> None:
     assert refused.exit_code == 2
 
 
-def test_methods_formats_and_spaces_are_listed() -> None:
+def test_methods_formats_and_spaces_are_listed():
     assert set(json.loads(run("info", "methods", "--json").stdout)) >= {"lora", "ia3", "bitfit", "ln_tuning"}
     assert set(json.loads(run("info", "spaces", "--json").stdout)) >= {"default", "lora_only", "tiny_budget"}
     assert json.loads(run("info", "formats", "--json").stdout) == {
@@ -122,15 +114,10 @@ def test_methods_formats_and_spaces_are_listed() -> None:
     ],
 )
 def test_plan_edited_into_nonsense_is_refused_before_any_work(
-    change: dict[str, object],
-    code: int,
-    words: tuple[str, ...],
-    model_dir: Path,
-    data_dir: Path,
-    tmp_path: Path,
-) -> None:
+    change, code, words, model_dir, data_dir, tmp_path
+):
     adapter = Adapter(method="lora", target="bert.encoder.layer.0.attention.self.query", rank=2, scale=2.0)
-    plan = Plan(adapters=(replace(adapter, **change),), learning_rate=1e-3, trainable_params=2 * (32 + 32))  # type: ignore[arg-type]
+    plan = Plan(adapters=(replace(adapter, **change),), learning_rate=1e-3, trainable_params=2 * (32 + 32))
     spec = run_spec(model_dir)
     sizes = {"base_params": 1, "head_params": 66, "schedule": "any", "seed": 0}
     data = spec.data.model_copy(update={"source": str(data_dir)})
@@ -141,7 +128,7 @@ def test_plan_edited_into_nonsense_is_refused_before_any_work(
     assert [path.name for path in tmp_path.iterdir()] == ["plan.yaml"]
 
 
-def test_search_for_a_server_keeps_to_what_it_reads(model_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+def test_search_for_a_server_keeps_to_what_it_reads(model_dir, data_dir, tmp_path):
     flags = ("--budget", "50%", "--space", "everything", "--serve-on", "vllm", "--dry-run")
     found = search(model_dir, data_dir, tmp_path / "run", *flags, "--json")
     assert json.loads(found.stdout)["methods"] == ["lora"]
@@ -150,7 +137,7 @@ def test_search_for_a_server_keeps_to_what_it_reads(model_dir: Path, data_dir: P
     assert not (tmp_path / "run").exists()
 
 
-def test_train_leaves_a_neighbouring_folder_alone_and_checks_the_seed(finished: Path, tmp_path: Path) -> None:
+def test_train_leaves_a_neighbouring_folder_alone_and_checks_the_seed(finished, tmp_path):
     (tmp_path / "adapter.new").mkdir()
     (tmp_path / "adapter.new" / "mine.txt").write_text("mine", encoding="utf-8")
     train = ("train", "--plan", finished, "--out", tmp_path / "adapter")
@@ -161,9 +148,7 @@ def test_train_leaves_a_neighbouring_folder_alone_and_checks_the_seed(finished: 
     refused(run("train", "--plan", finished, "--out", tmp_path / "file" / "x"), 2, "file")
 
 
-def test_model_without_tokenizer_or_with_torn_weights_is_refused(
-    model_dir: Path, data_dir: Path, tmp_path: Path
-) -> None:
+def test_model_without_tokenizer_or_with_torn_weights_is_refused(model_dir, data_dir, tmp_path):
     wordless = shutil.copytree(model_dir, tmp_path / "wordless")
     for file in wordless.glob("tokenizer*"):
         file.unlink()
@@ -172,14 +157,3 @@ def test_model_without_tokenizer_or_with_torn_weights_is_refused(
     (torn / "model.safetensors").rename(torn / "pytorch_model.bin")
     refused(search(torn, data_dir, tmp_path / "run"), 2, "torn")
     assert not (tmp_path / "run").exists()
-
-
-def test_a_shell_completes_every_flag_of_a_search() -> None:
-    """Those that the short help leaves out too; click answers the shell by environment variables."""
-    words = {"_AUTOPEFT_COMPLETE": "complete_bash", "COMP_WORDS": "autopeft search --max-", "COMP_CWORD": "2"}
-    code = "import sys; sys.argv = ['autopeft']; from autopeft.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **words}
-    )
-    expected = {field.flag for field in SHORT_NAMES.values() if field.flag.startswith("--max-")}
-    assert len(expected) > 5 and set(done.stdout.split()) == expected

@@ -32,9 +32,7 @@ def test_threads_follow_the_limit_unless_the_user_chose(cores, n_seen, given, n_
     [
         ("4", None, None, "4"),
         ("4", 2.0, None, "2"),
-        ("2", 8.0, None, "2"),
         ("4", None, "16", "16"),
-        ("128", None, None, None),
     ],
 )
 def test_threads_are_those_of_a_slurm_task(by_slurm, cores, given, n_threads, monkeypatch):

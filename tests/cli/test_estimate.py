@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import transformers
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from autopeft import commands
 from autopeft.cli.app import app
@@ -18,17 +18,17 @@ ESTIMATED = cache(commands.estimate_step)
 
 
 @pytest.fixture(autouse=True)
-def computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def computed_once(monkeypatch):
     """The same wish, asked for as JSON and as text, is computed once."""
     monkeypatch.setattr(commands, "estimate_step", ESTIMATED)
 
 
-def run(*arguments: object) -> Result:
+def run(*arguments):
     return CliRunner().invoke(app, ["estimate", *map(str, arguments)])
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     path: Path = tmp_path_factory.mktemp("llama")
     config = transformers.LlamaConfig(
         hidden_size=64,
@@ -43,13 +43,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def estimated(*arguments: object, code: int = 0) -> dict:
+def estimated(*arguments, code=0):
     result = run(*arguments, "--json")
     assert result.exit_code == code, result.output
     return json.loads(result.stdout)
 
 
-def test_json_holds_the_peak_and_five_parts_that_add_up(folder: Path) -> None:
+def test_json_holds_the_peak_and_five_parts_that_add_up(folder):
     content = estimated("lora_r8", "--model", folder, "--batch-size", 2, "--max-length", 128)
     parts, peak = dict(content["parts"]), content["peak_bytes"]
     reserve = parts.pop("reserve")
@@ -61,7 +61,7 @@ def test_json_holds_the_peak_and_five_parts_that_add_up(folder: Path) -> None:
     assert "fits" not in content
 
 
-def test_wish_that_does_not_fit_gets_settings_that_do_and_exit_code_3(folder: Path) -> None:
+def test_wish_that_does_not_fit_gets_settings_that_do_and_exit_code_3(folder):
     wish = ("lora_r8", "--model", folder, "--batch-size", 64, "--max-length", 2048, "--memory", "1GiB")
     content = estimated(*wish, code=3)
     assert not content["fits"]
@@ -77,7 +77,7 @@ def test_wish_that_does_not_fit_gets_settings_that_do_and_exit_code_3(folder: Pa
     assert run(*wish).exit_code == 3
 
 
-def test_impossible_wish_names_the_least_step_and_exits_with_3(folder: Path) -> None:
+def test_impossible_wish_names_the_least_step_and_exits_with_3(folder):
     wish = ("lora_r8", "--model", folder, "--batch-size", 2, "--max-length", 32, "--memory", "1MiB")
     content = estimated(*wish, code=3)
     assert content["nearest"] is None
@@ -85,8 +85,8 @@ def test_impossible_wish_names_the_least_step_and_exits_with_3(folder: Path) -> 
     assert content["least"]["peak_bytes"]["high"] > 2**20
 
 
-def test_full_logits_take_more_than_pieces_and_full_fine_tuning_more_than_lora(folder: Path) -> None:
-    def expected(*arguments: object) -> int:
+def test_full_logits_take_more_than_pieces_and_full_fine_tuning_more_than_lora(folder):
+    def expected(*arguments):
         return int(estimated(*arguments, "--model", folder)["peak_bytes"]["expected"])
 
     lora = expected("lora_r8")
@@ -95,7 +95,7 @@ def test_full_logits_take_more_than_pieces_and_full_fine_tuning_more_than_lora(f
     assert expected("lora_r8", "--checkpointing", "on") < lora
 
 
-def test_card_brings_its_memory_and_time_and_a_price_of_an_hour_that_of_a_run(folder: Path) -> None:
+def test_card_brings_its_memory_and_time_and_a_price_of_an_hour_that_of_a_run(folder):
     wish = ("lora_r8", "--model", folder, "--batch-size", 2, "--max-length", 128, "--device", "l4")
     content = estimated(*wish, "--max-steps", 250, "--gpu-price", 0.5)
     assert content["memory_bytes"] == 22.5 * 2**30
@@ -111,8 +111,8 @@ def test_card_brings_its_memory_and_time_and_a_price_of_an_hour_that_of_a_run(fo
     assert faster["step_seconds"]["expected"] <= step["expected"]
 
 
-def test_a_card_without_bfloat16_computes_in_float16(folder: Path) -> None:
-    def weights(*settings: object) -> float:
+def test_a_card_without_bfloat16_computes_in_float16(folder):
+    def weights(*settings):
         small = ("--batch-size", 1, "--max-length", 16)
         return estimated("lora_r8", "--model", folder, *small, *settings)["parts"]["weights"]
 
@@ -121,12 +121,12 @@ def test_a_card_without_bfloat16_computes_in_float16(folder: Path) -> None:
     assert wide == pytest.approx(2 * weights("--device", "t4"), rel=1e-3)
 
 
-def test_there_is_no_time_for_a_gpu_that_is_not_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_no_time_for_a_gpu_that_is_not_here(folder, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert estimated("lora_r8", "--model", folder)["step_seconds"] is None
 
 
-def test_a_cpu_takes_what_python_and_its_libraries_take_too(folder: Path) -> None:
+def test_a_cpu_takes_what_python_and_its_libraries_take_too(folder):
     wish = ("lora_r8", "--model", folder, "--batch-size", 1, "--max-length", 64, "--dtype", "bfloat16")
     gpu, cpu = (estimated(*wish, "--device", device) for device in ("l4", "cpu"))
     beyond = cpu["peak_bytes"]["expected"] - gpu["peak_bytes"]["expected"]
@@ -134,7 +134,7 @@ def test_a_cpu_takes_what_python_and_its_libraries_take_too(folder: Path) -> Non
     assert cpu["peak_bytes"]["low"] - gpu["peak_bytes"]["low"] == beyond
 
 
-def test_rows_are_read_for_the_named_task(model_dir: Path, tmp_path: Path) -> None:
+def test_rows_are_read_for_the_named_task(model_dir, tmp_path):
     """An encoder says nothing of its task; rows of ten tokens are twelve with the marks of their ends."""
     texts = [[("good", "film")[i >> k & 1] for k in range(10)] for i in range(200)]
     rows = [{"tokens": tokens, "tags": ["O"] * 9 + ["B-X"]} for tokens in texts]
@@ -160,7 +160,7 @@ def test_rows_are_read_for_the_named_task(model_dir: Path, tmp_path: Path) -> No
         (("fourierft_r4",), "rank"),
     ],
 )
-def test_bad_argument_is_a_usage_error(folder: Path, arguments: tuple, word: str) -> None:
+def test_bad_argument_is_a_usage_error(folder, arguments, word):
     result = run(*arguments, "--model", folder)
     assert result.exit_code == 2, result.output
     assert word in result.stderr

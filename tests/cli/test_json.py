@@ -32,7 +32,7 @@ FAULTS = {
     "info methods": "absent",
     "info spaces": "absent",
     "export": "absent --to native --out export",
-    "verify": "absent",
+    "check": "absent",
     "push": "absent user/name",
 }
 
@@ -104,7 +104,6 @@ def test_a_step_that_does_not_fit_keeps_its_answer(tiny_llama):
         (AutopeftError("The run failed."), "failed", 1, "The run failed."),
         (OSError(28, "No space left on device", "a.csv"), "failed", 1, "a.csv: No space left on device."),
         (SpecError("The run is locked."), "usage", 2, "The run is locked."),
-        (SystemExit(3), "failed", 1, "The command was ended by sys.exit(3)."),
     ],
 )
 def test_an_error_has_a_code_an_exit_code_and_a_message(error, code, exit_code, message, capsys):

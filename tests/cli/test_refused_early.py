@@ -17,7 +17,7 @@ def run(*arguments, env=None):
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory) -> Path:
+def llama(tmp_path_factory):
     """The config of a Llama with linear layers that are all 64 wide at their narrower end."""
     folder: Path = tmp_path_factory.mktemp("llama")
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4}

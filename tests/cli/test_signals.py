@@ -13,7 +13,7 @@ from autopeft import commands
 from autopeft.cli.exit_codes import stopping_signals
 from autopeft.report.progress import Lines
 
-CODES = {"SIGINT": None, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138, "SIGUSR2": 140, "SIGXCPU": 152}
+CODES = {"SIGINT": None, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 75, "SIGUSR2": 75, "SIGXCPU": 75}
 
 
 @pytest.fixture(autouse=True)

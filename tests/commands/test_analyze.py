@@ -4,32 +4,31 @@ from __future__ import annotations
 
 import csv
 import json
-from pathlib import Path
 
 import pytest
 from toys.specs import run_spec
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from autopeft import commands
 from autopeft.cli.app import app
 
 
 @pytest.fixture
-def flags(model_dir: Path, data_dir: Path) -> tuple[str, ...]:
+def flags(model_dir, data_dir):
     return ("--model", str(model_dir), "--data", str(data_dir), "--max-examples", "32")
 
 
-def analyze(*arguments: object) -> Result:
+def analyze(*arguments):
     return CliRunner().invoke(app, ["analyze", *map(str, arguments)])
 
 
-def answer_of(*arguments: object) -> dict:
+def answer_of(*arguments):
     result = analyze(*arguments, "--json")
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
 
 
-def test_json_holds_everything(flags: tuple[str, ...]) -> None:
+def test_json_holds_everything(flags):
     answer = answer_of(*flags, "--scores", "fisher, parameters")
     assert [score["name"] for score in answer["scores"]] == ["fisher", "parameters"]
     assert all(len(score["values"]) == len(answer["targets"]) for score in answer["scores"])
@@ -39,7 +38,7 @@ def test_json_holds_everything(flags: tuple[str, ...]) -> None:
     assert answer["n_examples"] <= answer["n_asked"] == 32
 
 
-def test_out_leaves_scores(flags: tuple[str, ...], tmp_path: Path) -> None:
+def test_out_leaves_scores(flags, tmp_path):
     out = tmp_path / "analysis"
     answer = answer_of(*flags, "--out", out)
     assert sorted(path.name for path in out.iterdir()) == ["sensitivity.csv"]
@@ -51,7 +50,7 @@ def test_out_leaves_scores(flags: tuple[str, ...], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_file", [True, False])
-def test_existing_files_are_never_overwritten(is_file: bool, flags: tuple[str, ...], tmp_path: Path) -> None:
+def test_existing_files_are_never_overwritten(is_file, flags, tmp_path):
     mine = tmp_path / "mine.csv"
     mine.write_text("mine", encoding="utf-8")
     result = analyze(*flags, "--out", mine if is_file else tmp_path)
@@ -59,7 +58,7 @@ def test_existing_files_are_never_overwritten(is_file: bool, flags: tuple[str, .
     assert [path.name for path in tmp_path.iterdir()] == ["mine.csv"] and mine.read_text() == "mine"
 
 
-def test_the_suggested_search_names_the_same_settings(data_dir: Path, model_dir: Path) -> None:
+def test_the_suggested_search_names_the_same_settings(data_dir, model_dir):
     columns = {"data.text_columns": ("text",), "label_column": "label"}
     spec = run_spec(model_dir, data_dir, budget="5%", seed=3, **columns)
     command = commands.analyze(spec, scores=["parameters"]).search_command

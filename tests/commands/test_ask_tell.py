@@ -1,4 +1,4 @@
-"""A study in a folder: asked, told, stopped and shared."""
+"""A study in a folder: asked for trials, stopped, resumed and shared."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 from toys.trainers import good_trainer, rows_without_seconds, score_of, write_adapter
 
 from autopeft.client import Score, Trial
+from autopeft.commands.study import Study
 from autopeft.commands.trials import check_adapter
-from autopeft.commands.tune import Study, tune
+from autopeft.commands.tune import finish, tune
 from autopeft.errors import RunDirError, TrainingError
 from autopeft.store import read_plan
 
@@ -37,14 +38,14 @@ def usual_rows(tiny_llama, tmp_path_factory):
     return rows_without_seconds(out / "trials.csv")
 
 
-def finish(study, model):
+def train_all(study, model):
     """Train all trials of a study."""
     return tune(good_trainer(model), study)
 
 
-def test_best_plan_of_a_known_order_is_handed_over_with_its_adapter(make_study, tiny_llama):
+def test_best_plan_of_a_known_order_is_returned_with_its_adapter(make_study, tiny_llama):
     study = make_study(test=True, trials=5)
-    result = finish(study, tiny_llama)
+    result = train_all(study, tiny_llama)
     trained = {m.plan: m.plan.learning_rate for m in result.measurements}
     assert result.best.learning_rate == max(trained.values())  # by which the toy scores
     assert result.verdict.label == "better"
@@ -103,7 +104,7 @@ def test_best_plan_is_trained_again_from_its_trial_with_its_choices(make_study, 
     assert again.folder == study.path / "best" / "retrained"
 
 
-def test_stopped_study_goes_on_and_ends_alike(make_study, tiny_llama, usual_rows):
+def test_stopped_study_is_resumed_to_the_same_answer(make_study, tiny_llama, usual_rows):
     stopped = make_study()
     for _ in range(3):
         trial = stopped.ask()
@@ -123,7 +124,7 @@ def test_trial_whose_score_was_logged_as_the_signal_came_keeps_its_adapter(make_
     for trial in iter(study.ask, None):
         study.tell(trial, train(trial))
         study.give_back(trial)  # as `tune` does at a signal
-    assert study.finish().best.adapters
+    assert finish(study).best.adapters
 
 
 def test_lost_trial_comes_back_after_the_deadline(make_study):

@@ -6,15 +6,15 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from toys.folders import write_model
 
+from autopeft.commands.study import Study
 from autopeft.commands.trials import command
-from autopeft.commands.tune import Study, tune
+from autopeft.commands.tune import tune
 from autopeft.train.rates import MOVE, MOVE_BELOW
 
 FLAGS = ["--budget", "r4", "--full-steps", "20", "--effort", "quick", "--metric", "accuracy"]
@@ -39,7 +39,7 @@ trial.write_score(sys.argv[2], Score(sum(rows) / 40, rows))
 """
 
 
-def write_client(folder: Path) -> None:
+def write_client(folder):
     words = [sys.executable, "-m", "autopeft", "tune", "--client", str(folder / "autopeft_client.py")]
     subprocess.run(words, check=True, capture_output=True)
 
@@ -55,7 +55,7 @@ def test_client_imports_nothing_but_the_standard_library(tmp_path):
     assert done.stdout == "0.5 False\n"
 
 
-def test_command_whose_environment_lacks_autopeft_is_tuned_through_the_client(tiny_llama, tmp_path):
+def test_command_in_an_environment_without_autopeft_is_tuned_through_the_client(tiny_llama, tmp_path):
     write_client(tmp_path)
     (tmp_path / "train.py").write_text(TRAINER)
     train = command([sys.executable, str(tmp_path / "train.py"), "{trial}", "{result}", str(tiny_llama)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from typer.testing import CliRunner
 
@@ -12,7 +11,7 @@ from autopeft.plugins import discover
 from autopeft.store import read_plan
 
 
-def test_demo_finds_a_plan_that_spends_the_budget(tmp_path: Path) -> None:
+def test_demo_finds_a_plan_that_spends_the_budget(tmp_path):
     out = tmp_path / "run"
     short = "--max-steps 6 --effort quick --max-eval-examples 40".split()
     done = CliRunner().invoke(app, ["search", "--budget", "0.5%", *short, "--out", str(out), "--json"])

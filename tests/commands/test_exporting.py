@@ -87,7 +87,7 @@ def test_modules_of_a_language_model_that_are_trained_whole_are_merged_and_not_s
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_lora_on_embeddings_is_merged_where_nothing_else_is_tied_to_them(tied, tmp_path):
-    """`peft` saves the embeddings themselves beside such an adapter."""
+    """`peft` saves the embeddings themselves with such an adapter."""
     config = tiny_config()
     config.tie_word_embeddings = tied
     transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "base")

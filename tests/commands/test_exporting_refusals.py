@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from toys.exports import export, refused
 
 
-def test_adapter_without_the_head_that_the_base_model_lacks_is_refused(model_dir, tmp_path):
+def test_adapter_without_the_head_missing_from_the_base_model_is_refused(model_dir, tmp_path):
     module = transformers.AutoModelForSequenceClassification.from_pretrained(model_dir)
     model = peft.get_peft_model(module, peft.LoraConfig(target_modules=["query"]))
     model.peft_config["default"].task_type = "SEQ_CLS"

@@ -74,7 +74,7 @@ def test_dtype_of_the_user_is_written(made, tmp_path):
     refused(export(*flags, "--to", "native", "--dtype", "float32"), 2, "a whole model", "leave it out")
 
 
-def test_verify_distinguishes_rounding_to_16_bits_from_other_weights(model_dir, data_dir, tmp_path):
+def test_check_distinguishes_rounding_to_16_bits_from_other_weights(model_dir, data_dir, tmp_path):
     base = tmp_path / "base"
     transformers.AutoModel.from_pretrained(model_dir, dtype=torch.bfloat16).save_pretrained(base)
     transformers.AutoTokenizer.from_pretrained(model_dir).save_pretrained(base)
@@ -91,7 +91,7 @@ def test_verify_distinguishes_rounding_to_16_bits_from_other_weights(model_dir, 
     write_plan(tmp_path / "plan.yaml", document)
     train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter")
     answer(tmp_path / "adapter", "--to", "merged", "--out", tmp_path / "out")
-    arguments = ["verify", str(tmp_path / "out"), "--run", str(tmp_path / "adapter"), "--max-examples", "4"]
+    arguments = ["check", str(tmp_path / "out"), "--run", str(tmp_path / "adapter")]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert "tolerance 2e-2" in done.output

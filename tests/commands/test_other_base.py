@@ -38,8 +38,8 @@ def put_another(folder, *, n_layers=2, seed=1):
         transformers.AutoModel.from_config(config).save_pretrained(folder)
 
 
-def verify(*arguments):
-    return CliRunner().invoke(app, ["verify", *map(str, arguments)])
+def check(*arguments):
+    return CliRunner().invoke(app, ["check", *map(str, arguments)])
 
 
 def merged_notes(trained, out):
@@ -56,10 +56,10 @@ def nudge(folder):
 
 @pytest.mark.parametrize("change", [put_another, nudge])
 def test_other_weights_of_the_base_model_are_noticed(trained, own_base, tmp_path, change):
-    assert verify(trained).exit_code == 0
+    assert check(trained).exit_code == 0
     assert "other weights" not in merged_notes(trained, tmp_path / "own")
     change(own_base)
-    refused(verify(trained), 2, "other weights", str(trained))
+    refused(check(trained), 2, "other weights", str(trained))
     assert "other weights" in merged_notes(trained, tmp_path / "other")
 
 

@@ -131,7 +131,7 @@ def test_a_number_is_shown_without_an_interval(run, module, capsys):
         ("spoils", "of the base model"),
     ],
 )
-def test_a_function_that_fails_is_one_warning_beside_a_whole_answer(run, module, caplog, function, fault):
+def test_a_function_that_fails_is_one_warning_next_to_a_whole_answer(run, module, caplog, function, fault):
     before = RunDir.open(run).load_result()
     result = evaluated(run, f"{module}:{function}")
     (warning,) = [r.getMessage() for r in caplog.records if "--evaluate" in r.getMessage()]
@@ -140,7 +140,7 @@ def test_a_function_that_fails_is_one_warning_beside_a_whole_answer(run, module,
     assert RunDir.open(run).load_result().verdict == before.verdict
 
 
-def test_a_call_that_is_cut_leaves_the_answer_and_the_command_that_goes_on(run, module, caplog):
+def test_a_call_that_is_cut_leaves_the_answer_and_the_command_that_resumes(run, module, caplog):
     (run / "result.json").unlink()
     with pytest.raises(KeyboardInterrupt):
         evaluated(run, f"{module}:stops")

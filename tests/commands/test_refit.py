@@ -15,17 +15,16 @@ from autopeft import commands
 from autopeft.commands.refit import refit_cost
 from autopeft.report.progress import Lines
 from autopeft.train import pausing
-from autopeft.types import SearchResult
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = "adapter_model.safetensors"
 
 
-def search(spec, **more) -> tuple[SearchResult, Path]:
+def search(spec, **more):
     return commands.run_search(spec, progress=Lines(lambda line: None), **more)
 
 
-def answer_of(run: Path) -> dict:
+def answer_of(run):
     return json.loads((run / "result.json").read_text(encoding="utf-8"))
 
 
@@ -97,7 +96,7 @@ def test_refit_that_is_stopped_is_resumed_to_the_same_bits(usual, small_spec, tm
     monkeypatch.setattr(pausing, "_SHARE", math.inf)
     calls = []
 
-    def stop_in_the_refit() -> None:
+    def stop_in_the_refit():
         calls.extend([1] * (tmp_path / "run/result.json").exists())
         if len(calls) == 9:
             raise KilledError
@@ -122,7 +121,7 @@ def test_limits_that_leave_no_room_keep_the_judged_adapter(small_spec, tmp_path,
     [("auto", 96, 4, 0.0), ("auto", 94, 6, 100 / 94), ("on", 96, 4, 100 / 96), ("off", 50, 50, 0.0)],
 )
 def test_refit_is_made_where_many_rows_were_held_out(wanted, n_train, n_held_out, cost):
-    def split(n_rows: int) -> SimpleNamespace:
+    def split(n_rows):
         return SimpleNamespace(labels=range(n_rows))
 
     data = SimpleNamespace(joined=lambda *_: split(n_train), confirm=split(n_held_out))

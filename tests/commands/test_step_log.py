@@ -1,4 +1,4 @@
-"""Training tells of its steps now and then."""
+"""Training logs its steps now and then."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from autopeft.commands.train import logged_steps
+from autopeft.commands.train import _Steps
 from autopeft.train import watched
 from autopeft.train.loop import TrainingRun, train
 from autopeft.train.rates import RateSchedule
@@ -46,7 +46,8 @@ def test_every_step_is_heard_of_with_its_mean_loss():
 
 def test_a_line_comes_every_ten_seconds_with_the_time_left(caplog):
     seconds = iter(range(0, 100, 4))  # a step takes four seconds
-    with caplog.at_level(logging.INFO), logged_steps(clock=lambda: float(next(seconds))):
+    steps = _Steps(clock=lambda: float(next(seconds)))
+    with caplog.at_level(logging.INFO), watched(steps.add):
         trained()
     starts = ("step 4 of 12: loss 4.0000", "step 7 of 12: loss 7.0000", "step 10 of 12: loss 10.0000")
     assert [line.startswith(start) for line, start in zip(caplog.messages, starts, strict=True)] == [True] * 3

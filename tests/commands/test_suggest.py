@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from toys.architectures import CONFIGS
+from toys.specs import run_spec
 from transformers import (
     Gemma2Config,
     LlamaConfig,
@@ -26,7 +27,7 @@ import autopeft
 from autopeft import space
 from autopeft.cli.app import app
 from autopeft.cli.sizes import suggestion_json, suggestion_text
-from autopeft.commands.estimate import EstimateRequest, estimate_step
+from autopeft.commands.estimate import estimate_step
 from autopeft.commands.suggest import SuggestRequest, suggest
 from autopeft.estimate import TrainingStep, measure
 from autopeft.plugins import discover
@@ -153,8 +154,10 @@ def experts(tmp_path_factory):
     return folder
 
 
-def test_the_snippet_trains_the_reported_parameters_of_a_model_with_experts(experts):
-    suggestion = suggest(SuggestRequest(model_id=str(experts), budget="r8", device="t4"))
+@pytest.mark.parametrize("components", [(), ("attention", "routed_experts")])
+def test_the_snippet_trains_the_reported_parameters_of_a_model_with_experts(experts, components):
+    request = SuggestRequest(model_id=str(experts), budget="r8", device="t4", components=components)
+    suggestion = suggest(request)
     written: dict = {}
     exec(suggestion.snippet("peft"), written)
     base = MixtralForCausalLM(CONFIGS["mixtral"]())
@@ -163,9 +166,10 @@ def test_the_snippet_trains_the_reported_parameters_of_a_model_with_experts(expe
     )
     assert written["config"].target_modules == set("q_proj k_proj v_proj o_proj".split())
     assert "fp16=True" in suggestion.snippet("trl")
-    assert "'dtype': 'float16'" in suggestion.snippet("trl")
     in_axolotl = yaml.safe_load(suggestion.snippet("axolotl"))
-    assert in_axolotl["lora_target_parameters"] == suggestion_json(suggestion)["target_parameters"]
+    parameters = in_axolotl.get("lora_target_parameters")
+    assert parameters == suggestion_json(suggestion).get("target_parameters")
+    assert bool(parameters) == bool(components)
 
 
 def test_a_step_of_images_takes_the_bytes_of_a_real_one(tmp_path):
@@ -178,8 +182,8 @@ def test_a_step_of_images_takes_the_bytes_of_a_real_one(tmp_path):
     suggestion = suggest(SuggestRequest(model_id=str(tmp_path), budget="r4", device="l4"))
     assert "16 images" in suggestion_text(suggestion)
     assert suggestion_json(suggestion)["max_length"] is None
-    on_cpu = {"batch_size": 3, "device": "cpu", "dtype": "float32"}
-    estimated = estimate_step(EstimateRequest(trained="lora_r4", model_id=str(tmp_path), **on_cpu))
+    on_cpu = run_spec(tmp_path, batch_size=3, device="cpu", dtype="float32")
+    estimated = estimate_step("lora_r4", on_cpu)
     model = peft.get_peft_model(ViTForImageClassification(config), suggestion.config)
     pixels, labels = torch.zeros(3, 3, 32, 32), torch.zeros(3, dtype=torch.long)
     step = TrainingStep(
@@ -197,11 +201,8 @@ def test_a_step_of_images_takes_the_bytes_of_a_real_one(tmp_path):
 
 
 def test_float16_takes_the_memory_of_bfloat16(model):
-    requests = [
-        EstimateRequest(trained="lora_r4", model_id=model, dtype=dtype, batch_size=1, max_length=32)
-        for dtype in ("float16", "bfloat16")
-    ]
-    in_float16, in_bfloat16 = (estimate_step(request).answer.step.memory for request in requests)
+    specs = [run_spec(model, dtype=dtype, batch_size=1, max_length=32) for dtype in ("float16", "bfloat16")]
+    in_float16, in_bfloat16 = (estimate_step("lora_r4", spec).answer.step.memory for spec in specs)
     assert in_float16 == in_bfloat16
 
 

@@ -16,8 +16,8 @@ from toys.trainers import WEIGHTS, cut, save_other, write_adapter
 from transformers import Trainer, TrainingArguments
 
 from autopeft.client import Score, Trial
+from autopeft.commands.study import Study
 from autopeft.commands.trials import read_score, require_sound
-from autopeft.commands.tune import Study
 from autopeft.errors import TrainingError
 
 

@@ -96,7 +96,7 @@ def test_the_command_prints_a_label_and_its_percents(finished):
     assert [reply["input"] for reply in answer["replies"]] == ["good", "bad"]
 
 
-def test_a_file_in_place_of_a_text_is_refused(finished, tmp_path):
+def test_a_file_instead_of_a_text_is_refused(finished, tmp_path):
     (tmp_path / "new.csv").write_text("text\ngood\n")
     asked = CliRunner().invoke(app, ["try", str(finished), "good", str(tmp_path / "new.csv")])
     assert asked.exit_code == SpecError.exit_code
@@ -125,7 +125,7 @@ def test_texts_of_a_pair_follow_each_other(make_run, model_dir):
         "AutoModelForSequenceClassification", model_dir, run, "good film", "bad day", num_labels=3
     )
     assert list(reply.probabilities.values()) == pytest.approx(logits.softmax(-1).tolist(), abs=1e-5)
-    with pytest.raises(SpecError, match="3 texts"):
+    with pytest.raises(SpecError, match="premise"):
         commands.try_run(run, ["good", "bad", "day"])
 
 
@@ -146,7 +146,7 @@ def test_one_of_the_choices_is_the_answer(make_run):
     (swapped,) = commands.try_run(run, [question, *reversed(choices)])
     assert swapped.probabilities == pytest.approx(reply.probabilities, abs=1e-5)
     rows = [("good film", "bad day", "good day"), ("bad film", "good day", "bad day")]  # each is one input
-    assert commands.try_run(run, rows) == tuple(reply for row in rows for reply in commands.try_run(run, row))
+    assert commands.predict(run, rows) == tuple(reply for row in rows for reply in commands.try_run(run, row))
 
 
 def test_a_prompt_gets_what_the_model_writes_greedily(make_run, llama_with_weights):

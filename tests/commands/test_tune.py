@@ -20,8 +20,9 @@ from toys.trainers import SCRIPT, cut, good_trainer, rows_without_seconds, save_
 import autopeft
 from autopeft.client import Score
 from autopeft.commands.push import push
+from autopeft.commands.study import Study
 from autopeft.commands.trials import command
-from autopeft.commands.tune import Study, tune
+from autopeft.commands.tune import tune
 from autopeft.errors import RunDirError, SpecError, TrainingError
 
 
@@ -45,7 +46,7 @@ BAD_FUNCTIONS = {
 
 
 def test_a_tuned_classifier_of_three_labels_loads_by_the_lines_of_its_card(model_dir, tmp_path, monkeypatch):
-    """The skeleton of the base model has two labels, and only the trained head tells the number."""
+    """The skeleton of the base model has two labels; only the trained head has the right number."""
     kind = "AutoModelForSequenceClassification"
 
     def train(trial):
@@ -69,7 +70,7 @@ def test_a_tuned_classifier_of_three_labels_loads_by_the_lines_of_its_card(model
     assert "README.md" in push(result.path, "me/new", base_model="me/base", dry_run=True).files
 
 
-def test_a_head_that_the_config_of_a_masked_language_model_lacks_is_refused(model_dir, tmp_path):
+def test_a_head_missing_from_a_masked_language_model_is_refused(model_dir, tmp_path):
     masked = transformers.AutoModelForMaskedLM.from_pretrained(model_dir)
     masked.save_pretrained(tmp_path / "masked")  # its config names BertForMaskedLM
     study = Study(model=str(tmp_path / "masked"), budget="r4", full_steps=20, out=tmp_path / "study")
@@ -80,7 +81,7 @@ def test_a_head_that_the_config_of_a_masked_language_model_lacks_is_refused(mode
     assert trial.attach(masked)
 
 
-def test_a_tuned_language_model_is_no_classifier_in_its_card(llama_with_weights, tmp_path):
+def test_a_tuned_language_model_is_not_a_classifier_in_its_card(llama_with_weights, tmp_path):
     _, folder = llama_with_weights
     train = good_trainer(folder)
     about = {"model": str(folder), "budget": "r4", "full_steps": 20, "effort": "quick"}
@@ -107,7 +108,7 @@ def test_the_lowest_score_is_the_best_of_a_known_metric_and_where_the_user_says_
 
 
 @pytest.mark.parametrize("name", BAD_FUNCTIONS)
-def test_bad_trial_of_a_function_is_one_sentence_and_the_search_goes_on(name, tiny_llama, tmp_path):
+def test_bad_trial_of_a_function_is_one_sentence_and_the_search_continues(name, tiny_llama, tmp_path):
     bad, reason = BAD_FUNCTIONS[name]
     train = good_trainer(tiny_llama)
     about = {"model": str(tiny_llama), "budget": "r4", "full_steps": 20, "trials": 5}
@@ -118,7 +119,7 @@ def test_bad_trial_of_a_function_is_one_sentence_and_the_search_goes_on(name, ti
     assert len([m for m in result.measurements if m.fidelity.split == "confirm" and m.metric]) == 2
 
 
-def test_time_of_a_trial_that_is_tried_again_is_paid_too(tiny_llama, tmp_path):
+def test_time_of_a_trial_that_is_tried_again_counts_too(tiny_llama, tmp_path):
     about = {"model": str(tiny_llama), "budget": "r4", "full_steps": 20, "out": tmp_path / "study"}
     bad, train = BAD_FUNCTIONS["memory"][0], good_trainer(tiny_llama)
     first = tune(lambda trial: (bad if trial.number == 1 else train)(trial), Study(**about))
@@ -226,7 +227,7 @@ def tune_command(tiny_llama, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs signals of POSIX")
-def test_killed_tune_goes_on_with_the_same_command_and_ends_alike(tune_command, tmp_path):
+def test_killed_tune_is_resumed_to_the_same_answer(tune_command, tmp_path):
     subprocess.run(tune_command(tmp_path / "usual"), check=True, capture_output=True)
     words = tune_command(tmp_path / "killed", seconds=1)
     process = subprocess.Popen(
@@ -258,7 +259,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", folder], check=True)
 
 
-def test_trainer_that_finds_the_disk_full_is_no_failed_plan(small_disk, tiny_llama):
+def test_full_disk_is_not_a_failed_plan(small_disk, tiny_llama):
     def train(trial):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -266,64 +267,3 @@ def test_trainer_that_finds_the_disk_full_is_no_failed_plan(small_disk, tiny_lla
     with pytest.raises(RunDirError, match="No space left on device"):
         tune(train, study)
     assert study.ask() is not None and not (study.path / "state/measurements.jsonl").exists()
-
-
-@pytest.mark.nightly
-def test_two_commands_on_one_folder_share_the_work(tune_command, tmp_path):
-    subprocess.run(tune_command(tmp_path / "usual"), check=True, capture_output=True)
-    words = tune_command(tmp_path / "shared", seconds=1)
-    both = [
-        subprocess.Popen(words, stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL)
-        for _ in range(2)
-    ]
-    answers = [process.communicate(timeout=300)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    assert answers[0] == answers[1]
-    assert rows_without_seconds(tmp_path / "shared/trials.csv") == rows_without_seconds(
-        tmp_path / "usual/trials.csv"
-    )
-
-
-# One step of SGD at rate 1, each process on a row of its own.
-STEP_OF_TWO = """
-import sys
-import torch, transformers
-from accelerate import Accelerator
-from autopeft import Score, Trial
-trial, accelerator = Trial.load(sys.argv[1]), Accelerator(cpu=True)
-torch.manual_seed(0)
-config = transformers.AutoConfig.from_pretrained(sys.argv[3])
-model = trial.attach(transformers.AutoModelForCausalLM.from_config(config))
-weights = [weight for weight in model.parameters() if weight.requires_grad]
-parallel, optimizer = accelerator.prepare(model, torch.optim.SGD(weights, lr=1.0))
-row = torch.tensor([[3, 4, 5, 6], [7, 8, 9, 3]])[accelerator.process_index][None]
-accelerator.backward(parallel(input_ids=row, labels=row).loss)
-optimizer.step()
-if accelerator.is_main_process:
-    model.save_pretrained(trial.folder)
-    trial.write_score(sys.argv[2], Score(value=float(accelerator.num_processes)))
-"""
-
-
-@pytest.mark.nightly
-def test_step_of_two_processes_is_that_of_the_mean_of_their_gradients(trial, tiny_llama, tmp_path):
-    script = tmp_path / "step.py"
-    script.write_text(STEP_OF_TWO)
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    score = command([*words, str(script), "{trial}", "{result}", str(tiny_llama)], max_seconds=120)(trial)
-    assert score.value == 2
-    torch.manual_seed(0)
-    config = transformers.AutoConfig.from_pretrained(tiny_llama)
-    model = peft.get_peft_model(transformers.AutoModelForCausalLM.from_config(config), trial.peft_config)
-    for row in ([3, 4, 5, 6], [7, 8, 9, 3]):
-        tokens = torch.tensor([row])
-        model(input_ids=tokens, labels=tokens).loss.backward()  # the sum of both gradients
-    saved = load_file(trial.folder / "adapter_model.safetensors")
-    stepped = {
-        name.replace(".default", ""): (weight - weight.grad / 2).detach()
-        for name, weight in model.named_parameters()
-        if weight.requires_grad
-    }
-    assert saved.keys() == stepped.keys()
-    torch.testing.assert_close(saved, stepped, rtol=1e-5, atol=1e-7)
-    assert any(weight.grad.abs().max() > 1e-4 for weight in model.parameters() if weight.requires_grad)

@@ -89,7 +89,7 @@ def test_a_stopped_training_resumes_to_the_bytes_of_an_unbroken_one(plan_file, t
     out = tmp_path / "new" / "adapter"
     unfinished = stopped(plan_file, out, stop_at)
     assert not out.exists() and kept_step(unfinished / "state") == 6
-    assert "step 7 of 12" in caplog.text and "step 6 is kept" in caplog.messages[-1]
+    assert "step 6 is kept" in caplog.messages[-1]
     with pytest.raises(RunDirError, match="after step 6"):
         commands.train_plan(plan_file, out=out)
     seen = []
@@ -122,11 +122,8 @@ def test_nothing_to_resume_is_said(plan_file, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_training_that_was_stopped_before_its_first_state_leaves_nothing(
-    plan_file, tmp_path, stop_at, caplog
-):
+def test_a_training_that_was_stopped_before_its_first_state_leaves_nothing(plan_file, tmp_path, stop_at):
     unfinished = stopped(plan_file, tmp_path / "new" / "adapter", stop_at, step=1)
-    assert caplog.messages[-1] == "Stopped at step 1 of 12."
     assert not unfinished.exists() and not (tmp_path / "new").exists()
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import transformers
+from toys.specs import run_spec
 
 from autopeft import model
-from autopeft.commands import EstimateRequest, estimate_step
+from autopeft.commands import estimate_step
 from autopeft.errors import SpecError
 from autopeft.model import load_skeleton
 from autopeft.model.checkpoint_source import is_built_by
@@ -25,9 +26,8 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_row_longer_than_the_model_takes_is_refused(llama: Path) -> None:
-    request = EstimateRequest(trained="lora_r4", model_id=str(llama), max_length=10**6)
     with pytest.raises(SpecError, match="2,048"):
-        estimate_step(request)
+        estimate_step("lora_r4", run_spec(llama, max_length=10**6))
 
 
 def test_layers_whose_kinds_follow_from_their_number_can_be_left_out(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ COMMANDS = {
         "best/weights/adapter_config.json",
         "best/weights/adapter_model.safetensors",
     ),
-    "verify": ("best/weights/adapter_model.safetensors",),
+    "check": ("best/weights/adapter_config.json",),
     "train --out out --plan": ("best/plan.yaml",),
 }
 CASES = [(command, name) for command, names in COMMANDS.items() for name in names]

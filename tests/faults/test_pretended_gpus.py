@@ -89,7 +89,7 @@ def test_a_search_on_two_gpus_has_the_numbers_of_one_and_its_merged_model_is_ver
     result = json.loads((on_gpus.folder / f"two-{name}" / "result.json").read_text())
     assert result["environment"]["device"] == "pretended, pretended"
     on_gpus(f"export two-{name} --to merged --out merged-{name}")
-    on_gpus(f"verify merged-{name} --run two-{name}")
+    on_gpus(f"check merged-{name} --run two-{name}")
 
 
 def test_dropout_repeats_on_each_gpu_with_checkpointing_and_in_a_continued_full_run(on_gpus):

@@ -1,6 +1,8 @@
-"""Maps that peft's LoRA takes for experts: the methods other than LoRA adapt them, and counts are peft's."""
+"""Layers that peft's LoRA takes for experts: LoRA names their weights, and counts are those of peft."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -31,7 +33,7 @@ CONFIGS = {
         **MOE, **FEW, **LINEAR, shared_expert_intermediate_size=20
     ),
 }
-# The folder in the model's names of the maps that peft takes for experts.
+# The folder in the model's names of the layers that peft takes for experts.
 TAKEN = {
     **{name: {"mlp", "mlp.shared_experts"} for name in ("deepseek_v2", "deepseek_v3", "glm4_moe")},
     "deepseek_v3 without experts": {"mlp"},
@@ -53,15 +55,12 @@ def base(architecture):
 
 
 @by_architecture
-def test_maps_that_peft_takes_for_experts_are_targets_that_lora_alone_refuses(base, architecture):
-    taken = [target for target in base.targets if "LORA" in target.unfit_for]
-    assert {target.name.partition(".mlp")[1][1:] for target in taken} == {"mlp"}
+def test_lora_names_layers_that_peft_takes_for_experts_by_their_weights(base, architecture):
+    taken = [target for target in base.targets if target.by_weight]
     assert {target.name.split(".", 3)[3].rpartition(".")[0] for target in taken} == TAKEN[architecture]
     assert {target.role for target in taken} == {"gate", "up", "down"}
-    for target in taken:
-        assert "expert" in METHODS["lora"].refusal(target)
-        fitting = {name for name, method in METHODS.items() if method.refusal(target) is None}
-        assert fitting >= {"ia3", "hira", "vera", "road", "loha", "oft", "miss"}
+    assert dict(METHODS["lora"].options(taken[0])) == {"by_weight": True}
+    assert METHODS["lora"].refusal(replace(taken[0], quantized=True))
 
 
 @by_architecture

@@ -79,8 +79,8 @@ MAPS = {
         "transformer.decoder.block.0.layer.1.EncDecAttention.k": ("k", D, 32),
     },
     ("rwkv", CAUSAL): {
-        "rwkv.blocks.0.attention.key": ("k", D, D),
-        "rwkv.blocks.0.attention.value": ("v", D, D),
+        "rwkv.blocks.0.attention.key": ("dense", D, D),
+        "rwkv.blocks.0.attention.value": ("dense", D, D),
         "rwkv.blocks.0.feed_forward.key": ("up", D, F),
         "rwkv.blocks.0.feed_forward.value": ("down", F, D),
         "rwkv.blocks.0.feed_forward.receptance": ("dense", D, D),

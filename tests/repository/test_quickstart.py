@@ -9,7 +9,7 @@ from pathlib import Path
 from toys.results import toy_plan, toy_result, toy_run, toy_target
 
 from autopeft import types as rec
-from autopeft.cli.results import print_result
+from autopeft.cli.results import result_text
 
 PAGE = Path(__file__).parents[2] / "docs" / "quickstart.md"
 ROLES = ("q", "k", "v", "o", "up", "down")
@@ -77,9 +77,8 @@ def demo():
     )
 
 
-def test_the_page_shows_what_a_run_prints(capsys):
+def test_the_page_shows_what_a_run_prints():
     (block,) = re.findall(r"^```\n(plan .*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     shown = block.split()
-    print_result(demo(), Path("reports/RUN"))
-    assert shown == capsys.readouterr().out.split()[: len(shown)]
+    assert shown == result_text(demo(), Path("reports/RUN")).split()[: len(shown)]
     assert max(map(len, block.splitlines())) <= 80

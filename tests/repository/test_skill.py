@@ -44,7 +44,7 @@ def test_it_names_every_command():
 def test_its_exit_codes_are_those_of_the_errors():
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
     expected = {(str(kind.exit_code), kind.code) for kind in kinds if issubclass(kind, errors.AutopeftError)}
-    expected |= {("0", ""), ("1", "internal"), ("130, 143", "interrupted")}
+    expected |= {("0", ""), ("1", "internal"), ("75", "interrupted"), ("130, 143", "interrupted")}
     assert set(re.findall(r"^\| ([\d, ]+) \| (?:`(\w+)` )?\|", TEXT, re.MULTILINE)) == expected
 
 

@@ -194,10 +194,10 @@ def spec(model_dir, data_dir, tmp_path):
 
 def test_preview_shows_what_was_derived_and_only_that(spec):
     given = TaskSpec(max_steps=2, batch_size=7)
-    derived = [decision.setting for decision in preview(spec).decisions]
+    derived = [decision.setting for decision in preview(spec).setting.decisions]
     computing = ["execution.micro_batch_tokens", "execution.checkpointing"]
     assert derived == ["task.max_length", "task.batch_size", *computing]
-    fewer = preview(spec.model_copy(update={"task": given})).decisions
+    fewer = preview(spec.model_copy(update={"task": given})).setting.decisions
     assert [decision.setting for decision in fewer] == ["task.max_length", *computing]
 
 

@@ -1,4 +1,4 @@
-"""`autopeft verify` passes what was exported whole, and finds every fault that is planted in it."""
+"""`autopeft check --run` passes what was exported whole, and finds every fault that is planted in it."""
 
 from __future__ import annotations
 
@@ -69,22 +69,22 @@ def train(model_dir, data_dir, tmp_path_factory):
             schedule="linear",
             seed=0,
         )
-        folder = tmp_path_factory.mktemp("verifying")
+        folder = tmp_path_factory.mktemp("trained")
         write_plan(folder / "plan.yaml", document)
         return commands.train_plan(folder / "plan.yaml", out=folder / "trained").folder
 
     return train
 
 
-def verify(*arguments):
-    return CliRunner().invoke(app, ["verify", *(str(argument) for argument in arguments), "--json"])
+def check(*arguments):
+    return CliRunner().invoke(app, ["check", *(str(argument) for argument in arguments), "--json"])
 
 
-def verified(*arguments):
-    result = verify(*arguments)
+def checked(*arguments):
+    result = check(*arguments)
     assert result.exit_code in (0, 1) and result.stdout, result.output
     found = json.loads(result.stdout)
-    assert found["is_same"] == (result.exit_code == 0)
+    assert (found["verdict"] == "broken") == (result.exit_code == 1)
     return found
 
 
@@ -94,16 +94,17 @@ def test_every_export_of_a_plan_gives_the_outputs_that_were_confirmed(name, to, 
         pytest.importorskip("bitsandbytes")
     trained = train(name)
     answer(trained, "--to", to, "--out", tmp_path / "out")
-    found = verified(tmp_path / "out", "--run", trained)
-    assert found["is_same"], found
-    assert found["reader"] == ("transformers" if to == "merged" else "peft")
-    assert all(match["modules"] for match in found["targets"])
+    found = checked(tmp_path / "out", "--run", trained)
+    assert found["verdict"] == "good" and found["outputs"]["is_same"], found
+    assert bool(found["coverage"]) == (to != "merged")
 
 
 def test_folder_of_train_is_compared_with_its_own_plan_and_names_the_modules(train):
-    found = verified(train("mixed ranks"))
-    assert found["is_same"] and found["n_examples"] == 32
-    modules = [name for match in found["targets"] for name in match["modules"]]
+    found = checked(train("mixed ranks"))
+    assert found["outputs"]["is_same"]
+    modules = [
+        name for each in found["coverage"] if each["component"] == "attention" for name in each["adapted"]
+    ]
     targets = [f"layer.{i}.attention.self.{name}" for i in range(2) for name in ("query", "value")]
     assert sorted(name.partition(".encoder.")[2] for name in modules) == targets
 
@@ -120,7 +121,7 @@ def test_one_model_at_a_time_is_in_memory(train, monkeypatch):
 
     trained = train("mixed ranks")
     monkeypatch.setattr(model, "load", load_and_look)
-    assert commands.verify(trained).is_same
+    assert commands.check(str(trained)).outputs.is_same
     assert n_alive == [0, 0]
 
 
@@ -191,21 +192,11 @@ def test_planted_fault_is_found(plant, to, train, tmp_path):
     trained, out = train("mixed ranks"), tmp_path / "out"
     answer(trained, "--to", to, "--out", out)
     plant(out, tmp_path)
-    found = verified(out, "--run", trained)
-    assert not found["is_same"], found
+    assert checked(out, "--run", trained)["verdict"] == "broken"
 
 
-def test_config_with_a_module_missing_from_the_model_fails(train, tmp_path):
-    answer(train("DoRA"), "--to", "native", "--out", tmp_path / "out")
-    edit_config(tmp_path / "out", target_modules=["value", "nowhere"])
-    found = verified(tmp_path / "out", "--run", train("DoRA"))
-    assert not found["is_same"]
-    assert "nowhere" in found["faults"][0]
-
-
-def test_what_cannot_be_verified_is_refused(train, tmp_path):
-    refused(verify(tmp_path), 2, "config.json")
-    answer(train("DoRA"), "--to", "native", "--out", tmp_path / "out")
-    refused(verify(tmp_path / "out"), 2, "--run")
-    (tmp_path / "out" / "adapter_model.safetensors").unlink()
-    refused(verify(tmp_path / "out", "--run", train("DoRA")), 2, "no weights")
+def test_what_cannot_be_compared_is_refused(train, tmp_path):
+    refused(check(tmp_path), 2, "adapter_config.json")
+    answer(train("DoRA"), "--to", "merged", "--out", tmp_path / "merged")
+    refused(check(tmp_path / "merged"), 2, "--run")
+    refused(check(train("DoRA"), "--run", tmp_path), 2, "--run")

@@ -1,0 +1,237 @@
+"""`check`: whether an adapter does anything, for `peft` and for the servers that may load it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import psutil
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+
+from autopeft import adapters, exports, model
+from autopeft.adapters import ConfigFile, Coverage, Finding
+from autopeft.commands.finished import finished_weights
+from autopeft.commands.same_outputs import Outputs, compare_outputs, find_reference
+from autopeft.commands.served_answers import ServedAnswers, ask_server, difference_here
+from autopeft.errors import SpecError, TargetError, UnknownNameError, reason_of
+from autopeft.exports import SERVERS
+from autopeft.model import BaseModel
+from autopeft.model.checkpoint_source import own_class
+from autopeft.model.components import components, topology
+from autopeft.plugins import discover
+from autopeft.store import RunDir, is_run
+from autopeft.types import ModelSpec
+
+_CONFIG, _ORDER = "adapter_config.json", "order.json"
+_HUB_SECONDS = 4.0  # for the hub's answer; heuristic
+_VERDICTS = ("good", "warning", "broken")
+Tensors = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """What an adapter adapts, and what is wrong with it.
+
+    `coverage` is empty for a whole model, and if `peft` cannot attach the config. `servers` has the faults
+    of each server; without names, it is empty for what servers do not load, such as classifiers.
+    """
+
+    path: str
+    base_model: str
+    method: str
+    topology: str = ""
+    coverage: tuple[Coverage, ...] = ()
+    max_rank: int = 0
+    n_tensors: int = 0
+    findings: tuple[Finding, ...] = ()
+    servers: Mapping[str, tuple[Finding, ...]] = field(default_factory=dict)
+    outputs: Outputs | None = None
+    answers: ServedAnswers | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Return `good`, `warning` or `broken`, as plain `peft` loads the adapter."""
+        is_same = all(each is None or each.is_same for each in (self.outputs, self.answers))
+        return _worst(each.severity for each in self.findings) if is_same else "broken"
+
+    def verdict_on(self, server: str) -> str:
+        """Return the verdict for a server; what is wrong for `peft` is wrong there."""
+        return _worst([self.verdict, *(each.severity for each in self.servers[server])])
+
+
+def _worst(verdicts: Iterable[str]) -> str:
+    return max(verdicts, key=_VERDICTS.index, default="good")
+
+
+def check(
+    adapter: str,
+    *,
+    model_id: str | None = None,
+    serve_on: Sequence[str] = (),
+    server: str | None = None,
+    run: Path | None = None,
+    tolerance: float | None = None,
+) -> Check:
+    """Check an adapter: its folder or adapter_config.json, a hub id, a run, or an export of `run`.
+
+    The base model is built without weights, except to compare outputs: with those of the finished plan of
+    `run` (None takes the run around the adapter, if any), and with those of the endpoint `server`.
+    `serve_on` names servers; without names, all are looked at.
+
+    Raises:
+        SpecError: There is nothing to check, or a config is damaged.
+        ModelError: The base model is unknown or cannot be read.
+    """
+    discover("autopeft.methods")  # a method may register its own type with `peft`
+    if unknown := sorted(set(serve_on) - set(SERVERS)):
+        raise UnknownNameError("server", unknown[0], SERVERS)
+    path = _locate(adapter)
+    with model.quiet_libraries():
+        if any((path / name).is_file() for name in (_CONFIG, _ORDER)):
+            files = adapters.read_configs(path)
+            configs = [file.config for file in files]
+            spec = ModelSpec(id=model_id) if model_id else adapters.base_model_of(configs, path=path)
+            weights, findings = _read_weights(files, is_config=Path(adapter).is_file())
+            found = _inspect(path, files, weights, spec, serve_on=serve_on)
+            found = replace(found, findings=(*findings, *found.findings))
+        elif run is not None and (path / "config.json").is_file():
+            files, spec = [], ModelSpec(id=str(path))
+            found = Check(path=str(path), base_model=str(path), method="a whole model")
+        else:
+            wanted = "pass an adapter, a run, or a merged model with --run"
+            raise SpecError(f"{path} has no {_CONFIG} or {_ORDER}; {wanted}.")
+        reference = find_reference(path, run)
+        if reference is not None and found.verdict != "broken":
+            outputs = compare_outputs(path, files, reference, model_id=model_id, tolerance=tolerance)
+            found = replace(found, outputs=outputs)
+        return found if server is None else replace(found, answers=_answers(server, path, files, spec))
+
+
+def _locate(adapter: str) -> Path:
+    """Return the folder of an adapter: of a config, a run's finished weights, or the hub's cache."""
+    path = Path(adapter)
+    if path.is_dir():
+        return finished_weights(RunDir.open(path)) if is_run(path) else path
+    if path.is_file():
+        if path.name != _CONFIG:
+            raise SpecError(f"{path} is not an adapter config; peft calls that file {_CONFIG}.")
+        return path.parent
+    try:
+        files = [_CONFIG, "adapter_model.*"]
+        return Path(snapshot_download(adapter, allow_patterns=files, etag_timeout=_HUB_SECONDS))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise SpecError(
+            f"There is no {adapter!r} on this machine, and the hub does not send it ({reason_of(error)}); "
+            "check spelling and network."
+        ) from error
+
+
+def _read_weights(
+    files: Sequence[ConfigFile], *, is_config: bool
+) -> tuple[list[Tensors | None], list[Finding]]:
+    """Read the tensors of each config, None without; weights are missed unless the user named a config."""
+    weights: list[Tensors | None] = []
+    findings = []
+    for file in files:
+        tensors, is_there = None, (file.folder / "adapter_model.safetensors").exists()
+        try:
+            tensors = exports.read_weights(file.folder)
+            problem = "" if tensors is not None or is_config else f"{file.folder} has no weights to check."
+        except SpecError as error:
+            problem = str(error)
+        weights.append(tensors)
+        if problem:  # peft loads what is not read here, a pickle
+            findings.append(Finding(severity="broken" if is_there else "warning", text=problem))
+    return weights, findings
+
+
+def _inspect(
+    path: Path,
+    files: Sequence[ConfigFile],
+    weights: Sequence[Tensors | None],
+    spec: ModelSpec,
+    *,
+    serve_on: Sequence[str],
+) -> Check:
+    """Check configs and tensors on the class of transformers that they are for.
+
+    Adapters of a model of images and texts may be for its text model or for the whole, and the config does
+    not say which: if they do not fit the first, the second is tried.
+    """
+    auto_class = adapters.auto_class_of([file.config for file in files])
+    whole = own_class(model.config_of(spec), auto_class or "AutoModelForCausalLM")
+    attempts = []
+    for class_name in dict.fromkeys((auto_class, whole or auto_class)):
+        base = model.load_skeleton(spec, auto_class=class_name)
+        attempts.append(_attach(path, files, weights, base, whole=whole or "", serve_on=serve_on))
+        if attempts[-1].verdict != "broken":
+            return attempts[-1]
+    return attempts[0]
+
+
+def _attach(
+    path: Path,
+    files: Sequence[ConfigFile],
+    weights: Sequence[Tensors | None],
+    base: BaseModel,
+    *,
+    whole: str,
+    serve_on: Sequence[str],
+) -> Check:
+    """Attach configs by `peft` to a base model without weights, load the tensors, and look at the result."""
+    configs = [file.config for file in files]
+    names, places = model.adapter_names(configs), components(base.module)
+    modules = [name for name, _ in base.module.named_modules() if name]
+    found = Check(
+        path=str(path),
+        base_model=base.name,
+        method=" and ".join(dict.fromkeys(map(adapters.type_name, configs))),
+        topology=topology(base.module),
+        n_tensors=sum(len(tensors) for tensors in weights if tensors),
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what `peft` warns of is among the findings
+            attached = adapters.attach_fitting(files, base, path=path)
+    except (TargetError, SpecError) as error:
+        return replace(found, findings=(Finding(severity="broken", text=str(error)),))
+    coverage = adapters.coverage_of(attached, places)
+    findings: list[Finding] = []
+    for file, name in zip(files, names, strict=True):
+        targeted = [target for target, layer in attached.targets() if name in adapters.held_names(layer)]
+        lost = adapters.unmatched(file, targeted, modules=modules, model=base.module)
+        findings += [Finding(severity="warning", text=text) for text in (*adapters.unknown_keys(file), *lost)]
+        findings += adapters.accidents(file, coverage, has_weights=weights[0] is not None)
+    for name, tensors in zip(names, weights, strict=True):
+        if tensors is not None:
+            findings += adapters.tensor_findings(attached, name, tensors, places)
+    is_in_text = bool(weights[0]) and not any("language_model." in key for key in weights[0] or ())
+    served = exports.served_adapter(configs[0], attached, places, whole=whole if is_in_text else "")
+    is_served = model.task_type_of(base.module) == "CAUSAL_LM"
+    return replace(
+        found,
+        coverage=coverage,
+        max_rank=max((rank for rank, _ in served.scaled.values()), default=0),
+        findings=tuple(findings),
+        servers={
+            name: tuple(exports.server_faults(name, served))
+            for name in serve_on or (SERVERS if is_served else ())
+        },
+    )
+
+
+def _answers(url: str, path: Path, files: Sequence[ConfigFile], spec: ModelSpec) -> ServedAnswers:
+    """Compare a server's base model and adapter, and its adapter with this machine's if its base is here."""
+    answers, served = ask_server(url, path)
+    source = Path(model.resolve(spec)[0])
+    n_bytes = 2 * sum(file.stat().st_size for file in source.glob("*.safetensors"))  # of 16 bits in float32
+    if not files or not 0 < n_bytes < psutil.virtual_memory().available:
+        return answers
+    auto_class = adapters.auto_class_of([file.config for file in files]) or "AutoModelForCausalLM"
+    base = model.load(spec, auto_class=auto_class, label_names=(), needs_padding=False, device="cpu")
+    adapted = exports.load_in_peft(base.module, files).eval()
+    return replace(answers, difference=difference_here(adapted, base.tokenizer, served))
