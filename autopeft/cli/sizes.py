@@ -48,7 +48,7 @@ def _coverage(count: Count) -> Sequence[str]:
     """Write a table of the components of the base model, and of what is adapted of each."""
     rows = [
         (
-            component.replace("_", " "),
+            _label(component),
             f"{of.base_params:,}",
             f"{of.adapted} of {of.modules}",
             f"{of.trainable_params:,}" if of.trainable_params else "",
@@ -56,6 +56,10 @@ def _coverage(count: Count) -> Sequence[str]:
         for component, of in count.by_component.items()
     ]
     return table((count.topology, "parameters", "modules adapted", "trainable"), rows)
+
+
+def _label(component: str) -> str:
+    return "MLP" if component == "mlp" else component.replace("_", " ")
 
 
 def estimate_text(estimate: StepEstimate) -> str:
@@ -237,8 +241,9 @@ def suggestion_text(suggestion: Suggestion) -> str:
     count = described.count
     assert count is not None, "LoRA is not full fine-tuning"
     adapted = [name.replace("_", " ") for name, of in count.by_component.items() if of.adapted]
+    where = "all linear layers" if suggestion.is_everywhere else " and ".join(adapted)
     return blocks_text(
-        lines_of([f"LoRA on {' and '.join(adapted)} of {suggestion.base_model}: {params}"]),
+        lines_of([f"LoRA on {where} of {suggestion.base_model}: {params}"]),
         table((), [(name, fact) for name, fact in facts.items() if fact], n_texts=2),
         _coverage(count),
         lines_of(f"note: {note}" for note in _notes(estimated)),

@@ -54,7 +54,9 @@ class SuggestRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Suggestion:
-    """LoRA of one rank on all linear layers, how to train it, and what that takes.
+    """LoRA of one rank on the linear layers of some components, how to train it, and what that takes.
+
+    `is_everywhere` if no linear layer is left out.
 
     `batch_size` rows make a step, `estimate.answer.step.n_rows` of them at a time. With data, the estimate
     has the steps of a run, their time and price. `servers` can read the adapter of a causal language model.
@@ -67,6 +69,7 @@ class Suggestion:
     batch_size: int
     warmup_steps: int
     estimate: StepEstimate
+    is_everywhere: bool = True
     servers: tuple[str, ...] = ()
     output_layer: str | None = None
 
@@ -144,13 +147,16 @@ class Suggestion:
 
 
 def suggest(request: SuggestRequest) -> Suggestion:
-    """Spend the budget on LoRA of one rank on all linear layers; predict batch, memory, time and price.
+    """Spend the budget on LoRA of one rank on all layers to adapt; predict batch, memory, time and price.
+
+    These are the linear layers of `components`, by default those that suit the topology of the model.
 
     No weights are read, and no tokenizer without `data`. If the step does not fit and the user set no
     `quantize`, the base model is quantized to 4 bits, if it can be and then fits.
 
     Raises:
-        BudgetError: The budget does not cover rank 1 on all linear layers.
+        BudgetError: The budget does not cover rank 1 on these layers.
+        TargetError: The model has none of a component.
         SpecError, ModelError, DataError: As for `estimate`.
     """
     spec = RunSpec(
@@ -187,20 +193,21 @@ def suggest(request: SuggestRequest) -> Suggestion:
         batch_size=step.n_rows,
         warmup_steps=warmup_steps(step.n_steps or _USUAL_STEPS),
         estimate=step,
+        is_everywhere=not base.left_out,
         servers=exports.servers_of((config,)) if config.task_type == "CAUSAL_LM" else (),
         output_layer=base.output_layer if config.modules_to_save else None,
     )
 
 
 def _largest_lora(spec: RunSpec, base: BaseModel) -> tuple[int, Plan, PeftConfig]:
-    """Return rank, plan and config of the largest LoRA of a rank in `_RANKS` on all linear layers."""
+    """Return rank, plan and config of the largest LoRA of a rank in `_RANKS` on the chosen components."""
     methods, budget = methods_for(base), budget_of(spec, base)
     per_rank = budget_of(spec.model_copy(update={"budget": BudgetSpec(requested="r1")}), base)
     max_rank = budget.max_trainable_params // per_rank.max_trainable_params
     if not max_rank:
         raise BudgetError(
             f"The budget {budget.requested!r} allows {budget.max_trainable_params:,} parameters, and LoRA of "
-            f"rank 1 on all linear layers trains {per_rank.max_trainable_params:,}; raise --budget, or let "
+            f"rank 1 on its linear layers trains {per_rank.max_trainable_params:,}; raise --budget, or let "
             "autopeft search choose fewer modules."
         )
     rank = max(rank for rank in _RANKS if rank <= max_rank)

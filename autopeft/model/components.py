@@ -89,14 +89,22 @@ def sizes_of(model: nn.Module, parts: Mapping[str, Component]) -> dict[Component
     Outside the component `norm` only modules with a matrix count, so that attention has its linear layers.
     """
     sizes: dict[Component, tuple[int, int]] = {}
+    seen: set[int] = set()  # tied weights count once
     for name, component in parts.items():
         module = model.get_submodule(name)
-        tensors = list(module.parameters(recurse=False))
-        counts = component == "norm" or linear_shape(module) or any(t.ndim > 1 for t in tensors)
-        n_own = n_params(module) if linear_shape(module) else sum(tensor.numel() for tensor in tensors)
+        own = list(module.parameters(recurse=False))
+        tensors = [tensor for tensor in own if id(tensor) not in seen]
+        seen.update(map(id, tensors))
+        is_linear, has_matrix = linear_shape(module) is not None, any(map(_is_matrix, own))
+        is_whole = is_linear and len(tensors) == len(own)  # `n_params` counts weights that are packed
+        n_own = n_params(module) if is_whole else sum(tensor.numel() for tensor in tensors)
         n_modules, total = sizes.get(component, (0, 0))
-        sizes[component] = (n_modules + bool(counts), total + n_own)
+        sizes[component] = (n_modules + (is_linear or has_matrix or component == "norm"), total + n_own)
     return dict(sorted(sizes.items(), key=lambda item: -item[1][1]))
+
+
+def _is_matrix(tensor: nn.Parameter) -> bool:
+    return sum(size > 1 for size in tensor.shape) > 1
 
 
 def head_names(module: nn.Module) -> tuple[str, ...]:

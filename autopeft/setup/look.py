@@ -157,7 +157,6 @@ def load_base(spec: RunSpec, task: Task, loaded: LabelledData, memory: InMemory)
             label_names=loaded.label_names,
             device=spec.execution.device,
             precision=precision,
-            components=spec.model.components,
         )
         if spec.execution.attention is not None:
             model.set_attention(base.module, spec.execution.attention)
@@ -173,6 +172,7 @@ def load_base(spec: RunSpec, task: Task, loaded: LabelledData, memory: InMemory)
         auto_class=task.auto_class,
         label_names=loaded.label_names,
         precision=precision,
+        components=spec.model.components,
     )
 
 

@@ -32,7 +32,7 @@ ADAPTED = {
     "llama4_text": MOE | {"mlp"},
     "qwen2_5_vl": {"attention", "mlp"},
     "zamba2": {"attention", "mlp"},
-    "mamba": {"recurrent"},
+    "mamba2": {"recurrent"},
 }
 
 

@@ -129,6 +129,21 @@ def test_every_target_takes_part_in_the_task(name, load, make_plan, methods):
     assert base.sha256() == before
 
 
+@pytest.mark.parametrize("name", ["gemma3", "mamba", "mamba2", "phimoe", "deepseek_v3", "gemma3n"])
+def test_a_search_of_texts_adapts_the_modules_that_suggest_finds_without_weights(name, folder_of, load):
+    """So that r16 is one budget in both."""
+    config, saved_as, _, _ = TOYS[name]
+    spec = ModelSpec(id=str(folder_of(config, saved_as)))
+    skeleton = model.load_skeleton(spec, auto_class=None)
+    assert _linear(skeleton) == _linear(load(name))
+
+
+def _linear(base):
+    ends = {".".join(t.name.split(".")[-4:]): t.in_features for t in base.chosen if t.kind == "linear"}
+    assert ends
+    return ends
+
+
 @pytest.mark.parametrize(
     ("name", "refused"), [("deepseek_v3", {"kv_b_proj"}), ("convnext", {"pwconv1", "pwconv2"})]
 )
