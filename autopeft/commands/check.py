@@ -13,7 +13,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
 from autopeft import adapters, exports, model
-from autopeft.adapters import ConfigFile, Coverage, Finding
+from autopeft.adapters import ConfigFile, Coverage, Finding, Severity
 from autopeft.commands.finished import finished_weights
 from autopeft.commands.same_outputs import Outputs, compare_outputs, find_reference
 from autopeft.commands.served_answers import ServedAnswers, ask_server, difference_here
@@ -198,7 +198,9 @@ def _attach(
             warnings.simplefilter("ignore")  # what `peft` warns of is among the findings
             attached = adapters.attach_fitting(files, base, path=path)
     except (TargetError, SpecError) as error:
-        return replace(found, findings=(Finding(severity="broken", text=str(error)),))
+        is_unknown = any(map(adapters.reads_weights, configs))  # which fails without weights
+        severity: Severity = "warning" if is_unknown else "broken"
+        return replace(found, findings=(Finding(severity=severity, text=str(error)),))
     coverage = adapters.coverage_of(attached, places)
     findings: list[Finding] = []
     for file, name in zip(files, names, strict=True):

@@ -90,7 +90,8 @@ def compare_outputs(
     dtype = "float32" if files else str(model.config_of(ModelSpec(id=str(path))).dtype)
     usual = _TOLERANCE_16_BITS if dtype.endswith("float16") else _TOLERANCE
     document = reference.document
-    spec = document.model if model_id is None else document.model.model_copy(update={"id": model_id})
+    named = {} if model_id is None else {"id": model_id, "revision": None}
+    spec = document.model.model_copy(update=named)
     auto_class = discover("autopeft.tasks")[document.task.name].auto_class
     id2label = read_object(reference.facts / "config.json").get("id2label") or {}
     labels = tuple(str(id2label[key]) for key in sorted(id2label, key=int))
