@@ -1,7 +1,7 @@
 """A dataset: its columns, its labels and four splits that share no example.
 
 Inside the folder each file imports only from those before it:
-dataset → files, chats, cells → sources → columns → labels →
+dataset → files, chats, cells → sources, columns → labels →
 tokens, language, images, choices, cutting → splits → frames.
 """
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from autopeft.data.dataset import LabelledData, ReadRows, Split, UncutRows
     from autopeft.data.frames import load_in_memory
     from autopeft.data.images import ImageFile, read_images
-    from autopeft.data.labels import NoLabelColumnError, read_texts
+    from autopeft.data.labels import read_texts
     from autopeft.data.language import read_language
-    from autopeft.data.splits import load, other_rows_of
+    from autopeft.data.splits import load
     from autopeft.data.tokens import read_tokens
 
 # The module of each name. It is imported at the first use: pandas, datasets and scikit-learn take a second,
@@ -26,12 +26,16 @@ if TYPE_CHECKING:
 _MODULES = {
     "chat_of": "chats",
     "read_choices": "choices",
-    **dict.fromkeys(("LabelledData", "ReadRows", "Split", "UncutRows"), "dataset"),
+    "LabelledData": "dataset",
+    "ReadRows": "dataset",
+    "Split": "dataset",
+    "UncutRows": "dataset",
     "load_in_memory": "frames",
-    **dict.fromkeys(("ImageFile", "read_images"), "images"),
-    **dict.fromkeys(("NoLabelColumnError", "read_texts"), "labels"),
+    "ImageFile": "images",
+    "read_images": "images",
+    "read_texts": "labels",
     "read_language": "language",
-    **dict.fromkeys(("load", "other_rows_of"), "splits"),
+    "load": "splits",
     "read_tokens": "tokens",
 }
 

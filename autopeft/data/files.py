@@ -1,12 +1,11 @@
 """Reads one data file, or a folder that `save_to_disk` wrote, into a table.
 
-Cells of CSV and TSV files stay the texts that they are written as: `007` and `NA` are texts.
+Cells of CSV files stay the texts that they are written as: `007` and `NA` are texts.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import re
 import warnings
@@ -24,7 +23,7 @@ from packaging.version import Version
 
 from autopeft.errors import DataError, reason_of
 
-TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+TABLES = (".csv", ".jsonl", ".json", ".parquet")
 PARAGRAPH = "paragraph"  # the only column of a text file
 
 _ENCODING = "utf-8-sig"  # with or without a byte order mark
@@ -37,7 +36,7 @@ _MIXED: dict[str, Any] = (
 # What `datasets`, pandas and pyarrow raise for damaged files.
 FILE_ERRORS = (
     *(DatasetsError, OSError, ValueError, IndexError, KeyError, TypeError, OverflowError),
-    pa.ArrowException,
+    *(pa.ArrowException, pd.errors.ParserWarning),
 )
 
 
@@ -100,8 +99,8 @@ def _read_file(path: Path, suffix: str, text: TextFormat | None) -> Any:
     if suffix == ".parquet":
         table = pq.ParquetFile(path).read(use_threads=False)
         return datasets.Dataset(table, fingerprint=path.name)  # a fingerprint of the content takes long
-    if suffix in (".csv", ".tsv"):
-        table = pa.Table.from_pandas(_read_csv(path, suffix), preserve_index=False)
+    if suffix == ".csv":
+        table = pa.Table.from_pandas(_read_csv(path), preserve_index=False)
         return datasets.Dataset(table, fingerprint=path.name)
     with path.open(encoding=_ENCODING) as file:
         first = file.readline()
@@ -113,37 +112,25 @@ def _read_file(path: Path, suffix: str, text: TextFormat | None) -> Any:
     return datasets.Dataset.from_dict({name: [row.get(name) for row in rows] for name in names}, **_MIXED)
 
 
-def _read_csv(path: Path, suffix: str) -> pd.DataFrame:
-    """Read a CSV or TSV file as texts, where pandas would drop cells or join lines silently raise."""
-    separator = "\t" if suffix == ".tsv" else ","
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Read a CSV file as texts; raise where pandas would silently drop or fill cells."""
     with path.open(encoding=_ENCODING) as file:
         header = file.readline()
-    other = next((sign for sign in ";\t|" if separator not in header and sign in header), None)
-    if other:
+    separator = next((sign for sign in ";\t|" if "," not in header and sign in header), None)
+    if separator:
         raise DataError(
-            f"{path} has the separator {other!r}, not a comma. Convert it with pandas: frame = pd.read_csv("
-            f"PATH, sep={other!r}); frame.to_parquet('rows.parquet')."
+            f"{path} has the separator {separator!r}, not a comma. Convert it with pandas: frame = "
+            f"pd.read_csv(PATH, sep={separator!r}); frame.to_parquet('rows.parquet')."
         )
     with warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        try:
-            frame = pd.read_csv(
-                path, sep=separator, dtype=str, keep_default_na=False, index_col=False, encoding=_ENCODING
-            )
-        except pd.errors.ParserWarning as error:
-            raise ValueError("a row has more cells than the header") from error
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # a row has more cells than the header
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding=_ENCODING)
     if (short := frame.isna().any(axis=1)).any():  # an empty cell is ""
         raise ValueError(
             f"row {int(short.to_numpy().argmax()) + 1} has fewer cells than the header; quote each cell that "
             "holds a comma or a line end"
         )
     frame.columns = frame.columns.str.strip()
-    if suffix == ".tsv" and any(frame[name].str.contains("\t").any() for name in frame.columns):
-        raise DataError(
-            f"{path} has a cell that holds a tab: a quote in a text joins lines. Convert it with pandas: "
-            f"frame = pd.read_csv(PATH, sep='\\t', quoting={csv.QUOTE_NONE}); "
-            "frame.to_parquet('rows.parquet')."
-        )
     return frame
 
 

@@ -6,15 +6,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from autopeft.data.cells import as_label, as_string, refuse_written_lists
+from autopeft.data.cells import as_string, refuse_written_lists
 from autopeft.data.chats import chat_row, holds_messages
-from autopeft.data.columns import (
-    cells_of,
-    check_named,
-    column_list,
-    first_usual_column,
-    notes_on_unread_texts,
-)
+from autopeft.data.columns import cells_of, check_named, column_list, first_usual_column, groups_in
 from autopeft.data.dataset import Row, SplitRows, UncutRows
 from autopeft.data.files import PARAGRAPH, PARAGRAPHS
 from autopeft.data.labels import WITHOUT_TEXT
@@ -79,50 +73,39 @@ def read_language(spec: DataSpec) -> UncutRows:
 
     Raises a DataError without a column to learn from, or if a row does not hold what its column should.
     """
-    if spec.time_column is not None:
-        raise DataError("data.time_column is for labeled rows; sort texts into files train and validation.")
     source = read(spec, text=PARAGRAPHS)
     if TRANSLATION in source.tables["train"][0].column_names:
         # One column for each language: `translation.de`, `translation.en`.
         source = source.with_tables(lambda table: table.flatten())
-    train_table = source.tables["train"][0]
-    layout = _choose_layout(spec, train_table)
-    notes = list(source.notes)
-    if not spec.text_columns and layout.kind != "stream":
-        read_columns = (*layout.columns, layout.system, layout.tools, spec.group_column)
-        notes += notes_on_unread_texts(train_table, read_columns)
-    splits: SplitRows = {}
-    left_out: dict[str, int] = {}
+    layout = _choose_layout(spec, source.tables["train"][0])
     raw = source.rows(lambda split, table: _rows(split, table, layout, group=spec.group_column))
+    splits: SplitRows = {split: [row for row in rows if row is not None] for split, rows in raw.items()}
+    train = splits["train"]
+    notes = [*source.notes, layout.note]
+    noun, lack = ("chat", "an answer at the end") if layout.kind == "chat" else ("row", "text")
     for split, rows in raw.items():
-        splits[split] = [row for row in rows if row is not None]
         if n_dropped := len(rows) - len(splits[split]):
-            left_out |= {WITHOUT_TEXT: n_dropped} if split == "train" else {}
-            noun, lack = ("chat", "an answer at the end") if layout.kind == "chat" else ("row", "text")
             notes.append(f"Dropped {counted(n_dropped, f'{split} {noun}')} without {lack}.")
-        if split == "train" and layout.kind == "chat" and not splits[split]:
-            raise DataError(
-                f"No train chat of {len(rows)} ends with the assistant's answer to something, of a "
-                "weight other than 0; add the answers, since they are what is learned."
-            )
-    train, shared = splits["train"], frozenset[tuple[Any, ...]]()
-    if layout.label:
+    if layout.kind == "chat" and not train:
+        raise DataError(
+            f"No train chat of {len(raw['train'])} ends with the assistant's answer to something; add the "
+            "answers, since they are what is learned."
+        )
+    shared = _fixed_prompts(train) if layout.label else frozenset[tuple[Any, ...]]()
+    if shared:
+        notes.append(
+            f"{sum(row.inputs in shared for row in train)} of {len(train)} train rows have the same "
+            f"{counted(len(shared), 'prompt')}: splits share such instructions, and rows are duplicates only "
+            "if the completion is the same, too."
+        )
+    if layout.label and spec.group_column is None:
         n_rows = Counter(row.inputs for row in train)
-        limit = max(_FIXED_AT_LEAST, len(train) // _FIXED_SHARE)
-        shared = frozenset(inputs for inputs, n in n_rows.items() if n > limit)
-        if shared:
-            notes.append(
-                f"{sum(n_rows[inputs] for inputs in shared)} of {len(train)} train rows have the same "
-                f"{counted(len(shared), 'prompt')}: splits share such instructions, and rows are duplicates "
-                "only if the completion is the same, too."
-            )
-        if spec.group_column is None:
-            splits["train"] = [
-                row._replace(group=" ".join(row.inputs))
-                if n_rows[row.inputs] > 1 and row.inputs not in shared
-                else row
-                for row in train
-            ]
+        splits["train"] = [
+            row._replace(group=" ".join(row.inputs))
+            if n_rows[row.inputs] > 1 and row.inputs not in shared
+            else row
+            for row in train
+        ]
     return UncutRows(
         name=source.name,
         splits=splits,
@@ -132,9 +115,16 @@ def read_language(spec: DataSpec) -> UncutRows:
         in_order=layout.kind == "stream",
         may_repeat=bool(layout.label),
         shared_inputs=shared,
-        left_out=left_out,
-        notes=(*notes, layout.note),
+        left_out={WITHOUT_TEXT: len(raw["train"]) - len(train)},
+        notes=tuple(notes),
     )
+
+
+def _fixed_prompts(rows: list[Row]) -> frozenset[tuple[Any, ...]]:
+    """Find the prompts of so many rows that they are instructions rather than questions."""
+    limit = max(_FIXED_AT_LEAST, len(rows) // _FIXED_SHARE)
+    n_rows = Counter(row.inputs for row in rows)
+    return frozenset(inputs for inputs, n in n_rows.items() if n > limit)
 
 
 def _choose_layout(spec: DataSpec, table: Any) -> _Layout:
@@ -184,26 +174,30 @@ def _rows(split: str, table: Any, layout: _Layout, *, group: str | None) -> list
     """Read the rows of a table, None for a row without text."""
     columns = [cells_of(split, table, name) for name in layout.columns]
     if layout.kind == "stream":
-        return [Row((cell,), "", None) for cell in columns[0]]
-    groups = [None] * len(table) if group is None else cells_of(split, table, group, is_needed=False)
-    row_groups = [as_label(cell, str(group)) for cell in groups]
-    rows: list[Row | None] = []
+        return [Row((cell,), "") for cell in columns[0]]
+    groups = groups_in(split, table, group)
     if layout.kind == "chat":
         systems = cells_of(split, table, layout.system or SYSTEM, is_needed=False)
         tools = cells_of(split, table, layout.tools or TOOLS, is_needed=False)
-        for i, chat in enumerate(zip(*columns, strict=True)):
-            where, system = f"Row {i + 1} of {split}", as_string(systems[i], SYSTEM)
-            rows.append(chat_row(where, chat, row_groups[i], system=system, tools=tools[i]))
-        return rows
+        return [
+            chat_row(
+                f"Row {i + 1} of {split}",
+                chat,
+                groups[i],
+                system=as_string(systems[i], SYSTEM),
+                tools=tools[i],
+            )
+            for i, chat in enumerate(zip(*columns, strict=True))
+        ]
     texts = [
         [as_string(cell, name) for cell in cells] for name, cells in zip(layout.columns, columns, strict=True)
     ]
-    for cells, row_group in zip(zip(*texts, strict=True), row_groups, strict=True):
-        *inputs, completion = cells if layout.kind == "completion" else (*cells, "")
-        prompt, *more = inputs
+    rows: list[Row | None] = []
+    for cells, row_group in zip(zip(*texts, strict=True), groups, strict=True):
+        prompt, *more = cells if layout.completion is None else cells[:-1]
+        completion = "" if layout.completion is None else cells[-1]
         if prompt is None or completion is None:
             rows.append(None)
-            continue
-        # Columns after the first may be blank, as the inputs of Alpaca are in three of five rows.
-        rows.append(Row(("\n\n".join([prompt, *filter(None, more)]),), completion, row_group))
+        else:  # columns after the first may be blank, as the inputs of Alpaca are in three of five rows
+            rows.append(Row(("\n\n".join([prompt, *filter(None, more)]),), completion, row_group))
     return rows

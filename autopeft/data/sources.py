@@ -82,8 +82,6 @@ def list_files(spec: DataSpec, *, text: TextFormat | None = None) -> Source | No
     if "," in source:
         paths = [path_at_home(word.strip()) for word in source.split(",")]
         for path in paths:
-            if path.is_dir():
-                raise DataError(f"{path} is a folder; between commas name files.")
             if not path.is_file():
                 raise _missing(path)
         return by_split(paths[0].resolve().parent.name, [(path.name, path) for path in paths])
@@ -103,15 +101,15 @@ def _missing(path: Path) -> DataError:
 
 def _data_files(folder: Path, text: TextFormat | None) -> list[Path]:
     """List the tables of a folder, else its texts; also of its subfolder `data`, as in clones of the hub."""
+    texts = text.suffixes if text else ()
     for place in (folder, folder / "data"):
-        for suffixes in (TABLES, text.suffixes if text else ()):
+        for suffixes in (TABLES, texts):
             files = sorted(file for file in place.glob("[!._]*") if file.suffix.lower() in suffixes)
             if files:
                 return files
-    suffixes = (*TABLES, *(text.suffixes if text else ()))
     raise DataError(
-        f"The folder {folder} has no data file; put {', '.join(suffixes)} files there, or set --task "
-        "image-classification for images."
+        f"The folder {folder} has no data file; put {', '.join((*TABLES, *texts))} files there, or set "
+        "--task image-classification for images."
     )
 
 
@@ -122,14 +120,12 @@ def by_split(name: str, sources: Sequence[tuple[str, Any]]) -> Source:
     note. Raises DataError without train.
     """
     tables: dict[str, list[Any]] = {}
-    names: dict[str, list[str]] = {}
     unclear = []
     for key, source in sources:
-        splits = {_split_of(word[1]) for word in _SPLIT_WORD.finditer(key.lower())}
+        words = {word[1] for word in _SPLIT_WORD.finditer(key.lower())}
+        splits = {word if word in ("train", "test") else "confirm" for word in words}
         if len(splits) == 1:
-            (split,) = splits
-            tables.setdefault(split, []).append(source)
-            names.setdefault(split, []).append(key)
+            tables.setdefault(splits.pop(), []).append(source)
         else:
             unclear.append(key)
     if not tables:
@@ -140,13 +136,8 @@ def by_split(name: str, sources: Sequence[tuple[str, Any]]) -> Source:
             f"{name} has no train split, only {listed([key for key, _ in sources])}; name one of them train, "
             "or save the one to learn from as a file and pass that."
         )
-    notes = [f"Left out, as the name has not exactly one split word: {listed(unclear)}."] if unclear else []
-    notes += [f"The {split} split is {listed(keys)}." for split, keys in names.items() if len(keys) > 1]
-    return Source(name, tables, tuple(notes))
-
-
-def _split_of(word: str) -> str:
-    return word if word in ("train", "test") else "confirm"
+    notes = (f"Left out, as the name has not exactly one split word: {listed(unclear)}.",) if unclear else ()
+    return Source(name, tables, notes)
 
 
 def class_folders(path: Path, suffixes: Collection[str]) -> Source:
@@ -158,28 +149,23 @@ def class_folders(path: Path, suffixes: Collection[str]) -> Source:
     source = Source(path.resolve().name, {"train": [path]})
     if any(_SPLIT_WORD.search(child.name.lower()) for child in folders):
         source = by_split(source.name, [(child.name, child) for child in folders])
-    tables: dict[str, list[Any]] = {}
-    notes = list(source.notes)
-    for split, split_folders in source.tables.items():
-        for folder in split_folders:
-            below = ((file, file.relative_to(folder).parts) for file in sorted(folder.glob("*/**/*")))
-            files = [
-                file for file, parts in below if file.is_file() and not any(name[0] == "." for name in parts)
-            ]
-            images = [file for file in files if file.suffix.lower() in suffixes]
-            if not images:
-                raise DataError(
-                    f"{folder} has neither a table ({', '.join(TABLES)}) nor folders of images; put the "
-                    "images into a folder per class, or add a table with columns file and label. A folder "
-                    "that is named like a split should have such folders."
-                )
-            if len(images) < len(files):
-                n_left = len(files) - len(images)
-                notes.append(f"Left out {n_left} of {len(files)} files in {folder.name}, not images.")
-            labels = [file.relative_to(folder).parts[0] for file in images]
-            columns = {"file": [str(file.resolve()) for file in images], "label": labels}
-            tables.setdefault(split, []).append(datasets.Dataset.from_dict(columns))
-    return Source(source.name, tables, tuple(notes))
+
+    def listed_images(folder: Path) -> datasets.Dataset:
+        paths = {file: file.relative_to(folder).parts for file in sorted(folder.glob("*/**/*"))}
+        labels = {
+            str(file.resolve()): parts[0]
+            for file, parts in paths.items()
+            if file.suffix.lower() in suffixes and not any(name.startswith(".") for name in parts)
+        }
+        if not labels:
+            raise DataError(
+                f"{folder} has neither a table ({', '.join(TABLES)}) nor folders of images; put the images "
+                "into a folder per class, or add a table with columns file and label. A folder that is named "
+                "like a split should have such folders."
+            )
+        return datasets.Dataset.from_dict({"file": list(labels), "label": list(labels.values())})
+
+    return source.with_tables(listed_images)
 
 
 def _read_hub(source: str) -> Any:

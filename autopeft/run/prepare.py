@@ -246,10 +246,7 @@ def with_all_rows(prepared: Prepared) -> Prepared:
 
 
 def load_data(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> LabelledData:
-    """Split the dataset that the settings name, or the one in memory.
-
-    Raises DataError; if the columns are usual for another task, the error suggests that task.
-    """
+    """Split the dataset that the settings name, or the one in memory."""
     if memory.data is None and spec.has_own_trainer:
         raise DataError(
             "The rows of this run are those of your own trainer, which autopeft cannot read. Pass "
@@ -260,18 +257,9 @@ def load_data(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> Labe
             "The dataset of this run was an object in memory and cannot be read from settings; pass it in "
             "Python (autopeft.search(…, data=…)), or name a file with --data."
         )
-    try:
-        if memory.data is not None:
-            return data.load_in_memory(spec.data, memory.data, seed=spec.search.seed, read_rows=read_rows)
-        return data.load(spec.data, seed=spec.search.seed, read_rows=read_rows)
-    except data.NoLabelColumnError as error:
-        usual = data.other_rows_of(error.names)
-        if usual is None or usual.read_rows is read_rows:
-            raise
-        tasks = discover("autopeft.tasks").values()
-        names = " or ".join(task.name for task in tasks if task.read_rows is usual.read_rows)
-        remedy = f"for {usual.words} set --task {names}, else name it"
-        raise data.NoLabelColumnError(error.names, remedy=remedy) from error
+    if memory.data is not None:
+        return data.load_in_memory(spec.data, memory.data, seed=spec.search.seed, read_rows=read_rows)
+    return data.load(spec.data, seed=spec.search.seed, read_rows=read_rows)
 
 
 def with_precision(spec: RunSpec, memory: InMemory) -> RunSpec:

@@ -105,15 +105,6 @@ def test_tools_may_be_written_as_json_and_blank_ones_change_nothing(tmp_path):
         read(tmp_path, rows)
 
 
-def test_answers_of_weight_0_are_not_learned(tmp_path):
-    rows = [
-        {"messages": [user(f"hello {i}"), assistant(f"bye {i}") | {"weight": int(i > 8)}]} for i in range(N)
-    ]
-    assert {label for _, label in everything(read(tmp_path, rows))} == {f"bye {i}" for i in range(9, N)}
-    with pytest.raises(DataError, match="weight"):
-        read(tmp_path, rows[:9])
-
-
 def test_calls_of_tools_stay_in_a_chat_and_a_chat_that_ends_in_one_is_left_out(tmp_path):
     call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
 
