@@ -85,18 +85,12 @@ def test_chats_without_a_template_or_with_one_that_hides_the_seam_are_refused(wo
         completions(words, ["the food"], ["good"])
 
 
-def test_tools_are_part_of_the_prompt_or_counted_as_left_out(words):
+def test_tools_are_part_of_the_prompt(words):
     chat = [{"role": "user", "content": "the food"}]
     turns = json.dumps({"tools": [{"name": "good"}], "messages": chat})
-    words.chat_template = CHAT_TEMPLATE
-    _, plain = completions(
-        words, [turns, json.dumps(chat)], ["fine"] * 2, label_space=LabelSpace(kind="chat")
-    )
-    assert len(plain.notes) == 1
     words.chat_template = "{% for tool in tools or [] %}{{ tool.name }} {% endfor %}" + CHAT_TEMPLATE
     _, made = completions(words, [turns], ["fine"], label_space=LabelSpace(kind="chat"))
     assert tokens(words, made.examples[0]["input_ids"]) == "good day the food [SEP] time fine [SEP]"
-    assert made.notes == ()
 
 
 @pytest.mark.parametrize(
@@ -149,8 +143,6 @@ def test_long_prompts_lose_their_beginning_and_long_completions_their_end(words)
     ]
     assert (made.dropped, set(made.labels[1].tolist())) == ((1,), {-100})
     _, made = completions(words, ["of"], ["good " * 9], 6)
-    assert made.refusal
-    _, made = completions(words, [prompts[0]] * 2, ["good"] * 2, 6)
     assert made.refusal
 
 
