@@ -123,4 +123,4 @@ def test_entry_point_with_missing_members_is_left_out(group, tmp_path, monkeypat
     members = {name for name in (*dir(protocol), *protocol.__annotations__) if name[0] != "_"} - {"name"}
     with pytest.raises(SpecError, match="half_a_plugin") as error:
         plugins["half"]
-    assert members <= set(str(error.value).replace(";", ",").replace(" no ", ", ").split(", "))
+    assert all(member in str(error.value) for member in members)
