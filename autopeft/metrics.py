@@ -85,13 +85,7 @@ def jackknife(function: Callable[[Floats, Floats], float], truth: Floats, guesse
 
 
 def class_codes(truth: Floats, guesses: Floats) -> tuple[Codes, Codes, int]:
-    """Number the classes that occur in truth or guesses (N,); return both as numbers, and how many there are.
-
-    Example:
-        >>> true, guessed, n_classes = class_codes(np.array([5.0, 7.0]), np.array([7.0, 9.0]))
-        >>> true.tolist(), guessed.tolist(), n_classes
-        ([0, 1], [1, 2], 3)
-    """
+    """Number the classes that occur in truth or guesses (N,); return both, and how many there are."""
     names, codes = np.unique(np.concatenate([truth, guesses]), return_inverse=True)
     true, guessed = codes.reshape(2, -1)
     return true, guessed, len(names)

@@ -46,7 +46,6 @@ _LABELS = {
     "completion": "texts to write",
     "chat": "the answers of chats",
     "documents": "all of the text",
-    "stream": "all of the text, without a break",
 }
 _KEPT_SHARE = 0.1  # of all rows; if search and confirm have more, `--all-rows` is suggested; heuristic
 _OPEN = {"darwin": "open", "win32": "start"}.get(sys.platform, "xdg-open")

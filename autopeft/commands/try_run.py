@@ -81,7 +81,7 @@ def try_run(run: Path, words: Sequence[str] | Sequence[tuple[str, ...]]) -> tupl
     task: Task = discover("autopeft.tasks")[setting.task].fitted(
         result.spec.task, label_space, base.tokenizer
     )
-    answer = _write if kind in ("completion", "chat", "documents", "stream") else _label
+    answer = _write if kind in ("completion", "chat", "documents") else _label
     with torch.inference_mode():
         return tuple(answer(each, adapted, base, task, label_space, result) for each in inputs)
 
@@ -106,7 +106,7 @@ def _inputs(run: Path, words: Sequence[str], result: SearchResult) -> list[tuple
         if len(words) < 3:
             raise SpecError("Pass the question and at least two choices, each in quotes.")
         return [tuple(words)]
-    n_texts = 1 if kind in ("completion", "chat", "documents", "stream") else max(1, len(columns))
+    n_texts = 1 if kind in ("completion", "chat", "documents") else max(1, len(columns))
     if len(words) % n_texts:
         raise SpecError(
             f"There are {len(words)} texts, and an input has {n_texts} ({', '.join(columns)}); pass them one "

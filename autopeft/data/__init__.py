@@ -21,26 +21,15 @@ if TYPE_CHECKING:
     from autopeft.data.splits import load
     from autopeft.data.tokens import read_tokens
 
-# The module of each name. It is imported at the first use: pandas, datasets and scikit-learn take a second,
-# which commands that read no rows need not wait for.
-_MODULES = {
-    "chat_of": "chats",
-    "read_choices": "choices",
-    "LabelledData": "dataset",
-    "ReadRows": "dataset",
-    "Split": "dataset",
-    "UncutRows": "dataset",
-    "load_in_memory": "frames",
-    "ImageFile": "images",
-    "read_images": "images",
-    "read_texts": "labels",
-    "read_language": "language",
-    "load": "splits",
-    "read_tokens": "tokens",
-}
+# Imported one after the other until one has the name: pandas, datasets and scikit-learn take a second, which
+# commands that read no rows need not wait for.
+_MODULES = ("dataset", "chats", "labels", "language", "tokens", "choices", "images", "splits", "frames")
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    if not name.startswith("_"):
+        for module in _MODULES:
+            members = vars(importlib.import_module(f"{__name__}.{module}"))
+            if name in members:
+                return members[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,19 +24,17 @@ def holds_messages(cells: Sequence[Any]) -> bool:
 
 
 def chat_row(
-    where: str, cells: Sequence[Any], group: str | None, *, system: str | None = None, tools: Any = None
+    where: str, turns: Sequence[Any] | None, group: str | None, *, system: str | None, tools: Any
 ) -> Row | None:
     """Make a row of a chat: all messages but the last as JSON, and the last answer as the label.
 
-    Returns None if a cell is blank, or the last message is the user's or has no text.
-
-    `cells` are one list of messages, or two: a prompt and its completion. `system` is the first message of a
-    chat that begins with no system message. `tools` are a list or its JSON; blank if there are none. `where`
-    is the place of the row for errors.
+    Returns None if there are no messages, or the last one is the user's or has no text. `system` is the first
+    message of a chat that begins with no system message. `tools` are a list or its JSON; blank if there are
+    none. `where` is the place of the row for errors.
     """
-    if not all(cells):
+    if not turns:
         return None
-    messages = [_read_message(turn, where) for cell in cells for turn in cell]
+    messages = [_read_message(turn, where) for turn in turns]
     last = messages[-1]
     if last["role"] == "user":
         return None

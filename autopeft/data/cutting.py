@@ -32,7 +32,7 @@ def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int) -> tupl
     """
     kind, train, confirm = uncut.label_space.kind, uncut.splits["train"], uncut.splits.get("confirm", [])
     has_classes = bool(uncut.label_space.names) and kind not in ("number", "choice")
-    cutter = Cutter(has_classes=has_classes, in_order=uncut.in_order, seed=seed % 2**32)
+    cutter = Cutter(has_classes=has_classes, seed=seed % 2**32)
     counts = Counter(name for row in train for name in names_in(row.label)) if has_classes else Counter()
     spread = frozenset(name for name, n in counts.items() if n >= _SPREAD and kind != "tags")
     notes = list[str]()
@@ -65,10 +65,9 @@ def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int) -> tupl
 
 @dataclass(frozen=True, kw_only=True)
 class Cutter:
-    """Cuts rows out of train: whole groups if there are some, the last rows if `in_order`, else by class."""
+    """Cuts rows out of train: whole groups if there are some, else by class."""
 
     has_classes: bool
-    in_order: bool
     seed: int
 
     def cut(self, rows: list[Row], name: str, *, spread: frozenset[str]) -> tuple[list[Row], list[Row], str]:
@@ -79,9 +78,7 @@ class Cutter:
         """
         share = -(-_CUT_PERCENT * len(rows) // 100)  # rounded up
         n_out = min(max(share, _CUT_AT_LEAST), _CUT_AT_MOST, len(rows) // 3)
-        if self.in_order:
-            out, how = set(range(len(rows) - n_out, len(rows))), "its last rows"
-        elif any(row.group is not None for row in rows):
+        if any(row.group is not None for row in rows):
             out, too_large = self._fitting_groups(rows, n_out, n_stay=1)
             out, how = out or set(min(too_large, key=len, default=())), "whole groups"
             if not 0 < len(out) <= max(n_out, len(rows) // 2):
@@ -97,10 +94,8 @@ class Cutter:
         return stays, [row for i, row in enumerate(rows) if i in out], note
 
     def without_surplus(self, rows: list[Row], n_most: int) -> tuple[list[Row], str]:
-        """Drop the first rows if `in_order`, else groups and then single rows, until `n_most` remain."""
+        """Drop whole groups and then single rows, until `n_most` remain."""
         n_out, out = len(rows) - n_most, set[int]()
-        if self.in_order:
-            return rows[-n_most:], f"Kept the last {n_most} of {len(rows)} train rows, by max_examples."
         if any(row.group is not None for row in rows):
             out, _ = self._fitting_groups(rows, n_out, n_stay=_FEWEST_GROUPS)
         stays = [i for i in range(len(rows)) if i not in out]

@@ -9,8 +9,7 @@ import contextlib
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,9 @@ from packaging.version import Version
 from autopeft.errors import DataError, reason_of
 
 TABLES = (".csv", ".jsonl", ".json", ".parquet")
-PARAGRAPH = "paragraph"  # the only column of a text file
+CONLL = (".conll", ".bio", ".iob", ".txt")
 
 _ENCODING = "utf-8-sig"  # with or without a byte order mark
-_FEW_PARAGRAPHS = 60  # a text with fewer is read line by line, so that each split gets some; heuristic
 # Columns of JSON that mix types need datasets 4.7.
 _MIXED: dict[str, Any] = (
     {"on_mixed_types": "use_json"} if Version(datasets.__version__) >= Version("4.7") else {}
@@ -38,14 +36,6 @@ FILE_ERRORS = (
     *(DatasetsError, OSError, ValueError, IndexError, KeyError, TypeError, OverflowError),
     *(pa.ArrowException, pd.errors.ParserWarning),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextFormat:
-    """How a task reads files of plain text: their suffixes, and a function from the text to columns."""
-
-    suffixes: tuple[str, ...]
-    columns: Callable[[str], dict[str, list[Any]]]
 
 
 @contextlib.contextmanager
@@ -62,24 +52,24 @@ def quiet() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def read_table(path: Path, text: TextFormat | None = None) -> Any:
-    """Read a file into a table, or a saved dataset into a table or a dictionary of tables by split.
+def read_table(path: Path, suffixes: Collection[str] = TABLES) -> Any:
+    """Read a file of some suffixes into a table, or a saved dataset into a table or a dictionary of tables.
 
-    Raises:
-        DataError: The file has another format, is damaged or has no rows.
+    Raises DataError if the file has another format, is damaged or has no rows.
     """
-    suffix, text_suffixes = path.suffix.lower(), text.suffixes if text else ()
-    if path.is_file() and suffix not in (*TABLES, *text_suffixes):
+    suffix = path.suffix.lower()
+    if path.is_file() and suffix not in suffixes:
         raise DataError(
-            f"{path} has the suffix {suffix!r}; allowed are {', '.join((*TABLES, *text_suffixes))}. Convert "
-            "it with pandas: frame = pd.read_csv(PATH); frame.to_parquet('rows.parquet')."
+            f"{path} has the suffix {suffix!r}; allowed are {', '.join(suffixes)}. Convert it with pandas: "
+            "frame = pd.read_csv(PATH), or pd.DataFrame({'text': open(PATH).read().split('\\n\\n')}) for a "
+            "text; frame.to_parquet('rows.parquet')."
         )
     try:
         with quiet():
             if path.is_dir():
                 # A dataset that was saved with the format of torch would yield tensors.
                 return datasets.load_from_disk(str(path)).with_format(None)
-            table = _read_file(path, suffix, text if suffix in text_suffixes else None)
+            table = _read_file(path, suffix)
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not UTF-8 text ({error.reason}). Convert it with pandas: frame = pd.read_csv(PATH, "
@@ -93,9 +83,9 @@ def read_table(path: Path, text: TextFormat | None = None) -> Any:
     return table
 
 
-def _read_file(path: Path, suffix: str, text: TextFormat | None) -> Any:
-    if text:
-        return datasets.Dataset.from_dict(text.columns(path.read_text(encoding=_ENCODING)))
+def _read_file(path: Path, suffix: str) -> Any:
+    if suffix in CONLL:
+        return datasets.Dataset.from_dict(_tagged_sentences(path.read_text(encoding=_ENCODING)))
     if suffix == ".parquet":
         table = pq.ParquetFile(path).read(use_threads=False)
         return datasets.Dataset(table, fingerprint=path.name)  # a fingerprint of the content takes long
@@ -144,19 +134,6 @@ def _json_lines(first: str, rest: Iterator[str]) -> list[Any]:
     return rows
 
 
-def _paragraphs(text: str) -> list[str]:
-    """Cut a text into paragraphs at blank lines; if these are fewer than 60, cut it into lines instead.
-
-    Pieces keep their line ends, so that joined they are the text.
-    """
-    text = text.replace("\r\n", "\n")
-    # A paragraph with the blank lines after it, or the line ends before the first paragraph.
-    pieces = re.findall(r"(?:[^\n]|\n(?!\s*\n))+(?:\n\s*\n+|\n?\Z)|\n+", text)
-    if len(pieces) < _FEW_PARAGRAPHS:
-        pieces = text.splitlines(keepends=True)
-    return pieces if text.strip() else []
-
-
 def _tagged_sentences(text: str) -> dict[str, list[Any]]:
     """Read the sentences of a CoNLL file: a token per line, its tag in the last column, blank lines between.
 
@@ -173,7 +150,3 @@ def _tagged_sentences(text: str) -> dict[str, list[Any]]:
             tokens.append([row[0] for row in rows])
             tags.append([row[-1] for row in rows])
     return {"tokens": tokens, "tags": tags}
-
-
-PARAGRAPHS = TextFormat(suffixes=(".txt",), columns=lambda text: {PARAGRAPH: _paragraphs(text)})
-SENTENCES = TextFormat(suffixes=(".conll", ".bio", ".iob", ".txt"), columns=_tagged_sentences)

@@ -1,4 +1,4 @@
-"""Rows for language models: prompts with completions, chats, documents, or one long text."""
+"""Rows for language models: prompts with completions, chats, or documents."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from autopeft.data.cells import as_string, refuse_written_lists
 from autopeft.data.chats import chat_row, holds_messages
 from autopeft.data.columns import cells_of, check_named, column_list, first_usual_column, groups_in
 from autopeft.data.dataset import Row, SplitRows, UncutRows
-from autopeft.data.files import PARAGRAPH, PARAGRAPHS
 from autopeft.data.labels import WITHOUT_TEXT
 from autopeft.data.sources import read
 from autopeft.errors import DataError
@@ -38,7 +37,7 @@ _FIXED_SHARE, _FIXED_AT_LEAST = 10, 10
 class _Layout:
     """The kind of a dataset's rows (`plugins.LabelSpace.kind`), and the columns that hold them.
 
-    `completion` is None if one column holds whole chats, or all of a text is learned.
+    `completion` is None for chats, and if all of a text is learned.
     """
 
     kind: LabelKind
@@ -55,13 +54,11 @@ class _Layout:
     @property
     def label(self) -> str:
         """What is learned after a prompt; empty if all of a text is learned."""
-        return self.completion or ("the assistant's answers" if self.kind == "chat" else "")
+        return "the assistant's answers" if self.kind == "chat" else self.completion or ""
 
     @property
     def note(self) -> str:
         """A sentence on what is learned."""
-        if self.kind == "stream":
-            return "Text files are read as one text, paragraph by paragraph; repeated paragraphs are kept."
         if self.kind == "documents":
             return f"All of column {self.inputs[0]} is learned."
         prompt = filter(None, (self.tools, self.system, *self.inputs))
@@ -73,7 +70,7 @@ def read_language(spec: DataSpec) -> UncutRows:
 
     Raises a DataError without a column to learn from, or if a row does not hold what its column should.
     """
-    source = read(spec, text=PARAGRAPHS)
+    source = read(spec)
     if TRANSLATION in source.tables["train"][0].column_names:
         # One column for each language: `translation.de`, `translation.en`.
         source = source.with_tables(lambda table: table.flatten())
@@ -112,7 +109,6 @@ def read_language(spec: DataSpec) -> UncutRows:
         label_space=LabelSpace(kind=layout.kind),
         input_columns=layout.inputs,
         label_column=layout.label,
-        in_order=layout.kind == "stream",
         may_repeat=bool(layout.label),
         shared_inputs=shared,
         left_out={WITHOUT_TEXT: len(raw["train"]) - len(train)},
@@ -130,8 +126,6 @@ def _fixed_prompts(rows: list[Row]) -> frozenset[tuple[Any, ...]]:
 def _choose_layout(spec: DataSpec, table: Any) -> _Layout:
     """Choose the layout of the spec's columns, else the first that the column names suggest."""
     names = table.column_names
-    if names == [PARAGRAPH]:
-        return _Layout(kind="stream", inputs=(PARAGRAPH,))
     check_named(spec, names)
     inputs = spec.text_columns
     if len(inputs) > 1 and spec.label_column is None:
@@ -158,8 +152,6 @@ def _choose_layout(spec: DataSpec, table: Any) -> _Layout:
         more = first_usual_column([name for name in names if name not in (prompt, completion)], MORE_NAMES)
         is_extended = not inputs and more and prompt.strip().lower() in EXTENDED_PROMPTS
         input_columns = (prompt, more) if more and is_extended else (prompt,)
-        if all(holds_messages(cells_of("train", table, name)) for name in (prompt, completion)):
-            return _Layout(kind="chat", inputs=(prompt,), completion=completion, system=system, tools=tools)
         return _Layout(kind="completion", inputs=inputs or input_columns, completion=completion)
     text = first_usual_column(names, TEXT_NAMES)
     if text is None:
@@ -173,21 +165,14 @@ def _choose_layout(spec: DataSpec, table: Any) -> _Layout:
 def _rows(split: str, table: Any, layout: _Layout, *, group: str | None) -> list[Row | None]:
     """Read the rows of a table, None for a row without text."""
     columns = [cells_of(split, table, name) for name in layout.columns]
-    if layout.kind == "stream":
-        return [Row((cell,), "") for cell in columns[0]]
     groups = groups_in(split, table, group)
     if layout.kind == "chat":
         systems = cells_of(split, table, layout.system or SYSTEM, is_needed=False)
         tools = cells_of(split, table, layout.tools or TOOLS, is_needed=False)
+        chats = enumerate(zip(columns[0], groups, systems, tools, strict=True), start=1)
         return [
-            chat_row(
-                f"Row {i + 1} of {split}",
-                chat,
-                groups[i],
-                system=as_string(systems[i], SYSTEM),
-                tools=tools[i],
-            )
-            for i, chat in enumerate(zip(*columns, strict=True))
+            chat_row(f"Row {n} of {split}", turns, row_group, system=as_string(message, SYSTEM), tools=some)
+            for n, (turns, row_group, message, some) in chats
         ]
     texts = [
         [as_string(cell, name) for cell in cells] for name, cells in zip(layout.columns, columns, strict=True)

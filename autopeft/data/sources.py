@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import datasets
 from huggingface_hub import errors as hub_errors
 
-from autopeft.data.files import FILE_ERRORS, PARAGRAPHS, SENTENCES, TABLES, TextFormat, quiet, read_table
+from autopeft.data.files import CONLL, FILE_ERRORS, TABLES, quiet, read_table
 from autopeft.errors import DataError, nearest
 from autopeft.types import DataSpec, listed, path_at_home
 
@@ -51,21 +51,21 @@ class Source(NamedTuple):
         }
 
 
-def read(spec: DataSpec, *, text: TextFormat | None = None) -> Source:
+def read(spec: DataSpec, *, suffixes: Sequence[str] = TABLES) -> Source:
     """Read the tables of a file, several files by comma, a folder of files, a saved dataset, or a hub id.
 
-    `text` is the task's format for plain texts; None reads none. Raises DataError without a train split.
+    `suffixes` are those of the files that the task reads. Raises DataError without a train split.
     """
-    files = list_files(spec, text=text)
+    files = list_files(spec, suffixes=suffixes)
     if files is None:
         source = str(spec.source)
         return by_split(source, list(_read_hub(source).items()))
-    tables = files.with_tables(lambda path: read_table(path, text))
+    tables = files.with_tables(lambda path: read_table(path, suffixes))
     (first, *_) = tables.tables["train"]
     return by_split(files.name, list(first.items())) if isinstance(first, dict) else tables
 
 
-def list_files(spec: DataSpec, *, text: TextFormat | None = None) -> Source | None:
+def list_files(spec: DataSpec, *, suffixes: Sequence[str] = TABLES) -> Source | None:
     """List the files that a source names, by split; None for a dataset on the hub.
 
     Raises DataError for a missing file, or a folder without files that can be read.
@@ -78,14 +78,14 @@ def list_files(spec: DataSpec, *, text: TextFormat | None = None) -> Source | No
         name = path.resolve().name
         if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
             return Source(name, {"train": [path]})
-        return by_split(name, [(file.name, file) for file in _data_files(path, text)])
+        return by_split(name, [(file.name, file) for file in _data_files(path, suffixes)])
     if "," in source:
         paths = [path_at_home(word.strip()) for word in source.split(",")]
         for path in paths:
             if not path.is_file():
                 raise _missing(path)
         return by_split(paths[0].resolve().parent.name, [(path.name, path) for path in paths])
-    is_file_name = path.suffix.lower() in (*TABLES, *PARAGRAPHS.suffixes, *SENTENCES.suffixes)
+    is_file_name = path.suffix.lower() in (*TABLES, *CONLL)
     in_folder = path.parent != Path() and path.parent.is_dir()
     if is_file_name or in_folder or not _HUB_ID.fullmatch(source):
         raise _missing(path)
@@ -99,17 +99,15 @@ def _missing(path: Path) -> DataError:
     return DataError(f"The data file {path} does not exist.{hint} Correct --data.")
 
 
-def _data_files(folder: Path, text: TextFormat | None) -> list[Path]:
-    """List the tables of a folder, else its texts; also of its subfolder `data`, as in clones of the hub."""
-    texts = text.suffixes if text else ()
+def _data_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """List the tables of a folder or of its subfolder `data`, as in clones of the hub; else other files."""
     for place in (folder, folder / "data"):
-        for suffixes in (TABLES, texts):
-            files = sorted(file for file in place.glob("[!._]*") if file.suffix.lower() in suffixes)
-            if files:
+        for some in (TABLES, suffixes):
+            if files := sorted(file for file in place.glob("[!._]*") if file.suffix.lower() in some):
                 return files
     raise DataError(
-        f"The folder {folder} has no data file; put {', '.join((*TABLES, *texts))} files there, or set "
-        "--task image-classification for images."
+        f"The folder {folder} has no data file; put {', '.join(suffixes)} files there, or set --task "
+        "image-classification for images."
     )
 
 

@@ -15,7 +15,6 @@ from autopeft.errors import DataError
 from autopeft.plugins import IGNORED, LabelSpace
 from autopeft.types import DataSpec, counted
 
-_IN_BLOCKS = ("documents", "stream")  # kinds whose rows become blocks of a longer text, which have no group
 _PRECIOUS = ("test", "confirm", "train")  # the most precious first: it keeps an example that several have
 
 
@@ -45,7 +44,9 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
                 "raise --max-examples."
             )
         label_space = replace(label_space, counts=tuple(counts[name] for name in label_space.names))
-    are_counted = spec.group_column is not None and label_space.kind not in _IN_BLOCKS
+    are_counted = (
+        spec.group_column is not None and label_space.kind != "documents"
+    )  # whose blocks have no group
     n_rows, n_groups = len(splits["confirm"]), len(groups_of(splits["confirm"]))
     if n_groups < n_rows and not are_counted:
         notes.append(
@@ -72,15 +73,12 @@ def _without_duplicates(uncut: UncutRows) -> tuple[UncutRows, list[str]]:
 
     1. If inputs may repeat (a prompt with several answers), train keeps rows with different labels.
     2. All splits keep rows with shared inputs (a fixed instruction) and different labels.
-    3. A continuous text keeps all rows.
-    4. The user's test and confirm may repeat an example within themselves.
-    5. A row of a group that a more precious split holds is removed.
+    3. The user's test and confirm may repeat an example within themselves.
+    4. A row of a group that a more precious split holds is removed.
 
     Raises:
         DataError: No row of train remains.
     """
-    if uncut.label_space.kind == "stream":
-        return uncut, []
     kept_splits: SplitRows = {}
     seen, seen_groups = set[Any](), set[str]()
     needs_answers = uncut.may_repeat or bool(uncut.shared_inputs)

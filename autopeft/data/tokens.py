@@ -8,7 +8,7 @@ from typing import Any
 from autopeft.data.cells import is_missing, refuse_written_lists
 from autopeft.data.columns import Columns, cells_of, declared_names, groups_in, name_of, only_input
 from autopeft.data.dataset import Row, SplitRows, UncutRows
-from autopeft.data.files import SENTENCES
+from autopeft.data.files import CONLL, TABLES
 from autopeft.data.labels import WITHOUT_LABEL, drop_unlabeled, label_column, names_in, order_of
 from autopeft.data.sources import read
 from autopeft.errors import DataError
@@ -26,7 +26,7 @@ def read_tokens(spec: DataSpec) -> UncutRows:
     A row's input is one tuple of tokens. Raises a DataError if tokens and tags are not lists, differ in
     number, or a tag is missing.
     """
-    source = read(spec, text=SENTENCES)
+    source = read(spec, suffixes=(*TABLES, *CONLL))
     table = source.tables["train"][0]
     tokens = only_input(spec, table.column_names, TOKEN_NAMES, content="tokens (lists of words)")
     tags = label_column(spec, table.column_names, inputs=[tokens], usual_names=TAG_NAMES)

@@ -1,4 +1,4 @@
-"""Chats: messages, ShareGPT's turns, TRL's prompts, tools, and chats without an answer."""
+"""Chats: messages, ShareGPT's turns, tools, and chats without an answer."""
 
 from __future__ import annotations
 
@@ -51,18 +51,6 @@ def test_messages_of_other_forms_are_refused(tmp_path, turn):
     rows = [*usual_rows(), {"messages": [turn, assistant("bye")]}]
     with pytest.raises(DataError, match=f"Row {N + 1} of train"):
         read(tmp_path, rows)
-
-
-def test_prompts_and_completions_of_messages_are_one_chat(tmp_path):
-    rows = [{"prompt": [user(f"hello {i}")], "completion": [assistant(f"bye {i}")]} for i in range(N)]
-    data = read(tmp_path, rows)
-    assert data.fingerprint == read(tmp_path, usual_rows()).fingerprint
-    assert (data.label_space.kind, data.text_columns, data.label_column) == (
-        "chat",
-        ("prompt",),
-        "completion",
-    )
-    assert "The model learns to write completion after prompt." in data.notes
 
 
 def test_chats_that_end_with_the_user_are_dropped_unless_all_do(tmp_path):

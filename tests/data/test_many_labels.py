@@ -56,6 +56,6 @@ def test_a_cut_gets_the_labels_that_it_lacks_by_the_rule(seed, several):
             for i, (label, others) in enumerate(zip(labels, more, strict=True))
         ]
     out = set(generator.permutation(n_rows)[: n_rows // 3].tolist())
-    cutter = Cutter(has_classes=True, in_order=False, seed=seed)
+    cutter = Cutter(has_classes=True, seed=seed)
     swapped = cutter._with_labels(rows_of(labels), out, frozenset(names))
     assert swapped == with_labels(labels, out, set(names), seed=seed)
