@@ -77,11 +77,6 @@ def test_error_for_an_unknown_name_has_the_known_and_the_nearest():
         Catalogue("toy", {"tin": 1, "bear": 2})["bera"]
 
 
-def test_longer_names_are_nearer_than_shorter_ones():
-    with pytest.raises(UnknownNameError, match=r"'a100-40gb'\?"):
-        Catalogue("device", {"a10": 1, "a100-40gb": 2})["a100"]
-
-
 @pytest.mark.parametrize(
     ("folder", "noun"),
     [("methods", "method"), ("tasks", "task"), ("sensitivity", "score"), ("exports", "export")],

@@ -81,18 +81,16 @@ def _without_duplicates(uncut: UncutRows) -> tuple[UncutRows, list[str]]:
     """
     kept_splits: SplitRows = {}
     seen, seen_groups = set[Any](), set[str]()
-    needs_answers = uncut.may_repeat or bool(uncut.shared_inputs)
     n_repeated, n_grouped = Counter[str](), Counter[str]()  # removed rows by split
     for split in sorted(uncut.splits, key=_PRECIOUS.index):
         in_split, kept = set[Any](), list[Row]()
         for row in uncut.splits[split]:
             inputs = _normalized(row.inputs)
-            answered = (inputs, _normalized(row.label)) if needs_answers else inputs
-            key = answered if uncut.may_repeat else inputs
+            answered = (inputs, _normalized(row.label)) if uncut.may_repeat else inputs
             across_splits = answered if row.inputs in uncut.shared_inputs else inputs
             if row.group is not None and row.group in seen_groups:
                 n_grouped[split] += 1
-            elif across_splits in seen or (split == "train" and key in in_split):
+            elif across_splits in seen or (split == "train" and answered in in_split):
                 n_repeated[split] += 1
             else:
                 kept.append(row)
