@@ -27,15 +27,11 @@ Scored = tuple[float, tuple[float, ...]]  # a metric, and one score per example 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelMetric:
-    """A metric as `plugins.Metric` has it; `score` is called with truth and guesses.
-
-    `chance` is the metric of guesses by chance, 0 for a correlation; None if that depends on the data.
-    `label` is the usual name of the metric; empty if that is `name`.
-    """
+    """A metric as `plugins.Metric` describes it; a `chance` of None depends on the data."""
 
     name: str
     kinds: tuple[str, ...]
-    score: Callable[[Floats, Floats], Scored]
+    score: Callable[[Floats, Floats], Scored]  # of truth and guesses
     default_for: tuple[str, ...] = ()
     greater_is_better: bool = True
     is_share: bool = False
@@ -89,13 +85,7 @@ def jackknife(function: Callable[[Floats, Floats], float], truth: Floats, guesse
 
 
 def class_codes(truth: Floats, guesses: Floats) -> tuple[Codes, Codes, int]:
-    """Number the classes that occur in truth or guesses (N,); return both as numbers, and how many there are.
-
-    Example:
-        >>> true, guessed, n_classes = class_codes(np.array([5.0, 7.0]), np.array([7.0, 9.0]))
-        >>> true.tolist(), guessed.tolist(), n_classes
-        ([0, 1], [1, 2], 3)
-    """
+    """Number the classes that occur in truth or guesses (N,); return both, and how many there are."""
     names, codes = np.unique(np.concatenate([truth, guesses]), return_inverse=True)
     true, guessed = codes.reshape(2, -1)
     return true, guessed, len(names)
@@ -167,12 +157,11 @@ def spearman(truth: Floats, guesses: Floats) -> float:
 
 
 def _ranks(values: Floats) -> Floats:
-    """Rank numbers from 1; equal ones have their mean rank."""
+    """Rank numbers from 1; equal ones have their mean rank. To import scipy.stats takes a second."""
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[places]
 
 
-_SHARE: dict[str, Any] = {"is_share": True}
 _MEAN_SHARE: dict[str, Any] = {"is_share": True, "score_span": 1.0}
 _ERROR: dict[str, Any] = {"kinds": ("number",), "greater_is_better": False}
 _CORRELATION: dict[str, Any] = {"kinds": ("number",), "chance": 0.0}
@@ -196,7 +185,7 @@ PLUGINS = (
         label="balanced accuracy",
         kinds=("class",),
         score=partial(jackknife, balanced_accuracy),
-        **_SHARE,
+        is_share=True,
     ),
     LabelMetric(
         name="macro-f1",
@@ -204,7 +193,7 @@ PLUGINS = (
         kinds=("class", "classes"),
         score=_macro_f1,
         default_for=("uneven",),
-        **_SHARE,
+        is_share=True,
     ),
     LabelMetric(
         name="micro-f1",
@@ -212,7 +201,7 @@ PLUGINS = (
         kinds=("classes",),
         score=partial(score_f1_of_labels, average="micro"),
         default_for=("classes",),
-        **_SHARE,
+        is_share=True,
     ),
     LabelMetric(
         name="matthews",
@@ -241,12 +230,4 @@ PLUGINS = (
         **_CORRELATION,
     ),
     LabelMetric(name="spearman", label="Spearman's ρ", score=partial(jackknife, spearman), **_CORRELATION),
-    LabelMetric(
-        name="pearson-spearman",
-        label="mean of Pearson and Spearman",
-        score=partial(
-            jackknife, lambda truth, guesses: (pearson(truth, guesses) + spearman(truth, guesses)) / 2
-        ),
-        **_CORRELATION,
-    ),
 )

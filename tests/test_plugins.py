@@ -77,11 +77,6 @@ def test_error_for_an_unknown_name_has_the_known_and_the_nearest():
         Catalogue("toy", {"tin": 1, "bear": 2})["bera"]
 
 
-def test_longer_names_are_nearer_than_shorter_ones():
-    with pytest.raises(UnknownNameError, match=r"'a100-40gb'\?"):
-        Catalogue("device", {"a10": 1, "a100-40gb": 2})["a100"]
-
-
 @pytest.mark.parametrize(
     ("folder", "noun"),
     [("methods", "method"), ("tasks", "task"), ("sensitivity", "score"), ("exports", "export")],
@@ -123,4 +118,4 @@ def test_entry_point_with_missing_members_is_left_out(group, tmp_path, monkeypat
     members = {name for name in (*dir(protocol), *protocol.__annotations__) if name[0] != "_"} - {"name"}
     with pytest.raises(SpecError, match="half_a_plugin") as error:
         plugins["half"]
-    assert members <= set(str(error.value).replace(";", ",").replace(" no ", ", ").split(", "))
+    assert all(member in str(error.value) for member in members)

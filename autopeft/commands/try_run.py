@@ -22,7 +22,7 @@ from autopeft.store import RunDir
 from autopeft.train.encoding import NO_CUT
 from autopeft.types import IN_MEMORY, SearchFacts, SearchResult, counted
 
-_WRITTEN = ("completion", "chat", "documents", "stream")  # kinds of labels that are texts
+_WRITTEN = ("completion", "chat", "documents")  # kinds of labels that are texts
 _MAX_NEW_TOKENS = "128"  # of a written text, if the run derived no length; heuristic
 
 

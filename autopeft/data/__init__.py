@@ -1,7 +1,7 @@
 """A dataset: its columns, its labels and four splits that share no example.
 
 Inside the folder each file imports only from those before it:
-dataset → files, chats, cells → sources → columns → labels →
+dataset → files, chats, cells → sources, columns → labels →
 tokens, language, images, choices, cutting → splits → frames.
 """
 
@@ -16,27 +16,20 @@ if TYPE_CHECKING:
     from autopeft.data.dataset import LabelledData, ReadRows, Split, UncutRows
     from autopeft.data.frames import load_in_memory
     from autopeft.data.images import ImageFile, read_images
-    from autopeft.data.labels import NoLabelColumnError, read_texts
+    from autopeft.data.labels import read_texts
     from autopeft.data.language import read_language
-    from autopeft.data.splits import load, other_rows_of
+    from autopeft.data.splits import load
     from autopeft.data.tokens import read_tokens
 
-# The module of each name. It is imported at the first use: pandas, datasets and scikit-learn take a second,
-# which commands that read no rows need not wait for.
-_MODULES = {
-    "chat_of": "chats",
-    "read_choices": "choices",
-    **dict.fromkeys(("LabelledData", "ReadRows", "Split", "UncutRows"), "dataset"),
-    "load_in_memory": "frames",
-    **dict.fromkeys(("ImageFile", "read_images"), "images"),
-    **dict.fromkeys(("NoLabelColumnError", "read_texts"), "labels"),
-    "read_language": "language",
-    **dict.fromkeys(("load", "other_rows_of"), "splits"),
-    "read_tokens": "tokens",
-}
+# Imported one after the other until one has the name: pandas, datasets and scikit-learn take a second, which
+# commands that read no rows need not wait for.
+_MODULES = ("dataset", "chats", "labels", "language", "tokens", "choices", "images", "splits", "frames")
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    if not name.startswith("_"):
+        for module in _MODULES:
+            members = vars(importlib.import_module(f"{__name__}.{module}"))
+            if name in members:
+                return members[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

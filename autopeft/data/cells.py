@@ -13,11 +13,6 @@ from autopeft.types import shortened
 NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 
 
-def is_numeric(cells: Sequence[str | None]) -> bool:
-    """Whether every cell that is neither missing nor empty is a number."""
-    return all(NUMBER.fullmatch(cell.strip()) for cell in cells if cell)
-
-
 def is_missing(cell: Any) -> bool:
     """Whether a cell is None or NaN."""
     return cell is None or cell != cell  # NaN alone differs from itself

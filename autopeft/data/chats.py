@@ -24,24 +24,17 @@ def holds_messages(cells: Sequence[Any]) -> bool:
 
 
 def chat_row(
-    where: str, cells: Sequence[Any], group: str | None, *, system: str | None = None, tools: Any = None
+    where: str, turns: Sequence[Any] | None, group: str | None, *, system: str | None, tools: Any
 ) -> Row | None:
     """Make a row of a chat: all messages but the last as JSON, and the last answer as the label.
 
-    Returns None if a cell is blank, or if there is no answer to learn: the last message is the user's, is
-    blank, or has the weight 0 of OpenAI's files. `chat_of` parses the JSON again.
-
-    `cells` are one list of messages, or two: a prompt and its completion. `system` is the first message of a
-    chat that begins with no system message. `tools` are a list or its JSON; blank if there are none. `where`
-    is the place of the row for errors.
-
-    Raises:
-        DataError: A message has no role or content, the chat ends with another role, or `tools` is not a
-            list.
+    Returns None if there are no messages, or the last one is the user's or has no text. `system` is the first
+    message of a chat that begins with no system message. `tools` are a list or its JSON; blank if there are
+    none. `where` is the place of the row for errors.
     """
-    if not all(cells):
+    if not turns:
         return None
-    messages = [_read_message(turn, where) for cell in cells for turn in cell]
+    messages = [_read_message(turn, where) for turn in turns]
     last = messages[-1]
     if last["role"] == "user":
         return None
@@ -50,7 +43,7 @@ def chat_row(
             f"{where} ends with role {last['role']!r} after {len(messages) - 1} messages; a chat should end "
             "with an answer to something, of role 'assistant'."
         )
-    if not last["content"].strip() or last.get("weight") == 0:  # a call of a tool has no text to learn
+    if not last["content"].strip():  # a call of a tool has no text to learn
         return None
     chat: Any = messages[:-1]
     if system and chat[0]["role"] != _SYSTEM:
@@ -80,8 +73,7 @@ def _read_message(turn: Any, where: str) -> dict[str, Any]:
             f"{where} holds {shortened(str(turn), 60)} among its messages; each needs a text as content and "
             "a role (or ShareGPT's value, and from: human, gpt or system)."
         )
-    weight = {"weight": 0} if turn.get("weight") == 0 else {}  # which `task.learn: answers` leaves out
-    return {"role": role, "content": content, **calls, **weight}
+    return {"role": role, "content": content, **calls}
 
 
 def _read_tools(cell: Any, where: str) -> list[Any]:

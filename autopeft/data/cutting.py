@@ -1,4 +1,4 @@
-"""The four splits of a dataset; those that the user does not have are cut from train."""
+"""Cuts the splits that the user does not have out of train."""
 
 from __future__ import annotations
 
@@ -22,55 +22,88 @@ _CUT_PERCENT, _CUT_AT_LEAST, _CUT_AT_MOST = 15, 50, 2000
 _SPREAD = 3  # a label with so many rows gets one in each of train, search and confirm
 
 
+def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int) -> tuple[SplitRows, list[str]]:
+    """Cut search out of train, and confirm too unless the user has it, with notes on each cut.
+
+    `max_examples` limits train and search together; None is no limit.
+
+    Raises:
+        DataError: Too few rows remain to learn from, or a cut is impossible.
+    """
+    kind, train, confirm = uncut.label_space.kind, uncut.splits["train"], uncut.splits.get("confirm", [])
+    has_classes = bool(uncut.label_space.names) and kind not in ("number", "choice")
+    cutter = Cutter(has_classes=has_classes, seed=seed % 2**32)
+    counts = Counter(name for row in train for name in names_in(row.label)) if has_classes else Counter()
+    spread = frozenset(name for name, n in counts.items() if n >= _SPREAD and kind != "tags")
+    notes = list[str]()
+    if not confirm:
+        train, confirm, note = cutter.cut(train, "confirm", spread=spread)
+        notes.append(note)
+    n_labels = len({name for row in train for name in names_in(row.label)}) if has_classes else 0
+    n_needed = max(_MIN_ROWS, 2 * n_labels if kind == "class" else 0)
+    if min(len(train), max_examples or len(train)) < n_needed:
+        removed = [f"{fault} ({n})" for fault, n in uncut.left_out.items() if n]
+        reasons = [
+            f" in addition to {len(confirm)} for confirm" if not uncut.splits.get("confirm") else "",
+            f" and data.max_examples is {max_examples}" if max_examples else "",
+            f", after removing {', '.join(removed)}" if removed else "",
+        ]
+        needed = f"{n_needed} are needed"
+        if n_needed > _MIN_ROWS:
+            needed += f", 2 for each of {n_labels} labels; check that the label column holds classes"
+        raise DataError(
+            f"Train has {counted(len(train), 'row')} to learn from{''.join(reasons)}; {needed}. Add rows, or "
+            "raise --max-examples."
+        )
+    if max_examples and max_examples < len(train):
+        train, note = cutter.without_surplus(train, max_examples)
+        notes.append(note)
+    train, search, note = cutter.cut(train, "search", spread=spread)
+    splits = {"train": train, "search": search, "confirm": confirm, "test": uncut.splits.get("test", [])}
+    return splits, [*notes, note]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cutter:
-    """Cuts rows out of train: whole groups if there are some, the last rows if `in_order`, else by class."""
+    """Cuts rows out of train: whole groups if there are some, else by class."""
 
     has_classes: bool
-    in_order: bool
     seed: int
 
-    def cut(
-        self,
-        rows: list[Row],
-        n_out: int,
-        name: str,
-        *,
-        spread: frozenset[str] = frozenset(),
-    ) -> tuple[list[Row], list[Row], str]:
-        """Cut about `n_out` rows out; return the rows that remain, the rows that are cut out, and a note.
+    def cut(self, rows: list[Row], name: str, *, spread: frozenset[str]) -> tuple[list[Row], list[Row], str]:
+        """Cut a split out of rows; return the rows that remain, the rows that are cut out, and a note.
 
         Both keep the order of `rows`. A cut at random holds each label of `spread`, if train need not lose a
-        label for it. Raises a DataError if no group can be cut out, or train would lose a label.
+        label for it. Raises a DataError if no group can be cut out.
         """
-        has_groups = any(row.group is not None for row in rows)
-        if self.in_order and has_groups:
-            out, how = set[int](), "whole groups, by their last rows"
-            for group in sorted(groups_of(rows), key=max, reverse=True):  # as many as come nearest to `n_out`
-                if out and abs(len(out) + len(group) - n_out) >= abs(len(out) - n_out):
-                    break
-                out.update(group)
-        elif self.in_order:
-            out, how = set(range(len(rows) - n_out, len(rows))), "its last rows"
-        elif has_groups:
+        share = -(-_CUT_PERCENT * len(rows) // 100)  # rounded up
+        n_out = min(max(share, _CUT_AT_LEAST), _CUT_AT_MOST, len(rows) // 3)
+        if any(row.group is not None for row in rows):
             out, too_large = self._fitting_groups(rows, n_out, n_stay=1)
             out, how = out or set(min(too_large, key=len, default=())), "whole groups"
+            if not 0 < len(out) <= max(n_out, len(rows) // 2):
+                raise DataError(
+                    f"The {len(rows)} train rows have {counted(len(groups_of(rows)), 'group')}, and none can "
+                    "be cut out; name a finer data.group_column, or give the split as a file of its own."
+                )
         else:
             out, how = self._rows(rows, n_out)
             out = self._with_labels(rows, out, spread)
-        if has_groups and not 0 < len(out) <= max(n_out, len(rows) // 2):
-            raise DataError(
-                f"The {len(rows)} train rows have {counted(len(groups_of(rows)), 'group')}, and none can be "
-                "cut out; name a finer data.group_column, or give the split as a file of its own."
-            )
-        stays = [row for i, row in enumerate(rows) if i not in out]
-        if lost := self._distinct(rows) - self._distinct(stays):
-            raise DataError(
-                f"With the last rows cut out as {name}, no train row has label {min(lost)!r}; "
-                "leave out data.time_column, or give the split as a file of its own."
-            )
         note = f"Cut {len(out)} of {len(rows)} train rows as {name}, {how}."
+        stays = [row for i, row in enumerate(rows) if i not in out]
         return stays, [row for i, row in enumerate(rows) if i in out], note
+
+    def without_surplus(self, rows: list[Row], n_most: int) -> tuple[list[Row], str]:
+        """Drop whole groups and then single rows, until `n_most` remain."""
+        n_out, out = len(rows) - n_most, set[int]()
+        if any(row.group is not None for row in rows):
+            out, _ = self._fitting_groups(rows, n_out, n_stay=_FEWEST_GROUPS)
+        stays = [i for i in range(len(rows)) if i not in out]
+        if n_singles := n_out - len(out):
+            singles, _ = self._rows([rows[i] for i in stays], n_singles)
+            stays = [i for at, i in enumerate(stays) if at not in singles]
+        note = f"Dropped {n_out} of {len(rows)} train rows, by max_examples {n_most}."
+        return [rows[i] for i in stays], note
 
     def _rows(self, rows: Sequence[Row], n_out: int) -> tuple[set[int], str]:
         """Draw `n_out` rows, stratified if possible, and describe how; no label may leave train."""
@@ -104,11 +137,11 @@ class Cutter:
 
     def _with_labels(self, rows: Sequence[Row], out: set[int], spread: frozenset[str]) -> set[int]:
         """Swap rows so that the cut has each label of `spread`, if possible without losing another label."""
-        inside = Counter(name for i in out for name in self._labels(rows[i]))
+        labels = [self._labels(row) for row in rows]
+        inside = Counter(name for i in out for name in labels[i])
         missing = sorted(spread - inside.keys())
         if not missing:
             return out
-        labels = [self._labels(row) for row in rows]
         stays = Counter(name for i, names in enumerate(labels) if i not in out for name in names)
         order: list[int] = np.random.default_rng(self.seed).permutation(len(rows)).tolist()
         place = {i: at for at, i in enumerate(order)}
@@ -137,20 +170,6 @@ class Cutter:
                 counts.subtract(labels[lost])
         return out
 
-    def without_surplus(self, rows: list[Row], n_most: int) -> tuple[list[Row], str]:
-        """Drop whole groups that are not too large, then single rows, until `n_most` remain."""
-        n_out = len(rows) - n_most
-        has_groups = any(row.group is not None for row in rows)
-        out = self._fitting_groups(rows, n_out, n_stay=_FEWEST_GROUPS)[0] if has_groups else set()
-        stays = [i for i in range(len(rows)) if i not in out]
-        how = "whole groups"
-        if n_singles := n_out - len(out):
-            singles, how = self._rows([rows[i] for i in stays], n_singles)
-            stays = [i for at, i in enumerate(stays) if at not in singles]
-            how = f"whole groups and {counted(n_singles, 'single row')}" if has_groups else how
-        note = f"Cut {n_out} of {len(rows)} train rows as surplus to max_examples {n_most}, {how}."
-        return [rows[i] for i in stays], note
-
     def _fitting_groups(
         self, rows: Sequence[Row], n_out: int, *, n_stay: int
     ) -> tuple[set[int], list[list[int]]]:
@@ -177,9 +196,6 @@ class Cutter:
     def _labels(self, row: Row) -> tuple[str, ...]:
         return tuple(dict.fromkeys(names_in(row.label))) if self.has_classes else ()
 
-    def _distinct(self, rows: Sequence[Row]) -> set[str]:
-        return {name for label in {row.label for row in rows if self.has_classes} for name in names_in(label)}
-
 
 def groups_of(rows: Sequence[Row]) -> list[list[int]]:
     """List the row indices of each group; a row without a group is a group of its own."""
@@ -187,54 +203,3 @@ def groups_of(rows: Sequence[Row]) -> list[list[int]]:
     for i, row in enumerate(rows):
         groups.setdefault(i if row.group is None else row.group, []).append(i)
     return list(groups.values())
-
-
-def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int) -> tuple[SplitRows, list[str]]:
-    """Cut search out of train, and confirm too unless the user has it, with notes on each cut.
-
-    `max_examples` limits train and search together; None is no limit.
-
-    Raises:
-        DataError: Too few rows remain to learn from, or a cut is impossible.
-    """
-    has_classes = bool(uncut.label_space.names) and uncut.label_space.kind not in ("number", "choice")
-    cutter = Cutter(has_classes=has_classes, in_order=uncut.in_order, seed=seed % 2**32)
-    train, confirm, notes = uncut.splits["train"], uncut.splits.get("confirm", []), list[str]()
-    counts = Counter(name for row in train for name in names_in(row.label)) if has_classes else Counter()
-    spread = frozenset(
-        name for name, n in counts.items() if n >= _SPREAD and uncut.label_space.kind != "tags"
-    )
-    if not confirm:
-        train, confirm, note = cutter.cut(train, _cut_size(len(train)), "confirm", spread=spread)
-        notes.append(note)
-    n_labels = len({name for row in train for name in names_in(row.label)}) if has_classes else 0
-    n_needed = max(_MIN_ROWS, 2 * n_labels if uncut.label_space.kind == "class" else 0)
-    if min(len(train), max_examples or len(train)) < n_needed:
-        removed = [f"{fault} ({n})" for fault, n in uncut.left_out.items() if n]
-        reasons = [
-            f" in addition to {len(confirm)} for confirm" if not uncut.splits.get("confirm") else "",
-            f" and data.max_examples is {max_examples}" if max_examples else "",
-            f", after removing {', '.join(removed)}" if removed else "",
-        ]
-        needed = f"{n_needed} are needed"
-        if n_needed > _MIN_ROWS:
-            needed += f", 2 for each of {n_labels} labels; check that the label column holds classes"
-        raise DataError(
-            f"Train has {counted(len(train), 'row')} to learn from{''.join(reasons)}; {needed}. Add rows, or "
-            "raise --max-examples."
-        )
-    if max_examples and max_examples < len(train):
-        if uncut.in_order:
-            note = f"Kept the last {max_examples} of {len(train)} train rows, by max_examples."
-            train = train[-max_examples:]
-        else:
-            train, note = cutter.without_surplus(train, max_examples)
-        notes.append(note)
-    train, search, note = cutter.cut(train, _cut_size(len(train)), "search", spread=spread)
-    splits = {"train": train, "search": search, "confirm": confirm, "test": uncut.splits.get("test", [])}
-    return splits, [*notes, note]
-
-
-def _cut_size(n_rows: int) -> int:
-    share = -(-_CUT_PERCENT * n_rows // 100)  # rounded up
-    return min(max(share, _CUT_AT_LEAST), _CUT_AT_MOST, n_rows // 3)

@@ -14,14 +14,13 @@ from autopeft.types import DataSpec
 class Row(NamedTuple):
     """One example as read: `inputs` as its task takes them, and the label as the dataset has it.
 
-    Rows of one `group` stay in one split. `time` is the cell of the time column. `number` counts the rows of
-    the table from 1, for messages; 0 if it is not known.
+    Rows of one `group` stay in one split. `number` counts the rows of the table from 1, for messages; 0 if it
+    is not known.
     """
 
     inputs: tuple[Any, ...]
     label: Any
     group: str | None = None
-    time: Any = None
     number: int = 0
 
 
@@ -34,7 +33,6 @@ SplitRows = dict[str, list[Row]]  # split -> rows: train, and confirm and test i
 class UncutRows:
     """The rows of train, confirm and test as a task reads them, before any cut.
 
-    - `in_order`: consecutive rows belong together (a text, a time series), so cuts are made at the end.
     - `may_repeat`: one split may hold the same inputs twice.
     - `shared_inputs`: inputs that several splits may hold, such as a fixed instruction.
     - `left_out`: number of train rows that were dropped, by the reason ("rows without a label").
@@ -46,7 +44,6 @@ class UncutRows:
     label_space: LabelSpace
     input_columns: tuple[str, ...]
     label_column: str
-    in_order: bool = False
     may_repeat: bool = False
     shared_inputs: frozenset[tuple[Any, ...]] = frozenset()
     left_out: Mapping[str, int] = field(default_factory=dict)

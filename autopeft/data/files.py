@@ -1,17 +1,15 @@
 """Reads one data file, or a folder that `save_to_disk` wrote, into a table.
 
-Cells of CSV and TSV files stay the texts that they are written as: `007` and `NA` are texts.
+Cells of CSV files stay the texts that they are written as: `007` and `NA` are texts.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +22,10 @@ from packaging.version import Version
 
 from autopeft.errors import DataError, reason_of
 
-TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
-PARAGRAPH = "paragraph"  # the only column of a text file
+TABLES = (".csv", ".jsonl", ".json", ".parquet")
+CONLL = (".conll", ".bio", ".iob", ".txt")
 
 _ENCODING = "utf-8-sig"  # with or without a byte order mark
-_FEW_PARAGRAPHS = 60  # a text with fewer is read line by line, so that each split gets some; heuristic
 # Columns of JSON that mix types need datasets 4.7.
 _MIXED: dict[str, Any] = (
     {"on_mixed_types": "use_json"} if Version(datasets.__version__) >= Version("4.7") else {}
@@ -37,16 +34,8 @@ _MIXED: dict[str, Any] = (
 # What `datasets`, pandas and pyarrow raise for damaged files.
 FILE_ERRORS = (
     *(DatasetsError, OSError, ValueError, IndexError, KeyError, TypeError, OverflowError),
-    pa.ArrowException,
+    *(pa.ArrowException, pd.errors.ParserWarning),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextFormat:
-    """How a task reads files of plain text: their suffixes, and a function from the text to columns."""
-
-    suffixes: tuple[str, ...]
-    columns: Callable[[str], dict[str, list[Any]]]
 
 
 @contextlib.contextmanager
@@ -63,24 +52,24 @@ def quiet() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def read_table(path: Path, text: TextFormat | None = None) -> Any:
-    """Read a file into a table, or a saved dataset into a table or a dictionary of tables by split.
+def read_table(path: Path, suffixes: Collection[str] = TABLES) -> Any:
+    """Read a file of some suffixes into a table, or a saved dataset into a table or a dictionary of tables.
 
-    Raises:
-        DataError: The file has another format, is damaged or has no rows.
+    Raises DataError if the file has another format, is damaged or has no rows.
     """
-    suffix, text_suffixes = path.suffix.lower(), text.suffixes if text else ()
-    if path.is_file() and suffix not in (*TABLES, *text_suffixes):
+    suffix = path.suffix.lower()
+    if path.is_file() and suffix not in suffixes:
         raise DataError(
-            f"{path} has the suffix {suffix!r}; allowed are {', '.join((*TABLES, *text_suffixes))}. Convert "
-            "it with pandas: frame = pd.read_csv(PATH); frame.to_parquet('rows.parquet')."
+            f"{path} has the suffix {suffix!r}; allowed are {', '.join(suffixes)}. Convert it with pandas: "
+            "frame = pd.read_csv(PATH), or pd.DataFrame({'text': open(PATH).read().split('\\n\\n')}) for a "
+            "text; frame.to_parquet('rows.parquet')."
         )
     try:
         with quiet():
             if path.is_dir():
                 # A dataset that was saved with the format of torch would yield tensors.
                 return datasets.load_from_disk(str(path)).with_format(None)
-            table = _read_file(path, suffix, text if suffix in text_suffixes else None)
+            table = _read_file(path, suffix)
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not UTF-8 text ({error.reason}). Convert it with pandas: frame = pd.read_csv(PATH, "
@@ -94,14 +83,14 @@ def read_table(path: Path, text: TextFormat | None = None) -> Any:
     return table
 
 
-def _read_file(path: Path, suffix: str, text: TextFormat | None) -> Any:
-    if text:
-        return datasets.Dataset.from_dict(text.columns(path.read_text(encoding=_ENCODING)))
+def _read_file(path: Path, suffix: str) -> Any:
+    if suffix in CONLL:
+        return datasets.Dataset.from_dict(_tagged_sentences(path.read_text(encoding=_ENCODING)))
     if suffix == ".parquet":
         table = pq.ParquetFile(path).read(use_threads=False)
         return datasets.Dataset(table, fingerprint=path.name)  # a fingerprint of the content takes long
-    if suffix in (".csv", ".tsv"):
-        table = pa.Table.from_pandas(_read_csv(path, suffix), preserve_index=False)
+    if suffix == ".csv":
+        table = pa.Table.from_pandas(_read_csv(path), preserve_index=False)
         return datasets.Dataset(table, fingerprint=path.name)
     with path.open(encoding=_ENCODING) as file:
         first = file.readline()
@@ -113,37 +102,25 @@ def _read_file(path: Path, suffix: str, text: TextFormat | None) -> Any:
     return datasets.Dataset.from_dict({name: [row.get(name) for row in rows] for name in names}, **_MIXED)
 
 
-def _read_csv(path: Path, suffix: str) -> pd.DataFrame:
-    """Read a CSV or TSV file as texts, where pandas would drop cells or join lines silently raise."""
-    separator = "\t" if suffix == ".tsv" else ","
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Read a CSV file as texts; raise where pandas would silently drop or fill cells."""
     with path.open(encoding=_ENCODING) as file:
         header = file.readline()
-    other = next((sign for sign in ";\t|" if separator not in header and sign in header), None)
-    if other:
+    separator = next((sign for sign in ";\t|" if "," not in header and sign in header), None)
+    if separator:
         raise DataError(
-            f"{path} has the separator {other!r}, not a comma. Convert it with pandas: frame = pd.read_csv("
-            f"PATH, sep={other!r}); frame.to_parquet('rows.parquet')."
+            f"{path} has the separator {separator!r}, not a comma. Convert it with pandas: frame = "
+            f"pd.read_csv(PATH, sep={separator!r}); frame.to_parquet('rows.parquet')."
         )
     with warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        try:
-            frame = pd.read_csv(
-                path, sep=separator, dtype=str, keep_default_na=False, index_col=False, encoding=_ENCODING
-            )
-        except pd.errors.ParserWarning as error:
-            raise ValueError("a row has more cells than the header") from error
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # a row has more cells than the header
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding=_ENCODING)
     if (short := frame.isna().any(axis=1)).any():  # an empty cell is ""
         raise ValueError(
             f"row {int(short.to_numpy().argmax()) + 1} has fewer cells than the header; quote each cell that "
             "holds a comma or a line end"
         )
     frame.columns = frame.columns.str.strip()
-    if suffix == ".tsv" and any(frame[name].str.contains("\t").any() for name in frame.columns):
-        raise DataError(
-            f"{path} has a cell that holds a tab: a quote in a text joins lines. Convert it with pandas: "
-            f"frame = pd.read_csv(PATH, sep='\\t', quoting={csv.QUOTE_NONE}); "
-            "frame.to_parquet('rows.parquet')."
-        )
     return frame
 
 
@@ -155,19 +132,6 @@ def _json_lines(first: str, rest: Iterator[str]) -> list[Any]:
         except ValueError as error:
             raise ValueError(f"line {number} is not a JSON record ({error})") from error
     return rows
-
-
-def _paragraphs(text: str) -> list[str]:
-    """Cut a text into paragraphs at blank lines; if these are fewer than 60, cut it into lines instead.
-
-    Pieces keep their line ends, so that joined they are the text.
-    """
-    text = text.replace("\r\n", "\n")
-    # A paragraph with the blank lines after it, or the line ends before the first paragraph.
-    pieces = re.findall(r"(?:[^\n]|\n(?!\s*\n))+(?:\n\s*\n+|\n?\Z)|\n+", text)
-    if len(pieces) < _FEW_PARAGRAPHS:
-        pieces = text.splitlines(keepends=True)
-    return pieces if text.strip() else []
 
 
 def _tagged_sentences(text: str) -> dict[str, list[Any]]:
@@ -186,7 +150,3 @@ def _tagged_sentences(text: str) -> dict[str, list[Any]]:
             tokens.append([row[0] for row in rows])
             tags.append([row[-1] for row in rows])
     return {"tokens": tokens, "tags": tags}
-
-
-PARAGRAPHS = TextFormat(suffixes=(".txt",), columns=lambda text: {PARAGRAPH: _paragraphs(text)})
-SENTENCES = TextFormat(suffixes=(".conll", ".bio", ".iob", ".txt"), columns=_tagged_sentences)

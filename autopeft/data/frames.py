@@ -30,31 +30,24 @@ def load_in_memory(spec: DataSpec, data: Any, *, seed: int, read_rows: ReadRows)
     Raises:
         DataError: The object is of another kind, has no rows, or cannot be used.
     """
-    notes = []
     with tempfile.TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as parent, quiet():
         folder = Path(parent) / _NAME
         folder.mkdir()
         for split, content in (data if isinstance(data, dict) else {"train": data}).items():
             try:
-                table = _dataset_of(content)
-                if len(table):
-                    table.to_parquet(folder / f"{split}.parquet")
-                    continue
+                _dataset_of(content).to_parquet(folder / f"{split}.parquet")
             except _UNREADABLE as error:
                 reason = " ".join("; ".join(map(str, reversed(error.args))).split())
                 raise DataError(
                     f"The data in memory cannot be read ({shortened(reason, _MOST_LETTERS)}); give each "
                     "column its own name and one simple type, such as text with .astype(str), or drop it."
                 ) from error
-            if not isinstance(data, dict) or "train" in str(split).lower():
-                raise DataError(f"The data in memory has no rows in {split}; add rows.")
-            notes.append(f"Left out {split} of the data in memory, which has no rows.")
         try:
             loaded = load(spec.model_copy(update={"source": str(folder)}), seed=seed, read_rows=read_rows)
         except DataError as error:
             error.args = (str(error).replace(str(folder), f"the {_NAME}"),)
             raise
-    return replace(loaded, name=_NAME, notes=(*notes, *loaded.notes))
+    return replace(loaded, name=_NAME)
 
 
 def _dataset_of(table: Any) -> datasets.Dataset:

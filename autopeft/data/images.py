@@ -6,13 +6,13 @@ import contextlib
 import hashlib
 import io
 import struct
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import datasets
 
-from autopeft.data.columns import Columns, join_labels, only_input
+from autopeft.data.columns import Columns, head_of, holds_strings, only_input
 from autopeft.data.dataset import UncutRows
 from autopeft.data.files import TABLES, read_table
 from autopeft.data.labels import LABEL_NAMES, label_column, labeled_rows
@@ -37,11 +37,8 @@ class ImageFile:
     def __str__(self) -> str:
         return self.digest
 
-    def load(self, *, is_draft: bool = False) -> Any:
-        """Open the image as a `PIL.Image.Image`, upright and in RGB; raises DataError if it does not open.
-
-        `is_draft` only checks that it opens: a JPEG is then decoded small, in a quarter of the time.
-        """
+    def load(self) -> Any:
+        """Open the image as a `PIL.Image.Image`, upright and in RGB; raises DataError if it does not open."""
         module = pillow()
         from PIL import ImageOps
 
@@ -53,8 +50,6 @@ class ImageFile:
                         f"The image {self.path} has more than 8 bits per value (mode {image.mode}); write "
                         "all images with 8 bits, scaled alike."
                     )
-                if is_draft:
-                    image.draft(None, (1, 1))  # has no effect on formats other than JPEG
                 image.load()  # first: to read the orientation may decode it too, and those errors are ignored
                 upright = image
                 with contextlib.suppress(*_DECODER_ERRORS, TypeError, struct.error):
@@ -80,26 +75,16 @@ def read_images(spec: DataSpec) -> UncutRows:
     """Read rows of one image with a label; DataError without images or labels, or if a file is missing."""
     if not spec.source:
         raise DataError("The sample dataset has texts; name a folder of images with --data.")
-    source = _read_tables(spec).with_tables(lambda pair: (join_labels(pair[0], spec.label_column), pair[1]))
+    source = _read_tables(spec)
     table, _ = source.tables["train"][0]
     names, place = table.column_names, table.info.dataset_name or source.name
     files = only_input(spec, names, FILE_NAMES, content=f"image files in {place}")
     label = label_column(spec, names, inputs=[files], usual_names=LABEL_NAMES)
-    columns = Columns(inputs=(files,), label=label, group=spec.group_column, time=spec.time_column)
     note = f"The images are in column {files}, the label is in column {label}."
-    images: dict[str, ImageFile] = {}
-    keyed: dict[str, list[Any]] = {split: [] for split in source.tables}
-    for split, pairs in source.tables.items():
-        for table, folder in pairs:
-            with_keys, of_table = _with_keys(table, files, folder=folder, split=split)
-            keyed[split].append(with_keys)
-            images |= of_table
-    uncut = labeled_rows(spec, Source(source.name, keyed, (*source.notes, note)), columns=columns)
-    splits = {
-        split: [row._replace(inputs=(images[row.inputs[0]],)) for row in rows]
-        for split, rows in uncut.splits.items()
-    }
-    return replace(uncut, splits=splits)
+    source = source.with_tables(lambda pair: _undecoded(pair[0], pair[1], files))
+    source = source._replace(notes=(*source.notes, note))
+    columns = Columns(inputs=(files,), label=label, group=spec.group_column)
+    return labeled_rows(spec, source, columns, read_input=_read_image)
 
 
 def _read_tables(spec: DataSpec) -> Source:
@@ -118,43 +103,29 @@ def _read_tables(spec: DataSpec) -> Source:
     return files.with_tables(lambda file: (read_table(file), file.parent))
 
 
-def _with_keys(table: Any, column: str, *, folder: Path, split: str) -> tuple[Any, dict[str, ImageFile]]:
-    """Replace each image of a table by a key (None if missing), and map the keys to the images."""
+def _undecoded(table: Any, folder: Path, column: str) -> Any:
+    """Leave images undecoded, and begin the paths of image files with their folder."""
     if column not in table.column_names:
-        return table, {}  # `labeled_rows` reports the missing column
+        return table  # `labeled_rows` reports the missing column
     if isinstance(table.features[column], datasets.Image):
-        table = table.cast_column(column, datasets.Image(decode=False))
-    keys: list[str | None] = []
-    images: dict[str, ImageFile] = {}
-    for index, cell in enumerate(table[column]):
-        key = None
-        if cell is not None and cell != "":
-            image = _find_image(cell, folder, f"row {index + 1} of {split}")
-            key = f"{image.digest} {image.path}"
-            images[key] = image
-        keys.append(key)
-    return table.remove_columns(column).add_column(column, keys), images
+        return table.cast_column(column, datasets.Image(decode=False))
+    if not holds_strings(head_of(table), column):
+        return table
+    paths = [cell and str(folder / cell) for cell in table[column][:]]
+    return table.remove_columns(column).add_column(column, paths)
 
 
-def _find_image(cell: Any, folder: Path, where: str) -> ImageFile:
-    """Load the image of a cell: a record with bytes or a path, bytes, or the name of a file in the folder."""
-    path, content = cell, None
-    if isinstance(cell, dict):
-        path, content = cell.get("path"), cell.get("bytes")
-    elif isinstance(cell, bytes):
-        path, content = None, cell
-    if content is None:
-        try:
-            path = str(folder / path)
-            content = Path(path).read_bytes()
-        except (OSError, TypeError) as error:
-            raise DataError(
-                f"The image {shortened(str(cell), 100)} of {where} is not in {folder} or cannot be read; "
-                "correct the path, or unpack its archive."
-            ) from error
-        return ImageFile(digest=_digest(content), path=path)
-    return ImageFile(digest=_digest(content), path=path or where, content=content)
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
+def _read_image(cell: Any, column: str) -> ImageFile | None:
+    """Load the image of a cell: a path, bytes, or a record of them; None for a blank cell."""
+    if not cell:
+        return None
+    record = cell if isinstance(cell, dict) else {"bytes" if isinstance(cell, bytes) else "path": cell}
+    path, content = record.get("path"), record.get("bytes")
+    try:
+        digest = hashlib.sha256(content or Path(str(path)).read_bytes()).hexdigest()[:16]
+    except (OSError, TypeError) as error:
+        raise DataError(
+            f"The image {shortened(str(cell), 200)} of column {column} cannot be read; correct the path, or "
+            "unpack its archive."
+        ) from error
+    return ImageFile(digest=digest, path=path or f"{digest} of column {column}", content=content)

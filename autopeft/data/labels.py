@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from autopeft.data.cells import NUMBER, is_numeric
+from autopeft.data.cells import NUMBER, as_string
 from autopeft.data.columns import (
     HIDDEN,
     Columns,
-    cells_in,
     check_named,
     column_list,
     declared_names,
@@ -22,8 +21,6 @@ from autopeft.data.columns import (
     head_of,
     holds_strings,
     holds_texts,
-    join_labels,
-    notes_on_unread_texts,
     rows_of,
 )
 from autopeft.data.dataset import USUAL_NAMES, Row, SplitRows, UncutRows
@@ -47,44 +44,33 @@ _LARGEST = 1e18  # absolute value of a number to learn; float32 still holds its 
 
 def read_texts(spec: DataSpec) -> UncutRows:
     """Read labeled texts or pairs of texts; the labels decide which kind of label space it is."""
-    source = read(spec).with_tables(lambda table: join_labels(table, spec.label_column))
-    columns, notes = _choose_columns(spec, source.tables["train"][0])
-    return labeled_rows(spec, source._replace(notes=(*source.notes, *notes)), columns=columns)
+    source = read(spec)
+    columns = _choose_columns(spec, source.tables["train"][0])
+    of_texts = "texts are in the columns" if columns.inputs[1:] else "text is in column"
+    note = f"The {of_texts} {' and '.join(columns.inputs)}, the label is in column {columns.label}."
+    return labeled_rows(spec, source._replace(notes=(*source.notes, note)), columns)
 
 
-def labeled_rows(spec: DataSpec, source: Source, *, columns: Columns) -> UncutRows:
-    """Read rows from some columns, drop those without text or label, and describe the label space.
+def labeled_rows(
+    spec: DataSpec, source: Source, columns: Columns, *, read_input: Callable[[Any, str], Any] = as_string
+) -> UncutRows:
+    """Read rows from some columns, drop those without input or label, and describe the label space.
 
-    Raises a DataError if the labels cannot be learned from, or more than half of the rows have no text.
+    Raises a DataError if the labels cannot be learned from.
     """
-    raw = source.rows(lambda split, table: rows_of(split, table, columns, kind=spec.label_kind))
+    raw = source.rows(
+        lambda split, table: rows_of(split, table, columns, kind=spec.label_kind, read_input=read_input)
+    )
     kind = spec.label_kind or _kind([row.label for row in raw["train"]])
     labeled, notes = drop_unlabeled(raw, columns.label, are_numbers=kind == "number")
     splits: SplitRows = {}
     for split, rows in labeled.items():
         splits[split] = [row for row in rows if None not in row.inputs]
-        n_blank = len(rows) - len(splits[split])
-        if 2 * n_blank > len(rows):
-            raise DataError(
-                f"{n_blank} of {len(rows)} {split} rows have no text in {', '.join(columns.inputs)}; at most "
-                "half may. Name another column with --text-column."
-            )
-        if n_blank:
+        if n_blank := len(rows) - len(splits[split]):
             notes.append(f"Dropped {counted(n_blank, f'{split} row')} without text.")
-    left_out = {
-        WITHOUT_LABEL: len(raw["train"]) - len(labeled["train"]),
-        WITHOUT_TEXT: len(labeled["train"]) - len(splits["train"]),
-    }
     if kind == "number":
         splits = {split: _numbers(split, rows, columns.label) for split, rows in splits.items()}
-        numbers = [float(row.label) for row in splits["train"]]
-        mean, std = statistics.fmean(numbers), statistics.pstdev(numbers)
-        if std == 0:
-            raise DataError(
-                f"Label column {columns.label} has only {mean:g} in train; at least 2 different numbers are "
-                "needed."
-            )
-        label_space = LabelSpace(kind=kind, names=(columns.label,), mean=mean, std=std)
+        label_space = _number_space([float(row.label) for row in splits["train"]], columns.label)
     else:
         if kind == "classes":  # a single label next to lists means a list of one
             splits = {
@@ -92,8 +78,19 @@ def labeled_rows(spec: DataSpec, source: Source, *, columns: Columns) -> UncutRo
                 for split, rows in splits.items()
             }
         declared = declared_names(source.tables["train"][0], columns.label)
-        label_space = _classes(splits, kind, columns, declared=declared)
-    return columns.uncut(source, splits, label_space, left_out=left_out, notes=notes)
+        label_space = _class_space(splits, kind, columns.label, declared=declared)
+    return UncutRows(
+        name=source.name,
+        splits=splits,
+        label_space=label_space,
+        input_columns=columns.inputs,
+        label_column=columns.label,
+        left_out={
+            WITHOUT_LABEL: len(raw["train"]) - len(labeled["train"]),
+            WITHOUT_TEXT: len(labeled["train"]) - len(splits["train"]),
+        },
+        notes=(*source.notes, *notes),
+    )
 
 
 def names_in(label: Any) -> tuple[str, ...]:
@@ -103,43 +100,30 @@ def names_in(label: Any) -> tuple[str, ...]:
     return () if label is None else (label,)
 
 
-class NoLabelColumnError(DataError):
-    """A table has no label column; `names` are its columns."""
-
-    def __init__(self, names: Sequence[str], *, remedy: str = "name it") -> None:
-        """List the columns and what to do (`remedy`, before the flag)."""
-        super().__init__(
-            f"There is no label column among {column_list(names)}; {remedy} with --label-column."
-        )
-        self.names = tuple(names)
-
-
 def label_column(spec: DataSpec, names: Sequence[str], *, inputs: Sequence[str], usual_names: str) -> str:
-    """Choose the label column: the spec's, else the one with a usual name; else raise NoLabelColumnError."""
+    """Choose the label column: the spec's, else the one with a usual name; DataError without."""
     candidates = [name for name in names if name not in inputs]
     label = spec.label_column or first_usual_column(candidates, usual_names)
     if not label:
-        raise NoLabelColumnError(names)
+        raise DataError(
+            f"There is no label column among {column_list(names)}; name it with --label-column, or set "
+            "--task: text-generation for chats and for prompts with completions, token-classification for "
+            "lists of tokens, multiple-choice for questions with choices."
+        )
     return label
 
 
-def _choose_columns(spec: DataSpec, table: Any) -> tuple[Columns, list[str]]:
-    """Choose the columns of the texts and of the label, with notes; raises DataError without."""
+def _choose_columns(spec: DataSpec, table: Any) -> Columns:
+    """Choose the columns of the texts and of the label; raises DataError without."""
     names, texts = table.column_names, list(spec.text_columns)
     check_named(spec, names)
     label = label_column(spec, names, inputs=texts, usual_names=LABEL_NAMES)
-    not_texts = {label, spec.group_column, spec.time_column}
-    texts = texts or _find_texts(head_of(table), not_texts)
+    texts = texts or _find_texts(head_of(table), {label, spec.group_column})
     if not texts:
         raise DataError(f"There is no text column among {column_list(names)}; name it with --text-column.")
     if label in texts or len(texts) > 2 or len(set(texts)) < len(texts):
         raise DataError(f"--text-column is {', '.join(texts)}; give 1 or 2 other than the label {label}.")
-    of_texts = "texts are in the columns" if texts[1:] else "text is in column"
-    notes = [f"The {of_texts} {' and '.join(texts)}, the label is in column {label}."]
-    if not spec.text_columns:
-        notes += notes_on_unread_texts(table, {*texts, *not_texts})
-    columns = Columns(inputs=tuple(texts), label=label, group=spec.group_column, time=spec.time_column)
-    return columns, notes
+    return Columns(inputs=tuple(texts), label=label, group=spec.group_column)
 
 
 def _find_texts(head: pa.Table, not_texts: Collection[str | None]) -> list[str]:
@@ -152,24 +136,23 @@ def _find_texts(head: pa.Table, not_texts: Collection[str | None]) -> list[str]:
         columns = [by_lower[name] for name in names.split("+") if name in by_lower]
         if len(columns) < len(names.split("+")):
             continue
-        if len(columns) == 1 or all(cells_in(head, columns[0])):
+        if len(columns) == 1 or all(head.column(columns[0]).to_pylist()):
             return columns
     strings = [name for name in by_lower.values() if holds_strings(head, name)]
     # All cells of a csv file are strings; a column of numbers is an id or a count.
     texts = [name for name in strings if holds_texts(head, name)] or [
-        name for name in strings if not is_numeric(cells_in(head, name))
+        name
+        for name in strings
+        if not all(NUMBER.fullmatch(cell.strip()) for cell in head.column(name).to_pylist() if cell)
     ]
     return texts if len(texts) == 1 else []
 
 
 def drop_unlabeled(
-    rows: Mapping[str, list[Any]], column: str, *, are_numbers: bool = False
-) -> tuple[dict[str, list[Any]], list[str]]:
-    """Drop the rows without a label from all splits, with notes; rows may be of any type with a `label`.
-
-    Raises DataError if no row of train has a label.
-    """
-    kept: dict[str, list[Any]] = {}
+    rows: Mapping[str, list[Row]], column: str, *, are_numbers: bool = False
+) -> tuple[SplitRows, list[str]]:
+    """Drop the rows without a label from all splits, with notes; DataError if no train row has a label."""
+    kept: SplitRows = {}
     notes = []
     is_class = any(HIDDEN in names_in(row.label) for row in rows["train"])
     for split, of_split in rows.items():
@@ -209,28 +192,37 @@ def _numbers(split: str, rows: Sequence[Row], column: str) -> list[Row]:
     if faulty:
         raise DataError(
             f"Label column {column} holds {shortened(faulty[0].label, 40)!r} in row {faulty[0].number} of "
-            f"{split}: {len(faulty)} of {len(rows)} labels are not numbers from -{_LARGEST:g} to "
-            f"{_LARGEST:g}. Write plain numbers such as 1234.5, or leave the cells empty."
+            f"{split}, not a number from -{_LARGEST:g} to {_LARGEST:g}. Write plain numbers such as 1234.5, "
+            "or leave the cell empty."
         )
     return [row._replace(label=value) for row, value in zip(rows, values, strict=True)]
 
 
-def _classes(splits: SplitRows, kind: LabelKind, columns: Columns, *, declared: Sequence[str]) -> LabelSpace:
+def _number_space(numbers: Sequence[float], column: str) -> LabelSpace:
+    mean, std = statistics.fmean(numbers), statistics.pstdev(numbers)
+    if std == 0:
+        raise DataError(
+            f"Label column {column} has only {mean:g} in train; at least 2 different numbers are needed."
+        )
+    return LabelSpace(kind="number", names=(column,), mean=mean, std=std)
+
+
+def _class_space(splits: SplitRows, kind: LabelKind, column: str, *, declared: Sequence[str]) -> LabelSpace:
     """Describe classes; DataError if train has less than 2, or another split has a new one."""
     counts = Counter(name for row in splits["train"] for name in names_in(row.label))
     names = order_of(counts, declared)
     if len(names) < 2:
         raise DataError(
-            f"Label column {columns.label} has only {list(names)} in train; at least 2 are needed. Name the "
-            "label column with --label-column."
+            f"Label column {column} has only {list(names)} in train; at least 2 are needed. Name the label "
+            "column with --label-column."
         )
     for split, rows in splits.items():
-        unknown = {name: row.number for row in reversed(rows) for name in names_in(row.label)}
-        for name in sorted(unknown.keys() - counts.keys()):
-            raise DataError(
-                f"The {USUAL_NAMES[split]} split has label {name!r} in row {unknown[name]}, which train does "
-                "not have; correct it there, drop such rows, or add some to train."
-            )
+        for row in rows:
+            if unknown := set(names_in(row.label)) - counts.keys():
+                raise DataError(
+                    f"The {USUAL_NAMES[split]} split has label {min(unknown)!r} in row {row.number}, which "
+                    "train does not have; correct it there, drop such rows, or add some to train."
+                )
     return LabelSpace(kind=kind, names=names, counts=tuple(counts[name] for name in names))
 
 

@@ -1,4 +1,4 @@
-"""Rows for language models: prompts with completions, chats, documents, or one long text."""
+"""Rows for language models: prompts with completions, chats, or documents."""
 
 from __future__ import annotations
 
@@ -6,17 +6,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from autopeft.data.cells import as_label, as_string, refuse_written_lists
+from autopeft.data.cells import as_string, refuse_written_lists
 from autopeft.data.chats import chat_row, holds_messages
-from autopeft.data.columns import (
-    cells_of,
-    check_named,
-    column_list,
-    first_usual_column,
-    notes_on_unread_texts,
-)
+from autopeft.data.columns import cells_of, check_named, column_list, first_usual_column, groups_in
 from autopeft.data.dataset import Row, SplitRows, UncutRows
-from autopeft.data.files import PARAGRAPH, PARAGRAPHS
 from autopeft.data.labels import WITHOUT_TEXT
 from autopeft.data.sources import read
 from autopeft.errors import DataError
@@ -44,7 +37,7 @@ _FIXED_SHARE, _FIXED_AT_LEAST = 10, 10
 class _Layout:
     """The kind of a dataset's rows (`plugins.LabelSpace.kind`), and the columns that hold them.
 
-    `completion` is None if one column holds whole chats, or all of a text is learned.
+    `completion` is None for chats, and if all of a text is learned.
     """
 
     kind: LabelKind
@@ -61,13 +54,11 @@ class _Layout:
     @property
     def label(self) -> str:
         """What is learned after a prompt; empty if all of a text is learned."""
-        return self.completion or ("the assistant's answers" if self.kind == "chat" else "")
+        return "the assistant's answers" if self.kind == "chat" else self.completion or ""
 
     @property
     def note(self) -> str:
         """A sentence on what is learned."""
-        if self.kind == "stream":
-            return "Text files are read as one text, paragraph by paragraph; repeated paragraphs are kept."
         if self.kind == "documents":
             return f"All of column {self.inputs[0]} is learned."
         prompt = filter(None, (self.tools, self.system, *self.inputs))
@@ -79,69 +70,62 @@ def read_language(spec: DataSpec) -> UncutRows:
 
     Raises a DataError without a column to learn from, or if a row does not hold what its column should.
     """
-    if spec.time_column is not None:
-        raise DataError("data.time_column is for labeled rows; sort texts into files train and validation.")
-    source = read(spec, text=PARAGRAPHS)
+    source = read(spec)
     if TRANSLATION in source.tables["train"][0].column_names:
         # One column for each language: `translation.de`, `translation.en`.
         source = source.with_tables(lambda table: table.flatten())
-    train_table = source.tables["train"][0]
-    layout = _choose_layout(spec, train_table)
-    notes = list(source.notes)
-    if not spec.text_columns and layout.kind != "stream":
-        read_columns = (*layout.columns, layout.system, layout.tools, spec.group_column)
-        notes += notes_on_unread_texts(train_table, read_columns)
-    splits: SplitRows = {}
-    left_out: dict[str, int] = {}
+    layout = _choose_layout(spec, source.tables["train"][0])
     raw = source.rows(lambda split, table: _rows(split, table, layout, group=spec.group_column))
+    splits: SplitRows = {split: [row for row in rows if row is not None] for split, rows in raw.items()}
+    train = splits["train"]
+    notes = [*source.notes, layout.note]
+    noun, lack = ("chat", "an answer at the end") if layout.kind == "chat" else ("row", "text")
     for split, rows in raw.items():
-        splits[split] = [row for row in rows if row is not None]
         if n_dropped := len(rows) - len(splits[split]):
-            left_out |= {WITHOUT_TEXT: n_dropped} if split == "train" else {}
-            noun, lack = ("chat", "an answer at the end") if layout.kind == "chat" else ("row", "text")
             notes.append(f"Dropped {counted(n_dropped, f'{split} {noun}')} without {lack}.")
-        if split == "train" and layout.kind == "chat" and not splits[split]:
-            raise DataError(
-                f"No train chat of {len(rows)} ends with the assistant's answer to something, of a "
-                "weight other than 0; add the answers, since they are what is learned."
-            )
-    train, shared = splits["train"], frozenset[tuple[Any, ...]]()
-    if layout.label:
+    if layout.kind == "chat" and not train:
+        raise DataError(
+            f"No train chat of {len(raw['train'])} ends with the assistant's answer to something; add the "
+            "answers, since they are what is learned."
+        )
+    shared = _fixed_prompts(train) if layout.label else frozenset[tuple[Any, ...]]()
+    if shared:
+        notes.append(
+            f"{sum(row.inputs in shared for row in train)} of {len(train)} train rows have the same "
+            f"{counted(len(shared), 'prompt')}: splits share such instructions, and rows are duplicates only "
+            "if the completion is the same, too."
+        )
+    if layout.label and spec.group_column is None:
         n_rows = Counter(row.inputs for row in train)
-        limit = max(_FIXED_AT_LEAST, len(train) // _FIXED_SHARE)
-        shared = frozenset(inputs for inputs, n in n_rows.items() if n > limit)
-        if shared:
-            notes.append(
-                f"{sum(n_rows[inputs] for inputs in shared)} of {len(train)} train rows have the same "
-                f"{counted(len(shared), 'prompt')}: splits share such instructions, and rows are duplicates "
-                "only if the completion is the same, too."
-            )
-        if spec.group_column is None:
-            splits["train"] = [
-                row._replace(group=" ".join(row.inputs))
-                if n_rows[row.inputs] > 1 and row.inputs not in shared
-                else row
-                for row in train
-            ]
+        splits["train"] = [
+            row._replace(group=" ".join(row.inputs))
+            if n_rows[row.inputs] > 1 and row.inputs not in shared
+            else row
+            for row in train
+        ]
     return UncutRows(
         name=source.name,
         splits=splits,
         label_space=LabelSpace(kind=layout.kind),
         input_columns=layout.inputs,
         label_column=layout.label,
-        in_order=layout.kind == "stream",
         may_repeat=bool(layout.label),
         shared_inputs=shared,
-        left_out=left_out,
-        notes=(*notes, layout.note),
+        left_out={WITHOUT_TEXT: len(raw["train"]) - len(train)},
+        notes=tuple(notes),
     )
+
+
+def _fixed_prompts(rows: list[Row]) -> frozenset[tuple[Any, ...]]:
+    """Find the prompts of so many rows that they are instructions rather than questions."""
+    limit = max(_FIXED_AT_LEAST, len(rows) // _FIXED_SHARE)
+    n_rows = Counter(row.inputs for row in rows)
+    return frozenset(inputs for inputs, n in n_rows.items() if n > limit)
 
 
 def _choose_layout(spec: DataSpec, table: Any) -> _Layout:
     """Choose the layout of the spec's columns, else the first that the column names suggest."""
     names = table.column_names
-    if names == [PARAGRAPH]:
-        return _Layout(kind="stream", inputs=(PARAGRAPH,))
     check_named(spec, names)
     inputs = spec.text_columns
     if len(inputs) > 1 and spec.label_column is None:
@@ -168,8 +152,6 @@ def _choose_layout(spec: DataSpec, table: Any) -> _Layout:
         more = first_usual_column([name for name in names if name not in (prompt, completion)], MORE_NAMES)
         is_extended = not inputs and more and prompt.strip().lower() in EXTENDED_PROMPTS
         input_columns = (prompt, more) if more and is_extended else (prompt,)
-        if all(holds_messages(cells_of("train", table, name)) for name in (prompt, completion)):
-            return _Layout(kind="chat", inputs=(prompt,), completion=completion, system=system, tools=tools)
         return _Layout(kind="completion", inputs=inputs or input_columns, completion=completion)
     text = first_usual_column(names, TEXT_NAMES)
     if text is None:
@@ -183,27 +165,24 @@ def _choose_layout(spec: DataSpec, table: Any) -> _Layout:
 def _rows(split: str, table: Any, layout: _Layout, *, group: str | None) -> list[Row | None]:
     """Read the rows of a table, None for a row without text."""
     columns = [cells_of(split, table, name) for name in layout.columns]
-    if layout.kind == "stream":
-        return [Row((cell,), "", None) for cell in columns[0]]
-    groups = [None] * len(table) if group is None else cells_of(split, table, group, is_needed=False)
-    row_groups = [as_label(cell, str(group)) for cell in groups]
-    rows: list[Row | None] = []
+    groups = groups_in(split, table, group)
     if layout.kind == "chat":
         systems = cells_of(split, table, layout.system or SYSTEM, is_needed=False)
         tools = cells_of(split, table, layout.tools or TOOLS, is_needed=False)
-        for i, chat in enumerate(zip(*columns, strict=True)):
-            where, system = f"Row {i + 1} of {split}", as_string(systems[i], SYSTEM)
-            rows.append(chat_row(where, chat, row_groups[i], system=system, tools=tools[i]))
-        return rows
+        chats = enumerate(zip(columns[0], groups, systems, tools, strict=True), start=1)
+        return [
+            chat_row(f"Row {n} of {split}", turns, row_group, system=as_string(message, SYSTEM), tools=some)
+            for n, (turns, row_group, message, some) in chats
+        ]
     texts = [
         [as_string(cell, name) for cell in cells] for name, cells in zip(layout.columns, columns, strict=True)
     ]
-    for cells, row_group in zip(zip(*texts, strict=True), row_groups, strict=True):
-        *inputs, completion = cells if layout.kind == "completion" else (*cells, "")
-        prompt, *more = inputs
+    rows: list[Row | None] = []
+    for cells, row_group in zip(zip(*texts, strict=True), groups, strict=True):
+        prompt, *more = cells if layout.completion is None else cells[:-1]
+        completion = "" if layout.completion is None else cells[-1]
         if prompt is None or completion is None:
             rows.append(None)
-            continue
-        # Columns after the first may be blank, as the inputs of Alpaca are in three of five rows.
-        rows.append(Row(("\n\n".join([prompt, *filter(None, more)]),), completion, row_group))
+        else:  # columns after the first may be blank, as the inputs of Alpaca are in three of five rows
+            rows.append(Row(("\n\n".join([prompt, *filter(None, more)]),), completion, row_group))
     return rows

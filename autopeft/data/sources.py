@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import datasets
 from huggingface_hub import errors as hub_errors
 
-from autopeft.data.files import FILE_ERRORS, PARAGRAPHS, SENTENCES, TABLES, TextFormat, quiet, read_table
+from autopeft.data.files import CONLL, FILE_ERRORS, TABLES, quiet, read_table
 from autopeft.errors import DataError, nearest
 from autopeft.types import DataSpec, listed, path_at_home
 
@@ -51,21 +51,21 @@ class Source(NamedTuple):
         }
 
 
-def read(spec: DataSpec, *, text: TextFormat | None = None) -> Source:
+def read(spec: DataSpec, *, suffixes: Sequence[str] = TABLES) -> Source:
     """Read the tables of a file, several files by comma, a folder of files, a saved dataset, or a hub id.
 
-    `text` is the task's format for plain texts; None reads none. Raises DataError without a train split.
+    `suffixes` are those of the files that the task reads. Raises DataError without a train split.
     """
-    files = list_files(spec, text=text)
+    files = list_files(spec, suffixes=suffixes)
     if files is None:
         source = str(spec.source)
         return by_split(source, list(_read_hub(source).items()))
-    tables = files.with_tables(lambda path: read_table(path, text))
+    tables = files.with_tables(lambda path: read_table(path, suffixes))
     (first, *_) = tables.tables["train"]
     return by_split(files.name, list(first.items())) if isinstance(first, dict) else tables
 
 
-def list_files(spec: DataSpec, *, text: TextFormat | None = None) -> Source | None:
+def list_files(spec: DataSpec, *, suffixes: Sequence[str] = TABLES) -> Source | None:
     """List the files that a source names, by split; None for a dataset on the hub.
 
     Raises DataError for a missing file, or a folder without files that can be read.
@@ -78,16 +78,14 @@ def list_files(spec: DataSpec, *, text: TextFormat | None = None) -> Source | No
         name = path.resolve().name
         if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
             return Source(name, {"train": [path]})
-        return by_split(name, [(file.name, file) for file in _data_files(path, text)])
+        return by_split(name, [(file.name, file) for file in _data_files(path, suffixes)])
     if "," in source:
         paths = [path_at_home(word.strip()) for word in source.split(",")]
         for path in paths:
-            if path.is_dir():
-                raise DataError(f"{path} is a folder; between commas name files.")
             if not path.is_file():
                 raise _missing(path)
         return by_split(paths[0].resolve().parent.name, [(path.name, path) for path in paths])
-    is_file_name = path.suffix.lower() in (*TABLES, *PARAGRAPHS.suffixes, *SENTENCES.suffixes)
+    is_file_name = path.suffix.lower() in (*TABLES, *CONLL)
     in_folder = path.parent != Path() and path.parent.is_dir()
     if is_file_name or in_folder or not _HUB_ID.fullmatch(source):
         raise _missing(path)
@@ -101,14 +99,12 @@ def _missing(path: Path) -> DataError:
     return DataError(f"The data file {path} does not exist.{hint} Correct --data.")
 
 
-def _data_files(folder: Path, text: TextFormat | None) -> list[Path]:
-    """List the tables of a folder, else its texts; also of its subfolder `data`, as in clones of the hub."""
+def _data_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """List the tables of a folder or of its subfolder `data`, as in clones of the hub; else other files."""
     for place in (folder, folder / "data"):
-        for suffixes in (TABLES, text.suffixes if text else ()):
-            files = sorted(file for file in place.glob("[!._]*") if file.suffix.lower() in suffixes)
-            if files:
+        for some in (TABLES, suffixes):
+            if files := sorted(file for file in place.glob("[!._]*") if file.suffix.lower() in some):
                 return files
-    suffixes = (*TABLES, *(text.suffixes if text else ()))
     raise DataError(
         f"The folder {folder} has no data file; put {', '.join(suffixes)} files there, or set --task "
         "image-classification for images."
@@ -122,14 +118,12 @@ def by_split(name: str, sources: Sequence[tuple[str, Any]]) -> Source:
     note. Raises DataError without train.
     """
     tables: dict[str, list[Any]] = {}
-    names: dict[str, list[str]] = {}
     unclear = []
     for key, source in sources:
-        splits = {_split_of(word[1]) for word in _SPLIT_WORD.finditer(key.lower())}
+        words = {word[1] for word in _SPLIT_WORD.finditer(key.lower())}
+        splits = {word if word in ("train", "test") else "confirm" for word in words}
         if len(splits) == 1:
-            (split,) = splits
-            tables.setdefault(split, []).append(source)
-            names.setdefault(split, []).append(key)
+            tables.setdefault(splits.pop(), []).append(source)
         else:
             unclear.append(key)
     if not tables:
@@ -140,13 +134,8 @@ def by_split(name: str, sources: Sequence[tuple[str, Any]]) -> Source:
             f"{name} has no train split, only {listed([key for key, _ in sources])}; name one of them train, "
             "or save the one to learn from as a file and pass that."
         )
-    notes = [f"Left out, as the name has not exactly one split word: {listed(unclear)}."] if unclear else []
-    notes += [f"The {split} split is {listed(keys)}." for split, keys in names.items() if len(keys) > 1]
-    return Source(name, tables, tuple(notes))
-
-
-def _split_of(word: str) -> str:
-    return word if word in ("train", "test") else "confirm"
+    notes = (f"Left out, as the name has not exactly one split word: {listed(unclear)}.",) if unclear else ()
+    return Source(name, tables, notes)
 
 
 def class_folders(path: Path, suffixes: Collection[str]) -> Source:
@@ -158,28 +147,23 @@ def class_folders(path: Path, suffixes: Collection[str]) -> Source:
     source = Source(path.resolve().name, {"train": [path]})
     if any(_SPLIT_WORD.search(child.name.lower()) for child in folders):
         source = by_split(source.name, [(child.name, child) for child in folders])
-    tables: dict[str, list[Any]] = {}
-    notes = list(source.notes)
-    for split, split_folders in source.tables.items():
-        for folder in split_folders:
-            below = ((file, file.relative_to(folder).parts) for file in sorted(folder.glob("*/**/*")))
-            files = [
-                file for file, parts in below if file.is_file() and not any(name[0] == "." for name in parts)
-            ]
-            images = [file for file in files if file.suffix.lower() in suffixes]
-            if not images:
-                raise DataError(
-                    f"{folder} has neither a table ({', '.join(TABLES)}) nor folders of images; put the "
-                    "images into a folder per class, or add a table with columns file and label. A folder "
-                    "that is named like a split should have such folders."
-                )
-            if len(images) < len(files):
-                n_left = len(files) - len(images)
-                notes.append(f"Left out {n_left} of {len(files)} files in {folder.name}, not images.")
-            labels = [file.relative_to(folder).parts[0] for file in images]
-            columns = {"file": [str(file.resolve()) for file in images], "label": labels}
-            tables.setdefault(split, []).append(datasets.Dataset.from_dict(columns))
-    return Source(source.name, tables, tuple(notes))
+
+    def listed_images(folder: Path) -> datasets.Dataset:
+        paths = {file: file.relative_to(folder).parts for file in sorted(folder.glob("*/**/*"))}
+        labels = {
+            str(file.resolve()): parts[0]
+            for file, parts in paths.items()
+            if file.suffix.lower() in suffixes and not any(name.startswith(".") for name in parts)
+        }
+        if not labels:
+            raise DataError(
+                f"{folder} has neither a table ({', '.join(TABLES)}) nor folders of images; put the images "
+                "into a folder per class, or add a table with columns file and label. A folder that is named "
+                "like a split should have such folders."
+            )
+        return datasets.Dataset.from_dict({"file": list(labels), "label": list(labels.values())})
+
+    return source.with_tables(listed_images)
 
 
 def _read_hub(source: str) -> Any:

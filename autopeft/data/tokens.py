@@ -6,16 +6,9 @@ from collections import Counter
 from typing import Any
 
 from autopeft.data.cells import is_missing, refuse_written_lists
-from autopeft.data.columns import (
-    Columns,
-    cells_of,
-    declared_names,
-    groups_and_times,
-    name_of,
-    only_input,
-)
+from autopeft.data.columns import Columns, cells_of, declared_names, groups_in, name_of, only_input
 from autopeft.data.dataset import Row, SplitRows, UncutRows
-from autopeft.data.files import SENTENCES
+from autopeft.data.files import CONLL, TABLES
 from autopeft.data.labels import WITHOUT_LABEL, drop_unlabeled, label_column, names_in, order_of
 from autopeft.data.sources import read
 from autopeft.errors import DataError
@@ -33,30 +26,16 @@ def read_tokens(spec: DataSpec) -> UncutRows:
     A row's input is one tuple of tokens. Raises a DataError if tokens and tags are not lists, differ in
     number, or a tag is missing.
     """
-    source = read(spec, text=SENTENCES)
+    source = read(spec, suffixes=(*TABLES, *CONLL))
     table = source.tables["train"][0]
     tokens = only_input(spec, table.column_names, TOKEN_NAMES, content="tokens (lists of words)")
     tags = label_column(spec, table.column_names, inputs=[tokens], usual_names=TAG_NAMES)
-    columns = Columns(inputs=(tokens,), label=tags, group=spec.group_column, time=spec.time_column)
-    notes = [f"Tokens are column {tokens}; the tags are column {tags}."]
+    columns = Columns(inputs=(tokens,), label=tags, group=spec.group_column)
     raw = source.rows(lambda split, table: _rows(split, table, columns))
-    with_tokens: SplitRows = {}
-    for split, rows in raw.items():
-        with_tokens[split] = [row for row in rows if row.inputs[0]]
-        if n_dropped := len(rows) - len(with_tokens[split]):
-            notes.append(f"Dropped {counted(n_dropped, f'{split} row')} without tokens.")
-    splits, label_notes = drop_unlabeled(with_tokens, tags)
-    notes += label_notes
-    left_out = {
-        "rows without tokens": len(raw["train"]) - len(with_tokens["train"]),
-        WITHOUT_LABEL: len(with_tokens["train"]) - len(splits["train"]),
-    }
-    for split, rows in splits.items():
-        if n_ignored := sum(tag is None for row in rows for tag in row.label):
-            notes.append(
-                f"The tag {_NO_TAG} of {counted(n_ignored, f'{split} token')} means none: such tokens count "
-                "neither in training nor in the metric."
-            )
+    with_tokens: SplitRows = {split: [row for row in rows if row.inputs[0]] for split, rows in raw.items()}
+    splits, notes = drop_unlabeled(with_tokens, tags)
+    if n_empty := sum(map(len, raw.values())) - sum(map(len, with_tokens.values())):
+        notes.append(f"Dropped {counted(n_empty, 'row')} without tokens.")
     counts = Counter(tag for row in splits["train"] for tag in names_in(row.label))
     if len(counts) < 2:
         raise DataError(f"Tag column {tags} has only {list(counts)} in train; at least 2 tags are needed.")
@@ -64,8 +43,18 @@ def read_tokens(spec: DataSpec) -> UncutRows:
     if unknown := everywhere - set(counts):
         notes.append(f"No train row has the tags {listed(sorted(unknown))}; elsewhere they count as missed.")
     names = order_of(everywhere, declared_names(table, tags))
-    label_space = LabelSpace(kind="tags", names=names, counts=tuple(counts[tag] for tag in names))
-    return columns.uncut(source, splits, label_space, left_out=left_out, notes=notes)
+    return UncutRows(
+        name=source.name,
+        splits=splits,
+        label_space=LabelSpace(kind="tags", names=names, counts=tuple(counts[tag] for tag in names)),
+        input_columns=columns.inputs,
+        label_column=tags,
+        left_out={
+            "rows without tokens": len(raw["train"]) - len(with_tokens["train"]),
+            WITHOUT_LABEL: len(with_tokens["train"]) - len(splits["train"]),
+        },
+        notes=(*source.notes, f"Tokens are column {tokens}; the tags are column {tags}.", *notes),
+    )
 
 
 def _rows(split: str, table: Any, columns: Columns) -> list[Row]:
@@ -73,14 +62,14 @@ def _rows(split: str, table: Any, columns: Columns) -> list[Row]:
     (tokens,) = columns.inputs
     declared = declared_names(table, columns.label)
     rows = []
-    sides = [cells_of(split, table, name) for name in (tokens, columns.label)]
-    refuse_written_lists(sides[0], tokens)
-    cells = zip(*sides, *groups_and_times(split, table, columns), strict=True)
-    for index, (token_cell, tag_cell, group, time) in enumerate(cells):
-        where = f"row {index + 1} of {split}"
+    token_cells, tag_cells = (cells_of(split, table, name) for name in (tokens, columns.label))
+    refuse_written_lists(token_cells, tokens)
+    cells = zip(token_cells, tag_cells, groups_in(split, table, columns.group), strict=True)
+    for number, (token_cell, tag_cell, group) in enumerate(cells, start=1):
+        where = f"row {number} of {split}"
         words = _items(token_cell, tokens)
         if tag_cell is None and split != "train":
-            rows.append(Row((words,), None, group, time, index + 1))
+            rows.append(Row((words,), None, group, number))
             continue
         tags = _items(tag_cell, columns.label)
         if len(words) != len(tags):
@@ -95,7 +84,7 @@ def _rows(split: str, table: Any, columns: Columns) -> list[Row]:
         label = tuple(
             None if tag == _NO_TAG else name_of(tag, declared, where, columns.label) for tag in tags
         )
-        rows.append(Row((words,), None if set(label) == {None} else label, group, time, index + 1))
+        rows.append(Row((words,), None if set(label) == {None} else label, group, number))
     return rows
 
 

@@ -32,28 +32,23 @@ log = logging.getLogger(__name__)
 class Catalogue(Mapping[str, Plugin], Generic[Plugin]):
     """Plug-ins by name, names ascending; an unknown name raises an error with the names and the nearest one.
 
-    `broken` maps the name of each plug-in that cannot be used to a sentence with the cause, which it raises.
+    `kind` is the noun of the error. `broken` maps the name of each plug-in that cannot be used to a sentence
+    with the cause, which it raises.
     """
 
     def __init__(
         self, kind: str, plugins: Mapping[str, Plugin], broken: Mapping[str, str] | None = None
     ) -> None:
-        """Hold `plugins`; `kind` is the noun used in the error."""
         self._kind = kind
         self._plugins = dict(sorted(plugins.items()))
         self.broken = dict(broken or {})
 
     def __getitem__(self, name: str) -> Plugin:
-        if name not in self._plugins:
-            if name in self.broken:
-                raise SpecError(self.broken[name])
-            raise UnknownNameError(self._kind, name, self._plugins, hint=hint_for(name, self._plugins))
-        return self._plugins[name]
-
-    def changed(self, change: Callable[[Plugin], Changed]) -> Catalogue[Changed]:
-        """Apply `change` to each plug-in; names and broken plug-ins stay."""
-        changed = {name: change(plugin) for name, plugin in self._plugins.items()}
-        return Catalogue(self._kind, changed, self.broken)
+        if name in self._plugins:
+            return self._plugins[name]
+        if name in self.broken:
+            raise SpecError(self.broken[name])
+        raise UnknownNameError(self._kind, name, self._plugins, hint=hint_for(name, self._plugins))
 
     def __contains__(self, name: object) -> bool:
         return name in self._plugins
@@ -64,23 +59,22 @@ class Catalogue(Mapping[str, Plugin], Generic[Plugin]):
     def __len__(self) -> int:
         return len(self._plugins)
 
+    def changed(self, change: Callable[[Plugin], Changed]) -> Catalogue[Changed]:
+        """Apply `change` to each plug-in; names and broken plug-ins stay."""
+        changed = {name: change(plugin) for name, plugin in self._plugins.items()}
+        return Catalogue(self._kind, changed, self.broken)
+
 
 def hint_for(name: str, plugins: Mapping[str, Any]) -> str:
-    """Explain an unknown name that is an option (dora), a value of one (rslora), or qlora.
-
-    Return a sentence, or an empty string. `plugins` are of any kind.
-    """
+    """Explain a method name that is an option (dora), a value of one (rslora), or qlora; else return ""."""
     lower = name.casefold()
-    for plugin_name, plugin in plugins.items():
-        choices = getattr(plugin, "choices", None)
-        if choices is None:
-            continue
-        if lower == f"q{plugin_name}":
-            return f"For {name!r} use {plugin_name} with --quantize 4bit."
-        for option, values in choices.items():
+    for method, plugin in plugins.items():
+        if lower == f"q{method}" and hasattr(plugin, "choices"):
+            return f"For {name!r} use {method} with --quantize 4bit."
+        for option, values in getattr(plugin, "choices", {}).items():
             if lower == option or (lower in values and lower != "default"):
                 what = "an option" if lower == option else f"a value of {option}, an option"
-                return f"{name!r} is {what} of {plugin_name}; see `autopeft info methods {plugin_name}`."
+                return f"{name!r} is {what} of {method}; see `autopeft info methods {method}`."
     return ""
 
 
@@ -111,35 +105,30 @@ def discover(package: str) -> Catalogue[Any]:
         except SpecError as error:
             broken[entry.name] = str(error)
             log.warning("%s The %s is left out.", error, kind)
-    plugins: dict[str, Any] = {}
-    origins: dict[str, str] = {}
+    plugins: dict[str, tuple[Any, str]] = {}
     for plugin, origin in found:
         if missing := missing_in_peft(getattr(plugin, "label", ""), getattr(plugin, "since_peft", "")):
             broken[plugin.name] = missing
-            continue
-        if plugin.name in plugins:
+        elif plugin.name in plugins:
             raise SpecError(
-                f"{origins[plugin.name]} and {origin} both have a {kind} named {plugin.name!r}; rename one "
-                "or uninstall its package."
+                f"{plugins[plugin.name][1]} and {origin} both have a {kind} named {plugin.name!r}; rename "
+                "one or uninstall its package."
             )
-        plugins[plugin.name], origins[plugin.name] = plugin, origin
-    return Catalogue(kind, plugins, broken)
+        else:
+            plugins[plugin.name] = plugin, origin
+    return Catalogue(kind, {name: plugin for name, (plugin, _) in plugins.items()}, broken)
 
 
 def _load(entry: metadata.EntryPoint, kind: str, protocol: type | None) -> Any:
     """Load the plug-in of an entry point; raise SpecError if that fails or it does not meet its protocol."""
     package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "another package"
     subject = f"The {kind} {entry.name!r} of {package} ({entry.value})"
-    remedy = "Update or uninstall that package."
     try:
         plugin = entry.load()
     except Exception as error:  # a package may raise anything, and other plug-ins can be used
         cause = f"{type(error).__name__}: {reason_of(error)}"
-        raise SpecError(f"{subject} cannot be loaded ({cause}). {remedy}") from error
-    if protocol is not None:
-        members = {name for name in (*protocol.__annotations__, *vars(protocol)) if name[0] != "_"}
-        if missing := sorted(name for name in members if not hasattr(plugin, name)):
-            raise SpecError(
-                f"{subject} has no {', '.join(missing)}; see plugins.{protocol.__name__}. {remedy}"
-            )
+        raise SpecError(f"{subject} cannot be loaded ({cause}). Update or uninstall that package.") from error
+    members = () if protocol is None else (*protocol.__annotations__, *vars(protocol))
+    if missing := sorted({name for name in members if name[0] != "_" and not hasattr(plugin, name)}):
+        raise SpecError(f"{subject} has no {', '.join(missing)}. Update or uninstall that package.")
     return plugin

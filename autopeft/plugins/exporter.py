@@ -17,39 +17,30 @@ NeededBase = Literal["none", "shapes", "weights"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingFacts:
-    """How a plan is trained in full; a field is None if it is not known.
-
-    A step takes `accumulation_steps` micro-batches of `micro_batch_size` rows. `max_steps` overrides
-    `epochs`; the rate rises over `warmup_steps`. `quantize` is `none`, `4bit` or `8bit`. With `packs` rows
-    are blocks of joined texts. `text_form` describes how the texts of a row became one text; empty if not
-    known.
-    """
+    """How a plan is trained in full; a field is None if it is not known."""
 
     learning_rate: float | None = None
-    micro_batch_size: int | None = None
-    accumulation_steps: int | None = None
+    micro_batch_size: int | None = None  # rows
+    accumulation_steps: int | None = None  # micro-batches of a step
     epochs: float | None = None
-    max_steps: int | None = None
-    warmup_steps: int | None = None
+    max_steps: int | None = None  # overrides `epochs`
+    warmup_steps: int | None = None  # over which the rate rises
     max_length: int | None = None  # tokens per example
     seed: int | None = None
     dtype: str | None = None  # the number format of the base model, such as bfloat16
     checkpointing: bool | None = None
-    quantize: str = "none"
-    packs: bool = False
-    text_form: str = ""
+    quantize: str = "none"  # or 4bit or 8bit
+    packs: bool = False  # whether rows are blocks of joined texts
+    text_form: str = ""  # how the texts of a row became one text, in words; empty if not known
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A base model's checkpoint, other than its name.
-
-    `own_class` is set if the plan is for the text model inside of a larger model, where the same modules have
-    longer names: the class of transformers that the checkpoint's config has. `skeleton` is a model of that
-    class on the meta device, for exporters that need the base.
-    """
+    """A base model's checkpoint, other than its name."""
 
     revision: str | None = None  # commit on the hub
+    # The class of the checkpoint's config, if the plan is for the text model inside of a larger model, where
+    # the same modules have longer names; and a model of that class on the meta device.
     own_class: str = ""
     skeleton: nn.Module | None = None
 

@@ -27,8 +27,7 @@ def allow_own_function(name: str | None) -> None:
 def own_function(name: str, *, flag: str = "--metric") -> Callable[..., Any]:
     """Import the function of `module:function`, the value of a flag, from the working directory or installed.
 
-    Raises:
-        SpecError: Only a file named it (see `allow_own_function`), or there is no such function.
+    Raises SpecError if only a file named it (see `allow_own_function`), or there is no such function.
     """
     if name not in _ALLOWED:
         raise SpecError(f"{name} is code, and only a file names it; pass {flag} {name} if you trust it.")

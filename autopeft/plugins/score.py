@@ -20,11 +20,10 @@ class Score:
     least 0; None if the score does not measure the target module. The values of all batches are added up and
     divided by the number of examples.
 
-    - `inputs`: of the module, (B, T, in), float32.
-    - `gradient`: of the summed losses of the examples with respect to the outputs, (B, T, out), float32; row
-      b comes from example b alone.
-    - For experts in one parameter, `module` holds the parameter, `inputs` is the parameter itself, and
-      `gradient`, of the same shape, is summed over the examples.
+    `inputs` of the module are (B, T, in), float32. `gradient` is that of the examples' summed losses with
+    respect to the outputs, (B, T, out), float32; row b comes from example b alone. For experts in one
+    parameter, `module` holds the parameter, `inputs` is the parameter itself, and `gradient`, of the same
+    shape, is summed over the examples.
 
     `value` must not change or keep the tensors. If `reads_examples` is false, it is called once for each
     target module, with empty tensors and without a pass through the model.

@@ -16,20 +16,13 @@ if TYPE_CHECKING:
 
 Batch = dict[str, Any]
 Example = dict[str, Any]
-LabelKind = Literal[
-    "class", "classes", "number", "tags", "choice", "completion", "chat", "documents", "stream"
-]
-PACKED_KINDS = ("documents", "stream")  # are joined and cut into blocks of tokens
+LabelKind = Literal["class", "classes", "number", "tags", "choice", "completion", "chat", "documents"]
+PACKED_KINDS = ("documents",)  # are joined and cut into blocks of tokens
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
 
 
 def last_answer(labels: Sequence[int]) -> tuple[int, Sequence[int]]:
-    """Find where the last labelled part of a row begins, and its labels; (0, empty) without a label.
-
-    Example:
-        >>> last_answer([IGNORED, 5, IGNORED, 7, 8, IGNORED])
-        (3, [7, 8])
-    """
+    """Find where the last labelled part of a row begins, and its labels; (0, empty) without a label."""
     end = len(labels)
     while end and labels[end - 1] == IGNORED:
         end -= 1
@@ -44,9 +37,8 @@ class LabelSpace:
     """The labels of a dataset.
 
     `kind` is `class` (one per row), `classes` (any number per row), `number`, `tags` (one per token) or
-    `choice` (which of a row's answers is right). For language models it is what they learn to write:
-    `completion` or `chat` (its answers), `documents` or `stream` (all of the text; each row is a text of its
-    own, or continues the row before).
+    `choice` (which of a row's answers is right). Language models learn to write a `completion`, the answers
+    of a `chat`, or all of `documents`.
     """
 
     kind: LabelKind = "class"
@@ -58,27 +50,19 @@ class LabelSpace:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskDefaults:
-    """Limits for settings of a full run that are derived from the data; pairs are the least and the most.
+    """Limits for settings of a full run that are derived from the data; pairs are the least and the most."""
 
-    - `max_length`: tokens per example; None if the task reads no tokens.
-    - `is_packed`: whether examples are blocks of a longer text, all with `max_length` tokens.
-    - `batch_size`: examples per step: as many as have about `step_tokens`, or the most if that is None.
-    - `epochs`: as many as see `seen_examples` examples, or the most if that is None.
-    - `eval_examples`: examples of a split that are enough to compare plans if time is short; None takes all.
-    - `max_new_tokens`: tokens to generate per answer; None if the metric needs no generated texts. The task
-      must be a dataclass with a field of this name, which gets the number.
-    - `family`: which listed plans a search tries: classification, tagging, language or images.
-    """
-
-    max_length: tuple[int, int] | None
-    batch_size: tuple[int, int]
-    epochs: tuple[int, int]
-    is_packed: bool = False
+    max_length: tuple[int, int] | None  # tokens per example; None if the task reads no tokens
+    batch_size: tuple[int, int]  # examples per step: about `step_tokens` tokens, or the most if that is None
+    epochs: tuple[int, int]  # as many as see `seen_examples` examples, or the most if that is None
+    is_packed: bool = False  # whether examples are blocks of a longer text, all with `max_length` tokens
     step_tokens: int | None = None
     seen_examples: int | None = None
-    eval_examples: int | None = None
+    eval_examples: int | None = None  # of a split, enough to compare plans if time is short; None takes all
+    # To generate per answer, for which the task must be a dataclass with a field of this name; None if the
+    # metric needs no generated texts.
     max_new_tokens: tuple[int, int] | None = None
-    family: str = "classification"
+    family: str = "classification"  # whose listed plans a search tries; also tagging, language and images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,12 +131,10 @@ class Task(Protocol):
     def encode(
         self, inputs: Sequence[Sequence[Any]], labels: Sequence[Any], tokenizer: Any, max_length: int, /
     ) -> Encoded:
-        """Turn rows into examples with features and labels.
+        """Turn rows, one tuple of inputs each, into examples of at most `max_length` tokens.
 
-        `inputs` has one tuple per row, as `read_rows` makes them. `tokenizer` is the image processor of a
-        vision model. Examples are cut to `max_length` tokens. If there is one example per row, a large split
-        is encoded some rows at a time, as a run reads them. So too many unusable rows are a `refusal` in the
-        result, and not an error.
+        `tokenizer` is the image processor of a vision model. A large split is encoded some rows at a time, so
+        that unusable rows are a `refusal` in the result, and not an error.
         """
 
     def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
@@ -201,11 +183,7 @@ class PlacesBatches(Protocol):
     """
 
     def placed(self, batch: Batch, place: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        """Copy a batch to a device.
-
-        The batch is from `collate`, on the CPU. `place` copies a tensor to the device; also use it
-        for tensors that the task keeps next to the batch.
-        """
+        """Copy a batch of `collate` to a device by `place`, which copies one tensor."""
 
 
 @runtime_checkable
@@ -227,8 +205,7 @@ class Metric(Protocol):
     def score(
         self, truth: NDArray[np.float64], guesses: NDArray[np.float64], /
     ) -> tuple[float, tuple[float, ...]]:
-        """Compute the metric, and one score per example; the metric is their mean.
+        """Compute the metric, and one score per example; the metric is their mean (see `metrics.jackknife`).
 
-        If the metric is not a mean over examples, `autopeft.metrics.jackknife` computes the scores. Truth and
-        guesses are classes (N,) from 0, several classes (N, C) of 0 and 1, or numbers (N,).
+        Truth and guesses are classes (N,) from 0, several classes (N, C) of 0 and 1, or numbers (N,).
         """

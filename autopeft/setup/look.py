@@ -103,27 +103,15 @@ def facts_of(
 
 
 def load_data(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> LabelledData:
-    """Split the dataset that the settings name, or the one in memory.
-
-    Raises DataError; if the columns are usual for another task, the error suggests that task.
-    """
+    """Split the dataset that the settings name, or the one in memory."""
     if memory.data is None and spec.data.source in (IN_MEMORY, OWN_TRAINER):
         raise DataError(
             f"The rows of this run are {spec.data.source}, which settings cannot read; pass them in Python "
             "(data=…), name a file with --data, or pass best/trial.json to your own trainer."
         )
-    try:
-        if memory.data is not None:
-            return data.load_in_memory(spec.data, memory.data, seed=spec.search.seed, read_rows=read_rows)
-        return data.load(spec.data, seed=spec.search.seed, read_rows=read_rows)
-    except data.NoLabelColumnError as error:
-        usual = data.other_rows_of(error.names)
-        if usual is None or usual.read_rows is read_rows:
-            raise
-        tasks = discover("autopeft.tasks").values()
-        names = " or ".join(task.name for task in tasks if task.read_rows is usual.read_rows)
-        remedy = f"for {usual.words} set --task {names}, else name it"
-        raise data.NoLabelColumnError(error.names, remedy=remedy) from error
+    if memory.data is not None:
+        return data.load_in_memory(spec.data, memory.data, seed=spec.search.seed, read_rows=read_rows)
+    return data.load(spec.data, seed=spec.search.seed, read_rows=read_rows)
 
 
 def with_precision(spec: RunSpec, memory: InMemory) -> RunSpec:

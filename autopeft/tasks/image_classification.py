@@ -32,7 +32,7 @@ def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int
             examples += [dict(zip(made, row, strict=True)) for row in zip(*made.values(), strict=True)]
     else:
         for file in files:  # a broken one raises now, and not in the middle of a training run
-            file.load(is_draft=True)
+            file.load()
         examples = [{"file": file, "processor": tokenizer} for file in files]
     return Encoded(examples=tuple(examples), labels=tuple(labels))
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from autopeft.plugins import IGNORED, Batch, Encoded, LabelSpace
+from autopeft.plugins import IGNORED, Batch, Encoded, LabelKind, LabelSpace
 from autopeft.tasks._shared.batches import without_labels
 from autopeft.tasks._shared.generating import generate_greedily
 from autopeft.tasks._shared.tokens import Row, as_row, chunks, tokenized
@@ -16,17 +16,11 @@ from autopeft.tasks._shared.writing import TextModel, WritingTask, all_dropped
 
 
 def _encode(
-    kind: str,
-    texts: Sequence[str],
-    completions: Sequence[str],
-    tokenizer: Any,
-    max_length: int,
-    *,
-    learn: str = "answers",
+    kind: LabelKind, texts: Sequence[str], completions: Sequence[str], tokenizer: Any, max_length: int
 ) -> Encoded:
     """Tokenize prompts as features, cut at their end to `max_length` tokens, and completions as labels.
 
-    A row with a longer completion has no labels and is dropped. Prompts are not learned, whatever `learn` is.
+    A row with a longer completion has no labels and is dropped.
     """
     examples, cut = tokenized(tokenizer, [texts], max_length=max_length)
     labels: list[Row] = []

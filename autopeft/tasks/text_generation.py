@@ -31,38 +31,26 @@ _Labelled = tuple[list[int], list[int], list[int] | None]
 
 
 def _encode(
-    kind: str,
-    texts: Sequence[str],
-    completions: Sequence[str],
-    tokenizer: Any,
-    max_length: int,
-    *,
-    learn: str = "answers",
+    kind: LabelKind, texts: Sequence[str], completions: Sequence[str], tokenizer: Any, max_length: int
 ) -> Encoded:
     """Make blocks of `max_length` tokens, or an example of each prompt with its completion."""
     if kind in WITH_PROMPT:
-        return _encode_completions(
-            texts, completions, tokenizer, max_length, is_chat=kind == "chat", learn=learn
-        )
-    return _encode_blocks(texts, tokenizer, max_length, are_documents=kind == "documents")
+        return _encode_completions(texts, completions, tokenizer, max_length, is_chat=kind == "chat")
+    return _encode_blocks(texts, tokenizer, max_length)
 
 
-def _encode_blocks(texts: Sequence[str], tokenizer: Any, max_length: int, *, are_documents: bool) -> Encoded:
+def _encode_blocks(texts: Sequence[str], tokenizer: Any, max_length: int) -> Encoded:
     """Pack texts into blocks of `max_length` tokens, the last block shorter; every token is a label.
 
-    An end-of-text token follows each document; texts of other kinds are parts of one long text. If the
-    tokenizer begins texts with a token, every block begins with it: Gemma cannot read text without it.
+    An end-of-text token follows each text. If the tokenizer begins texts with a token, every block begins
+    with it: Gemma cannot read text without it.
     """
     end, start = tokenizer.eos_token_id, _start_of(tokenizer)
     tokens_of_chunks = [as_row([])]
-    # Parts of one text are joined: tokenized piece by piece, SmolLM2's loss on it is 0.3 nats higher.
-    pieces = texts if are_documents else ["".join(texts[chunk]) for chunk in chunks(texts)]
-    for chunk in chunks(pieces):  # several at once, which a fast tokenizer spreads over the cores
+    for chunk in chunks(texts):  # several at once, which a fast tokenizer spreads over the cores
         ids: list[int] = []
-        rows = tokenizer(list(pieces[chunk]), add_special_tokens=are_documents, verbose=False)["input_ids"]
-        for piece in rows:
-            needs_end = are_documents and end is not None and piece[-1:] != [end]
-            ids += [*piece, end] if needs_end else piece
+        for text in tokenizer(list(texts[chunk]), verbose=False)["input_ids"]:
+            ids += text if end is None or text[-1:] == [end] else [*text, end]
         tokens_of_chunks.append(as_row(ids))
     tokens, start_row = read_only(np.concatenate(tokens_of_chunks)), as_row(start)
     size = max(1, max_length - len(start))
@@ -81,28 +69,19 @@ def _encode_blocks(texts: Sequence[str], tokenizer: Any, max_length: int, *, are
 
 
 def _encode_completions(
-    prompts: Sequence[str],
-    completions: Sequence[str],
-    tokenizer: Any,
-    max_length: int,
-    *,
-    is_chat: bool,
-    learn: str,
+    prompts: Sequence[str], completions: Sequence[str], tokenizer: Any, max_length: int, *, is_chat: bool
 ) -> Encoded:
     """Make an example of each prompt with its completion; labels are -100 at what is not learned.
 
     With a chat template the prompt becomes the user's message. Without one the completion follows the prompt,
     after a line break if neither has white space there, and the end-of-text token follows the completion.
-    `learn` is `answers` if the earlier answers of a chat are learned too, `all` if all text is.
     """
     if is_chat and not tokenizer.chat_template:
         raise DataError(
             "The rows are chats, but the tokenizer of the base model has no chat template; use an instruct "
             "model, or rows with a prompt and a completion."
         )
-    encode_pairs = _encode_plain
-    if tokenizer.chat_template:
-        encode_pairs = partial(_encode_chats, is_chat=is_chat, learns_earlier=is_chat and learn == "answers")
+    encode_pairs = partial(_encode_chats, is_chat=is_chat) if tokenizer.chat_template else _encode_plain
     fitted: list[_Fitted] = []
     n_last_alone = longest = 0
     start, n_rows = _start_of(tokenizer), len(prompts)
@@ -110,19 +89,10 @@ def _encode_completions(
         for prompt, completion, prompt_labels in encode_pairs(prompts[chunk], completions[chunk], tokenizer):
             longest = max(longest, len(prompt) + len(completion))
             n_last_alone += prompt_labels is None
-            labels = prompt if learn == "all" else prompt_labels or [IGNORED] * len(prompt)
+            labels = prompt_labels or [IGNORED] * len(prompt)
             fitted.append(_fit(prompt, completion, labels, start=start, max_length=max_length))
     n_cut = sum(row.is_cut for row in fitted)
     dropped = tuple(i for i, row in enumerate(fitted) if row.is_dropped)
-    refusal = ""
-    if len(dropped) == n_rows:
-        refusal = all_dropped(n_rows, longest, max_length)
-    elif 2 * n_cut > n_rows:
-        refusal = (
-            f"{n_cut} of {n_rows} prompts do not fit into {max_length} tokens with their completions; "
-            f"the longest example has {longest}: raise --max-length if the model's context allows it, or "
-            "shorten the prompts."
-        )
     notes = []
     if n_cut or dropped:
         notes.append(
@@ -135,15 +105,11 @@ def _encode_completions(
             f"In {n_last_alone} of {n_rows} chats only the last answer is learned: the chat template writes "
             "earlier answers differently, or the tokenizer does not report where its tokens are."
         )
-    if is_chat and "tools" not in str(tokenizer.chat_template) and (n_tools := sum(map(_has_tools, prompts))):
-        notes.append(
-            f"The chat template of the base model writes no tools; {n_tools} of {n_rows} chats have some."
-        )
     return Encoded(
         examples=tuple(_example(row.ids) for row in fitted),
         labels=tuple(row.labels for row in fitted),
         notes=tuple(notes),
-        refusal=refusal,
+        refusal=all_dropped(n_rows, longest, max_length) if len(dropped) == n_rows else "",
         dropped=dropped,
     )
 
@@ -173,11 +139,6 @@ def _fit(
     return _Fitted(as_row([*prompt, *completion][:max_length]), as_row(labels), is_cut, is_dropped)
 
 
-def _has_tools(prompt: str) -> bool:
-    turns, tools = chat_of(prompt)
-    return bool(tools) or any("tool_calls" in turn for turn in turns)
-
-
 def _start_of(tokenizer: Any) -> list[int]:
     """Return the token with which the tokenizer begins every text; [] if it adds none."""
     start = getattr(tokenizer, "bos_token_id", None)
@@ -189,12 +150,7 @@ def _example(row: Row) -> Example:
 
 
 def _encode_chats(
-    prompts: Sequence[str],
-    completions: Sequence[str],
-    tokenizer: Any,
-    *,
-    is_chat: bool,
-    learns_earlier: bool,
+    prompts: Sequence[str], completions: Sequence[str], tokenizer: Any, *, is_chat: bool
 ) -> list[_Labelled]:
     """Tokenize each row as the chat template writes it, split where the answer begins."""
     pairs: list[tuple[str, str]] = []
@@ -206,7 +162,7 @@ def _encode_chats(
         try:
             pair = split_at_answer(tokenizer, turns, answer, tools=tools)
             if pair is not None:
-                spans = earlier_answers(tokenizer, turns, pair[0], tools=tools) if learns_earlier else []
+                earlier.append(earlier_answers(tokenizer, turns, pair[0], tools=tools))
         except TEMPLATE_FAULTS as error:
             roles = ", ".join(str(turn["role"]) for turn in (*turns, answer))
             raise DataError(
@@ -223,7 +179,6 @@ def _encode_chats(
                 "another base model."
             )
         pairs.append(pair)
-        earlier.append(spans)
     texts, answers = zip(*pairs, strict=True)
     ids = token_pairs(tokenizer, texts, answers, add_special_tokens=False)
     return [
@@ -290,10 +245,10 @@ def _text_form(kind: LabelKind, tokenizer: Any) -> str:
             "space ends the prompt or begins the completion."
         )
     prompt = "the prompt" if kind == "chat" else "the prompt as the user's message"
-    end = "".join(
-        f", followed by {token}" for token in tokenizer.convert_ids_to_tokens(_added_end(tokenizer))
-    )
-    return f"The tokenizer's chat template writes {prompt}, and the completion as the answer{end}."
+    added = tokenizer.convert_ids_to_tokens(_added_end(tokenizer))
+    end = "".join(f", followed by {token}" for token in added)
+    learned = " Every answer of the assistant is learned." if kind == "chat" else ""
+    return f"The tokenizer's chat template writes {prompt}, and the completion as the answer{end}.{learned}"
 
 
 def _generate(model: nn.Module, batch: Batch, tokenizer: Any, max_new_tokens: int) -> list[str]:
@@ -345,7 +300,7 @@ PLUGIN = WritingTask(
     name="text-generation",
     auto_class="AutoModelForCausalLM",
     peft_task_type="CAUSAL_LM",
-    kinds=(*WITH_PROMPT, "documents", "stream"),
+    kinds=(*WITH_PROMPT, "documents"),
     label_space=LabelSpace(kind="documents"),
     model_type=TextModel(
         encode=_encode,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,7 +24,7 @@ from autopeft.types import TaskSpec
 
 _ENTITY_TAG = re.compile(r"O|[BIELSU]-.+")  # outside an entity, or a place in it and its type
 _BEGIN, _END = "BSU", "ELSU"  # places that begin an entity, or end it: IOBES, and L and U of BILOU
-_ENTITY_F1, _ENTITY_MACRO_F1 = "entity-f1", "entity-macro-f1"
+_ENTITY_F1 = "entity-f1"
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class TokenClassification:
 
     name: str = "token-classification"
     metric: str = _ENTITY_F1
-    metrics: tuple[str, ...] = (_ENTITY_F1, _ENTITY_MACRO_F1, TOKEN_ACCURACY)
+    metrics: tuple[str, ...] = (_ENTITY_F1, TOKEN_ACCURACY)
     greater_is_better: bool = True
     is_share: bool = True
     score_span: float | None = None
@@ -130,23 +129,12 @@ class TokenClassification:
                     rows.append((tags[is_counted].tolist(), guesses[is_counted].tolist()))
         if self.metric == TOKEN_ACCURACY:
             return counts.evaluation(self.metric)
-        entities = self._count_entities(rows)
-        if self.metric == _ENTITY_F1:
-            entities = entities.sum(axis=1, keepdims=True)
-        metric = float(_mean_f1(entities.sum(axis=0)))
-        scores = pseudo_values(metric, _mean_f1(entities.sum(axis=0) - entities))
-        return Evaluation(metric=metric, loss=counts.mean_loss, example_scores=scores)
-
-    def _count_entities(self, rows: Sequence[tuple[list[int], list[int]]]) -> Any:
-        """Count right, true and guessed entities, shape (N, types, 3), for all types that occur."""
         pairs = [[self._entities(tags) for tags in row] for row in rows]
-        types = sorted({kind for pair in pairs for entities in pair for kind, _, _ in entities}) or [""]
-        counts = np.zeros((len(pairs), len(types), 3))
-        for row, (true, guessed) in enumerate(pairs):
-            for column, entities in enumerate((true & guessed, true, guessed)):
-                for kind, n in Counter(kind for kind, _, _ in entities).items():
-                    counts[row, types.index(kind), column] += n
-        return counts
+        counts_of_rows = [(len(true & guessed), len(true) + len(guessed)) for true, guessed in pairs]
+        hits, both = np.array(counts_of_rows, dtype=float).T
+        metric = float(f1_of_counts(hits.sum(), both.sum()))
+        scores = pseudo_values(metric, f1_of_counts(hits.sum() - hits, both.sum() - both))
+        return Evaluation(metric=metric, loss=counts.mean_loss, example_scores=scores)
 
     def _entities(self, tags: Sequence[int]) -> set[tuple[str, int, int]]:
         """Find entities as (type, first token, last token): neighbours of one type, cut where tags say so."""
@@ -158,11 +146,6 @@ class TokenClassification:
             start = place if is_cut else start
             previous = name
         return entities
-
-
-def _mean_f1(counts: Any) -> Any:
-    """Average F1 over types, from counts of right, true and guessed entities (…, types, 3)."""
-    return f1_of_counts(counts[..., 0], counts[..., 1] + counts[..., 2]).mean(axis=-1)
 
 
 def _align(words: Sequence[str], tags: Sequence[int], pieces: Sequence[tuple[int, int]]) -> list[int]:

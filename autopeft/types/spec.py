@@ -71,9 +71,7 @@ class DataSpec(Topic):
     text_columns: tuple[str, ...] = setting(
         (), "Column with the text; two for a pair of texts", "Data", short="text_column", form="repeated"
     )
-    label_column: str | None = setting(
-        None, "Column with the label, or columns of 0 and 1, separated by commas", "Data"
-    )
+    label_column: str | None = setting(None, "Column with the label", "Data")
     label_kind: Literal["class", "classes", "number"] | None = setting(
         None, "What the label column holds, if its values are ambiguous", "Data", short=None
     )
@@ -81,9 +79,6 @@ class DataSpec(Topic):
         None,
         "Rows with equal values in this column stay in one split; intervals are over these groups",
         "Data",
-    )
-    time_column: str | None = setting(
-        None, "Column with the time of a row; the held-out rows are the latest ones of train", "Data"
     )
     max_examples: int | None = setting(None, "Rows of train and search together, at most", "Data", ge=1)
     max_eval_examples: int | None = setting(
@@ -112,12 +107,6 @@ class TaskSpec(Topic):
         None,
         "Regular expression; its first group, or whole match, is the answer in a generated text",
         "Options",
-        short=None,
-    )
-    learn: Literal["last", "answers", "all"] = setting(
-        "answers",
-        "What a language model learns of a chat: its last answer, all answers, or all, prompts included",
-        "Full run",
         short=None,
     )
     epochs: float | None = setting(

@@ -1,4 +1,4 @@
-"""Chats: messages, ShareGPT's turns, TRL's prompts, tools, and chats without an answer."""
+"""Chats: messages, ShareGPT's turns, tools, and chats without an answer."""
 
 from __future__ import annotations
 
@@ -53,18 +53,6 @@ def test_messages_of_other_forms_are_refused(tmp_path, turn):
         read(tmp_path, rows)
 
 
-def test_prompts_and_completions_of_messages_are_one_chat(tmp_path):
-    rows = [{"prompt": [user(f"hello {i}")], "completion": [assistant(f"bye {i}")]} for i in range(N)]
-    data = read(tmp_path, rows)
-    assert data.fingerprint == read(tmp_path, usual_rows()).fingerprint
-    assert (data.label_space.kind, data.text_columns, data.label_column) == (
-        "chat",
-        ("prompt",),
-        "completion",
-    )
-    assert "The model learns to write completion after prompt." in data.notes
-
-
 def test_chats_that_end_with_the_user_are_dropped_unless_all_do(tmp_path):
     rows = usual_rows()
     for row in rows[:9]:
@@ -103,15 +91,6 @@ def test_tools_may_be_written_as_json_and_blank_ones_change_nothing(tmp_path):
     rows[5]["tools"] = '{"name": "add"}'
     with pytest.raises(DataError, match="Row 6 of train"):
         read(tmp_path, rows)
-
-
-def test_answers_of_weight_0_are_not_learned(tmp_path):
-    rows = [
-        {"messages": [user(f"hello {i}"), assistant(f"bye {i}") | {"weight": int(i > 8)}]} for i in range(N)
-    ]
-    assert {label for _, label in everything(read(tmp_path, rows))} == {f"bye {i}" for i in range(9, N)}
-    with pytest.raises(DataError, match="weight"):
-        read(tmp_path, rows[:9])
 
 
 def test_calls_of_tools_stay_in_a_chat_and_a_chat_that_ends_in_one_is_left_out(tmp_path):

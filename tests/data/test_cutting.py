@@ -1,4 +1,4 @@
-"""Cuts of train with rows in groups: few large ones, and groups in time."""
+"""Cuts of train with rows in groups: few large ones, and surplus rows."""
 
 from __future__ import annotations
 
@@ -73,25 +73,6 @@ def test_groups_that_cannot_be_cut_are_refused(tmp_path, sizes):
     rows = [row | {"label": "c"} if row["who"] == "w1" and row["day"] % 2 else row for row in rows]
     with pytest.raises(DataError, match="group_column"):
         read(tmp_path, rows)
-
-
-@pytest.mark.parametrize("sizes", [[4] * 100, [100] * 5, [3, 1] * 60])
-def test_groups_in_time_stay_whole_and_the_latest_are_cut(tmp_path, sizes):
-    rows = rows_of(sizes)
-    # Groups overlap in time: each has one early row; what counts is their latest.
-    first = {row["who"]: min(r["day"] for r in rows if r["who"] == row["who"]) for row in rows}
-    rows = [
-        row | {"day": -1} if row["day"] == first[row["who"]] and row["day"] % 8 == 0 else row for row in rows
-    ]
-    data = read(tmp_path, rows, time_column="day")
-    who = column(data, rows, "who")
-    groups = {split: set(owners) for split, owners in who.items()}
-    assert sum(map(len, groups.values())) == len(set.union(*groups.values())) == len(sizes)
-    latest = {
-        owner: max(row["day"] for row in rows if row["who"] == owner) for owner in set.union(*groups.values())
-    }
-    ends = {split: [latest[owner] for owner in owners] for split, owners in groups.items()}
-    assert max(ends["train"]) < min(ends["search"]) and max(ends["search"]) < min(ends["confirm"])
 
 
 @pytest.mark.parametrize(("sizes", "n_most"), [([120] * 8, 200), ([300] * 4, 899), ([500] + [20] * 10, 150)])

@@ -56,14 +56,12 @@ def test_keys_of_json_that_come_late_are_read(tmp_path, late):
     assert len(cells(read(write_lines(tmp_path / "rows.jsonl", rows)))) == N
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
-def test_quoted_cells_are_read_back_as_pandas_wrote_them(tmp_path, suffix):
+def test_quoted_cells_are_read_back_as_pandas_wrote_them(tmp_path):
     draw = random.Random(0)
     texts = [f"{i} " + "".join(draw.choices("ab\",;\n'| ", k=12)) + "." for i in range(N)]
     frame = pd.DataFrame({"text": texts, "label": ["a", "b"] * (N // 2)})
-    path = tmp_path / f"rows{suffix}"
-    frame.to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")
-    assert cells(read(path)).keys() == set(texts)
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    assert cells(read(tmp_path / "rows.csv")).keys() == set(texts)
 
 
 def test_blanks_around_the_names_of_a_csv_do_not_count(tmp_path):
@@ -84,10 +82,10 @@ ROW = "text,label\nfine,1\n"
         ("a.csv", ROW.encode("utf-16"), "UTF-8"),
         ("a.jsonl", '{"text": "é"}'.encode("latin-1"), "UTF-8"),
         ("a.csv", b"text,label\nfine,1\nyes, it is,1\n", "line 3"),
-        ("a.csv", b"text,label\nyes, it is,1\n", "more cells"),
+        ("a.csv", b"text,label\nyes, it is,1\n", "header"),
         ("a.csv", b'text,label\n"fine,1\nmore,2\n', "EOF inside string"),
         ("a.csv", b"text;label\nfine;1\n", "sep=';'"),
-        ("a.tsv", b'text\tlabel\n"so\ta\n"so\tb\nfine\ta\n', "quoting=3"),
+        ("a.tsv", b"text\tlabel\nfine\t1\n", "read_csv"),
         ("a.csv", b"text,label\n", "no rows"),
         ("a.csv", b"", "No columns"),
         ("a.json", b'{"text": "a", "lab', "line 1"),

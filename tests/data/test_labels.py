@@ -1,4 +1,4 @@
-"""Labels in lists, in columns of 0 and 1, and separated by commas."""
+"""Labels in lists, and separated by commas."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import json
 import pandas as pd
 import pytest
 
-from autopeft.data import load, read_texts
+from autopeft.data import load
 from autopeft.errors import DataError
 from autopeft.types import DataSpec
 
 N = 90
 
 
-def read(source, read_rows=read_texts, **spec):
-    return load(DataSpec(source=str(source), **spec), seed=0, read_rows=read_rows)
+def read(source, **spec):
+    return load(DataSpec(source=str(source), **spec), seed=0)
 
 
 def write(path, labels):
@@ -66,20 +66,3 @@ def test_labels_separated_by_commas_are_several_labels_of_kind_classes(tmp_path)
     assert {i: tuple(int(data.label_names[at]) for at in at_) for i, at_ in labels_of(data).items()} == dict(
         enumerate(pairs)
     )
-
-
-@pytest.mark.parametrize(
-    ("suffix", "yes", "no"), [("csv", 1, 0), ("csv", True, False), ("parquet", 1.0, 0.0)]
-)
-def test_a_column_of_0_and_1_for_each_label_is_a_list_of_labels(tmp_path, suffix, yes, no):
-    frame = pd.DataFrame({"said": [f"this is number {i}" for i in range(N)]})
-    frame["toxic"], frame["mild"] = [yes, no, no] * 30, [yes, yes, no] * 30
-    path = tmp_path / f"a.{suffix}"
-    frame.to_csv(path, index=False) if suffix == "csv" else frame.to_parquet(path)
-    data = read(path, label_column="toxic, mild")
-    named = [sorted(data.label_names[i] for i in label) for label in data.train.labels]
-    numbers = [int(text.split()[-1]) for (text,) in data.train.inputs]
-    assert named == [[["mild", "toxic"], ["mild"], []][i % 3] for i in numbers]
-    frame.assign(mild="x").to_csv(tmp_path / "b.csv", index=False)
-    with pytest.raises(DataError, match="Column mild holds 'x' in row 1"):
-        read(tmp_path / "b.csv", label_column="toxic,mild")

@@ -92,19 +92,6 @@ def test_chats_are_read_and_faulty_ones_refused(tmp_path):
         read(write(tmp_path / "b.jsonl", rows))
 
 
-def test_text_files_are_one_text_cut_at_its_end(tmp_path):
-    paragraphs = [f"para {i}\nmore of it\n\n" for i in range(200)]
-    (tmp_path / "book.txt").write_text("".join(paragraphs))
-    data = read(tmp_path / "book.txt")
-    assert data.label_space.kind == "stream"
-    splits = (data.train, data.search, data.confirm)
-    assert "".join(text for split in splits for (text,) in split.inputs) == "".join(paragraphs)
-    assert (len(data.search.inputs), len(data.confirm.inputs)) == (50, 50)
-    (tmp_path / "blank.txt").write_text("\n\n \n")
-    with pytest.raises(DataError, match=r"blank\.txt has no rows"):
-        read(tmp_path / "blank.txt")
-
-
 @pytest.mark.parametrize(
     ("prompt", "more", "completion"),
     [

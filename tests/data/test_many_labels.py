@@ -1,8 +1,6 @@
-"""Cuts of train with many labels: the rule in plain loops, and its cost."""
+"""Cuts of train with many labels, by the rule in plain loops."""
 
 from __future__ import annotations
-
-import sys
 
 import numpy as np
 import pytest
@@ -58,38 +56,6 @@ def test_a_cut_gets_the_labels_that_it_lacks_by_the_rule(seed, several):
             for i, (label, others) in enumerate(zip(labels, more, strict=True))
         ]
     out = set(generator.permutation(n_rows)[: n_rows // 3].tolist())
-    cutter = Cutter(has_classes=True, in_order=False, seed=seed)
+    cutter = Cutter(has_classes=True, seed=seed)
     swapped = cutter._with_labels(rows_of(labels), out, frozenset(names))
     assert swapped == with_labels(labels, out, set(names), seed=seed)
-
-
-def n_steps(act):
-    """How many instructions of the interpreter run in Python functions: the same on every machine."""
-    n = 0
-
-    def trace(frame, event, arg):
-        nonlocal n
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        n += event == "opcode"
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        act()
-    finally:
-        sys.settrace(before)
-    return n
-
-
-def test_twice_the_labels_cost_twice_the_steps_of_a_cut():
-    def cut(n_labels):
-        rows = rows_of(f"l{i % n_labels}" for i in range(4 * n_labels))
-        out = set(range(20)) | set(range(n_labels, n_labels + 20))  # 20 labels twice each
-        spread = frozenset(row.label for row in rows)
-        return n_steps(
-            lambda: Cutter(has_classes=True, in_order=False, seed=0)._with_labels(rows, out, spread)
-        )
-
-    few, many = cut(200), cut(400)
-    assert many < 3 * few

@@ -55,7 +55,6 @@ def test_a_name_with_words_of_several_splits_is_left_out_with_a_note(tmp_path):
     data = read(tmp_path)
     assert sum(sizes(data)) == 160
     assert any(note.startswith("Left out") and "train_test.csv" in note for note in data.notes)
-    assert "The train split is train.csv and train_set_training.csv." in data.notes
 
 
 def test_listed_files_are_sorted_by_their_own_names(tmp_path):

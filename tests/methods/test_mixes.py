@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from toys.architectures import train
 from toys.bases import EVERY_ARCHITECTURE, PEFT_TASKS, adapters_of, state_of, toy_base
-from toys.lives import live, logits, n_trainable, train
+from toys.lives import live, logits, n_trainable
 
 from autopeft.adapters import compile_plan
 from autopeft.model import merge

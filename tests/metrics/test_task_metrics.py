@@ -1,4 +1,4 @@
-"""Metrics of text classification against scikit-learn and scipy; scores against a brute-force jackknife."""
+"""Metrics of text classification: their spread, constant guesses, and the choice of a metric."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from sklearn import metrics
 from torch import nn
 
 from autopeft.plugins import LabelSpace, discover
@@ -33,29 +32,6 @@ def measured(label_space, labels, logits, *, metric, batch_size=7):
     starts = range(0, len(labels), batch_size)
     batches = (task.collate(examples[i : i + batch_size], labels[i : i + batch_size], 0) for i in starts)
     return task.evaluate(Saved(logits), batches)
-
-
-def jackknifed(function, truth, guesses):
-    """Pseudo-values moved to the metric, from the definition."""
-    whole, rows = function(truth, guesses), np.arange(len(truth))
-    values = np.array(
-        [len(rows) * whole - (len(rows) - 1) * function(truth[rows != i], guesses[rows != i]) for i in rows]
-    )
-    return values - values.mean() + whole
-
-
-def test_macro_f1_of_many_classes_is_that_of_scikit_learn_without_each_row():
-    """Class 20 has one example, 21 another that is guessed wrong, and 22 is guessed once and never true."""
-    rng = np.random.default_rng(4)
-    truth, guesses = rng.integers(0, 12, (2, 60))
-    truth[:2], guesses[1:3] = (20, 21), (21, 22)
-
-    def brute(t, g):
-        return metrics.f1_score(t, g, average="macro", labels=np.unique(t), zero_division=0)
-
-    value, scores = discover("autopeft.metrics")["macro-f1"].score(truth.astype(float), guesses.astype(float))
-    assert value == pytest.approx(brute(truth, guesses), abs=1e-12)
-    np.testing.assert_allclose(scores, jackknifed(brute, truth, guesses), atol=1e-9)
 
 
 def test_spread_of_pseudo_values_gives_the_spread_of_the_metric():

@@ -9,7 +9,6 @@ from datasets import Dataset
 from toys.bases import toy_base
 from toys.tasks import CHAT_TEMPLATE, with_end_of_text
 
-from autopeft.errors import SpecError
 from autopeft.plugins import LabelSpace, discover, last_answer
 from autopeft.types import TaskSpec
 
@@ -37,31 +36,25 @@ def words(tokenizer):
     return with_end_of_text(tokenizer)
 
 
-def encoded(tokenizer, turns, *, max_length=99, **spec):
-    task = PLUGIN.fitted(TaskSpec(**spec), LabelSpace(kind="chat"), tokenizer)
+def encoded(tokenizer, turns, *, max_length=99):
+    task = PLUGIN.fitted(TaskSpec(), LabelSpace(kind="chat"), tokenizer)
     made = task.encode([(json.dumps(turns[:-1]),)], [turns[-1]["content"]], tokenizer, max_length)
     (example,), (labels,) = made.examples, made.labels
     return example["input_ids"].tolist(), labels.tolist(), made.notes
 
 
-def learned(tokenizer, turns, **spec):
+def learned(tokenizer, turns, **limits):
     """The tokens of a chat, with _ where nothing is learned."""
-    ids, labels, notes = encoded(tokenizer, turns, **spec)
+    ids, labels, notes = encoded(tokenizer, turns, **limits)
     assert all(label in (-100, i) for i, label in zip(ids, labels, strict=True))
     return " ".join("_" if i == -100 else tokenizer.convert_ids_to_tokens(i) for i in labels), notes
 
 
 @pytest.mark.parametrize("template", [CHAT_TEMPLATE, MARKED])
-@pytest.mark.parametrize(
-    ("learn", "text"),
-    [
-        ("last", "_ " * 23 + "poor it [SEP]"),
-        ("answers", "_ _ _ _ _ _ _ _ good fine [SEP] _ _ _ _ _ bad [SEP] _ _ _ _ _ poor it [SEP]"),
-    ],
-)
-def test_earlier_answers_are_learned_with_their_ends(words, template, learn, text):
+def test_earlier_answers_are_learned_with_their_ends(words, template):
     words.chat_template = template
-    assert learned(words, TURNS, learn=learn) == (text, ())
+    text = "_ _ _ _ _ _ _ _ good fine [SEP] _ _ _ _ _ bad [SEP] _ _ _ _ _ poor it [SEP]"
+    assert learned(words, TURNS) == (text, ())
 
 
 def test_labels_are_those_of_trl_with_assistant_only_loss(words, tmp_path):
@@ -127,14 +120,6 @@ def test_an_earlier_turn_without_text_is_learned_only_if_its_calls_are_written(w
     assert learned(words, turns)[0].count("bad [SEP]") == 2
 
 
-@pytest.mark.parametrize("template", [CHAT_TEMPLATE, MARKED])
-def test_an_answer_of_weight_0_is_not_learned(words, template):
-    words.chat_template = template
-    turns = [turn | ({"weight": 0} if turn["content"] == "good fine" else {}) for turn in TURNS]
-    assert learned(words, turns)[0].split()[:16] == [*["_"] * 16]
-    assert learned(words, turns)[0].split()[16:18] == ["bad", "[SEP]"]
-
-
 def test_an_end_that_the_template_does_not_write_is_learned_after_every_answer(words):
     """As GLM's: an answer ends where the next turn begins."""
     words.chat_template = CHAT_TEMPLATE.replace(" [SEP]", "").replace("{{ 'day '", "{{ '[SEP] day '")
@@ -146,14 +131,6 @@ def test_a_prompt_that_loses_its_beginning_keeps_the_labels_of_its_end(words):
     text = learned(words, TURNS)[0].split()
     for max_length in (9, 14):
         assert learned(words, TURNS, max_length=max_length)[0].split() == text[-max_length:]
-
-
-def test_all_learns_the_prompt_and_leaves_none_to_answer(words):
-    words.chat_template = CHAT_TEMPLATE
-    ids, labels, _ = encoded(words, TURNS, learn="all")
-    assert labels == ids
-    with pytest.raises(SpecError, match="no prompt"):
-        encoded(words, TURNS, learn="all", metric="exact-match")
 
 
 def test_texts_are_compared_with_the_last_answer(words):

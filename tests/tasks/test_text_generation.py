@@ -85,18 +85,12 @@ def test_chats_without_a_template_or_with_one_that_hides_the_seam_are_refused(wo
         completions(words, ["the food"], ["good"])
 
 
-def test_tools_are_part_of_the_prompt_or_counted_as_left_out(words):
+def test_tools_are_part_of_the_prompt(words):
     chat = [{"role": "user", "content": "the food"}]
     turns = json.dumps({"tools": [{"name": "good"}], "messages": chat})
-    words.chat_template = CHAT_TEMPLATE
-    _, plain = completions(
-        words, [turns, json.dumps(chat)], ["fine"] * 2, label_space=LabelSpace(kind="chat")
-    )
-    assert len(plain.notes) == 1
     words.chat_template = "{% for tool in tools or [] %}{{ tool.name }} {% endfor %}" + CHAT_TEMPLATE
     _, made = completions(words, [turns], ["fine"], label_space=LabelSpace(kind="chat"))
     assert tokens(words, made.examples[0]["input_ids"]) == "good day the food [SEP] time fine [SEP]"
-    assert made.notes == ()
 
 
 @pytest.mark.parametrize(
@@ -126,17 +120,10 @@ def test_documents_are_packed_into_blocks_and_nothing_is_lost(words):
     np.testing.assert_equal(made.labels, tuple(example["input_ids"] for example in made.examples))
 
 
-def test_stream_has_no_ends_within_and_too_little_of_it_is_refused(words):
-    task = PLUGIN.fitted(TaskSpec(), LabelSpace(kind="stream"), words)
-    made = task.encode([("good food ",)] * 4, [""] * 4, words, 5)
-    assert [tokens(words, example["input_ids"]) for example in made.examples] == [
-        "good food good food good",
-        "food good food",
-    ]
-    seams = task.encode([("good fo",), ("od film it",)], [""] * 2, words, 2)
-    assert [tokens(words, example["input_ids"]) for example in seams.examples] == ["good food", "film it"]
+def test_too_little_text_for_two_blocks_is_refused(words):
+    task = PLUGIN.fitted(TaskSpec(), LabelSpace(kind="documents"), words)
     with pytest.raises(DataError, match="1 block"):
-        task.encode([("good food ",)] * 4, [""] * 4, words, 9)
+        task.encode([("good food ",)] * 3, [""] * 3, words, 9)
 
 
 def test_long_prompts_lose_their_beginning_and_long_completions_their_end(words):
@@ -149,8 +136,6 @@ def test_long_prompts_lose_their_beginning_and_long_completions_their_end(words)
     ]
     assert (made.dropped, set(made.labels[1].tolist())) == ((1,), {-100})
     _, made = completions(words, ["of"], ["good " * 9], 6)
-    assert made.refusal
-    _, made = completions(words, [prompts[0]] * 2, ["good"] * 2, 6)
     assert made.refusal
 
 
@@ -222,7 +207,7 @@ def test_patterns_and_metrics_that_cannot_be_used_are_refused(words):
     with pytest.raises(DataError, match="1 of 2"):
         completions(words, ["a", "a"], ["good", "fine"], metric="exact-match", answer_pattern="good")
     with pytest.raises(DataError, match="exact-match"):
-        PLUGIN.fitted(TaskSpec(metric="exact-match"), LabelSpace(kind="stream"))
+        PLUGIN.fitted(TaskSpec(metric="exact-match"), LabelSpace(kind="documents"))
 
 
 def test_encoder_that_sees_what_it_is_to_predict_is_refused(model_dir):

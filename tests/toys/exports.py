@@ -19,9 +19,9 @@ from autopeft.cli.app import app
 from autopeft.exports import read_weights
 from autopeft.model import save_weights
 from autopeft.plugins import ExportSource, TrainingFacts, discover
+from toys.bases import PEFT_TASKS
 
 METHODS = discover("autopeft.methods")
-PEFT_TASKS = {"llama-lm": "CAUSAL_LM", "gpt2-lm": "CAUSAL_LM", "t5-lm": "SEQ_2_SEQ_LM"}
 TOKENS = torch.tensor([[5, 9, 14, 20, 7, 11], [6, 4, 25, 30, 8, 13]])  # none of them pads
 LAYER = re.compile(r"^(.*?)\.(\d+)\.(.*)$")
 

@@ -9,6 +9,7 @@ from peft import PeftModel
 
 from autopeft.errors import SpecError
 from autopeft.model import load_weights, merge, save_weights
+from toys.architectures import train
 from toys.bases import state_of
 
 UNMERGEABLE = (NotImplementedError, AttributeError, TypeError, SpecError)
@@ -36,20 +37,6 @@ class Life:
 def loss_of(model, batch):
     """Of any toy, task head or language model."""
     return model(**batch).loss
-
-
-def train(model, batch, *, steps=2):
-    """A few steps; the largest absolute gradient that each trained tensor has seen."""
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(parameters.values(), lr=1e-2, weight_decay=0.0)
-    largest = dict.fromkeys(parameters, 0.0)
-    for _ in range(steps):
-        loss_of(model, batch).backward()
-        for name, p in parameters.items():
-            largest[name] = max(largest[name], 0.0 if p.grad is None else float(p.grad.abs().max()))
-        optimizer.step()
-        optimizer.zero_grad()
-    return largest
 
 
 @torch.no_grad()
@@ -95,16 +82,10 @@ def start_of(base, plan, batch, *, attach):
 
 
 def live(base, spare, plan, *, batch, attach, names, folder):
-    """The whole life of a plan.
+    """The whole life of a plan, whose adapters have some names in `peft`; `folder` gets the weights.
 
-    Args:
-        base: Lent twice: for training, and for loading the weights, which ends in an error.
-        spare: The same base model again; used up by merging.
-        plan: With at least one adapter.
-        batch: Of the base model.
-        attach: The fixture.
-        names: Of the plan's adapters in `peft`.
-        folder: Empty; gets the weights.
+    The base model is lent twice: for training, and for loading the weights, which ends in an error. Merging
+    uses up `spare`, the same base model again.
     """
     state, before = (base.sha256(), state_of(base.module)), hidden(base.module, base, batch)
     with attach(base, plan) as model:
@@ -113,7 +94,7 @@ def live(base, spare, plan, *, batch, attach, names, folder):
             n_trainable=n_trainable(model, base),
             movement_at_start=movement(before, hidden(model, base, batch)),
         )
-        life.largest_gradients = train(model.train(), batch)
+        life.largest_gradients = train(model.train(), batch, steps=2)
         life.trained = logits(model, batch)
         save_weights(model, names, folder)
     life.is_left_alone.append(state == (base.sha256(), state_of(base.module)))

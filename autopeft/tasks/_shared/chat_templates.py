@@ -99,8 +99,8 @@ def earlier_answers(
     """Find the assistant's earlier answers in a rendered prompt, as character positions (start, end).
 
     An answer begins where the prompt of the chat before it ends, and ends with what the template writes after
-    every answer. Left out are a greeting in the first turn, answers of weight 0, and answers without text,
-    unless the template writes their tool calls. None if an answer is not found.
+    every answer. Left out are a greeting in the first turn, and answers without text, unless the template
+    writes their tool calls. None if an answer is not found.
     """
     end = end_of_answer(tokenizer) or ""
     stop = end or start_of_next_turn(tokenizer)
@@ -108,7 +108,7 @@ def earlier_answers(
     spans = []
     for i, turn in enumerate(turns):
         has_text = turn["content"].strip() or (writes_calls and turn.get("tool_calls"))
-        if i == 0 or turn["role"] != "assistant" or turn.get("weight") == 0 or not has_text:
+        if i == 0 or turn["role"] != "assistant" or not has_text:
             continue
         start = _rendered(tokenizer, turns[:i], tools=tools, add_generation_prompt=True)
         if not prompt.startswith(start):

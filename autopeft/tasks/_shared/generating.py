@@ -30,8 +30,6 @@ _UNSET = (
     *("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"),
     *("early_stopping", "length_penalty"),
 )
-# Names in a base model's own generation config that change no text; all others do, such as suppressed tokens.
-NOT_OF_THE_MODEL = frozenset({*_GREEDY, *_UNSET, "max_new_tokens", "_from_model_config"})
 _CACHE_SHARE = 0.5  # of a device's free memory, for keys and values; heuristic
 
 

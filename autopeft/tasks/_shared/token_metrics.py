@@ -13,7 +13,6 @@ from autopeft.metrics import Scored, ratio_scores
 from autopeft.plugins import Evaluation
 
 EXACT_MATCH, TOKEN_ACCURACY = "exact-match", "token-accuracy"
-_LARGEST_EXPONENT = 700.0  # exp overflows a float at 709.8
 
 
 @dataclass
@@ -64,13 +63,6 @@ def _loss(counts: TokenCounts) -> Scored:
     return counts.mean_loss, ratio_scores(counts.losses, counts.n_tokens)
 
 
-def _perplexity(counts: TokenCounts) -> Scored:
-    """Compute the exponential of the loss; its scores are those of the loss, to first order."""
-    loss, scores = _loss(counts)
-    value = math.exp(min(loss, _LARGEST_EXPONENT))
-    return value, tuple(value * (1 + score - loss) for score in scores)
-
-
 def _token_accuracy(counts: TokenCounts) -> Scored:
     accuracy = sum(counts.n_hits) / max(1, sum(counts.n_tokens))
     return accuracy, ratio_scores(counts.n_hits, counts.n_tokens)
@@ -83,7 +75,6 @@ def _mean_of_texts(counts: TokenCounts) -> Scored:
 OWN = TokenMetric(score=_mean_of_texts, greater_is_better=True, is_share=False)  # the user's function
 TOKEN_METRICS = {
     "loss": TokenMetric(score=_loss, greater_is_better=False, is_share=False),
-    "perplexity": TokenMetric(score=_perplexity, greater_is_better=False, is_share=False),
     TOKEN_ACCURACY: TokenMetric(score=_token_accuracy, greater_is_better=True, is_share=True),
     EXACT_MATCH: TokenMetric(score=_mean_of_texts, greater_is_better=True, is_share=True, score_span=1.0),
 }

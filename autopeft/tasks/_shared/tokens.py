@@ -19,14 +19,7 @@ _CHUNK, _CHUNK_CHARACTERS = 1000, 4_000_000
 
 
 def chunks(*columns: Sequence[Sized]) -> Iterator[slice]:
-    """Yield the slices of texts, or of rows of several texts, that a tokenizer gets at a time.
-
-    Example:
-        >>> list(chunks(["a"] * 1500))
-        [slice(0, 1000, None), slice(1000, 1500, None)]
-        >>> list(chunks(["a" * 3_000_000] * 2))
-        [slice(0, 1, None), slice(1, 2, None)]
-    """
+    """Yield the slices of texts, or of rows of several texts, that a tokenizer gets at a time."""
     start, n_characters = 0, 0
     for i, row in enumerate(zip(*columns, strict=True)):
         n_characters += (n := sum(map(len, row)))

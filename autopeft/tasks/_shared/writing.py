@@ -42,11 +42,6 @@ from autopeft.types import TaskSpec, shortened
 _THOUGHTS = re.compile(
     rf"\A\s*<({THOUGHTS})>.*?</\1>\s*|\A(?:(?!<{THOUGHTS}>).)*?</{THOUGHTS}>\s*", re.DOTALL
 )
-_LEARNED = {
-    "last": "The last answer is learned.",
-    "answers": "Every answer of the assistant is learned.",
-    "all": "All of the chat is learned.",
-}
 WITH_PROMPT = ("completion", "chat")  # kinds of labels whose rows are a prompt and a completion
 
 
@@ -54,14 +49,14 @@ WITH_PROMPT = ("completion", "chat")  # kinds of labels whose rows are a prompt 
 class TextModel:
     """How a type of language model reads and writes.
 
-    - `encode`: the kind of labels, texts, completions, tokenizer, max_length, `learn` -> features and labels.
+    - `encode`: the kind of labels, texts, completions, tokenizer and max_length -> features and labels.
     - `features`: model and batch -> what the model is called with.
     - `targets`: labels (B, T) -> the label that each position predicts (B, T), -100 if it predicts none.
     - `generate`: model, batch, tokenizer and max_new_tokens -> one text per example.
     - `text_form`: the kind of labels and tokenizer -> a sentence on how a row becomes one text, or nothing.
     """
 
-    encode: Callable[..., Encoded]
+    encode: Callable[[LabelKind, Sequence[str], Sequence[str], Any, int], Encoded]
     features: Callable[[nn.Module, Batch], Batch]
     targets: Callable[[Tensor], Tensor]
     generate: Callable[[nn.Module, Batch, Any, int], list[str]]
@@ -112,8 +107,7 @@ class WritingTask:
     def text_form(self) -> str:
         """How a row with a prompt becomes one text, in words; empty without tokenizer and for other rows."""
         kind = self.label_space.kind
-        form = "" if self.tokenizer is None else self.model_type.text_form(kind, self.tokenizer)
-        return f"{form} {_LEARNED[self.spec.learn]}" if form and kind == "chat" else form
+        return "" if self.tokenizer is None else self.model_type.text_form(kind, self.tokenizer)
 
     metrics = tuple(TOKEN_METRICS)  # the default first
     judges_texts = property(lambda self: self.metric == EXACT_MATCH or is_own_metric(self.metric))
@@ -134,11 +128,6 @@ class WritingTask:
                 f"{task.metric} needs prompts with completions, but the labels of these rows are of kind "
                 f"{label_space.kind}; set --metric {self.metrics[0]}."
             )
-        if spec.learn == "all" and task.judges_texts:
-            raise SpecError(
-                f"task.learn all leaves no prompt to answer, which {task.metric} needs; set task.learn "
-                "to answers or last, or choose another --metric."
-            )
         try:
             re.compile(spec.answer_pattern or "")
         except re.error as error:
@@ -152,9 +141,7 @@ class WritingTask:
         if self.metric == EXACT_MATCH:
             _require_answers(labels, self.spec.answer_pattern)
         texts = [text for (text,) in inputs]
-        return self.model_type.encode(
-            self.label_space.kind, texts, labels, tokenizer, max_length, learn=self.spec.learn
-        )
+        return self.model_type.encode(self.label_space.kind, texts, labels, tokenizer, max_length)
 
     def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
         """Make a batch, padded on the right: features (B, T) and `labels` (B, U), -100 at padding."""
