@@ -40,9 +40,21 @@ class Answer:
     verdict: Verdict
 
     @property
+    def details(self) -> tuple[tuple[str, str], ...]:
+        """The sentences below the first, each with its label."""
+        labelled = {
+            "How sure": self.sure,
+            "What it costs": self.cost,
+            "What you get": self.refit,
+            "Your evaluation": self.evaluated,
+            "Serving": self.served,
+        }
+        return tuple((label, sentence) for label, sentence in labelled.items() if sentence)
+
+    @property
     def sentences(self) -> tuple[str, ...]:
         """All sentences in their order."""
-        return tuple(filter(None, (self.use, self.cost, self.sure, self.refit, self.evaluated, self.served)))
+        return (self.use, *(sentence for _, sentence in self.details))
 
 
 def answer_of(result: SearchResult, words: PartWords) -> Answer:

@@ -15,12 +15,12 @@ from autopeft.report.answer import answer_of
 from autopeft.report.formatting import render
 from autopeft.report.plan_names import PartWords, name_of, plan_words
 from autopeft.report.table_rows import examples, full_rows, scored_record
-from autopeft.types import IN_MEMORY, QUANTIZED, SearchResult, TrainedPlan, shortened
+from autopeft.types import IN_MEMORY, QUANTIZED, SearchResult, TrainedPlan, listed
 
 # In the order of `peft`'s own cards, which end with these lines.
 _LIBRARIES = {"PEFT": "peft", "Transformers": "transformers", "Pytorch": "torch", "Datasets": "datasets"}
 _ON_HUB = re.compile(r"[\w.-]+(/[\w.-]+)?")  # an owner and a name, or a name alone
-_MOST_LABELS, _LONGEST_LABEL = 20, 60  # labels that a card lists, characters of each; heuristic
+_MOST_LABELS = 20  # that a card lists; heuristic
 _FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".zip", ".gguf", ".txt")
 BEST_WEIGHTS = "best/weights"  # in the folder of a run
 _IMAGE_CLASS = "AutoModelForImageClassification"  # its base models come with an image processor, no tokenizer
@@ -106,8 +106,10 @@ def _card(
     base_name = PureWindowsPath(base or setting.base_model).name  # it splits at / and at \
     data_name = PureWindowsPath(setting.data).name
     title = f"{base_name} adapted to {data_name}"
-    evaluated = [
-        EvalResult(
+    evaluated = None
+    if score is not None:
+        split, value, rows = score
+        evaluated = EvalResult(
             task_type=setting.task,
             task_name=setting.task.replace("-", " ").capitalize(),
             dataset_type=facts.dataset or "custom",
@@ -117,28 +119,21 @@ def _card(
             metric_name=setting.metric,
             metric_value=value,
         )
-        for split, value, rows in filter(None, [score])
-    ]
+    tags = [*facts.peft_types, "autopeft", "transformers"]
+    if base:
+        tags.append(f"base_model:adapter:{base}")
     metadata = ModelCardData(
         base_model=base,
         base_model_relation="adapter" if base else None,
         library_name="peft",
         pipeline_tag=setting.task,
-        tags=sorted(
-            [
-                *facts.peft_types,
-                "autopeft",
-                "transformers",
-                *([f"base_model:adapter:{base}"] if base else []),
-            ]
-        ),
+        tags=sorted(tags),
         datasets=[facts.dataset] if facts.dataset else None,
         metrics=[setting.metric],
         model_name=title,
-        eval_results=evaluated or None,
+        eval_results=[evaluated] if evaluated else None,
     )
     names = () if spec.has_own_trainer else setting.label_names  # that trainer did not name them
-    labels = [shortened(name, _LONGEST_LABEL) for name in names[:_MOST_LABELS]]
     body = render(
         template,
         title=title,
@@ -146,8 +141,7 @@ def _card(
         base=Markup(f"[{base}](https://huggingface.co/{base})") if hub_id(base) else base_name,
         setting=setting,
         is_share=setting.metric_is_share,
-        labels=labels,
-        n_more_labels=len(names) - len(labels),
+        labels=listed(names, _MOST_LABELS) if names else "",
         facts=facts,
         task=spec.task,
         has_own_trainer=spec.has_own_trainer,

@@ -145,8 +145,15 @@ def minuses(sentence: str) -> str:
     return re.sub(r"(?<![\w.-])-(?=\d)", "−", sentence)
 
 
-def duration(seconds: float) -> str:
+def learning_rate(value: float | None) -> str:
+    """Format a learning rate; a dash for the untrained model, which has none."""
+    return NOTHING if value is None else rate(value)
+
+
+def duration(seconds: float | None) -> str:
     """Format seconds as seconds, minutes or hours."""
+    if seconds is None:
+        return NOTHING
     if seconds < 10:
         return f"{seconds:.1f} s" if seconds >= 1 else f"{significant(seconds)} s"
     if seconds < 90:
@@ -185,7 +192,7 @@ def _environment(kind: str) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters: list[Any] = [count, difference, duration, first_line, interval, last_part, memory]
+    filters: list[Any] = [count, difference, duration, first_line, interval, last_part, learning_rate, memory]
     filters += [metric, minuses, percent, plus_minus, rate, share_words, significant]
     environment.filters.update({function.__name__: function for function in filters})
     return environment

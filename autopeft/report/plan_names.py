@@ -10,7 +10,7 @@ from autopeft.types import Adapter, Plan, SearchResult, SearchSoFar, Target, cou
 ANSWERS = ("best", "baseline", "challenger")  # the plans that a result names
 HEAD_ALONE, UNTRAINED = "head alone", "untrained model"  # a plan without adapters
 LINEAR = ("linear", "conv1d")  # kinds of target modules that are linear layers
-_MOST_ROLES, _MOST_LAYERS = 5, 4  # that are listed one by one; heuristic
+_MOST_ROLES = 5  # that are listed one by one; heuristic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +93,7 @@ def method_words(adapter: Adapter, labels: Mapping[str, str]) -> str:
 
 
 def module_words(names: Collection[str], targets: Sequence[Target]) -> str:
-    """Describe modules as `q and v in the last 2 of 4 layers`; by their number if layers differ in roles.
-
-    Layers are counted from 0, as in the names of modules.
-    """
+    """Describe modules as `q and v in the last 2 of 4 layers`; by their number if layers differ in roles."""
     inside = [target for target in targets if target.layer is not None]
     adapted = [target for target in inside if target.name in names]
     roles = list(dict.fromkeys(target.role for target in adapted))
@@ -114,18 +111,13 @@ def module_words(names: Collection[str], targets: Sequence[Target]) -> str:
 
 
 def _layer_words(layers: Sequence[int], targets: Sequence[Target]) -> str:
-    """Describe layers as the last or first ones, a span, a list, or else by their number."""
+    """Describe layers as the last or first ones, else by their number."""
     all_layers = sorted({target.layer for target in targets if target.layer is not None})
     n_layers, count = len(layers), f"{len(layers)} " if len(layers) > 1 else ""
     for end, at_end in (("last", all_layers[-n_layers:]), ("first", all_layers[:n_layers])):
         if list(layers) == at_end:
             return f" in the {end} {count}of {len(all_layers)} layers"
-    if len(layers) > 1 and layers[-1] - layers[0] + 1 == len(layers):
-        named = f"{layers[0]} to {layers[-1]}"
-    else:
-        named = listed([str(layer) for layer in layers]) if len(layers) <= _MOST_LAYERS else ""
-    named = named and f" in layers {named} of {all_layers[0]} to {all_layers[-1]}"
-    return named or f" in {n_layers} of {len(all_layers)} layers"
+    return f" in {n_layers} of {len(all_layers)} layers"
 
 
 def name_of(plan: Plan, result: SearchResult | SearchSoFar, labels: Mapping[str, str]) -> str:

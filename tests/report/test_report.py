@@ -156,7 +156,7 @@ def test_names_of_others_stay_text_and_the_page_loads_nothing(result):
     html = report.report_html(result, words=WORDS)
     page = Page(html)
     assert EVIL not in html and page.tags.count("script") == 1
-    assert all(link.startswith("#") for link in page.links)
+    assert page.links == []
     assert not re.search(r"https?://(?!www\.w3\.org)", html)
     assert EVIL.replace("<", "&lt;") in report.report_md(result, words=WORDS).replace("\\", "")
 

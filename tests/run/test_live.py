@@ -65,7 +65,8 @@ def test_a_stopped_search_leaves_a_page_that_report_renders_again(stopped):
     assert status_of(run) == status and len(page.columns("proposed by")["plan"]) == 2
     assert len((run / "trials.csv").read_text().splitlines()) == 3
     result, _ = commands.run_search(spec, resume=True, progress=Lines())
-    assert result.verdict.sentence in (run / "report.html").read_text().replace("−", "-")
+    shown = (run / "report.html").read_text().replace("−", "-").replace("\u00a0", " ")
+    assert result.verdict.sentence in shown
     assert not (run / "state" / "so_far.json").exists()
 
 
