@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toys.results import WORDS, toy_result, with_sizes
+from toys.results import toy_result, with_sizes
 
-from autopeft import report
 from autopeft.report.charts import TrialMark, difference_chart, trials_chart
 
 
