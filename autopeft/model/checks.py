@@ -7,7 +7,7 @@ import copy
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -51,7 +51,10 @@ def prepare_base(base: BaseModel, *, auto_class: str) -> None:
     if base.tokenizer is not None:
         base.targets = reachable_targets(base, auto_class=auto_class)
     require_targets(base)
-    base.log_remarks()
+    for remark in base.remarks:
+        log.info("%s", remark)
+    if base.lacking:
+        log.warning("%s", base.lacking)
 
 
 def usable_tokenizer(tokenizer: Any, name: str) -> Any:
@@ -124,17 +127,8 @@ def require_causal(module: Any, name: str) -> None:
         )
 
 
-def require_head(module: Any, name: str, *, head: Sequence[str]) -> None:
-    """Raise TargetError for a model with a task head of which no module is in `head`."""
-    if is_task_model(module) and not head:
-        raise TargetError(
-            f"The task head of {name} ({type(module).__name__}) has an unknown name, so that nothing would "
-            "learn the labels; use another model."
-        )
-
-
 def require_targets(base: BaseModel) -> None:
-    """Raise TargetError for a model that cannot be adapted; warn if only norms can be.
+    """Raise TargetError for a model that cannot be adapted.
 
     It has no target modules or no known head, or other modules end in the head's name, by which `peft` finds
     what to train, so that it would train them too.
@@ -144,15 +138,10 @@ def require_targets(base: BaseModel) -> None:
             f"{base.name} (model type {base.model_type!r}) has no linear layer or norm to adapt; "
             "use a transformer made of nn.Linear or Conv1D layers."
         )
-    require_head(base.module, base.name, head=base.head_names)
-    # The layers of I-BERT are made of modules that no method can adapt.
-    if not any(target.layer is not None and target.role != "norm" for target in base.targets):
-        log.warning(
-            "No linear layer in the layers of %s (model type %r) can be adapted, only %d other modules; "
-            "use another base model.",
-            base.name,
-            base.model_type,
-            len(base.targets),
+    if is_task_model(base.module) and not base.head_names:
+        raise TargetError(
+            f"The task head of {base.name} ({type(base.module).__name__}) has an unknown name, so that "
+            "nothing would learn the labels; use another model."
         )
     inside = tuple(f"{head}." for head in base.head_names)
     outside = [name for name, _ in base.module.named_modules() if not f"{name}.".startswith(inside)]
