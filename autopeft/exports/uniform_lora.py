@@ -50,7 +50,7 @@ class UniformLora:
     needs_base: NeededBase = "shapes"
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
-        """List what it cannot hold: other than plain LoRA, a language model's whole modules, no weights."""
+        """List what the format cannot hold: other than plain LoRA, a trained head of a language model."""
         configs = source.configs
         faults = [*(problems.not_lora(configs) or problems.lora_problems(configs, fields=_FOLDED))]
         if source.task_type in ("CAUSAL_LM", "SEQ_2_SEQ_LM") and source.head:

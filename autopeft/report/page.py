@@ -181,26 +181,15 @@ def _best_plan(result: SearchResult, words: PartWords) -> BestPlan:
 
 
 def _settings(result: SearchResult | SearchSoFar) -> tuple[tuple[str, str], ...]:
-    """List the settings that decide most, then those that the run derived; run.yaml has them all."""
-    spec, setting = result.spec, result.setting
-    values = {
-        "model": spec.model.id or f"default ({setting.base_model})",
-        "quantized": "" if spec.model.quantize == "none" else f"{spec.model.quantize} by bitsandbytes",
-        "data": spec.data.source or f"default ({setting.data})",
-        "task": spec.task.name,
-        "budget": spec.budget.requested,
-        "full run": f"{setting.full_run_steps:,} steps",
-        "batch size": str(spec.task.batch_size or ""),
-        "max length": f"{spec.task.max_length} tokens" if spec.task.max_length else "",
-        "effort": spec.search.effort,
-        "search space": spec.search.space,
-        "methods": ", ".join(spec.search.methods) or "all of the space",
-        "sensitivity score": "" if spec.has_own_trainer else spec.search.score,
-        "seed": str(spec.search.seed),
-        "executor": f"{spec.execution.executor}, {result.environment.get('workers', '1')} at a time",
-    }
-    derived = [(f"{d.subject}, derived", f"{d.value}: {d.rule}") for d in setting.decisions]
-    rows = [*((name, value) for name, value in values.items() if value), *derived]
+    """List the settings that differ from their defaults, then those that the run derived."""
+    spec = result.spec
+    changed = spec.model_dump(mode="json", exclude_defaults=True, exclude={"output"})
+    rows = [
+        (f"{section}.{name}", str(value))
+        for section, fields in changed.items()
+        for name, value in fields.items()
+    ]
+    rows += [(f"{d.subject}, derived", f"{d.value}: {d.rule}") for d in result.setting.decisions]
     return tuple((in_words_of(spec, name), in_words_of(spec, value)) for name, value in rows)
 
 

@@ -17,8 +17,7 @@ _MOST_ROLES = 5  # that are listed one by one; heuristic
 class WeightFolders:
     """How the trained weights of a plan are stored in their folder, and what loads them.
 
-    `order` names the sub-folders of several configs in the order of loading: configs that can be merged come
-    first. It is empty for one config, which lies in the folder itself. `n_unmerged` counts the configs that
+    `order` names the sub-folders of several configs in the order of loading, `n_unmerged` counts those that
     cannot be merged. `imports` are modules that register a method with `peft`. `servers` read the folder as
     it is.
     """
@@ -34,9 +33,8 @@ class PartWords:
     """Words of the plug-ins of a search, which a report cannot import, since they need torch.
 
     `labels` has the label of each method, and under `choice_key` the words for an unusual choice of an
-    option; `short_labels` has one word for the cells of a table. A method that is not installed keeps its
-    name. `auto_class` is the transformers class that loads the task's base model. `weights` describes how the
-    best plan's weights are loaded.
+    option; `short_labels` has one word for the cells of a table. `auto_class` is the transformers class that
+    loads the task's base model.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)

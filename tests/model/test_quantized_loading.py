@@ -12,14 +12,12 @@ import transformers
 from torch import nn
 from toys.bases import toy_config
 from toys.quantized import LLM, QUANTIZED_MARKS, by_bits, load_toy, search_spec
-from toys.specs import run_spec
 
 from autopeft import commands, model
 from autopeft.errors import ModelError
 from autopeft.model.linear_layers import n_bits
 from autopeft.run.best import plan_document
-from autopeft.run.prepare import InMemory, prepare
-from autopeft.run.progress import Lines
+from autopeft.run.prepare import prepare
 from autopeft.store import read_plan, write_plan
 
 pytestmark = QUANTIZED_MARKS
@@ -89,11 +87,6 @@ def test_pooler_that_the_checkpoint_lacks_stays_plain_and_is_trained_with_the_he
     }
 
 
-def test_output_layer_of_a_language_model_stays_plain(saved):
-    base = load_toy(saved(LLM), "4bit", architecture=LLM)
-    assert type(base.module.lm_head) is nn.Linear
-
-
 def test_without_the_extra_the_error_says_how_to_install_it(model_dir, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as Python notes a module that is not there
     with pytest.raises(ModelError, match="bitsandbytes"):
@@ -108,14 +101,6 @@ def test_quantized_checkpoint_is_loaded_as_it_is_and_not_quantized_again(saved, 
     again = load_toy(tmp_path, "none")
     assert (again.n_bits, again.base_params) == (4, base.base_params)
     assert again.sha256() == base.sha256()
-
-
-def test_model_in_memory_is_not_quantized(make_base, data_dir):
-    base = make_base("bert")
-    spec = run_spec(data=data_dir, quantize="4bit", **{"model.id": "<in memory>"})
-    memory = InMemory(model=base.module, tokenizer=base.tokenizer)
-    with pytest.raises(ModelError, match="quantize"):
-        commands.run_search(spec, progress=Lines(), memory=memory)
 
 
 @by_bits

@@ -129,26 +129,6 @@ def test_every_target_takes_part_in_the_task(name, load, make_plan, methods):
     assert base.sha256() == before
 
 
-@pytest.mark.parametrize(
-    ("name", "refused"), [("deepseek_v3", {"kv_b_proj"}), ("convnext", {"pwconv1", "pwconv2"})]
-)
-def test_oft_is_refused_where_inputs_have_four_dimensions(name, refused, load, make_plan, methods):
-    """peft would unfold them as images; at all other target modules it is attached and trained."""
-    base = load(name)
-    oft = methods["oft"]
-    why = {
-        target.name.rpartition(".")[2]: oft.refusal(target)
-        for target in base.targets
-        if "OFT" in target.unfit_for
-    }
-    assert {end for end, reason in why.items() if "four dimensions" in reason} == set(why) == refused
-    if any(oft.refusal(target) is None for target in base.targets):
-        plan = make_plan(base, "oft")
-        configs = compile_plan(plan, methods).configs
-        with base.attached(configs, plan=plan, task_type=None, seed=0) as adapted:
-            base.to_train(adapted)(**features_of(base)).logits.square().sum().backward()
-
-
 def test_experts_that_no_token_visits_are_kept(load):
     base = load("phimoe")
     experts = {target.name for target in base.targets if target.kind == "parameter"}

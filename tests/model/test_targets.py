@@ -24,6 +24,28 @@ CAUSAL, CLASSES, SEQ2SEQ = "CAUSAL_LM", "SEQ_CLS", "SEQ_2_SEQ_LM"
 HALF = D // 2  # outputs of two key heads beside four query heads
 # Name of a target module of the first layer -> role, inputs, outputs; by hand, from the architectures.
 MAPS = {
+    ("bert", CLASSES): {
+        "bert.encoder.layer.0.attention.self.query": ("q", D, D),
+        "bert.encoder.layer.0.attention.self.key": ("k", D, D),
+        "bert.encoder.layer.0.attention.output.dense": ("o", D, D),
+        "bert.encoder.layer.0.intermediate.dense": ("up", D, F),
+        "bert.encoder.layer.0.output.dense": ("down", F, D),
+        "bert.encoder.layer.0.output.LayerNorm": ("norm", D, D),
+        "bert.pooler.dense": ("dense", D, D),
+    },
+    ("gpt2", CAUSAL): {
+        "transformer.h.0.attn.c_attn": ("qkv", D, 3 * D),
+        "transformer.h.0.attn.c_proj": ("o", D, D),
+        "transformer.h.0.mlp.c_fc": ("up", D, 4 * D),
+        "transformer.h.0.mlp.c_proj": ("down", 4 * D, D),
+    },
+    ("llama", CAUSAL): {
+        "model.layers.0.self_attn.k_proj": ("k", D, HALF),
+        "model.layers.0.self_attn.v_proj": ("v", D, HALF),
+        "model.layers.0.mlp.gate_proj": ("gate", D, F),
+        "model.layers.0.input_layernorm": ("norm", D, D),
+        "model.norm": ("norm", D, D),
+    },
     ("distilbert", CLASSES): {
         "distilbert.transformer.layer.0.attention.q_lin": ("q", D, D),
         "distilbert.transformer.layer.0.attention.out_lin": ("o", D, D),

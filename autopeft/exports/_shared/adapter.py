@@ -26,9 +26,7 @@ _SAFE = "adapter_model.safetensors"
 def write_adapter(source: ExportSource, out: Path) -> tuple[str, ...]:
     """Write the configs of a plan, and its weights if it is trained; return notes for the user.
 
-    One config is written to the folder itself, several to a folder each, in the order of `order.json`. The
-    configs name the head's modules, since `peft` itself finds only those called classifier or score: not
-    T5's, nor the poolers of DeBERTa and ModernBERT.
+    One config is written to the folder itself, several to a folder each, in the order of `order.json`.
     """
     configs = configs_of(source)
     names = adapter_names(configs)

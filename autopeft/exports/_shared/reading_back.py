@@ -35,12 +35,9 @@ def servers_of(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
 def load_in_peft(module: nn.Module, files: Sequence[ConfigFile]) -> tuple[nn.Module, tuple[str, ...]]:
     """Load an adapter with plain `peft`; return the model, and phrases on missing and ignored tensors.
 
-    Several configs are loaded one at a time. A config that changes weights is merged before the next one is
-    loaded; configs that cannot be merged come last. A trained head is next to the first. The base model, in
-    float32, is changed in place.
-
-    Raises:
-        SpecError: A folder has no weights that can be read, or `peft` refuses or cannot merge the adapter.
+    A config that changes weights is merged into `module` before the next one is loaded; configs that cannot
+    be merged come last. A trained head is next to the first. Raises SpecError for a folder without weights,
+    or if `peft` refuses or cannot merge the adapter.
     """
     faults: list[str] = []
     model = module
