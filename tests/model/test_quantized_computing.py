@@ -99,15 +99,6 @@ def test_every_method_with_every_choice_trains_where_it_says_that_it_fits(
 
 
 @by_bits
-def test_adapters_learn_on_a_quantized_model(bits, model_dir, make_bench, make_plan, fidelity):
-    base = load_toy(model_dir, bits, with_tokenizer=True)
-    bench = make_bench(base=base)
-    plan = make_plan(base, "lora", learning_rate=2e-2)
-    short, long = (bench.measure(plan, fidelity(train_steps=steps)) for steps in (1, 60))
-    assert short.loss - long.loss > 0.1
-
-
-@by_bits
 def test_scores_are_those_of_the_model_that_the_bits_stand_for(bits, saved, make_batch, task):
     base = load_toy(saved("bert"), bits)
     twin = plain_twin(base).requires_grad_(False)

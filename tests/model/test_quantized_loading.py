@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
 from dataclasses import replace
 
@@ -85,12 +84,6 @@ def test_pooler_that_the_checkpoint_lacks_stays_plain_and_is_trained_with_the_he
     assert {name for name, child in base.module.named_modules() if n_bits(child)} == {
         target.name for target in base.targets if target.kind == "linear"
     }
-
-
-def test_without_the_extra_the_error_says_how_to_install_it(model_dir, monkeypatch):
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as Python notes a module that is not there
-    with pytest.raises(ModelError, match="bitsandbytes"):
-        load_toy(model_dir, "4bit")
 
 
 def test_quantized_checkpoint_is_loaded_as_it_is_and_not_quantized_again(saved, tmp_path):
