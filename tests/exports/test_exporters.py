@@ -24,10 +24,10 @@ ONE_CONFIG = [(name, {}) for name in METHODS] + [("lora", {"dora": True})]
 @pytest.fixture
 def mix(base, make_plan):
     """A plan that takes LoRA at one target module, IA3 at the next and norm tuning at every norm."""
-    maps = [target for target in base.targets if METHODS["lora"].refusal(target) is None]
+    layers = [target for target in base.targets if METHODS["lora"].refusal(target) is None]
     chosen = [
-        *make_plan(base, "lora", rank=3).adapters[: len(maps) // 2],
-        *make_plan(base, "ia3").adapters[len(maps) // 2 :],
+        *make_plan(base, "lora", rank=3).adapters[: len(layers) // 2],
+        *make_plan(base, "ia3").adapters[len(layers) // 2 :],
         *make_plan(base, "ln_tuning").adapters,
     ]
     return make_plan(base, chosen)

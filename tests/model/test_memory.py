@@ -22,7 +22,7 @@ from autopeft.model.devices import limit_memory
         ("CUDA error: device-side assert triggered", False),
     ],
 )
-def test_errors_of_a_full_gpu_are_told_from_others(message, is_memory):
+def test_errors_of_a_full_gpu_are_distinguished_from_others(message, is_memory):
     assert is_out_of_memory(RuntimeError(message)) is is_memory
     assert not is_out_of_memory(ValueError(message))
 

@@ -61,7 +61,7 @@ def test_plan_of_a_quantized_model_is_counted_from_its_config(
 
 @by_bits
 @pytest.mark.parametrize("architecture", ["bert", "llama"])
-def test_head_that_the_checkpoint_lacks_stays_in_float32(architecture, bits, tmp_path, tokenizer):
+def test_head_missing_in_the_checkpoint_stays_in_float32(architecture, bits, tmp_path, tokenizer):
     """By default transformers 5.24 would quantize it, and leave it without weights."""
     auto = transformers.AutoModel.from_config(toy_config(architecture, hidden=32))
     auto.save_pretrained(tmp_path)
@@ -75,7 +75,7 @@ def test_head_that_the_checkpoint_lacks_stays_in_float32(architecture, bits, tmp
 
 
 @by_bits
-def test_pooler_that_the_checkpoint_lacks_stays_plain_and_is_trained_with_the_head(bits, tmp_path):
+def test_pooler_missing_in_the_checkpoint_stays_plain_and_is_trained_with_the_head(bits, tmp_path):
     bert = transformers.BertModel(toy_config("bert", hidden=32), add_pooling_layer=False)
     bert.save_pretrained(tmp_path)
     base = load_toy(tmp_path, bits)

@@ -1,4 +1,4 @@
-"""Maps that peft's LoRA takes for experts: the methods other than LoRA adapt them, and counts are peft's."""
+"""Layers that peft's LoRA takes for experts: other methods adapt them, and counts are peft's."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CONFIGS = {
         **MOE, **FEW, **LINEAR, shared_expert_intermediate_size=20
     ),
 }
-# The folder in the model's names of the maps that peft takes for experts.
+# The folder in the model's names of the layers that peft takes for experts.
 TAKEN = {
     **{name: {"mlp", "mlp.shared_experts"} for name in ("deepseek_v2", "deepseek_v3", "glm4_moe")},
     "deepseek_v3 without experts": {"mlp"},
@@ -53,7 +53,7 @@ def base(architecture):
 
 
 @by_architecture
-def test_maps_that_peft_takes_for_experts_are_targets_that_lora_alone_refuses(base, architecture):
+def test_layers_that_peft_takes_for_experts_are_targets_that_lora_alone_refuses(base, architecture):
     taken = [target for target in base.targets if "LORA" in target.unfit_for]
     assert {target.name.partition(".mlp")[1][1:] for target in taken} == {"mlp"}
     assert {target.name.split(".", 3)[3].rpartition(".")[0] for target in taken} == TAKEN[architecture]

@@ -77,7 +77,7 @@ def test_excluded_modules_are_not_in_the_digest():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_trial_with_lora_on_experts_is_no_change(dtype, make_plan, attach, batch_for):
+def test_trial_with_lora_on_experts_is_not_a_change(dtype, make_plan, attach, batch_for):
     base = toy_base("moe-lm", dtype=dtype)
     watch = base.watch
     with attach(base, make_plan(base, "lora")) as adapted, base.autocast():
@@ -85,7 +85,7 @@ def test_trial_with_lora_on_experts_is_no_change(dtype, make_plan, attach, batch
     assert watch.first_change(base.module) is None
 
 
-def test_frequencies_that_longrope_writes_as_it_runs_are_no_change():
+def test_frequencies_that_longrope_writes_as_it_runs_are_not_a_change():
     """As Phi-3 does it for texts below and above the length of its pretraining."""
     factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
     config = transformers.Phi3Config(
