@@ -6,8 +6,8 @@ from autopeft.exports._shared.adapter import (
     missing_weights,
     n_trained_labels,
     read_all_weights,
-    read_weights,
     write_adapter,
 )
 from autopeft.exports._shared.hub import name_base, write_loading_files
 from autopeft.exports._shared.reading_back import load_in_peft, servers_of
+from autopeft.model.attaching import read_weights

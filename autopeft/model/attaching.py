@@ -37,6 +37,7 @@ _TASK_TYPES = {  # by the ending of a class of transformers
     "ForQuestionAnswering": "QUESTION_ANS",
     "ForConditionalGeneration": "SEQ_2_SEQ_LM",  # of models that read images too: CAUSAL_LM
 }
+WEIGHTS = "adapter_model.safetensors"
 _MOST_ENDINGS = 12  # in a list of targets; hybrids such as Jamba have 9 to 11; heuristic
 # Warnings of a deprecated name that peft asks for, of a mix of methods, and of one on norms.
 _HARMLESS = ("`is_gradient_checkpointing`", "Already found a `peft_config`", "Unsupported layer type")
@@ -252,19 +253,36 @@ def save_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
 def load_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
     """Load what `save_weights` wrote; raise SpecError for a missing file or the tensors of another plan."""
     for name in names:
-        path = (folder / name if len(names) > 1 else folder) / "adapter_model.safetensors"
-        if not path.is_file():
-            raise SpecError(
-                f"{path} does not exist; pass the folder to which this plan's weights were saved, or run the "
-                "search again with --resume."
-            )
-        try:
-            stored = load_file(path)
-        except SafetensorError as error:
-            raise SpecError(f"{path} is damaged ({error}); train the plan again.") from error
+        path = folder / name if len(names) > 1 else folder
+        stored = read_weights(path)
+        if stored is None:
+            raise SpecError(f"{path} has no {WEIGHTS}; pass the folder of the weights of this plan.")
         state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
         require_shapes(stored, state, path=path)
         set_peft_model_state_dict(model, stored, adapter_name=name)
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor] | None:
+    """Read the tensors of an adapter's folder by name; None if it has no file of weights.
+
+    Raises SpecError if the file is damaged or a pickle, or has numbers that are not finite.
+    """
+    path = folder / WEIGHTS
+    if not path.exists():
+        if (pickle := folder / "adapter_model.bin").exists():
+            raise SpecError(
+                f"{pickle} is a pickle, which can run code when it is read; if you trust it, load it with "
+                f"peft and save it again, which writes {WEIGHTS}."
+            )
+        return None
+    try:
+        tensors = dict(load_file(path))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise SpecError(f"{path} is damaged ({error}); it must be a file that safetensors wrote.") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
+            raise SpecError(f"{name} in {path} is not finite; train it again at a lower learning rate.")
+    return tensors
 
 
 def require_shapes(

@@ -152,5 +152,4 @@ def _served(words: PartWords) -> str:
     if words.weights.servers:
         named = "vLLM and llama.cpp" if len(words.weights.servers) > 1 else "vLLM"
         return f"{named} can serve the adapter as is."
-    remedy = "" if words.weights.n_unmerged else "; autopeft export writes a form that they read"
-    return f"Servers cannot read the adapter as is{remedy}."
+    return "Servers cannot read the adapter as is; autopeft export writes a form that they read."

@@ -33,7 +33,6 @@ class CardFacts:
     `base_model` and `dataset` are ids on the hub; None if they have none. `peft_types` are `peft`'s words,
     such as `lora`. `folder` is where a reader loads the adapter from. `seed` is that of the weights.
     `own_class` is the class in the base model's config if the adapter does not fit it, else empty.
-    `schedule` describes the learning rate over the steps.
     """
 
     base_model: str | None
@@ -42,7 +41,6 @@ class CardFacts:
     seed: int
     folder: str = BEST_WEIGHTS
     own_class: str = ""
-    schedule: str = ""
 
 
 def model_card(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
@@ -190,8 +188,6 @@ def python_lines(
     reads_images = auto_class == _IMAGE_CLASS
     return render(
         "load_adapter.py",
-        is_on_hub=folder != BEST_WEIGHTS and not folder.startswith("./"),
-        is_stacked=weights.n_unmerged > 1,
         is_in_memory=source == IN_MEMORY,
         auto_class=auto_class,
         reads_images=reads_images,

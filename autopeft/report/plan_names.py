@@ -17,13 +17,11 @@ _MOST_ROLES = 5  # that are listed one by one; heuristic
 class WeightFolders:
     """How the trained weights of a plan are stored in their folder, and what loads them.
 
-    `order` names the sub-folders of several configs in the order of loading, `n_unmerged` counts those that
-    cannot be merged. `imports` are modules that register a method with `peft`. `servers` read the folder as
-    it is.
+    `order` names the sub-folders of several configs in the order of loading. `imports` are modules that
+    register a method with `peft`. `servers` read the folder as it is.
     """
 
     order: tuple[str, ...] = ()
-    n_unmerged: int = 0
     imports: tuple[str, ...] = ()
     servers: tuple[str, ...] = ()
 

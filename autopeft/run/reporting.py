@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from autopeft import adapters, exports, model, report, train
+from autopeft import adapters, exports, model, report
 from autopeft.errors import AutopeftError, ModelError
 from autopeft.model import BaseModel
 from autopeft.model.attaching import head_only_config
@@ -77,12 +77,9 @@ def _weight_folders(plan: Plan) -> WeightFolders:
         stack = adapters.compile_plan(plan, discover("autopeft.methods"))
     except AutopeftError:
         return WeightFolders()
-    configs = dict(zip(stack.names, stack.configs, strict=False))  # the head alone has a name and no config
-    unmergeable = {name: adapters.is_unmergeable(config) for name, config in configs.items()}
     modules = dict.fromkeys(type(config).__module__ for config in stack.configs)
     return WeightFolders(
-        order=tuple(sorted(configs, key=unmergeable.__getitem__)) if len(configs) > 1 else (),
-        n_unmerged=sum(unmergeable.values()),
+        order=stack.names if len(stack.configs) > 1 else (),
         imports=tuple(name for name in modules if not name.startswith("peft.")),
         servers=exports.servers_of(stack.configs),
     )
@@ -140,7 +137,6 @@ def _card_facts(
         seed=seed,
         folder=folder,
         own_class=loading_class,
-        schedule=train.SCHEDULE.partition(";")[0],  # of the learning rate; the rest is in plan.yaml
     )
 
 

@@ -8,11 +8,12 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
 
-from autopeft.adapters import ConfigFile, is_unmergeable
+from autopeft.adapters import ConfigFile
 from autopeft.adapters.configs import changed_fields
 from autopeft.errors import SpecError, reason_of
-from autopeft.exports._shared.adapter import MERGE_ERRORS, read_weights
+from autopeft.exports._shared.adapter import MERGE_ERRORS
 from autopeft.model import merge
+from autopeft.model.attaching import read_weights
 
 # Fields of LoRA that leave the update B A with one scale.
 _PLAIN = {"r", "lora_alpha", "target_modules", "fan_in_fan_out", "lora_dropout", "exclude_modules"}
@@ -35,15 +36,14 @@ def servers_of(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
 def load_in_peft(module: nn.Module, files: Sequence[ConfigFile]) -> tuple[nn.Module, tuple[str, ...]]:
     """Load an adapter with plain `peft`; return the model, and phrases on missing and ignored tensors.
 
-    A config that changes weights is merged into `module` before the next one is loaded; configs that cannot
-    be merged come last. A trained head is next to the first. Raises SpecError for a folder without weights,
-    or if `peft` refuses or cannot merge the adapter.
+    Of several configs, each is merged into `module` before the next one is loaded. A trained head is next to
+    the first. Raises SpecError for a folder without weights, or if `peft` refuses the adapter.
     """
     faults: list[str] = []
     model = module
     if (head := files[0].folder / "head.safetensors").is_file():
         module.load_state_dict(load_file(head), strict=False)
-    for file in sorted(files, key=lambda file: is_unmergeable(file.config)):
+    for file in files:
         tensors = read_weights(file.folder)
         if tensors is None:
             raise SpecError(f"{file.folder} has no weights to verify; export a trained plan.")
@@ -53,7 +53,7 @@ def load_in_peft(module: nn.Module, files: Sequence[ConfigFile]) -> tuple[nn.Mod
                 model, str(file.folder), low_cpu_mem_usage=False, torch_device=device
             )
             expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-            model = merge(adapted) if len(files) > 1 and not is_unmergeable(file.config) else adapted
+            model = merge(adapted) if len(files) > 1 else adapted
         except (*MERGE_ERRORS, KeyError) as error:
             raise SpecError(
                 f"peft cannot load {file.folder} ({reason_of(error)}); export it again, or name its base "
