@@ -15,7 +15,7 @@ from autopeft.report.answer import answer_of
 from autopeft.report.formatting import render
 from autopeft.report.plan_names import PartWords, name_of, plan_words
 from autopeft.report.table_rows import examples, full_rows, scored_record
-from autopeft.types import IN_MEMORY, QUANTIZED, SearchResult, TrainedPlan, listed
+from autopeft.types import IN_MEMORY, QUANTIZED, SearchFacts, SearchResult, TrainedPlan, listed
 
 # In the order of `peft`'s own cards, which end with these lines.
 _LIBRARIES = {"PEFT": "peft", "Transformers": "transformers", "Pytorch": "torch", "Datasets": "datasets"}
@@ -100,10 +100,34 @@ def _card(
     context: dict[str, Any],
 ) -> str:
     """Fill in a card; `score` has split, metric, and a phrase on the rows, "" if all were evaluated."""
-    base, setting, spec, environment = facts.base_model, result.setting, result.spec, result.environment
+    base, setting, environment = facts.base_model, result.setting, result.environment
     base_name = PureWindowsPath(base or setting.base_model).name  # it splits at / and at \
-    data_name = PureWindowsPath(setting.data).name
-    title = f"{base_name} adapted to {data_name}"
+    title = f"{base_name} adapted to {PureWindowsPath(setting.data).name}"
+    metadata = _metadata(setting, facts, title, score)
+    # A trainer of the user did not name the labels.
+    names = () if result.spec.has_own_trainer else setting.label_names
+    body = render(
+        template,
+        title=title,
+        # An id on the hub is a link; another name is text that the template escapes.
+        base=Markup(f"[{base}](https://huggingface.co/{base})") if hub_id(base) else base_name,
+        spec=result.spec,
+        setting=setting,
+        is_share=setting.metric_is_share,
+        labels=listed(names, _MOST_LABELS) if names else "",
+        facts=facts,
+        lines=python_lines(result, words, folder=facts.folder, source=base),
+        auto_class=words.auto_class,
+        versions=[(name, environment[key]) for name, key in _LIBRARIES.items() if key in environment],
+        **context,
+    )
+    return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
+
+
+def _metadata(
+    setting: SearchFacts, facts: CardFacts, title: str, score: tuple[str, float, str] | None
+) -> ModelCardData:
+    """Gather what the hub reads from a card."""
     evaluated = None
     if score is not None:
         split, value, rows = score
@@ -111,18 +135,18 @@ def _card(
             task_type=setting.task,
             task_name=setting.task.replace("-", " ").capitalize(),
             dataset_type=facts.dataset or "custom",
-            dataset_name=f"{data_name}{rows}",
+            dataset_name=f"{PureWindowsPath(setting.data).name}{rows}",
             dataset_split=split,
             metric_type=setting.metric,
             metric_name=setting.metric,
             metric_value=value,
         )
     tags = [*facts.peft_types, "autopeft", "transformers"]
-    if base:
-        tags.append(f"base_model:adapter:{base}")
-    metadata = ModelCardData(
-        base_model=base,
-        base_model_relation="adapter" if base else None,
+    if facts.base_model:
+        tags.append(f"base_model:adapter:{facts.base_model}")
+    return ModelCardData(
+        base_model=facts.base_model,
+        base_model_relation="adapter" if facts.base_model else None,
         library_name="peft",
         pipeline_tag=setting.task,
         tags=sorted(tags),
@@ -131,25 +155,6 @@ def _card(
         model_name=title,
         eval_results=[evaluated] if evaluated else None,
     )
-    names = () if spec.has_own_trainer else setting.label_names  # that trainer did not name them
-    body = render(
-        template,
-        title=title,
-        # An id on the hub is a link; another name is text that the template escapes.
-        base=Markup(f"[{base}](https://huggingface.co/{base})") if hub_id(base) else base_name,
-        setting=setting,
-        is_share=setting.metric_is_share,
-        labels=listed(names, _MOST_LABELS) if names else "",
-        facts=facts,
-        task=spec.task,
-        has_own_trainer=spec.has_own_trainer,
-        dtype=spec.execution.dtype,
-        lines=python_lines(result, words, folder=facts.folder, source=base),
-        auto_class=words.auto_class,
-        versions=[(name, environment[key]) for name, key in _LIBRARIES.items() if key in environment],
-        **context,
-    )
-    return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
 
 
 def hub_id(name: str | None) -> str | None:
