@@ -68,7 +68,7 @@ class BaseModel:
         Without a `tokenizer` or image processor, the model is only counted. `untrained` are the parameters
         that are not in the checkpoint. Their values are random, so linear layers and norms among them are
         trained and kept with the head. Forward passes compute in `precision`, whatever format the weights
-        have; None is float32. A model that `is_in_memory` may have been trained since it was loaded.
+        have. A model that `is_in_memory` may have been trained since it was loaded.
         """
         self.is_in_memory = is_in_memory
         self.module = module.requires_grad_(False).eval()

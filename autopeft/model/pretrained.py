@@ -85,18 +85,9 @@ def load(
     make_current(reader.device)
     module, checkpoint = reader.read_plain() if spec.quantize == "none" else reader.read_quantized()
     stop_mutation(module, scales_gradients=precision.dtype == "float16")
-    if spec.quantize != "none":
-        log_quantized(module, name)
-        n_weights = n_params(module)
-        if note := plain_experts_note(module, spec.quantize, n_weights=n_weights, dtype=precision.dtype):
-            log.warning(note)
-    try:
+    tokenizer = None
+    with contextlib.nullcontext() if needs_tokenizer else contextlib.suppress(ModelError):
         tokenizer = load_processor(spec, needs_images=reads_images(auto_class), needs_padding=needs_padding)
-    except ModelError as error:
-        if needs_tokenizer:
-            raise
-        log.info("Continuing without a tokenizer: %s", error)
-        tokenizer = None
     with reading(source):
         if needs_padding and getattr(tokenizer, "pad_token_id", None) is not None:
             pad_with(module.config, tokenizer.pad_token_id)
@@ -223,6 +214,10 @@ class _Reader:
             for parameter in module.parameters():
                 if parameter.is_floating_point():
                     parameter.data = parameter.data.clone()
+        log_quantized(module, skeleton.name)
+        bits, n_weights = self.spec.quantize, n_params(module)
+        if note := plain_experts_note(module, bits, n_weights=n_weights, dtype=self.dtype):
+            log.warning(note)
         return module, checkpoint
 
     def _read(self, class_name: str, **settings: Any) -> tuple[Any, Mapping[str, Any]]:
