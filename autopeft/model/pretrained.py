@@ -245,6 +245,9 @@ class _Reader:
             raise
         if adapters := getattr(module, "peft_config", None):  # of a hub model, whose adapter is loaded too
             raise adapter_error(source, next(iter(adapters.values())).base_model_name_or_path)
+        if labels and module.config.num_labels != len(labels) and "num_labels" not in settings:
+            # The configs of timm and PVT have a field of this name, which the labels do not change.
+            return self._read(class_name, num_labels=len(labels), **settings)
         places = getattr(module, "hf_device_map", {"": next(module.parameters()).device.type})
         if self.is_spread and not {"cpu", "disk"}.isdisjoint(places.values()):
             raise ModelError(

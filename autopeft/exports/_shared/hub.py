@@ -41,6 +41,7 @@ def write_loading_files(folder: Path, spec: ModelSpec, base: BaseModel, data: La
         module = cast(Any, base.module)
         config = model.config_of(spec) if spec.id != IN_MEMORY else copy.deepcopy(module.config)
         config.architectures = [type(module).__name__]
+        config.num_labels = len(labels)  # a field of its own in the configs of timm and PVT
         name_labels(config, labels)
         config.problem_type = _PROBLEM_TYPES.get(data.label_space.kind)
         if getattr(module.config, "pad_token_id", None) is not None:  # a model of images has none
