@@ -256,7 +256,7 @@ def load_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
         path = folder / name if len(names) > 1 else folder
         stored = read_weights(path)
         if stored is None:
-            raise SpecError(f"{path} has no {WEIGHTS}; pass the folder of the weights of this plan.")
+            raise SpecError(f"{path / WEIGHTS} does not exist; pass the folder of this plan's weights.")
         state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
         require_shapes(stored, state, path=path)
         set_peft_model_state_dict(model, stored, adapter_name=name)
