@@ -6,7 +6,6 @@ from autopeft.exports._shared.adapter import (
     missing_weights,
     n_trained_labels,
     read_all_weights,
-    read_weights,
     write_adapter,
 )
 from autopeft.exports._shared.hub import name_base, write_loading_files
@@ -17,3 +16,4 @@ from autopeft.exports._shared.servers import (
     server_faults,
     servers_of,
 )
+from autopeft.model.attaching import read_weights

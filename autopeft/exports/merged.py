@@ -34,7 +34,7 @@ class Merged:
     needs_base: NeededBase = "weights"
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
-        """List what prevents it: methods that cannot merge, values that rewrite the base, no weights."""
+        """List what prevents the export: methods that cannot be merged, or no weights."""
         return (*unmergeable(source.configs), *rewrites_base(source.configs), *untrained(source))
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
@@ -52,12 +52,10 @@ class Merged:
             model.save_pretrained(str(fresh))
             if source.tokenizer is not None:
                 source.tokenizer.save_pretrained(str(fresh))
-        notes = [f"load it with {type(model).__name__}.from_pretrained, or serve the folder as it is"]
-        if source.dtype is not None:
-            notes.append(f"its weights are {source.dtype}; --dtype chooses another number format")
-        if source.tokenizer is None:
-            notes.append("it has no tokenizer: the base model has none")
-        return tuple(notes)
+        loading = f"load it with {type(model).__name__}.from_pretrained, or serve the folder as it is"
+        if source.dtype is None:
+            return (loading,)
+        return loading, f"its weights are {source.dtype}; --dtype chooses another number format"
 
 
 PLUGIN = Merged()

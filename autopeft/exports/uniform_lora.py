@@ -24,7 +24,7 @@ from autopeft.errors import SpecError
 from autopeft.exports._shared import problems
 from autopeft.exports._shared.adapter import PREFIX, in_head, save_tensors, trained_tensors
 from autopeft.exports._shared.servers import VLLM_RANKS
-from autopeft.model.attaching import plain_names
+from autopeft.model.attaching import WEIGHTS, plain_names
 from autopeft.model.linear_layers import linear_shape
 from autopeft.plugins import ExportSource, NeededBase
 from autopeft.store import fresh_folder
@@ -50,7 +50,7 @@ class UniformLora:
     needs_base: NeededBase = "shapes"
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
-        """List what it cannot hold: other than plain LoRA, a language model's whole modules, no weights."""
+        """List what the format cannot hold: other than plain LoRA, a trained head of a language model."""
         configs = source.configs
         faults = [*(problems.not_lora(configs) or problems.lora_problems(configs, fields=_FOLDED))]
         if source.task_type in ("CAUSAL_LM", "SEQ_2_SEQ_LM") and source.head:
@@ -100,53 +100,60 @@ def _factors(source: ExportSource) -> Factors:
 def _write(factors: Factors, source: ExportSource, folder: Path) -> tuple[str, ...]:
     """Write the factors as one LoRA adapter of one rank; return notes for the user."""
     assert source.base is not None, "the shapes of the base model are needed"
-    modules = dict(source.base.named_modules())
-    filled = _with_zeros(factors, modules)
-    rank = max(down.shape[0] for down, _ in filled.values())
+    module = source.base
+    filled = _with_zeros(factors, dict(module.named_modules()))
+    notes = []
+    if len(filled) > len(factors):
+        notes.append(f"{len(filled) - len(factors)} target modules without an adapter are filled with zeros")
     served = source.checkpoint.skeleton  # of the class that servers load; None if it is ours
     if served is not None:
-        names = _served_names(source.base, served, targets=filled)
+        names = _served_names(module, served, targets=filled)
         filled = {names[target]: pair for target, pair in filled.items()}
-        modules = dict(served.named_modules())
+        module = served
+        notes.append(f"its modules have the names of {type(served).__name__}, which servers load")
+    head = {name: tensor for name, tensor in trained_tensors(source) if in_head(name, source.head)}
+    if head:
+        save_tensors(head, folder / "head.safetensors")
+        notes.append("the trained head is in head.safetensors; servers need --to merged for it")
+    rank = max(down.shape[0] for down, _ in filled.values())
     tensors = {}
     for target, (down, up) in sorted(filled.items()):
         extra = rank - down.shape[0]
         tensors[f"{PREFIX}{target}.lora_A.weight"] = nn.functional.pad(down, (0, 0, 0, extra))
         tensors[f"{PREFIX}{target}.lora_B.weight"] = nn.functional.pad(up, (0, extra))
-    save_tensors(tensors, folder / "adapter_model.safetensors")
-    head = {name: tensor for name, tensor in trained_tensors(source) if in_head(name, source.head)}
-    auto_mapping = None
-    if head or served is not None:  # the class to which the modules' names belong, as `peft` writes it
-        kind = type(source.base if served is None else served)
-        auto_mapping = {"base_model_class": kind.__name__, "parent_library": kind.__module__}
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=rank,
-        lora_dropout=0.0,
-        fan_in_fan_out=any(isinstance(modules[target], Conv1D) for target in filled),
-        # With the task's type `peft` would look for the head in this adapter.
-        task_type=None if head or served is not None else source.task_type,
-        auto_mapping=auto_mapping,
-        base_model_name_or_path=source.base_model,
-        revision=source.checkpoint.revision,
-        inference_mode=True,
-    )
-    config.target_modules = plain_names(filled, modules)  # `peft` would turn an argument into a set
-    config.save_pretrained(str(folder))
+    save_tensors(tensors, folder / WEIGHTS)
+    # With the task's type `peft` would look for the head in this adapter.
+    task_type = None if head or served is not None else source.task_type
+    _config(filled, module, source, rank=rank, task_type=task_type).save_pretrained(str(folder))
     note = f"the rank is {rank}"
     if source.task_type in ("CAUSAL_LM", None) and not head:  # for other models servers take --to merged
         limit = next((limit for limit in VLLM_RANKS if limit >= rank), None)
         advice = f"start vLLM with --enable-lora --max-lora-rank {limit}"
         note += f"; {advice if limit else f'vLLM takes at most {VLLM_RANKS[-1]}'}"
-    notes = [note]
-    if len(filled) > len(factors):
-        notes.append(f"{len(filled) - len(factors)} target modules without an adapter are filled with zeros")
-    if served is not None:
-        notes.append(f"its modules have the names of {type(served).__name__}, which servers load")
-    if head:
-        save_tensors(head, folder / "head.safetensors")
-        notes.append("the trained head is in head.safetensors; servers need --to merged for it")
-    return tuple(notes)
+    return (note, *notes)
+
+
+def _config(
+    targets: Collection[str], module: nn.Module, source: ExportSource, *, rank: int, task_type: str | None
+) -> LoraConfig:
+    """Make the config of the written adapter, for the class that servers load."""
+    modules = dict(module.named_modules())
+    auto_mapping = None
+    if task_type is None:  # the class to which the modules' names belong, as `peft` writes it
+        auto_mapping = {"base_model_class": type(module).__name__, "parent_library": type(module).__module__}
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=rank,
+        lora_dropout=0.0,
+        fan_in_fan_out=any(isinstance(modules[target], Conv1D) for target in targets),
+        task_type=task_type,
+        auto_mapping=auto_mapping,
+        base_model_name_or_path=source.base_model,
+        revision=source.checkpoint.revision,
+        inference_mode=True,
+    )
+    config.target_modules = plain_names(targets, modules)  # `peft` would turn an argument into a set
+    return config
 
 
 def _served_names(module: nn.Module, served: nn.Module, *, targets: Collection[str]) -> dict[str, str]:

@@ -17,9 +17,7 @@ _LARGEST_BLOCK = 128  # inputs; heuristic
 
 
 def _refusal(target: Target) -> str | None:
-    """Refuse all but `nn.Linear` with inputs that divide into blocks of two or more and are not 4-D."""
-    if "OFT" in target.unfit_for:
-        return "peft expects images where inputs have four dimensions, and this layer reads none"
+    """Refuse all but `nn.Linear` with inputs that divide into blocks of two or more."""
     if target.kind == "linear" and not _ranks(target, {}):
         return f"rotates blocks of 2 to {_LARGEST_BLOCK} inputs, and none divides {target.in_features}"
     return only_linear(target)

@@ -37,7 +37,9 @@ _TASK_TYPES = {  # by the ending of a class of transformers
     "ForQuestionAnswering": "QUESTION_ANS",
     "ForConditionalGeneration": "SEQ_2_SEQ_LM",  # of models that read images too: CAUSAL_LM
 }
+WEIGHTS = "adapter_model.safetensors"
 _MOST_ENDINGS = 12  # in a list of targets; hybrids such as Jamba have 9 to 11; heuristic
+# Warnings of a deprecated name that peft asks for, of a mix of methods, and of one on norms.
 _HARMLESS = ("`is_gradient_checkpointing`", "Already found a `peft_config`", "Unsupported layer type")
 
 
@@ -49,10 +51,9 @@ def attach(
     head_names: Sequence[str],
     lightened: bool = True,
 ) -> PeftModel:
-    """Attach the adapters of a plan, in order, and make the task head trainable.
+    """Attach the adapters of a plan, in order, and make the task head trainable; this changes `module`.
 
-    The base model is changed in place. There are no configs for the head alone. With `lightened`, layers of
-    `peft` are replaced by those of `light_layers`, which take less memory.
+    With `lightened`, layers of `peft` are replaced by those of `light_layers`, which take less memory.
     """
     stack = for_task(configs, module, task_type=task_type, head_names=head_names)
     adapted = attach_configs(module, stack, names=adapter_names(stack))
@@ -82,16 +83,14 @@ def attach_configs(
 ) -> PeftModel:
     """Attach configs of `for_task`: the first makes a `PeftModel`, others are injected.
 
-    `module` is changed in place. `names` are the adapters' names inside it. `context_of` returns the context
-    in which `peft` makes the tensors of a config. Raises SpecError for several configs if the installed
-    `peft` takes one.
+    `names` are the adapters' names inside the model. `context_of` returns the context in which `peft` makes
+    the tensors of a config. Raises SpecError for several configs if the installed `peft` takes one.
     """
     if len(configs) > 1 and (missing := missing_in_peft("A plan of several peft configs", MIXES_SINCE_PEFT)):
         raise SpecError(missing)
     adapted: PeftModel | None = None
     for config, name in zip(configs, names, strict=True):
         with context_of(config), warnings.catch_warnings():
-            # Warnings of a deprecated name that peft asks for, of a mix of methods, and of one on norms.
             for message in _HARMLESS:
                 warnings.filterwarnings("ignore", message=message)
             if adapted is None:
@@ -113,7 +112,7 @@ def for_task(
 
     If `module` is passed, a LoRA config names its targets by at most twelve endings, such as q_proj, that
     match no other module. If that needs more, or `peft` would rewrite them, it keeps its pattern, or has full
-    names if `peft` would rewrite that too. Parameters of experts are named by their endings.
+    names if `peft` would rewrite that too.
     """
     copies: list[Any] = [copy.deepcopy(config) for config in configs] or [head_only_config()]
     for config in copies:
@@ -181,9 +180,7 @@ def rewrites_targets(targets: str | set[str], module: nn.Module) -> bool:
 
     Mixtral, Qwen-MoE, OLMoE and others once had a module for each expert and now have one parameter for all.
     For these model types `peft` 0.21.2 treats every config as one of an older checkpoint and keeps the last
-    component of each name: one layer's q_proj becomes the q_proj of all layers, and `shared_expert.up_proj`,
-    which is not a layer of an expert, becomes all `gate_up_proj`. A model of such a type without experts is
-    treated alike.
+    component of each name: one layer's q_proj becomes the q_proj of all layers.
     """
     config = LoraConfig(target_modules=targets)
     try:
@@ -240,11 +237,7 @@ def note_modules(root: nn.Module) -> Callable[[], None]:
 
 
 def save_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
-    """Write the adapters and the head of a trained plan to a folder.
-
-    One adapter is in the folder itself, so that `PeftModel.from_pretrained(base, folder)` reads it; several
-    have a sub-folder each, in the order that `order.json` lists.
-    """
+    """Write adapters and head of a trained plan to a folder; several get sub-folders, and an `order.json`."""
     for name in names:
         config = model.peft_config[name]
         if getattr(config, "modules_to_save", None):  # peft adds names of heads that are there already
@@ -258,24 +251,38 @@ def save_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
 
 
 def load_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
-    """Load what `save_weights` wrote into a model with the same plan.
-
-    Raises SpecError if a file is missing or damaged, or holds the tensors of another plan.
-    """
+    """Load what `save_weights` wrote; raise SpecError for a missing file or the tensors of another plan."""
     for name in names:
-        path = (folder / name if len(names) > 1 else folder) / "adapter_model.safetensors"
-        if not path.is_file():
-            raise SpecError(
-                f"{path} does not exist; pass the folder to which this plan's weights were saved, or run the "
-                "search again with --resume."
-            )
-        try:
-            stored = load_file(path)
-        except SafetensorError as error:
-            raise SpecError(f"{path} is damaged ({error}); train the plan again.") from error
+        path = folder / name if len(names) > 1 else folder
+        stored = read_weights(path)
+        if stored is None:
+            raise SpecError(f"{path / WEIGHTS} does not exist; pass the folder of this plan's weights.")
         state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
         require_shapes(stored, state, path=path)
         set_peft_model_state_dict(model, stored, adapter_name=name)
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor] | None:
+    """Read the tensors of an adapter's folder by name; None if it has no file of weights.
+
+    Raises SpecError if the file is damaged or a pickle, or has numbers that are not finite.
+    """
+    path = folder / WEIGHTS
+    if not path.exists():
+        if (pickle := folder / "adapter_model.bin").exists():
+            raise SpecError(
+                f"{pickle} is a pickle, which can run code when it is read; if you trust it, load it with "
+                f"peft and save it again, which writes {WEIGHTS}."
+            )
+        return None
+    try:
+        tensors = dict(load_file(path))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise SpecError(f"{path} is damaged ({error}); it must be a file that safetensors wrote.") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
+            raise SpecError(f"{name} in {path} is not finite; train it again at a lower learning rate.")
+    return tensors
 
 
 def require_shapes(
@@ -306,8 +313,7 @@ def merge(model: PeftModel) -> nn.Module:
 
     Layers with an unloading method of their own are merged first. For heads of several layers and for
     experts in one parameter, another tuner of `peft` 0.21.2 would look for a `weight` that they do not have.
-    16-bit weights are widened to float32 while they change, one layer at a time. Raises NotImplementedError,
-    AttributeError or SpecError for an adapter that does not change weights.
+    Raises NotImplementedError, AttributeError or SpecError for an adapter that does not change weights.
     """
     inner = model.get_base_model()
     was_tied = _is_tied(inner)
@@ -332,23 +338,14 @@ def _is_tied(module: nn.Module) -> bool:
 
 
 def _correct_ties(module: Any) -> None:
-    """Make weights and config agree after `peft` declared the model untied.
+    """Declare a model tied whose weights still share memory, after `peft` declared it untied.
 
-    1. If all pairs still share memory, the config is set to tied again. `peft` 0.21.2 overlooks
-       T5Gemma's pair: the output layer has the weight of the decoder's embeddings, not of the input's.
-    2. Otherwise the weights that still share memory are copied, as the config ties either all or none.
+    `peft` 0.21.2 overlooks T5Gemma's pair: the output layer has the weight of the decoder's embeddings, not
+    of the input's.
     """
     pairs = [tuple(map(module.get_parameter, pair)) for pair in module.all_tied_weights_keys.items()]
-    tied = [target.data_ptr() == source.data_ptr() for target, source in pairs]
-    if tied and all(tied):
+    if pairs and all(target.data_ptr() == source.data_ptr() for target, source in pairs):
         module.config.tie_word_embeddings = True
-        return
-    for name, is_tied in zip(module.all_tied_weights_keys, tied, strict=True):
-        if is_tied:
-            owner, _, child = name.rpartition(".")
-            parameter = module.get_parameter(name)
-            copied = nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
-            setattr(module.get_submodule(owner), child, copied)
 
 
 def _merge_in_float32(layer: BaseTunerLayer, merge: Callable[..., None], *args: Any, **settings: Any) -> None:

@@ -72,8 +72,8 @@ class BaseModel:
         Without a `tokenizer` or image processor, the model is only counted. `untrained` are the parameters
         that are not in the checkpoint. Their values are random, so linear layers and norms among them are
         trained and kept with the head. Forward passes compute in `precision`, whatever format the weights
-        have; None is float32. A model that `is_in_memory` may have been trained since it was loaded. Without
-        `components` the topology of the model decides which are adapted.
+        have. A model that `is_in_memory` may have been trained since it was loaded. Without `components` the
+        topology of the model decides which are adapted.
         """
         self.is_in_memory = is_in_memory
         self.module = module.requires_grad_(False).eval()
@@ -179,31 +179,19 @@ class BaseModel:
         for name in self.head_names:
             self.module.get_submodule(name).float()
 
-    def log_remarks(self) -> None:
-        """Log what cannot be adapted, and which weights outside the head are missing."""
-        trained, random = self._notes_on_missing_weights()
-        for remark in filter(None, (*self.left_out, trained)):
-            log.info("%s", remark)
-        if random:
-            log.warning("%s", random)
-
     @property
     def lacking(self) -> str:
-        """Sentences on the weights outside the head that the checkpoint does not have."""
-        return " ".join(filter(None, self._notes_on_missing_weights()))
-
-    def _notes_on_missing_weights(self) -> tuple[str, str]:
-        """Describe missing weights that are trained, and those that stay random."""
-        start, trained, random = "The checkpoint of the base model has no weights for", "", ""
+        """Sentences on the weights outside the head that the checkpoint does not have; often empty."""
+        start, sentences = "The checkpoint of the base model has no weights for", []
         if self.missing:
             names = ", ".join(self.missing)
-            trained = f"{start} {names}; all plans train them, and keep them with the adapter."
-        if untouched := sorted(key for key in self.untrained if not key.startswith(self.head_names)):
-            random = (
-                f"{start} {listed(untouched)}; they stay random, and another load draws others: share the "
-                "base model together with the adapter."
+            sentences.append(f"{start} {names}; all plans train them, and keep them with the adapter.")
+        if random := sorted(key for key in self.untrained if not key.startswith(self.head_names)):
+            sentences.append(
+                f"{start} {listed(random)}; they stay random, and another load draws others: share the base "
+                "model together with the adapter."
             )
-        return trained, random
+        return " ".join(sentences)
 
     def sha256(self) -> str:
         """Digest the names and values of all weights but those of quantized layers."""
@@ -225,10 +213,9 @@ class BaseModel:
     ) -> Iterator[PeftModel]:
         """Attach a plan's adapters within a context; afterwards the base model is as it was.
 
-        `configs` are the plan's adapters, none for the head alone. `task_type` is that of `peft`, such as
-        `SEQ_CLS`, if it has one. The seed decides the initial values; those of the head depend on nothing
-        else, so that all plans of one seed start from the same head. Raises TargetError if `peft` attached
-        another number of parameters than the plan has.
+        `task_type` is that of `peft`, such as `SEQ_CLS`, if it has one. The seed decides the initial values;
+        those of the head depend on nothing else, so that all plans of one seed start from the same head.
+        Raises TargetError if `peft` attached another number of parameters than the plan has.
         """
         restore = note_modules(self.module)
         try:
@@ -250,10 +237,9 @@ class BaseModel:
         seed: int,
         weights: Path | None = None,
     ) -> PeftModel:
-        """Attach a plan's adapters permanently; the head keeps the values of the base model.
+        """Attach a plan's adapters permanently; the head keeps its values, or has those of `weights`.
 
-        If `weights` names a folder, adapters and head are read from it. Other arguments are those of
-        `attached`. Raises TargetError as `attached` does, and SpecError if the weights are not those of the
+        Raises TargetError as `attached` does, and SpecError if the folder `weights` has those of another
         plan. After an error the base model is as it was.
         """
         restore = note_modules(self.module)

@@ -37,19 +37,16 @@ def resolve(spec: ModelSpec) -> tuple[str, str]:
     """Return where to load a base model (by default the demo) from, and its name for reports.
 
     The installed demo also serves its hub id, which its adapters name, if no revision is asked for and the
-    hub's cache has no copy. Raises ModelError if the model was in memory, a local model has a revision, or
-    the demo is missing.
+    hub's cache has no copy. Raises ModelError if the model was in memory or the demo is missing.
     """
     if spec.id == IN_MEMORY:
         raise ModelError(
             "The base model of this run was in memory and cannot be loaded again; pass it from Python "
             "(autopeft.search(…, model=…)), or name where it is saved with --model."
         )
-    is_local = spec.id is None or os.path.exists(spec.id)  # noqa: PTH110 - see load_error
-    if spec.revision is not None and is_local:
+    if spec.revision is not None and (spec.id is None or os.path.exists(spec.id)):  # noqa: PTH110
         raise ModelError(
-            f"The revision is {spec.revision!r}, but {spec.id or 'the demo model'} is not a hub model; leave "
-            "--revision out, or pass the id of a hub model."
+            f"--revision is {spec.revision!r}, but {spec.id or 'the demo'} is not a hub model; leave it out."
         )
     package = importlib.util.find_spec(DEMO_PACKAGE)
     is_unpinned = spec.revision is None and commit_of(spec) is None
@@ -92,8 +89,7 @@ def pretrained_arguments(source: str, spec: ModelSpec, *, here_only: bool = Fals
 def require_reachable(source: str, spec: ModelSpec) -> None:
     """Raise ModelError for an adapter, or an uncached hub model if the hub does not answer.
 
-    One short request beforehand saves time: transformers retries for half a minute at every file. An adapter
-    would be loaded together with its base model, and its layers taken for the model's.
+    One short request beforehand saves time: transformers retries for half a minute at every file.
     """
     adapter = Path(source) / "adapter_config.json"
     if os.path.exists(adapter):  # noqa: PTH110 - see load_error
@@ -170,9 +166,6 @@ def load_error(source: str, error: Exception) -> ModelError:
     if is_out_of_memory(error):
         raise error
     is_there = os.path.exists(source)  # noqa: PTH110 - Path.exists raises if the name is too long
-    is_path = source.startswith(("/", "./", "../", "~")) or source.count("/") > 1 or "\\" in source
-    if not is_there and (is_path or source.endswith(".gguf")):  # a hub id is an owner and a name, or a name
-        return ModelError(f"There is no {source!r}; check the spelling, or pass the id of a model.")
     if _OWN_CODE in str(error):
         return ModelError(
             f"The base model {source!r} brings Python code of its own, and code of a model repository is "

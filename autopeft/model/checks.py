@@ -7,8 +7,7 @@ import copy
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -51,7 +50,10 @@ def prepare_base(base: BaseModel, *, auto_class: str) -> None:
     if base.tokenizer is not None:
         base.targets = reachable_targets(base, auto_class=auto_class)
     require_targets(base)
-    base.log_remarks()
+    for remark in base.left_out:
+        log.info("%s", remark)
+    if base.lacking:
+        log.warning("%s", base.lacking)
 
 
 def usable_tokenizer(tokenizer: Any, name: str) -> Any:
@@ -124,17 +126,8 @@ def require_causal(module: Any, name: str) -> None:
         )
 
 
-def require_head(module: Any, name: str, *, head: Sequence[str]) -> None:
-    """Raise TargetError for a model with a task head of which no module is in `head`."""
-    if is_task_model(module) and not head:
-        raise TargetError(
-            f"The task head of {name} ({type(module).__name__}) has an unknown name, so that nothing would "
-            "learn the labels; use another model."
-        )
-
-
 def require_targets(base: BaseModel) -> None:
-    """Raise TargetError for a model that cannot be adapted; warn if only norms can be.
+    """Raise TargetError for a model that cannot be adapted.
 
     It has no target modules or no known head, or other modules end in the head's name, by which `peft` finds
     what to train, so that it would train them too.
@@ -144,15 +137,10 @@ def require_targets(base: BaseModel) -> None:
             f"{base.name} (model type {base.model_type!r}) has no linear layer or norm to adapt; "
             "use a transformer made of nn.Linear or Conv1D layers."
         )
-    require_head(base.module, base.name, head=base.head_names)
-    # The layers of I-BERT are made of modules that no method can adapt.
-    if not any(target.layer is not None and target.role != "norm" for target in base.targets):
-        log.warning(
-            "No linear layer in the layers of %s (model type %r) can be adapted, only %d other modules; "
-            "use another base model.",
-            base.name,
-            base.model_type,
-            len(base.targets),
+    if is_task_model(base.module) and not base.head_names:
+        raise TargetError(
+            f"The task head of {base.name} ({type(base.module).__name__}) has an unknown name, so that "
+            "nothing would learn the labels; use another model."
         )
     inside = tuple(f"{head}." for head in base.head_names)
     outside = [name for name, _ in base.module.named_modules() if not f"{name}.".startswith(inside)]
@@ -175,36 +163,29 @@ def reachable_targets(base: BaseModel, *, auto_class: str) -> tuple[Target, ...]
     2. the logits depend on what it returns.
 
     If one expert of a layer is reached, all are: it depends on the token which of them it visits. If the
-    first pass fails, all target modules are returned. Target modules with inputs of four dimensions become
-    unfit for OFT, which would take these for images. `auto_class` names the transformers class of the task.
+    first pass fails, all target modules are returned. `auto_class` names the transformers class of the task.
     """
     try:
         with rows_independent(base.module), base.autocast():
             features = example_features(base, auto_class)
-            reached, with_4d_inputs = _reached(base, features)
-            reached = _reached_in_training(base, features, reached=reached)
+            reached = _reached_in_training(base, features, reached=_reached(base, features))
     except PASS_ERRORS as error:
         log.debug("%s: all target modules are kept, as a short forward pass failed: %s", base.name, error)
         return base.targets
-    targets = [
-        replace(target, unfit_for=(*target.unfit_for, "OFT")) if target.name in with_4d_inputs else target
-        for target in base.targets
-    ]
-    dropped = [target.name for target in targets if _without_expert(target.name) not in reached]
+    dropped = [target.name for target in base.targets if _without_expert(target.name) not in reached]
     if dropped:
         names = list(dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in dropped))
         text = "%s: no adapter fits, or would affect this task, at %s (%s)."
         log.info(text, base.name, counted(len(dropped), "module"), listed(names))
-    return tuple(target for target in targets if target.name not in dropped)
+    return tuple(target for target in base.targets if target.name not in dropped)
 
 
-def _reached(base: BaseModel, features: Mapping[str, Tensor]) -> tuple[set[str], set[str]]:
-    """Return names of reached targets, without expert numbers, and those with 4-D inputs.
+def _reached(base: BaseModel, features: Mapping[str, Tensor]) -> set[str]:
+    """Return the names of reached targets, without the numbers of experts.
 
     A zero is added to each output; the logits depend on those outputs whose zero has a gradient.
     """
     zeros: dict[str, list[Tensor]] = defaultdict(list)
-    with_4d_inputs: set[str] = set()
 
     def add_zero(_: nn.Module, args: Any, kwargs: Any, output: Any, *, target: Target) -> Tensor | None:
         is_linear = (
@@ -213,8 +194,6 @@ def _reached(base: BaseModel, features: Mapping[str, Tensor]) -> tuple[set[str],
         # Experts in one parameter are adapted in their weights, whatever arguments their module takes.
         if not isinstance(output, Tensor) or not (is_linear or target.kind == "parameter"):
             return None
-        if target.kind in ("linear", "conv1d") and args[0].ndim == 4:
-            with_4d_inputs.add(target.name)
         zero = torch.zeros((), device=output.device, requires_grad=True)
         zeros[_without_expert(target.name)].append(zero)
         return output + zero
@@ -229,12 +208,12 @@ def _reached(base: BaseModel, features: Mapping[str, Tensor]) -> tuple[set[str],
         logits: Tensor = base.module(**features).logits
     named_zeros = [(name, zero) for name, calls in zeros.items() for zero in calls]
     if not named_zeros:  # torch.autograd refuses an empty list
-        return set(), with_4d_inputs
+        return set()
     gradients = torch.autograd.grad(
         logits.float().sum(), [zero for _, zero in named_zeros], allow_unused=True
     )
     pairs = zip(named_zeros, gradients, strict=True)
-    return {name for (name, _), gradient in pairs if gradient is not None}, with_4d_inputs
+    return {name for (name, _), gradient in pairs if gradient is not None}
 
 
 def _reached_in_training(base: BaseModel, features: Mapping[str, Tensor], *, reached: set[str]) -> set[str]:
@@ -244,7 +223,7 @@ def _reached_in_training(base: BaseModel, features: Mapping[str, Tensor], *, rea
     """
     try:
         with base.in_train_mode():
-            in_training, _ = _reached(base, features)
+            in_training = _reached(base, features)
     except PASS_ERRORS as error:
         log.debug("%s: a short pass in train mode failed: %s", base.name, error)
         return reached

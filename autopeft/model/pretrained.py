@@ -27,7 +27,7 @@ from autopeft.model.checkpoint_source import (
     require_reachable,
     resolve,
 )
-from autopeft.model.checks import pad_with, prepare_base, require_head, require_targets, usable_tokenizer
+from autopeft.model.checks import pad_with, prepare_base, require_targets, usable_tokenizer
 from autopeft.model.components import head_names
 from autopeft.model.devices import SPREAD, Precision, device_names, find_device, has_used_gpus, make_current
 from autopeft.model.linear_layers import n_params
@@ -65,12 +65,11 @@ def load(
     """Load a base model with a task head of the right size, and its tokenizer.
 
     `auto_class` names the transformers class; a language model has no label names. With `needs_padding`, a
-    tokenizer without a padding token gets one. `device` is that of `--device`. `precision` is the format of
-    the weights and of products of 4-bit layers; the task head is float32, and None is float32.
+    tokenizer without a padding token gets one. `precision` is the format of the weights and of products of
+    4-bit layers; the task head is float32, and None is float32.
 
-    Raises:
-        ModelError: The model is missing or unreadable, or cannot be quantized here.
-        TargetError: The model has no linear layer or norm to adapt.
+    Raises ModelError for a model that is missing or unreadable, or cannot be quantized here, and TargetError
+    for one without a linear layer or norm to adapt.
     """
     precision = precision or Precision()
     source, name = resolve(spec)
@@ -86,18 +85,9 @@ def load(
     make_current(reader.device)
     module, checkpoint = reader.read_plain() if spec.quantize == "none" else reader.read_quantized()
     stop_mutation(module, scales_gradients=precision.dtype == "float16")
-    if spec.quantize != "none":
-        log_quantized(module, name)
-        n_weights = n_params(module)
-        if note := plain_experts_note(module, spec.quantize, n_weights=n_weights, dtype=precision.dtype):
-            log.warning(note)
-    try:
+    tokenizer = None
+    with contextlib.nullcontext() if needs_tokenizer else contextlib.suppress(ModelError):
         tokenizer = load_processor(spec, needs_images=reads_images(auto_class), needs_padding=needs_padding)
-    except ModelError as error:
-        if needs_tokenizer:
-            raise
-        log.info("Continuing without a tokenizer: %s", error)
-        tokenizer = None
     with reading(source):
         if needs_padding and getattr(tokenizer, "pad_token_id", None) is not None:
             pad_with(module.config, tokenizer.pad_token_id)
@@ -130,11 +120,7 @@ def load_skeleton(
 
     Without an `auto_class` of transformers it is what a search of texts would load, else the architecture
     that the config names. With `here_only` only a directory or the hub's cache is read. `n_layers` builds
-    only the first layers.
-
-    Raises:
-        ModelError: The config cannot be read, or transformers has no such model of it.
-        TargetError: `require_targets` refuses the model.
+    only the first layers. Raises ModelError or TargetError for a model that cannot be built or adapted.
     """
     source, name = resolve(spec)
     config = config_of(spec, here_only=here_only)
@@ -235,6 +221,10 @@ class _Reader:
             for parameter in module.parameters():
                 if parameter.is_floating_point():
                     parameter.data = parameter.data.clone()
+        log_quantized(module, skeleton.name)
+        bits, n_weights = self.spec.quantize, n_params(module)
+        if note := plain_experts_note(module, bits, n_weights=n_weights, dtype=self.dtype):
+            log.warning(note)
         return module, checkpoint
 
     def _read(self, class_name: str, **settings: Any) -> tuple[Any, Mapping[str, Any]]:
@@ -263,7 +253,7 @@ class _Reader:
         if adapters := getattr(module, "peft_config", None):  # of a hub model, whose adapter is loaded too
             raise adapter_error(source, next(iter(adapters.values())).base_model_name_or_path)
         if labels and module.config.num_labels != len(labels) and "num_labels" not in settings:
-            # The config of PVT has a field of this name, which the labels do not change.
+            # The configs of timm and PVT have a field of this name, which the labels do not change.
             return self._read(class_name, num_labels=len(labels), **settings)
         places = getattr(module, "hf_device_map", {"": next(module.parameters()).device.type})
         if self.is_spread and not {"cpu", "disk"}.isdisjoint(places.values()):
@@ -291,18 +281,12 @@ def _require_complete(module: Any, name: str, checkpoint: Mapping[str, Any]) -> 
     """Warn of a replaced head; raise ModelError for other shapes and for missing layers."""
     head = tuple(f"{child}." for child in head_names(module))
     mismatched = sorted(checkpoint["mismatched_keys"])  # (name, stored shape, built shape)
-    if absent := sorted(k for k in checkpoint["missing_keys"] if LAYER.search(k) and not k.startswith(head)):
+    absent = [key for key in sorted(checkpoint["missing_keys"]) if LAYER.search(key)]
+    if odd := [key for key in (*absent, *(key for key, *_ in mismatched)) if not key.startswith(head)]:
         raise ModelError(
-            f"The weights of {name} have no {listed(absent, 1)}, which its config.json describes; put the "
-            "config.json and the weights of one model together."
+            f"The weights of {name} have no {listed(odd, 1)} of the shape that its config.json describes; "
+            "put the config.json and the weights of one model together."
         )
-    for key, stored, built in mismatched:
-        if not key.startswith(head):
-            require_head(module, name, head=head)
-            raise ModelError(
-                f"The weights of {name} have {key} with the shape {tuple(stored)}, its config.json describes "
-                f"{tuple(built)}; put the config.json and the weights of one model together."
-            )
     outputs = [(stored[0], built[0]) for key, stored, built in mismatched if key.endswith("weight")]
     if outputs:
         text = "%s has a head of %d outputs and %d are needed; its head is not used."

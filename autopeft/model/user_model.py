@@ -37,11 +37,7 @@ def from_memory(
 
     Forward passes compute in `precision`; the weights keep their format, and the tokenizer is not changed.
     `auto_class` names the transformers class that the task would load. A language model has no label names.
-
-    Raises:
-        ModelError: `require_plain` refuses the module, it is on several devices without accelerate, it has
-            another head, or the tokenizer is missing.
-        TargetError: The model has no linear layer or norm to adapt.
+    Raises ModelError or TargetError for a model that cannot be used as it is.
     """
     require_plain(module)
     devices = sorted({str(parameter.device) for parameter in module.parameters()})
@@ -128,8 +124,8 @@ def narrow_format_of(module: nn.Module) -> str | None:
 def require_plain(module: nn.Module) -> None:
     """Raise ModelError for a module that cannot be adapted as it is.
 
-    That is one that is compiled or wrapped for several devices, that has adapters, or that has floats other
-    than float32 and one 16-bit format outside bitsandbytes layers.
+    That is one that is wrapped by torch.compile or for several devices, that has adapters, or that has floats
+    other than float32 and one 16-bit format outside bitsandbytes layers.
     """
     kind = type(module).__name__
     inner = next((name for name in ("_orig_mod", "module") if name in getattr(module, "_modules", {})), None)
@@ -137,11 +133,6 @@ def require_plain(module: nn.Module) -> None:
         raise ModelError(f"The model is wrapped in {kind}; pass the model inside, which is model.{inner}.")
     if not isinstance(module, nn.Module) or not hasattr(module, "config"):
         raise ModelError(f"The model is a {kind}; pass a transformers model, a hub id or a directory.")
-    if any(getattr(child, "_compiled_call_impl", None) is not None for child in module.modules()):
-        raise ModelError(
-            f"The {kind} was compiled by compile(), which each plan's adapters would repeat; load the model "
-            "again and pass it before it is compiled."
-        )
     if any(isinstance(child, BaseTunerLayer) for child in module.modules()) or hasattr(module, "peft_config"):
         raise ModelError(
             f"The {kind} has adapters of peft already; pass the base model without them (model.unload())."

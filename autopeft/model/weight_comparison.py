@@ -109,13 +109,10 @@ def compare_with_checkpoint(
 ) -> tuple[frozenset[str], str | None]:
     """Compare the parameters outside the head with the safetensors checkpoint that they were loaded from.
 
-    Files are read one tensor at a time, and nothing is downloaded. Quantized layers are not compared, nor is
-    a checkpoint that cannot be read or has other names for the tensors of a layer. `source` is a folder or
-    hub id; `exclude` lists the modules of the head.
-
-    Returns:
-        The parameters that the checkpoint does not have, so that each load draws them, and None. Or no
-        parameters and the name of one that differs: the module may have been trained since it was loaded.
+    Returns the parameters that the checkpoint does not have, so that each load draws them, and None. Or no
+    parameters and the name of one that differs: the module may have been trained since it was loaded. Nothing
+    is downloaded. Quantized layers are not compared, nor is a checkpoint that cannot be read or has other
+    names for the tensors of a layer. `source` is a folder or hub id; `exclude` lists the modules of the head.
     """
     left_out = _starts(module, exclude)
     held = {name: p.detach() for name, p in module.named_parameters() if not name.startswith(left_out)}

@@ -8,7 +8,7 @@ from autopeft.report.formatting import count, difference, duration, interval, me
 from autopeft.report.plan_names import PartWords, is_untrained
 from autopeft.report.table_rows import FullRow, full_rows, scored_record
 from autopeft.space import BASELINE_METHOD
-from autopeft.types import FullRun, SearchResult, Verdict, in_words_of
+from autopeft.types import SearchResult, Verdict, in_words_of
 
 NO_LEARNING = "nothing learned"
 # Label of the verdict, or what overrules it -> words and tone of the mark above the answer.
@@ -25,8 +25,8 @@ _MARKS = {
 class Answer:
     """Sentences below a mark; `tone` decides the color of the mark.
 
-    `evaluated` is the score of the user's own function, `refit` describes the returned adapter if it was
-    trained on all rows, `served` lists what serves the adapter of a language model; each may be "".
+    `evaluated` (the score of the user's own function), `refit` (the returned adapter, if it was trained on
+    all rows) and `served` (what serves the adapter of a language model) may be empty.
     """
 
     mark: str
@@ -40,9 +40,21 @@ class Answer:
     verdict: Verdict
 
     @property
+    def details(self) -> tuple[tuple[str, str], ...]:
+        """The sentences below the first, each with its label."""
+        labelled = {
+            "How sure": self.sure,
+            "What it costs": self.cost,
+            "What you get": self.refit,
+            "Your evaluation": self.evaluated,
+            "Serving": self.served,
+        }
+        return tuple((label, sentence) for label, sentence in labelled.items() if sentence)
+
+    @property
     def sentences(self) -> tuple[str, ...]:
         """All sentences in their order."""
-        return tuple(filter(None, (self.use, self.cost, self.sure, self.refit, self.evaluated, self.served)))
+        return (self.use, *(sentence for _, sentence in self.details))
 
 
 def answer_of(result: SearchResult, words: PartWords) -> Answer:
@@ -71,13 +83,11 @@ def answer_of(result: SearchResult, words: PartWords) -> Answer:
 
 def _use(result: SearchResult, label: str, plan: str, default: str, *, is_compared: bool) -> str:
     setting, record = result.setting, scored_record(result, result.best)
-
-    def shown(record: FullRun) -> str:
-        return metric(record.metric_mean, setting.metric_is_share)
-
-    score = f"{setting.metric_words} {shown(record)} on the {record.split} split"
+    shown = metric(record.metric_mean, setting.metric_is_share)
+    score = f"{setting.metric_words} {shown} on the {record.split} split"
     if is_compared:
-        default = f"{default} ({shown(scored_record(result, result.baseline))})"
+        baseline = scored_record(result, result.baseline)
+        default = f"{default} ({metric(baseline.metric_mean, setting.metric_is_share)})"
     return {
         "better": f"Use {plan}: {score}, better than {default}.",
         "as good and smaller": f"Use {plan}: {score}, as good as {default} with fewer parameters.",
@@ -99,7 +109,7 @@ def _cost(result: SearchResult, best: FullRow, baseline: FullRow | None) -> str:
         f"It trains {count(best.plan.trainable_params)} adapter parameters ({share} of the base model){head} "
         f"in {duration(best.train_seconds)}{peak}; its file is {memory(best.file_bytes)}."
     )
-    if baseline is None or baseline.train_seconds is None:
+    if baseline is None:
         return cost
     peak = f", using {memory(baseline.peak_bytes)}" if baseline.peak_bytes else ""
     return (
@@ -142,5 +152,4 @@ def _served(words: PartWords) -> str:
     if words.weights.servers:
         named = "vLLM and llama.cpp" if len(words.weights.servers) > 1 else "vLLM"
         return f"{named} can serve the adapter as is."
-    remedy = "" if words.weights.n_unmerged else "; autopeft export writes a form that they read"
-    return f"Servers cannot read the adapter as is{remedy}."
+    return "Servers cannot read the adapter as is; autopeft export writes a form that they read."

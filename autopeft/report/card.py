@@ -15,12 +15,12 @@ from autopeft.report.answer import answer_of
 from autopeft.report.formatting import render
 from autopeft.report.plan_names import PartWords, name_of, plan_words
 from autopeft.report.table_rows import examples, full_rows, scored_record
-from autopeft.types import IN_MEMORY, QUANTIZED, SearchResult, TrainedPlan, shortened
+from autopeft.types import IN_MEMORY, QUANTIZED, SearchFacts, SearchResult, TrainedPlan, listed
 
 # In the order of `peft`'s own cards, which end with these lines.
 _LIBRARIES = {"PEFT": "peft", "Transformers": "transformers", "Pytorch": "torch", "Datasets": "datasets"}
 _ON_HUB = re.compile(r"[\w.-]+(/[\w.-]+)?")  # an owner and a name, or a name alone
-_MOST_LABELS, _LONGEST_LABEL = 20, 60  # labels that a card lists, characters of each; heuristic
+_MOST_LABELS = 20  # that a card lists; heuristic
 _FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".zip", ".gguf", ".txt")
 BEST_WEIGHTS = "best/weights"  # in the folder of a run
 _IMAGE_CLASS = "AutoModelForImageClassification"  # its base models come with an image processor, no tokenizer
@@ -33,7 +33,6 @@ class CardFacts:
     `base_model` and `dataset` are ids on the hub; None if they have none. `peft_types` are `peft`'s words,
     such as `lora`. `folder` is where a reader loads the adapter from. `seed` is that of the weights.
     `own_class` is the class in the base model's config if the adapter does not fit it, else empty.
-    `schedule` describes the learning rate over the steps.
     """
 
     base_model: str | None
@@ -42,7 +41,6 @@ class CardFacts:
     seed: int
     folder: str = BEST_WEIGHTS
     own_class: str = ""
-    schedule: str = ""
 
 
 def model_card(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
@@ -102,62 +100,61 @@ def _card(
     context: dict[str, Any],
 ) -> str:
     """Fill in a card; `score` has split, metric, and a phrase on the rows, "" if all were evaluated."""
-    base, setting, spec, environment = facts.base_model, result.setting, result.spec, result.environment
+    base, setting, environment = facts.base_model, result.setting, result.environment
     base_name = PureWindowsPath(base or setting.base_model).name  # it splits at / and at \
-    data_name = PureWindowsPath(setting.data).name
-    title = f"{base_name} adapted to {data_name}"
-    evaluated = [
-        EvalResult(
-            task_type=setting.task,
-            task_name=setting.task.replace("-", " ").capitalize(),
-            dataset_type=facts.dataset or "custom",
-            dataset_name=f"{data_name}{rows}",
-            dataset_split=split,
-            metric_type=setting.metric,
-            metric_name=setting.metric,
-            metric_value=value,
-        )
-        for split, value, rows in filter(None, [score])
-    ]
-    metadata = ModelCardData(
-        base_model=base,
-        base_model_relation="adapter" if base else None,
-        library_name="peft",
-        pipeline_tag=setting.task,
-        tags=sorted(
-            [
-                *facts.peft_types,
-                "autopeft",
-                "transformers",
-                *([f"base_model:adapter:{base}"] if base else []),
-            ]
-        ),
-        datasets=[facts.dataset] if facts.dataset else None,
-        metrics=[setting.metric],
-        model_name=title,
-        eval_results=evaluated or None,
-    )
-    names = () if spec.has_own_trainer else setting.label_names  # that trainer did not name them
-    labels = [shortened(name, _LONGEST_LABEL) for name in names[:_MOST_LABELS]]
+    title = f"{base_name} adapted to {PureWindowsPath(setting.data).name}"
+    metadata = _metadata(setting, facts, title, score)
+    # A trainer of the user did not name the labels.
+    names = () if result.spec.has_own_trainer else setting.label_names
     body = render(
         template,
         title=title,
         # An id on the hub is a link; another name is text that the template escapes.
         base=Markup(f"[{base}](https://huggingface.co/{base})") if hub_id(base) else base_name,
+        spec=result.spec,
         setting=setting,
         is_share=setting.metric_is_share,
-        labels=labels,
-        n_more_labels=len(names) - len(labels),
+        labels=listed(names, _MOST_LABELS) if names else "",
         facts=facts,
-        task=spec.task,
-        has_own_trainer=spec.has_own_trainer,
-        dtype=spec.execution.dtype,
         lines=python_lines(result, words, folder=facts.folder, source=base),
         auto_class=words.auto_class,
         versions=[(name, environment[key]) for name, key in _LIBRARIES.items() if key in environment],
         **context,
     )
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
+
+
+def _metadata(
+    setting: SearchFacts, facts: CardFacts, title: str, score: tuple[str, float, str] | None
+) -> ModelCardData:
+    """Gather what the hub reads from a card."""
+    evaluated = None
+    if score is not None:
+        split, value, rows = score
+        evaluated = EvalResult(
+            task_type=setting.task,
+            task_name=setting.task.replace("-", " ").capitalize(),
+            dataset_type=facts.dataset or "custom",
+            dataset_name=f"{PureWindowsPath(setting.data).name}{rows}",
+            dataset_split=split,
+            metric_type=setting.metric,
+            metric_name=setting.metric,
+            metric_value=value,
+        )
+    tags = [*facts.peft_types, "autopeft", "transformers"]
+    if facts.base_model:
+        tags.append(f"base_model:adapter:{facts.base_model}")
+    return ModelCardData(
+        base_model=facts.base_model,
+        base_model_relation="adapter" if facts.base_model else None,
+        library_name="peft",
+        pipeline_tag=setting.task,
+        tags=sorted(tags),
+        datasets=[facts.dataset] if facts.dataset else None,
+        metrics=[setting.metric],
+        model_name=title,
+        eval_results=[evaluated] if evaluated else None,
+    )
 
 
 def hub_id(name: str | None) -> str | None:
@@ -196,8 +193,6 @@ def python_lines(
     reads_images = auto_class == _IMAGE_CLASS
     return render(
         "load_adapter.py",
-        is_on_hub=folder != BEST_WEIGHTS and not folder.startswith("./"),
-        is_stacked=weights.n_unmerged > 1,
         is_in_memory=source == IN_MEMORY,
         auto_class=auto_class,
         reads_images=reads_images,

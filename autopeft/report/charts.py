@@ -14,6 +14,8 @@ from autopeft.types import Verdict, minus
 
 # Units of the picture, heuristic: as narrow as the text allows on a phone.
 _WIDTH, _EDGE = 400.0, 16.0
+_TOP, _BOTTOM, _LEFT = 28.0, 126.0, 50.0  # of the axes of the trials
+_N_COLORS = 5  # of methods, the last for all others; the style sheet has them
 
 
 def difference_chart(verdict: Verdict, *, is_share: bool) -> Markup | None:
@@ -33,7 +35,7 @@ def difference_chart(verdict: Verdict, *, is_share: bool) -> Markup | None:
     return Markup(
         render(
             "difference.svg",
-            label=f"Challenger minus default: {mean}, 95 % interval {interval(low, high, is_share)}",
+            label=f"Other plan minus default: {mean}, 95 % interval {interval(low, high, is_share)}",
             axis_label="difference in points" if is_share else "difference, plus is better",
             mean=mean,
             start=_EDGE,
@@ -48,9 +50,10 @@ def difference_chart(verdict: Verdict, *, is_share: bool) -> Markup | None:
 
 
 class TrialMark(NamedTuple):
-    """A trial of the study in its chart; `words` name its plan."""
+    """A trial of the study in its chart; `words` describe its plan."""
 
     words: str
+    method: str
     is_listed: bool
     loss: float
 
@@ -64,25 +67,36 @@ def trials_chart(trials: Sequence[TrialMark]) -> Markup | None:
         return None
     losses = sorted(trial.loss for trial in trials)
     low, high = losses[0], min(losses[-1], 2 * losses[len(losses) // 2])
-    bottom, left = 100.0, 50.0
 
     def x(index: int) -> float:
-        return left + (_WIDTH - _EDGE - left) * (index + 0.5) / len(trials)
+        return _LEFT + (_WIDTH - _EDGE - _LEFT) * (index + 0.5) / len(trials)
 
     def y(loss: float) -> float:
-        return bottom - 10 - 70 * (min(loss, high) - low) / (high - low or 1.0)
+        height = (min(loss, high) - low) / (high - low or 1.0)
+        return _BOTTOM - 10 - (_BOTTOM - _TOP - 20) * height
 
     lowest = [y(loss) for loss in accumulate((trial.loss for trial in trials), min)]
     path = f"M{x(0):.1f} {lowest[0]:.1f}" + "".join(
         f"H{x(index):.1f}V{height:.1f}" for index, height in enumerate(lowest[1:], start=1)
     )
+    methods = list(dict.fromkeys(trial.method for trial in trials))
+    if len(methods) > _N_COLORS:
+        methods = [*methods[: _N_COLORS - 1], "others"]
+    colors = {method: color for color, method in enumerate(methods, start=1)}
+    column = (_WIDTH - _LEFT) / len(methods)
     return Markup(
         render(
             "trials.svg",
             width=_WIDTH,
-            left=left,
-            bottom=bottom,
-            marks=[(x(i), y(trial.loss), trial) for i, trial in enumerate(trials)],
+            height=_BOTTOM + 26,
+            left=_LEFT,
+            top=_TOP - 8,
+            bottom=_BOTTOM,
+            methods=[(_LEFT + column * n, color, method) for n, (method, color) in enumerate(colors.items())],
+            marks=[
+                (x(n), y(trial.loss), colors.get(trial.method, _N_COLORS), trial)
+                for n, trial in enumerate(trials)
+            ],
             lowest=path,
             ticks=[(y(loss), f"{loss:.3g}") for loss in (low, high)],
         )

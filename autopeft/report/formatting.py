@@ -26,12 +26,7 @@ def count(number: int) -> str:
 
 
 def last_part(name: str) -> str:
-    """Shorten the name of a base model for a heading: a local path to its last part.
-
-    Example:
-        >>> last_part("/data/models/tiny.gguf"), last_part("org/tiny")
-        ('tiny.gguf', 'org/tiny')
-    """
+    """Return the last part of a local path to a base model; ids of the hub stay whole."""
     return PurePath(name).name if PurePath(name).is_absolute() else name
 
 
@@ -43,12 +38,7 @@ def percent(number: float) -> str:
 
 
 def share_words(share: float) -> str:
-    """Format a share of the budget as a fraction.
-
-    Example:
-        >>> share_words(0.2), share_words(1 / 25)
-        ('1/5', '1/25')
-    """
+    """Format a share of the budget as a fraction, such as 1/25."""
     return f"1/{round(1 / share)}"
 
 
@@ -82,12 +72,7 @@ def metric(value: float | None, is_share: bool) -> str:
 
 
 def plus_minus(std_error: float | None, is_share: bool) -> str:
-    """Format a standard error in the unit of `metric`, with two digits if it would round to zero.
-
-    Example:
-        >>> plus_minus(0.0123, True), plus_minus(0.0123, False), plus_minus(0.000012, False)
-        ('± 1.2', '± 0.012', '± 0.000012')
-    """
+    """Format a standard error in the unit of `metric`, with two digits if it would round to zero."""
     if std_error is None or not math.isfinite(std_error):
         return ""
     value, digits = (100 * std_error, 1) if is_share else (std_error, 3)
@@ -121,12 +106,7 @@ def difference(value: float | None, is_share: bool, *, signed: bool = True) -> s
 
 
 def interval(low: float, high: float, is_share: bool) -> str:
-    """Format the ends of an interval of differences, without their unit.
-
-    Example:
-        >>> interval(-0.006, 0.022, True), interval(-0.006, 0.022, False)
-        ('−0.6 to +2.2', '−0.006 to +0.022')
-    """
+    """Format the ends of an interval of differences, without their unit: `−0.6 to +2.2`."""
     return " to ".join(difference(end, is_share).removesuffix(" points") for end in (low, high))
 
 
@@ -145,8 +125,15 @@ def minuses(sentence: str) -> str:
     return re.sub(r"(?<![\w.-])-(?=\d)", "−", sentence)
 
 
-def duration(seconds: float) -> str:
+def learning_rate(value: float | None) -> str:
+    """Format a learning rate; a dash for the untrained model, which has none."""
+    return NOTHING if value is None else rate(value)
+
+
+def duration(seconds: float | None) -> str:
     """Format seconds as seconds, minutes or hours."""
+    if seconds is None:
+        return NOTHING
     if seconds < 10:
         return f"{seconds:.1f} s" if seconds >= 1 else f"{significant(seconds)} s"
     if seconds < 90:
@@ -185,7 +172,7 @@ def _environment(kind: str) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters: list[Any] = [count, difference, duration, first_line, interval, last_part, memory]
+    filters: list[Any] = [count, difference, duration, first_line, interval, last_part, learning_rate, memory]
     filters += [metric, minuses, percent, plus_minus, rate, share_words, significant]
     environment.filters.update({function.__name__: function for function in filters})
     return environment

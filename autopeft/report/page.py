@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import PurePath
 
 from autopeft.report.answer import Answer, answer_of
 from autopeft.report.card import python_lines
 from autopeft.report.charts import TrialMark, difference_chart, trials_chart
 from autopeft.report.formatting import render
-from autopeft.report.layer_maps import MAX_ROWS, Map, enough_examples, merged, rank_map, score_map
-from autopeft.report.plan_names import PartWords, name_of
+from autopeft.report.layer_maps import MAX_ROWS, Map, enough_examples, rank_map, score_map
+from autopeft.report.plan_names import PartWords, method_words, name_of
 from autopeft.report.result_files import sentences_of
 from autopeft.report.table_rows import FullRow, RunRow, costs, examples, full_rows, position_of, run_rows
 from autopeft.types import (
@@ -33,29 +32,19 @@ _MAX_RUNS = 40  # of a table; heuristic; trials.csv has the rest
 
 @dataclass(frozen=True, kw_only=True)
 class BestPlan:
-    """How to load, train and count the plan that is returned, and which modules it adapts.
+    """How to load and train the plan that is returned, and which modules it adapts.
 
     `position` is where its learning rate lies in the searched range, in [0, 1]; None without a range.
-    `is_command` is False if `commands` are Python code, for objects in memory.
+    `commands` pairs each command with its comment. They are Python code for objects in memory, where
+    `is_command` is False.
     """
 
     plan: Plan
-    words: str
     position: float | None
     ranks: Map
     python: str
-    commands: tuple[str, ...]
+    commands: tuple[tuple[str, str], ...]
     is_command: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Details:
-    """Tables at the end: split, examples, use; stage, seconds, R; name and value of settings and versions."""
-
-    splits: tuple[tuple[str, str, str], ...]
-    costs: tuple[tuple[str, float, float | None], ...]
-    settings: tuple[tuple[str, str], ...]
-    environment: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +52,10 @@ class RunPage:
     """The content of the report of a run.
 
     An unfinished run has no answer and no best plan (None), and some empty tables. `status` is complete, or a
-    sentence that begins with running, stopped or failed. `run_rows` has the short runs and, before a verdict,
-    the full runs. `scores` pairs each score's map with a phrase on whether more examples would change it.
+    sentence that begins with running, stopped or failed. `short_rows` has the short runs, `unjudged_rows` the
+    full runs before a verdict. `scores` pairs each score's map with a phrase on whether more examples would
+    change it; the score that ordered the modules is the first. `splits` are names, examples and uses;
+    `costs` are stages, seconds and R.
     """
 
     spec: RunSpec
@@ -74,12 +65,16 @@ class RunPage:
     notes: tuple[str, ...]
     full_rows: tuple[FullRow, ...]
     sizes: tuple[tuple[str, SizeStep], ...]
-    run_rows: tuple[RunRow, ...]
+    short_rows: tuple[RunRow, ...]
+    unjudged_rows: tuple[RunRow, ...]
     trials: tuple[TrialMark, ...]
     failures: tuple[tuple[str, Measurement], ...]
     best: BestPlan | None
     scores: tuple[tuple[Map, str], ...]
-    details: Details
+    splits: tuple[tuple[str, str, str], ...]
+    costs: tuple[tuple[str, float, float | None], ...]
+    settings: tuple[tuple[str, str], ...]
+    environment: tuple[tuple[str, str], ...]
 
     @property
     def is_share(self) -> bool:
@@ -90,16 +85,6 @@ class RunPage:
     def is_running(self) -> bool:
         """Whether the page should load itself again."""
         return self.status.startswith("running")
-
-    @property
-    def short_rows(self) -> list[RunRow]:
-        """The short runs."""
-        return [row for row in self.run_rows if row.run.fidelity.split == "search"]
-
-    @property
-    def unjudged_rows(self) -> list[RunRow]:
-        """The full runs that have not been judged yet."""
-        return [row for row in self.run_rows if row.run.fidelity.split == "confirm"]
 
     @property
     def n_seeds(self) -> int:
@@ -115,8 +100,8 @@ class RunPage:
 def page_of(result: SearchResult | SearchSoFar, words: PartWords, status: str = "complete") -> RunPage:
     """Gather what the report of a run shows, finished or not."""
     finished = result if isinstance(result, SearchResult) else None
-    in_words = partial(in_words_of, result.spec)
-    maps = ((score_map(result.targets, score), enough_examples(score)) for score in result.scores)
+    scores = sorted(result.scores, key=lambda score: score.name != result.spec.search.score)
+    maps = ((score_map(result.targets, score), enough_examples(score)) for score in scores)
     failed = [run for run in result.measurements if run.status is not Status.COMPLETE]
     environment = sorted(result.environment.items(), key=lambda item: item[0].lower())
     fingerprint, n_duplicates = result.setting.data_fingerprint, result.setting.splits.duplicates_removed
@@ -131,76 +116,81 @@ def page_of(result: SearchResult | SearchSoFar, words: PartWords, status: str = 
         setting=result.setting,
         status=status,
         answer=answer_of(finished, words) if finished else None,
-        notes=tuple(in_words(sentence) for sentence in sentences_of(result)),
+        notes=tuple(in_words_of(result.spec, sentence) for sentence in sentences_of(result)),
         full_rows=full_rows(finished, words) if finished else (),
         sizes=tuple((name_of(step.plan, result, words.labels), step) for step in result.sizes),
-        run_rows=(
-            *run_rows("search", result, words),
-            *(run_rows("confirm", result, words) if finished is None else ()),
-        ),
+        short_rows=run_rows("search", result, words),
+        unjudged_rows=run_rows("confirm", result, words) if finished is None else (),
         trials=_trials(result, words),
         failures=tuple((name_of(run.plan, result, words.labels), run) for run in failed[:_MAX_RUNS]),
         best=_best_plan(finished, words) if finished else None,
-        scores=tuple((merged(drawn), phrase) for drawn, phrase in maps if drawn is not None),
-        details=Details(
-            splits=(
-                *((name, examples(result, name), use) for name, use in uses.items()),
-                ("duplicates", f"{n_duplicates:,}", "removed, within and across splits"),
-            ),
-            costs=costs(finished) if finished else (),
-            settings=tuple((in_words(name), in_words(value)) for name, value in _settings(result)),
-            environment=(*environment, *([("data fingerprint", fingerprint)] if fingerprint else [])),
+        scores=tuple((drawn, phrase) for drawn, phrase in maps if drawn is not None),
+        splits=(
+            *((name, examples(result, name), use) for name, use in uses.items()),
+            ("duplicates", f"{n_duplicates:,}", "removed, within and across splits"),
         ),
+        costs=costs(finished) if finished else (),
+        settings=_settings(result),
+        environment=(*environment, *([("data fingerprint", fingerprint)] if fingerprint else [])),
     )
 
 
 def _trials(result: SearchResult | SearchSoFar, words: PartWords) -> tuple[TrialMark, ...]:
     """Return the trials with a loss, in their order."""
     losses = {run.plan: run.loss for run in result.measurements if run.fidelity.split == "search"}
-    return tuple(
-        TrialMark(name_of(each.plan, result, words.labels), each.source == "list", loss)
-        for each in result.proposals
-        if (loss := losses.get(each.plan)) is not None
-    )
+    marks = []
+    for proposal in result.proposals:
+        loss = losses.get(proposal.plan)
+        if loss is not None:
+            methods = dict.fromkeys(method_words(a, words.labels) for a in proposal.plan.adapters)
+            marks.append(
+                TrialMark(
+                    words=name_of(proposal.plan, result, words.labels),
+                    method=" + ".join(methods) or "head",
+                    is_listed=proposal.source == "list",
+                    loss=loss,
+                )
+            )
+    return tuple(marks)
 
 
 def _best_plan(result: SearchResult, words: PartWords) -> BestPlan:
-    spec, best, is_command = result.spec, result.best, not result.spec.is_in_memory
+    spec, best = result.spec, result.best
     train = train_command(PurePath("best/plan.yaml"), spec.model, spec.data)
-    repeat = repeat_command(spec)
-    commands = (f"{train} --out my-adapter", "autopeft count best/plan.yaml", f"{repeat} --out again")
+    repeat = ("repeat the whole run", f"{repeat_command(spec)} --out again")
+    if spec.has_own_trainer:
+        commands = [("count the plan's parameters", "autopeft count best/plan.yaml"), repeat]
+    elif spec.is_in_memory:
+        commands = [("attach untrained adapters of the plan", train), (repeat[0], repeat_command(spec))]
+    else:
+        is_merged = result.setting.head_params or best.lead_method != "lora"
+        form = "merged" if is_merged else "uniform-lora"
+        commands = [
+            ("for servers such as vLLM", f"autopeft export . --to {form} --out served"),
+            ("train the plan again", f"{train} --out my-adapter"),
+            repeat,
+        ]
     return BestPlan(
         plan=best,
-        words=name_of(best, result, words.labels),
         position=position_of(best, result),
-        ranks=merged(rank_map(result.targets, best, words.short_labels)),
+        ranks=rank_map(result.targets, best, words.short_labels),
         python=python_lines(result, words),
-        commands=commands[1:] if spec.has_own_trainer else commands if is_command else (train, repeat),
-        is_command=is_command,
+        commands=tuple(commands),
+        is_command=not spec.is_in_memory,
     )
 
 
-def _settings(result: SearchResult | SearchSoFar) -> list[tuple[str, str]]:
-    """List the settings that decide most, then those that the run derived; run.yaml has them all."""
-    spec, setting = result.spec, result.setting
-    values = {
-        "model": spec.model.id or f"default ({setting.base_model})",
-        "quantized": "" if spec.model.quantize == "none" else f"{spec.model.quantize} by bitsandbytes",
-        "data": spec.data.source or f"default ({setting.data})",
-        "task": spec.task.name,
-        "budget": spec.budget.requested,
-        "full run": f"{setting.full_run_steps:,} steps",
-        "batch size": str(spec.task.batch_size or ""),
-        "max length": f"{spec.task.max_length} tokens" if spec.task.max_length else "",
-        "effort": spec.search.effort,
-        "search space": spec.search.space,
-        "methods": ", ".join(spec.search.methods) or "all of the space",
-        "sensitivity score": "" if spec.has_own_trainer else spec.search.score,
-        "seed": str(spec.search.seed),
-        "executor": f"{spec.execution.executor}, {result.environment.get('workers', '1')} at a time",
-    }
-    derived = [(f"{d.subject}, derived", f"{d.value}: {d.rule}") for d in setting.decisions]
-    return [*((name, value) for name, value in values.items() if value), *derived]
+def _settings(result: SearchResult | SearchSoFar) -> tuple[tuple[str, str], ...]:
+    """List the settings that differ from their defaults, then those that the run derived."""
+    spec = result.spec
+    changed = spec.model_dump(mode="json", exclude_defaults=True, exclude={"output"})
+    rows = [
+        (f"{section}.{name}", str(value))
+        for section, fields in changed.items()
+        for name, value in fields.items()
+    ]
+    rows += [(f"{d.subject}, derived", f"{d.value}: {d.rule}") for d in result.setting.decisions]
+    return tuple((in_words_of(spec, name), in_words_of(spec, value)) for name, value in rows)
 
 
 def report_html(result: SearchResult, *, words: PartWords) -> str:

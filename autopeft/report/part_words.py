@@ -39,12 +39,9 @@ def _weight_folders(plan: Plan) -> WeightFolders:
         stack = adapters.compile_plan(plan, discover("autopeft.methods"))
     except AutopeftError:
         return WeightFolders()
-    configs = dict(zip(stack.names, stack.configs, strict=False))  # the head alone has a name and no config
-    unmergeable = {name: adapters.is_unmergeable(config) for name, config in configs.items()}
     modules = dict.fromkeys(type(config).__module__ for config in stack.configs)
     return WeightFolders(
-        order=tuple(sorted(configs, key=unmergeable.__getitem__)) if len(configs) > 1 else (),
-        n_unmerged=sum(unmergeable.values()),
+        order=stack.names if len(stack.configs) > 1 else (),
         imports=tuple(name for name in modules if not name.startswith("peft.")),
         servers=exports.servers_of(stack.configs),
     )

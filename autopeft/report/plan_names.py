@@ -10,21 +10,18 @@ from autopeft.types import Adapter, Plan, SearchResult, SearchSoFar, Target, cou
 ANSWERS = ("best", "baseline", "challenger")  # the plans that a result names
 HEAD_ALONE, UNTRAINED = "head alone", "untrained model"  # a plan without adapters
 LINEAR = ("linear", "conv1d")  # kinds of target modules that are linear layers
-_MOST_ROLES, _MOST_LAYERS = 5, 4  # that are listed one by one; heuristic
+_MOST_ROLES = 5  # that are listed one by one; heuristic
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightFolders:
     """How the trained weights of a plan are stored in their folder, and what loads them.
 
-    `order` names the sub-folders of several configs in the order of loading: configs that can be merged come
-    first. It is empty for one config, which lies in the folder itself. `n_unmerged` counts the configs that
-    cannot be merged. `imports` are modules that register a method with `peft`. `servers` read the folder as
-    it is.
+    `order` names the sub-folders of several configs in the order of loading. `imports` are modules that
+    register a method with `peft`. `servers` read the folder as it is.
     """
 
     order: tuple[str, ...] = ()
-    n_unmerged: int = 0
     imports: tuple[str, ...] = ()
     servers: tuple[str, ...] = ()
 
@@ -34,9 +31,8 @@ class PartWords:
     """Words of the plug-ins of a search, which a report cannot import, since they need torch.
 
     `labels` has the label of each method, and under `choice_key` the words for an unusual choice of an
-    option; `short_labels` has one word for the cells of a table. A method that is not installed keeps its
-    name. `auto_class` is the transformers class that loads the task's base model. `weights` describes how the
-    best plan's weights are loaded.
+    option; `short_labels` has one word for the cells of a table. `auto_class` is the transformers class that
+    loads the task's base model.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -93,10 +89,7 @@ def method_words(adapter: Adapter, labels: Mapping[str, str]) -> str:
 
 
 def module_words(names: Collection[str], targets: Sequence[Target]) -> str:
-    """Describe modules as `q and v in the last 2 of 4 layers`; by their number if layers differ in roles.
-
-    Layers are counted from 0, as in the names of modules.
-    """
+    """Describe modules as `q and v in the last 2 of 4 layers`; by their number if layers differ in roles."""
     inside = [target for target in targets if target.layer is not None]
     adapted = [target for target in inside if target.name in names]
     roles = list(dict.fromkeys(target.role for target in adapted))
@@ -114,18 +107,13 @@ def module_words(names: Collection[str], targets: Sequence[Target]) -> str:
 
 
 def _layer_words(layers: Sequence[int], targets: Sequence[Target]) -> str:
-    """Describe layers as the last or first ones, a span, a list, or else by their number."""
+    """Describe layers as the last or first ones, else by their number."""
     all_layers = sorted({target.layer for target in targets if target.layer is not None})
     n_layers, count = len(layers), f"{len(layers)} " if len(layers) > 1 else ""
     for end, at_end in (("last", all_layers[-n_layers:]), ("first", all_layers[:n_layers])):
         if list(layers) == at_end:
             return f" in the {end} {count}of {len(all_layers)} layers"
-    if len(layers) > 1 and layers[-1] - layers[0] + 1 == len(layers):
-        named = f"{layers[0]} to {layers[-1]}"
-    else:
-        named = listed([str(layer) for layer in layers]) if len(layers) <= _MOST_LAYERS else ""
-    named = named and f" in layers {named} of {all_layers[0]} to {all_layers[-1]}"
-    return named or f" in {n_layers} of {len(all_layers)} layers"
+    return f" in {n_layers} of {len(all_layers)} layers"
 
 
 def name_of(plan: Plan, result: SearchResult | SearchSoFar, labels: Mapping[str, str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -64,8 +65,7 @@ def result_json(result: SearchResult) -> dict[str, Any]:
         ),
         settings=result.spec,
     )
-    finite: dict[str, Any] = _finite(content.model_dump(mode="json"))
-    return finite
+    return dict(json.loads(content.model_dump_json()))  # with null for NaN, which has no number in JSON
 
 
 def _filled(kind: type[Row], *records: object, **values: Any) -> Row:
@@ -161,15 +161,6 @@ def _csv(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     return text.getvalue()
 
 
-def _finite(content: Any) -> Any:
-    """Replace every NaN and infinity by None, since JSON has no number for them."""
-    if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
-
-
 def leaderboard(result: SearchResult, labels: Mapping[str, str]) -> list[dict[str, Any]]:
     """List one row per plan: plans with a full run, best metric first, then other plans by lowest loss.
 
@@ -178,7 +169,7 @@ def leaderboard(result: SearchResult, labels: Mapping[str, str]) -> list[dict[st
     """
     sign = 1 if result.setting.greater_is_better else -1
     full = sorted(result.full_runs, key=lambda record: -sign * record.metric_mean)
-    proposed_by, rows = arms(result), []
+    rows: list[tuple[Plan, dict[str, Any]]] = []
     for record in full:
         test = record_of(result.test, record.plan)
         scores = {
@@ -190,10 +181,11 @@ def leaderboard(result: SearchResult, labels: Mapping[str, str]) -> list[dict[st
             "test_metric": math.nan if test is None else test.metric_mean,
         }
         rows.append((record.plan, scores))
-    short = [run for run in runs_on("search", result) if record_of(full, run.plan) is None]
-    for run in short:
-        scores = {"split": run.fidelity.split, "metric": run.metric, "metric_std_error": None}
-        rows.append((run.plan, scores | {"loss": run.loss, "n_seeds": 1, "test_metric": math.nan}))
+    for run in runs_on("search", result):
+        if record_of(full, run.plan) is None:
+            scores = {"split": run.fidelity.split, "metric": run.metric, "metric_std_error": None}
+            rows.append((run.plan, scores | {"loss": run.loss, "n_seeds": 1, "test_metric": math.nan}))
+    proposed_by = arms(result)
     return [
         {
             "plan_id": plan.digest,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from autopeft.report.plan_names import PartWords, is_untrained, marks_of, name_of
 from autopeft.types import (
@@ -14,6 +14,7 @@ from autopeft.types import (
     SearchResult,
     SearchSoFar,
     Status,
+    proposal_of,
     rate_position,
 )
 
@@ -37,11 +38,11 @@ def arms(result: SearchResult | SearchSoFar) -> dict[Plan, str]:
     names = {run.plan: _SIZE_ARM for run in result.measurements}
     names |= {step.plan: str(step.arm) for step in result.sizes}
     names |= {record.plan: record.name for record in result.full_runs}
-    proposed = {proposal.plan: str(proposal.arm) for proposal in reversed(result.proposals)}
-    for plan in names:  # a plan is also trained with a slower head than was proposed
-        if (arm := proposed.get(replace(plan, head_factor=1.0))) is not None:
-            names[plan] = f"{arm}, head rate / {1 / plan.head_factor:g}"
-    return names | proposed
+    for plan in names:
+        if (proposal := proposal_of(plan, result.proposals)) is not None:
+            slower = "" if plan.head_factor == 1 else f", head rate / {1 / plan.head_factor:g}"
+            names[plan] = f"{proposal.arm}{slower}"
+    return names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,19 +110,19 @@ def runs_on(split: str, result: SearchResult | SearchSoFar) -> list[Measurement]
 
 def run_rows(split: str, result: SearchResult | SearchSoFar, words: PartWords) -> tuple[RunRow, ...]:
     """Gather the runs on a split that finished, lowest loss first."""
-    sources = {
-        replace(proposal.plan, head_factor=1.0): proposal.source for proposal in reversed(result.proposals)
-    }
-    return tuple(
-        RunRow(
-            mark=marks_of(result, run.plan),
-            words=name_of(run.plan, result, words.labels),
-            source=sources.get(replace(run.plan, head_factor=1.0), _SIZE_ARM),
-            run=run,
-            learning_rate=None if is_untrained(result, run.plan) else run.plan.learning_rate,
+    rows = []
+    for run in runs_on(split, result):
+        proposal = proposal_of(run.plan, result.proposals)
+        rows.append(
+            RunRow(
+                mark=marks_of(result, run.plan),
+                words=name_of(run.plan, result, words.labels),
+                source=_SIZE_ARM if proposal is None else proposal.source,
+                run=run,
+                learning_rate=None if is_untrained(result, run.plan) else run.plan.learning_rate,
+            )
         )
-        for run in runs_on(split, result)
-    )
+    return tuple(rows)
 
 
 def costs(result: SearchResult) -> tuple[tuple[str, float, float | None], ...]:

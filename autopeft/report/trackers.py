@@ -12,13 +12,12 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from autopeft.errors import SpecError, UnknownNameError, reason_of
 from autopeft.store import RunDir, write_text
-from autopeft.types import Measurement, Plan, RunSpec, SearchResult, to_json
+from autopeft.types import Measurement, Plan, RunSpec, SearchResult, proposal_of, to_json
 
 _PROJECT = "autopeft"  # the trackers' project for all searches, if the user names none
 
@@ -62,14 +61,14 @@ def _log_new_plans(name: str, run: RunDir, result: SearchResult) -> None:
     PartialState()  # needed by the trackers' own logging
     path = run.state / f"tracked-{name}.json"
     logged = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    arms = {proposal.plan: str(proposal.arm) for proposal in reversed(result.proposals)}
-    by_plan: dict[Plan, list[Measurement]] = defaultdict(list)
+    plans: dict[Plan, list[Measurement]] = defaultdict(list)
     for measurement in result.measurements:
-        by_plan[measurement.plan].append(measurement)
-    for plan, measurements in by_plan.items():
+        plans[measurement.plan].append(measurement)
+    for plan, measurements in plans.items():
         if plan.digest in logged:
             continue
-        arm = arms.get(replace(plan, head_factor=1.0), "size")  # only plans of --sizes have no proposal
+        proposal = proposal_of(plan, result.proposals)
+        arm = "size" if proposal is None else str(proposal.arm)  # only plans of --sizes have no proposal
         label = re.sub(r"[^\w.]+", "-", f"{arm} {plan.digest}")  # trackers make folders and URLs of it
         target, options = _tracker_arguments(name, label, run.path)
         tracker = LOGGER_TYPE_TO_CLASS[name](target, **options)

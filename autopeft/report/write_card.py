@@ -6,7 +6,7 @@ import logging
 import os
 from pathlib import Path
 
-from autopeft import adapters, model, report, train
+from autopeft import adapters, model, report
 from autopeft.errors import ModelError
 from autopeft.model.attaching import head_only_config
 from autopeft.model.checkpoint_source import own_class
@@ -73,7 +73,6 @@ def _card_facts(
         seed=seed,
         folder=folder,
         own_class=loading_class,
-        schedule=train.SCHEDULE.partition(";")[0],  # of the learning rate; the rest is in plan.yaml
     )
 
 

@@ -38,6 +38,7 @@ from autopeft.types.outcomes import (
     TargetScores,
     TrainedPlan,
     Verdict,
+    proposal_of,
 )
 from autopeft.types.plans import (
     FLOAT32_BYTES,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from autopeft.types.plans import Budget, Measurement, Plan, Target
@@ -40,6 +41,12 @@ class Proposal:
     arm: Arm
     source: ProposalSource
     plan: Plan
+
+
+def proposal_of(plan: Plan, proposals: Sequence[Proposal]) -> Proposal | None:
+    """Return the first trial of a plan, or of the same plan with the usual head's rate; None without one."""
+    usual = replace(plan, head_factor=1.0)
+    return next((proposal for proposal in proposals if proposal.plan == usual), None)
 
 
 @dataclass(frozen=True, kw_only=True)

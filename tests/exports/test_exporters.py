@@ -13,8 +13,8 @@ from toys.exports import logits_of, trained
 
 from autopeft.adapters import compile_plan
 from autopeft.errors import AutopeftError
-from autopeft.model import BaseModel, adapter_names
-from autopeft.plugins import Exporter, ExportSource, discover
+from autopeft.model import BaseModel
+from autopeft.plugins import ExportSource, discover
 
 EXPORTERS = discover("autopeft.exports")
 METHODS = discover("autopeft.methods")
@@ -24,10 +24,10 @@ ONE_CONFIG = [(name, {}) for name in METHODS] + [("lora", {"dora": True})]
 @pytest.fixture
 def mix(base, make_plan):
     """A plan that takes LoRA at one target module, IA3 at the next and norm tuning at every norm."""
-    maps = [target for target in base.targets if METHODS["lora"].refusal(target) is None]
+    layers = [target for target in base.targets if METHODS["lora"].refusal(target) is None]
     chosen = [
-        *make_plan(base, "lora", rank=3).adapters[: len(maps) // 2],
-        *make_plan(base, "ia3").adapters[len(maps) // 2 :],
+        *make_plan(base, "lora", rank=3).adapters[: len(layers) // 2],
+        *make_plan(base, "ia3").adapters[len(layers) // 2 :],
         *make_plan(base, "ln_tuning").adapters,
     ]
     return make_plan(base, chosen)
@@ -54,13 +54,6 @@ def attach_mix(module, folder):
     for name in others:
         peft.inject_adapter_in_model(read[name], model.base_model.model, name)
     return model
-
-
-@pytest.mark.parametrize("name", EXPORTERS)
-def test_part_meets_the_protocol(name):
-    assert isinstance(EXPORTERS[name], Exporter)
-    assert EXPORTERS[name].summary
-    assert EXPORTERS[name].needs_base in ("none", "shapes", "weights")
 
 
 # By day each exporter is given LoRA, which all of them take, and a few that only some take.
@@ -131,15 +124,6 @@ def test_plain_peft_attaches_uneven_ranks_and_scales(base, make_plan, tmp_path):
     seen = [(layers[a.target].r["default"], layers[a.target].scaling["default"]) for a in uneven]
     assert seen == [(a.rank, a.scale) for a in uneven]
     assert trainable(model) == plan.trainable_params + base.head_params
-
-
-def test_plain_peft_attaches_a_mix_in_the_order_that_is_written(base, mix, tmp_path):
-    configs = export(mix, tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "order.json").read_text(encoding="utf-8")) == list(
-        adapter_names(configs)
-    )
-    assert not (tmp_path / "out" / "adapter_config.json").exists()
-    assert trainable(attach_mix(base.module, tmp_path / "out")) == mix.trainable_params + base.head_params
 
 
 def test_head_alone_is_exported_as_a_config_that_adapts_nothing(base, make_plan, tmp_path):

@@ -59,13 +59,6 @@ def test_merged_model_of_the_head_alone_has_the_trained_head(bert, make_plan, tm
     close(logits_of(load("bert", tmp_path / "out")), toy.logits)
 
 
-def test_merged_folder_has_the_tokenizer(bert, make_plan, tokenizer, tmp_path):
-    toy = trained(bert, make_plan(bert, "lora"), tmp_path / "weights")
-    MERGED.export(toy.source, tmp_path / "out")
-    read = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
-    assert read("a good film")["input_ids"] == tokenizer("a good film")["input_ids"]
-
-
 def test_weights_of_another_adapter_are_refused_when_merging(bert, make_plan, tmp_path):
     toy = trained(bert, make_plan(bert, "lora", rank=2), tmp_path / "weights")
     other = trained(bert, make_plan(bert, "lora", rank=3), tmp_path / "other")
@@ -75,7 +68,7 @@ def test_weights_of_another_adapter_are_refused_when_merging(bert, make_plan, tm
     assert not (tmp_path / "out").exists()
 
 
-def test_what_stays_beside_the_weights_is_refused_by_name(make_base, tmp_path):
+def test_what_stays_next_to_the_weights_is_refused_by_name(make_base, tmp_path):
     source = ExportSource(
         configs=(peft.LilyConfig(target_modules=["q_proj"]),),
         base_model="x",

@@ -272,16 +272,6 @@ def test_trl_loads_the_commit_and_the_bits_of_the_plan(language_model, make_plan
     assert (args.max_length, args.seed) == (48, 7)
 
 
-def test_a_run_in_float16_on_plain_text_is_repeated_so(language_model, make_plan, tmp_path):
-    facts = TrainingFacts(dtype="float16", packs=True)
-    source = source_of(language_model, make_plan(language_model, "lora"), training=facts)
-    for name in ("axolotl", "llama-factory"):
-        EXPORTERS[name].export(source, tmp_path / name)
-        settings = read_yaml(tmp_path / name / FILES[name])
-        assert (settings["bf16"], settings["fp16"]) == (False, True)
-    assert settings["stage"] == "pt"
-
-
 @pytest.mark.parametrize("name", ["axolotl", "llama-factory"])
 def test_loader_of_a_class_with_images_is_refused(name, language_model, make_plan, tmp_path):
     about = {"checkpoint": Checkpoint(own_class="Qwen3_5ForConditionalGeneration")}

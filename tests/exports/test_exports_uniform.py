@@ -22,7 +22,7 @@ from toys.exports import (
     vllm,
 )
 
-from autopeft.errors import RunDirError, SpecError
+from autopeft.errors import SpecError
 from autopeft.exports import read_weights
 from autopeft.plugins import ExportSource, discover
 
@@ -54,16 +54,6 @@ def test_servers_read_uneven_ranks_and_scales_exactly(architecture, reader, make
     toy = trained(base, uneven(base, make_plan), tmp_path / "weights")
     UNIFORM.export(toy.source, tmp_path / "out")
     close(served(toy.raw, tmp_path / "out", reader), toy.logits)
-
-
-@by_reader
-def test_the_same_servers_misread_the_native_adapter(reader, make_base, make_plan, tmp_path):
-    base = make_base("llama-lm")
-    toy = trained(base, uneven(base, make_plan), tmp_path / "weights")
-    NATIVE.export(toy.source, tmp_path / "out")
-    assert relative(served(toy.raw, tmp_path / "out", reader), toy.logits) > 0.02
-    untouched = relative(logits_of(toy.raw), toy.logits)
-    assert relative(served(toy.raw, tmp_path / "out", reader), toy.logits) > 0.1 * untouched
 
 
 def on_llama(config, make_base):
@@ -160,20 +150,6 @@ def test_several_lora_configs_become_one_adapter(make_base, tmp_path):
     assert {a.shape[0] for a, _ in halves(tmp_path / "out").values()} == {5}
 
 
-def test_head_is_written_under_the_names_of_the_base_model(bert, make_plan, tmp_path):
-    toy = trained(bert, make_plan(bert, "lora"), tmp_path / "weights")
-    notes = UNIFORM.export(toy.source, tmp_path / "out")
-    head = load_file(tmp_path / "out" / "head.safetensors")
-    assert {name: tuple(t.shape) for name, t in head.items()} == {
-        "classifier.weight": (2, 16),
-        "classifier.bias": (2,),
-    }
-    assert any("head.safetensors" in note for note in notes)
-    assert not [
-        key for key in load_file(tmp_path / "out" / "adapter_model.safetensors") if "classifier" in key
-    ]
-
-
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
@@ -195,15 +171,6 @@ def test_refusal_names_the_formats_that_can_hold_it(method, bert, make_plan, tmp
     toy = trained(bert, make_plan(bert, method), tmp_path / "weights")
     with pytest.raises(SpecError, match="--to merged"):
         UNIFORM.export(toy.source, tmp_path / "out")
-
-
-def test_folder_with_files_is_left_alone(bert, make_plan, tmp_path):
-    toy = trained(bert, make_plan(bert, "lora"), tmp_path / "weights")
-    with pytest.raises(RunDirError, match="not empty"):
-        UNIFORM.export(toy.source, tmp_path / "weights")
-    (tmp_path / "empty").mkdir()
-    UNIFORM.export(toy.source, tmp_path / "empty")
-    assert (tmp_path / "empty" / "adapter_config.json").is_file()
 
 
 def test_shapes_alone_of_the_base_model_suffice(make_base, make_plan, tmp_path):

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 
-import peft
 import pytest
 import torch
 import transformers
 from toys.exports import TOKENS, logits_of, shake, trained
-from toys.families import BART, CONTEXT, GROUPED, HEADED, SEQ2SEQ, SIZE, V
+from toys.families import CONTEXT, GROUPED, HEADED, SEQ2SEQ, SIZE, V
 
 from autopeft.adapters import compile_plan
 from autopeft.errors import SpecError
 from autopeft.exports import read_weights
-from autopeft.model import BaseModel, merge, save_weights
+from autopeft.model import BaseModel, save_weights
 from autopeft.plugins import ExportSource, discover
 
 MERGED, METHODS = discover("autopeft.exports")["merged"], discover("autopeft.methods")
@@ -44,18 +43,6 @@ def test_output_layer_that_is_the_embeddings_of_a_decoder_is_still_that_when_rea
     module, report = read_again(tmp_path / "out")
     assert not report["missing_keys"]
     torch.testing.assert_close(logits_of(module), toy.logits, rtol=0, atol=1e-5)
-
-
-def test_all_weights_are_written_where_one_of_several_tied_ones_was_trained_alone(tmp_path):
-    """The config ties the output layer, the embeddings of the encoder and of the decoder, or none of them."""
-    config = peft.LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"])
-    model = peft.get_peft_model(base_of(SEQ2SEQ, transformers.BartConfig(**BART)).module, config)
-    shake(model)
-    expected = logits_of(model)
-    merge(model).save_pretrained(tmp_path)
-    module, report = read_again(tmp_path)
-    assert not report["missing_keys"]
-    torch.testing.assert_close(logits_of(module), expected, rtol=0, atol=1e-5)
 
 
 def test_model_of_multiple_choice_is_merged(make_plan, tmp_path):

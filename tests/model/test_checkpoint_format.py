@@ -26,7 +26,7 @@ def loaded_with(settings):
     return module
 
 
-def test_quantized_maps_that_pass_no_gradient_are_refused():
+def test_quantized_layers_that_pass_no_gradient_are_refused():
     with pytest.raises(ModelError, match="mxfp4"):
         require_trainable(loaded_with(transformers.Mxfp4Config()), "toy")
     require_trainable(loaded_with(transformers.Mxfp4Config(dequantize=True)), "toy")
@@ -44,9 +44,7 @@ def test_mxfp4_is_dequantized_to_be_trained():
 
 
 @pytest.mark.parametrize("has_model", [True, False])
-def test_adapter_in_the_place_of_a_base_model_is_refused_and_its_base_is_named(
-    has_model, model_dir, tmp_path
-):
+def test_adapter_instead_of_a_base_model_is_refused_and_its_base_is_named(has_model, model_dir, tmp_path):
     if has_model:
         transformers.AutoConfig.from_pretrained(model_dir).save_pretrained(tmp_path)
     LoraConfig(target_modules=["query"], base_model_name_or_path="owner/base").save_pretrained(tmp_path)

@@ -61,10 +61,6 @@ def test_parameters_that_the_checkpoint_does_not_have_are_listed(model_dir: Path
     assert compared(model, tmp_path) == SAME
 
 
-def test_a_checkpoint_that_is_not_here_shows_no_difference(model_dir: Path) -> None:
-    assert compared(loaded(model_dir), "some/id") == SAME
-
-
 def test_layers_whose_tensors_have_other_names_in_the_file_show_no_difference(
     model_dir: Path, tmp_path: Path
 ) -> None:

@@ -102,9 +102,3 @@ def test_speech_models_are_refused(folder_of):
     spec = ModelSpec(id=str(folder_of("whisper", whisper)))
     with pytest.raises(ModelError, match="speech"):
         model.load(spec, auto_class=SEQ2SEQ, label_names=())
-
-
-@pytest.mark.parametrize("source", ["./absent", "~/absent", "/absent/model"])
-def test_missing_folder_of_a_model_is_refused_with_its_path(source):
-    with pytest.raises(ModelError, match=source):
-        model.load_skeleton(ModelSpec(id=source), auto_class=None)

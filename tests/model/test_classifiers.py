@@ -53,7 +53,7 @@ def test_xlnet_is_refused(folder_of):
 
 
 def test_the_card_loads_onto_a_checkpoint_with_another_number_of_labels(folder_of, tmp_path, monkeypatch):
-    """As those of ImageNet and MNLI have: transformers refuses other shapes unless told to draw them anew."""
+    """As those of ImageNet and MNLI have: transformers refuses other shapes unless it draws them again."""
     config = toy_config("bert", hidden=32)
     config.num_labels = 5
     folder = folder_of(transformers.BertForSequenceClassification(config))

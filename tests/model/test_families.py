@@ -52,10 +52,10 @@ def linear_layers(base):
 
 def test_every_linear_layer_is_a_target_of_its_shape(bases):
     for family, base in bases.items():
-        maps = linear_layers(base)
+        layers = linear_layers(base)
         shapes = {
             name: tuple(child.weight.shape if isinstance(child, Conv1D) else child.weight.shape[::-1])
-            for name, child in maps.items()
+            for name, child in layers.items()
         }
         targets = [target for target in base.targets if target.kind in ("linear", "conv1d")]
         assert {target.name: (target.in_features, target.out_features) for target in targets} == shapes, (
@@ -63,7 +63,7 @@ def test_every_linear_layer_is_a_target_of_its_shape(bases):
         )
 
 
-def test_maps_in_layers_have_a_role_and_the_depth_in_their_name(bases):
+def test_linear_layers_have_a_role_and_the_depth_in_their_name(bases):
     for base in bases.values():
         for target in base.targets:
             number = re.search(r"\.(\d+)\.", target.name)
@@ -79,7 +79,7 @@ def test_maps_in_layers_have_a_role_and_the_depth_in_their_name(bases):
     ("family", "queries", "keys"),
     [("deberta", "pos_q_proj", "pos_proj"), ("deberta-v2", "pos_query_proj", "pos_key_proj")],
 )
-def test_maps_of_relative_positions_are_no_queries_or_keys_of_the_text(bases, family, queries, keys):
+def test_layers_of_relative_positions_are_not_queries_or_keys_of_the_text(bases, family, queries, keys):
     base = bases[family]
     roles = {target.name.rpartition(".")[2]: target.role for target in base.targets}
     assert (roles[queries], roles[keys]) == ("pos_q", "pos_k")

@@ -55,7 +55,7 @@ def test_dora_computes_as_peft_does_and_needs_no_identity_matrix(architecture, m
 
 @pytest.fixture(params=["bert", "llama-lm", "gpt2"])
 def hiras(request, make_base):
-    """`peft`'s HiRA of all maps and ours; maps with a bias, without one, and stored the other way round."""
+    """`peft`'s HiRA and ours at all linear layers: with a bias, without one, and transposed."""
     config = peft.HiraConfig(r=3, target_modules="all-linear")
     theirs, ours = theirs_and_ours(make_base(request.param), config)
     assert any(isinstance(module, LightHira) for module in ours.modules())
@@ -86,7 +86,7 @@ def test_hira_computes_as_peft_does_in_bfloat16(hiras):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_hira_keeps_no_tensor_as_large_as_a_weight(make_base, dtype):
-    """`peft` keeps W * (B A) of each map, in the format that it computes in."""
+    """`peft` keeps W * (B A) of each layer, in the format that it computes in."""
     theirs, ours = theirs_and_ours(make_base("llama-lm"), peft.HiraConfig(r=3, target_modules="all-linear"))
     kept = []
     for model in (theirs, ours):
@@ -95,8 +95,8 @@ def test_hira_keeps_no_tensor_as_large_as_a_weight(make_base, dtype):
             loss = model(inputs_embeds=torch.ones(2, 7, 16, requires_grad=True)).logits.sum()
         kept.append(counter.total)
         del loss
-    maps = [module.get_base_layer().weight for module in ours.modules() if isinstance(module, LightHira)]
-    assert kept[0] - kept[1] >= sum(weight.numel() for weight in maps) * dtype.itemsize
+    layers = [module.get_base_layer().weight for module in ours.modules() if isinstance(module, LightHira)]
+    assert kept[0] - kept[1] >= sum(weight.numel() for weight in layers) * dtype.itemsize
 
 
 def hira_on_one_map(weight, signs, size):

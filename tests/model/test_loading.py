@@ -1,4 +1,4 @@
-"""Loading a base model: what the checkpoint lacks, and the head's own learning rate."""
+"""Loading a base model: what the checkpoint does not have, and the head's own learning rate."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def no_pooler_dir(model_dir: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_module_that_the_checkpoint_lacks_is_trained_with_the_head(no_pooler_dir: Path) -> None:
+def test_module_missing_in_the_checkpoint_is_trained_with_the_head(no_pooler_dir: Path) -> None:
     base = model.load(ModelSpec(id=str(no_pooler_dir)), auto_class=AUTO, label_names=("neg", "pos"))
     hidden = base.module.config.hidden_size
     assert base.head_names == ("classifier", "bert.pooler.dense")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from types import SimpleNamespace
 
 import pytest
@@ -10,11 +9,6 @@ import torch
 
 from autopeft.model import free_bytes, is_out_of_memory
 from autopeft.model.devices import limit_memory
-
-
-def test_free_memory_of_the_machine_is_part_of_it_and_in_bytes():
-    seen = free_bytes(torch.device("cpu"))
-    assert 2**26 < seen <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.parametrize(
@@ -28,7 +22,7 @@ def test_free_memory_of_the_machine_is_part_of_it_and_in_bytes():
         ("CUDA error: device-side assert triggered", False),
     ],
 )
-def test_errors_of_a_full_gpu_are_told_from_others(message, is_memory):
+def test_errors_of_a_full_gpu_are_distinguished_from_others(message, is_memory):
     assert is_out_of_memory(RuntimeError(message)) is is_memory
     assert not is_out_of_memory(ValueError(message))
 

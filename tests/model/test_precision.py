@@ -13,7 +13,6 @@ from toys.words import LABEL_NAMES
 
 from autopeft import model
 from autopeft.model import Precision, choose_precision
-from autopeft.model.devices import exact_products
 from autopeft.types import ModelSpec
 
 CPU = torch.device("cpu")
@@ -67,17 +66,6 @@ def test_a_processor_computes_in_bfloat16_if_it_has_instructions_for_it(flags, d
     assert choose_precision(config(), CPU) == Precision(dtype=dtype)
     assert choose_precision(config(4096), CPU) == Precision(dtype=dtype)
     assert choose_precision(toy_config("bert"), CPU) == Precision()  # too narrow to gain anything
-
-
-def test_exact_products_are_for_the_context_alone():
-    torch.set_float32_matmul_precision("medium")
-    try:
-        with pytest.raises(ZeroDivisionError), exact_products():
-            assert torch.get_float32_matmul_precision() == "highest"
-            raise ZeroDivisionError
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision("highest")
 
 
 def test_base_is_held_in_bfloat16_and_its_head_in_float32(model_dir):

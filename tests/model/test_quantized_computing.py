@@ -55,7 +55,7 @@ def test_weights_and_outputs_are_those_of_transformers_in_the_same_format(bits, 
 @by_bits
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_trial_leaves_the_quantized_model_as_it_was(bits, dtype, saved, make_bench, make_plan, fidelity):
-    """On some processors bitsandbytes repacks maps at evaluation; it casts biases to the compute dtype."""
+    """On some processors bitsandbytes repacks layers at evaluation; it casts biases to the compute dtype."""
     base = load_toy(saved("bert"), bits, precision=model.Precision(dtype=dtype), with_tokenizer=True)
     bench = make_bench(base=base)
     before = state_of(base.module)
@@ -71,8 +71,8 @@ def test_what_is_trained_is_in_float32_also_where_biases_are_not(bits, saved, ma
     base.name = "toy bert"
     biases = make_plan(base, "bitfit").adapters[:4]
     targets = {adapter.target for adapter in biases}
-    maps = [adapter for adapter in make_plan(base, "lora").adapters if adapter.target not in targets]
-    plan = make_plan(base, [*biases, *maps])
+    layers = [adapter for adapter in make_plan(base, "lora").adapters if adapter.target not in targets]
+    plan = make_plan(base, [*biases, *layers])
     with attach(base, plan) as attached:
         kinds = {p.dtype for p in attached.parameters() if p.requires_grad}
     assert kinds == {torch.float32}
@@ -96,15 +96,6 @@ def test_every_method_with_every_choice_trains_where_it_says_that_it_fits(
                 failed[name, str(choices)] = bench.measure(plan, fidelity(train_steps=2)).error
     assert len(failed) >= 16
     assert {key: error for key, error in failed.items() if error is not None} == {}
-
-
-@by_bits
-def test_adapters_learn_on_a_quantized_model(bits, model_dir, make_bench, make_plan, fidelity):
-    base = load_toy(model_dir, bits, with_tokenizer=True)
-    bench = make_bench(base=base)
-    plan = make_plan(base, "lora", learning_rate=2e-2)
-    short, long = (bench.measure(plan, fidelity(train_steps=steps)) for steps in (1, 60))
-    assert short.loss - long.loss > 0.1
 
 
 @by_bits
@@ -141,7 +132,7 @@ def test_dequantized_model_computes_the_same_and_is_of_the_old_classes(architect
     assert any(isinstance(child, Conv1D) for child in base.module.modules()) == (architecture == "gpt2")
 
 
-def test_a_map_in_8_bits_does_not_keep_its_input_for_the_gradient(saved):
+def test_a_layer_in_8_bits_does_not_keep_its_input_for_the_gradient(saved):
     """bitsandbytes keeps it where neither checkpointing nor a hook of saved tensors sees it."""
     base = load_toy(saved("bert"), "8bit")
     layer = next(child for child in base.module.modules() if n_bits(child) == 8).train()
@@ -156,7 +147,7 @@ def test_a_map_in_8_bits_does_not_keep_its_input_for_the_gradient(saved):
     torch.testing.assert_close(leaf.grad, expected, rtol=1e-2, atol=1e-2)
 
 
-def test_small_gradients_pass_maps_that_were_made_for_float16():
+def test_small_gradients_pass_layers_that_were_made_for_float16():
     """As checkpoints in 4 bits of other tools often are; 2e-8 is 0 in float16."""
     import bitsandbytes
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
 from dataclasses import replace
 
@@ -12,15 +11,12 @@ import transformers
 from torch import nn
 from toys.bases import toy_config
 from toys.quantized import LLM, QUANTIZED_MARKS, by_bits, load_toy, search_spec
-from toys.specs import run_spec
 
 from autopeft import commands, model
 from autopeft.commands.finished import plan_document
 from autopeft.errors import ModelError
 from autopeft.model.linear_layers import n_bits
-from autopeft.report.progress import Lines
 from autopeft.setup.build import prepare
-from autopeft.setup.look import InMemory
 from autopeft.store import read_plan, write_plan
 
 pytestmark = QUANTIZED_MARKS
@@ -65,7 +61,7 @@ def test_plan_of_a_quantized_model_is_counted_from_its_config(
 
 @by_bits
 @pytest.mark.parametrize("architecture", ["bert", "llama"])
-def test_head_that_the_checkpoint_lacks_stays_in_float32(architecture, bits, tmp_path, tokenizer):
+def test_head_missing_in_the_checkpoint_stays_in_float32(architecture, bits, tmp_path, tokenizer):
     """By default transformers 5.24 would quantize it, and leave it without weights."""
     auto = transformers.AutoModel.from_config(toy_config(architecture, hidden=32))
     auto.save_pretrained(tmp_path)
@@ -79,7 +75,7 @@ def test_head_that_the_checkpoint_lacks_stays_in_float32(architecture, bits, tmp
 
 
 @by_bits
-def test_pooler_that_the_checkpoint_lacks_stays_plain_and_is_trained_with_the_head(bits, tmp_path):
+def test_pooler_missing_in_the_checkpoint_stays_plain_and_is_trained_with_the_head(bits, tmp_path):
     bert = transformers.BertModel(toy_config("bert", hidden=32), add_pooling_layer=False)
     bert.save_pretrained(tmp_path)
     base = load_toy(tmp_path, bits)
@@ -90,17 +86,6 @@ def test_pooler_that_the_checkpoint_lacks_stays_plain_and_is_trained_with_the_he
     }
 
 
-def test_output_layer_of_a_language_model_stays_plain(saved):
-    base = load_toy(saved(LLM), "4bit", architecture=LLM)
-    assert type(base.module.lm_head) is nn.Linear
-
-
-def test_without_the_extra_the_error_says_how_to_install_it(model_dir, monkeypatch):
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as Python notes a module that is not there
-    with pytest.raises(ModelError, match="bitsandbytes"):
-        load_toy(model_dir, "4bit")
-
-
 def test_quantized_checkpoint_is_loaded_as_it_is_and_not_quantized_again(saved, tmp_path):
     base = load_toy(saved("bert"), "4bit")
     base.module.save_pretrained(tmp_path)
@@ -109,14 +94,6 @@ def test_quantized_checkpoint_is_loaded_as_it_is_and_not_quantized_again(saved, 
     again = load_toy(tmp_path, "none")
     assert (again.n_bits, again.base_params) == (4, base.base_params)
     assert again.sha256() == base.sha256()
-
-
-def test_model_in_memory_is_not_quantized(make_base, data_dir):
-    base = make_base("bert")
-    spec = run_spec(data=data_dir, quantize="4bit", **{"model.id": "<in memory>"})
-    memory = InMemory(model=base.module, tokenizer=base.tokenizer)
-    with pytest.raises(ModelError, match="quantize"):
-        commands.run_search(spec, progress=Lines(), memory=memory)
 
 
 @by_bits

@@ -1,4 +1,4 @@
-"""Roles by the names of maps alone, by hand from the models' code in transformers."""
+"""Roles by the names of layers alone, by hand from the models' code in transformers."""
 
 from __future__ import annotations
 
@@ -56,23 +56,23 @@ SHAPES = [(8, 8), (8, 16), (16, 8)]
 
 @pytest.mark.parametrize(("n_in", "n_out"), SHAPES)
 @pytest.mark.parametrize("name", ATTENTION)
-def test_maps_of_attention_have_its_roles_whatever_their_shape(name, n_in, n_out):
+def test_layers_of_attention_have_its_roles_whatever_their_shape(name, n_in, n_out):
     assert role_of(LAYER + name, n_in, n_out) == ATTENTION[name]
 
 
 @pytest.mark.parametrize(("n_in", "n_out"), SHAPES)
 @pytest.mark.parametrize("name", GATES)
-def test_gates_inside_of_attention_are_no_feed_forward(name, n_in, n_out):
+def test_gates_inside_of_attention_are_not_feed_forward(name, n_in, n_out):
     assert role_of(LAYER + name, n_in, n_out) == "dense"
 
 
 @pytest.mark.parametrize("name", ROUTERS)
-def test_maps_inside_of_a_router_are_routers(name):
+def test_layers_inside_of_a_router_are_routers(name):
     assert role_of(LAYER + name, 8, 3) == role_by_name(LAYER + name) == "router"
 
 
-def test_a_feed_forward_beside_attention_or_a_router_keeps_its_roles():
+def test_a_feed_forward_next_to_attention_or_a_router_keeps_its_roles():
     names = {"gate_proj.linear": "gate", "up_proj": "up", "shared_mlp.down_proj": "down"}
     assert {name: role_of(f"{LAYER}mlp.{name}", 8, 16) for name in names} == names
     assert role_of(f"{LAYER}post_attention_layernorm.mlp.fc1", 8, 16) == "up"
-    assert role_of(f"{LAYER}altup.modality_router", 8, 4) == "dense"  # an ordinary map, in spite of its name
+    assert role_of(f"{LAYER}altup.modality_router", 8, 4) == "dense"

@@ -21,9 +21,31 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning:peft"),
 ]
 CAUSAL, CLASSES, SEQ2SEQ = "CAUSAL_LM", "SEQ_CLS", "SEQ_2_SEQ_LM"
-HALF = D // 2  # outputs of two key heads beside four query heads
+HALF = D // 2  # outputs of two key heads for four query heads
 # Name of a target module of the first layer -> role, inputs, outputs; by hand, from the architectures.
 MAPS = {
+    ("bert", CLASSES): {
+        "bert.encoder.layer.0.attention.self.query": ("q", D, D),
+        "bert.encoder.layer.0.attention.self.key": ("k", D, D),
+        "bert.encoder.layer.0.attention.output.dense": ("o", D, D),
+        "bert.encoder.layer.0.intermediate.dense": ("up", D, F),
+        "bert.encoder.layer.0.output.dense": ("down", F, D),
+        "bert.encoder.layer.0.output.LayerNorm": ("norm", D, D),
+        "bert.pooler.dense": ("dense", D, D),
+    },
+    ("gpt2", CAUSAL): {
+        "transformer.h.0.attn.c_attn": ("qkv", D, 3 * D),
+        "transformer.h.0.attn.c_proj": ("o", D, D),
+        "transformer.h.0.mlp.c_fc": ("up", D, 4 * D),
+        "transformer.h.0.mlp.c_proj": ("down", 4 * D, D),
+    },
+    ("llama", CAUSAL): {
+        "model.layers.0.self_attn.k_proj": ("k", D, HALF),
+        "model.layers.0.self_attn.v_proj": ("v", D, HALF),
+        "model.layers.0.mlp.gate_proj": ("gate", D, F),
+        "model.layers.0.input_layernorm": ("norm", D, D),
+        "model.norm": ("norm", D, D),
+    },
     ("distilbert", CLASSES): {
         "distilbert.transformer.layer.0.attention.q_lin": ("q", D, D),
         "distilbert.transformer.layer.0.attention.out_lin": ("o", D, D),
@@ -101,7 +123,7 @@ by_architecture = pytest.mark.parametrize(("architecture", "task_type"), MAPS)
 
 
 @by_architecture
-def test_maps_have_the_roles_and_shapes_of_their_architecture(architecture, task_type):
+def test_layers_have_the_roles_and_shapes_of_their_architecture(architecture, task_type):
     targets = {target.name: target for target in skeleton(architecture, task_type).targets}
     expected = MAPS[architecture, task_type]
     seen = {
@@ -122,7 +144,7 @@ def test_layers_of_swin_are_its_blocks():
     assert reductions == [1, 4]  # behind the last block of their stages
 
 
-def test_experts_in_a_module_list_are_maps_each():
+def test_experts_in_a_module_list_are_one_target_each():
     experts = nn.ModuleList([nn.ModuleDict({"w1": nn.Linear(4, 6), "w2": nn.Linear(6, 4)}) for _ in range(2)])
     module = nn.ModuleDict({"layers": nn.ModuleList([nn.ModuleDict({"experts": experts})])})
     seen = {
@@ -137,7 +159,7 @@ def test_experts_in_a_module_list_are_maps_each():
 
 
 @pytest.mark.parametrize("architecture", MOES)
-def test_routers_are_no_targets_nor_is_the_gate_of_a_shared_expert(architecture):
+def test_routers_are_not_targets_nor_is_the_gate_of_a_shared_expert(architecture):
     targets = skeleton(architecture, CAUSAL).targets
     assert not [
         target.name for target in targets if target.role == "router" or target.name.endswith("expert_gate")
@@ -200,7 +222,7 @@ def test_pattern_of_one_layer_stays_with_it_where_peft_would_widen_it():
 
 
 class Linear8bit(nn.Linear):
-    """An 8-bit map of bitsandbytes: one int8 per weight."""
+    """An 8-bit layer of bitsandbytes: one int8 per weight."""
 
     def __init__(self, n_in, n_out):
         super().__init__(n_in, n_out)
@@ -208,7 +230,7 @@ class Linear8bit(nn.Linear):
 
 
 class QuantLinear(nn.Module):
-    """A GPTQ map: eight 4-bit weights per int32, all in buffers."""
+    """A GPTQ layer: eight 4-bit weights per int32, all in buffers."""
 
     def __init__(self, n_in, n_out):
         super().__init__()
@@ -229,8 +251,8 @@ def test_quantized_model_has_the_targets_and_count_of_the_original(packed):
     again = BaseModel(base.module, None, name="quantized", untrained=frozenset())
     assert tuple(replace(target, quantized=False) for target in again.targets) == original.targets
     assert again.base_params == original.base_params
-    maps = [target for target in again.targets if target.kind == "linear" and ".encoder." in target.name]
-    assert [target.name for target in again.targets if target.quantized] == [target.name for target in maps]
+    layers = [target for target in again.targets if target.kind == "linear" and ".encoder." in target.name]
+    assert [target.name for target in again.targets if target.quantized] == [target.name for target in layers]
 
 
 def test_methods_that_compute_with_stored_weights_refuse_quantized_ones():

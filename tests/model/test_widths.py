@@ -34,9 +34,3 @@ def test_of_two_towers_the_one_with_the_targets_counts():
     )
     assert hidden_size(config, [target(24), target(24), target(32)]) == 24
     assert hidden_size(config, [target(24), target(32)]) == 32
-
-
-def test_without_a_named_size_it_is_the_median_of_the_inputs():
-    assert (
-        hidden_size(SimpleNamespace(hidden_sizes=[8, 16, 32]), [target(n) for n in (8, 16, 16, 16, 32)]) == 16
-    )

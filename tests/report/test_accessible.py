@@ -50,13 +50,13 @@ def colors(request, html):
 def test_every_text_has_a_contrast_of_four_and_a_half(colors):
     pairs = [(text, paper) for text in ("ink", "soft", "accent") for paper in ("page", "card")]
     pairs += [(tone, f"{tone}-bg") for tone in ("good", "calm", "warn")]
-    pairs += [("bad", "page"), *((f"t{n}", f"l{n}") for n in range(1, 7))]
+    pairs += [(f"t{n}", f"l{n}") for n in range(1, 6)]
     low = {pair: contrast(*map(colors.get, pair)) for pair in pairs}
     assert {pair: ratio for pair, ratio in low.items() if ratio < 4.5} == {}
 
 
 def test_whatever_is_drawn_has_a_contrast_of_three(colors):
-    pairs = [("soft", "card"), ("ink", "card"), ("hatch", "l6"), ("soft", "band")]
+    pairs = [("soft", "card"), ("ink", "card"), ("soft", "band"), *((f"m{n}", "card") for n in range(1, 6))]
     low = {pair: contrast(*map(colors.get, pair)) for pair in pairs}
     assert {pair: ratio for pair, ratio in low.items() if ratio < 3} == {}
 

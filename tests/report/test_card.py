@@ -1,4 +1,4 @@
-"""The model card of an adapter: its numbers are those of the weights beside it."""
+"""The model card of an adapter: its numbers are those of its weights."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def test_the_hub_gets_the_score_of_the_seed_of_the_weights(seed, value):
         toy_full_run(record.name, record.plan, "test", record.metric_mean, seeds=seeds)
         for record in toy_result().test
     )
-    (told,) = card(replace(toy_result(), test=tested), seed=seed).data.eval_results
-    assert told.metric_value == pytest.approx(value)
-    assert told.dataset_split == "test"
+    (found,) = card(replace(toy_result(), test=tested), seed=seed).data.eval_results
+    assert found.metric_value == pytest.approx(value)
+    assert found.dataset_split == "test"
 
 
 def test_the_hub_gets_the_share_of_a_split_that_gave_the_score():
@@ -44,10 +44,10 @@ def test_the_hub_gets_the_share_of_a_split_that_gave_the_score():
     (whole,) = card(result, seed=0).data.eval_results
     assert whole.dataset_name == "trec|6"
     larger = replace(result.setting, splits=replace(result.setting.splits, test=595))
-    told = card(replace(result, setting=larger), seed=0)
-    (part,) = told.data.eval_results
+    found = card(replace(result, setting=larger), seed=0)
+    (part,) = found.data.eval_results
     assert part.dataset_name == "trec|6 (500 of 595 examples of test)"
-    assert "| accuracy (test, 500 of 595 examples) |" in told.text
+    assert "| accuracy (test, 500 of 595 examples) |" in found.text
     confirmed = card(replace(result, test=()), seed=0).data.eval_results
     assert confirmed[0].dataset_name == "trec|6 (500 of 1,500 examples of confirm)"
 

@@ -1,52 +1,37 @@
-"""Heat maps: the shade of every cell is in the legend and matches its value."""
+"""Heat maps: texts and shades of the cells."""
 
 from __future__ import annotations
 
-import pytest
 from toys.space import linear
 
-from autopeft.report.layer_maps import MAX_ROWS, merged, rank_map, score_map
+from autopeft.report.layer_maps import rank_map, score_map
 from autopeft.types import Adapter, Plan, TargetScores
 
 
-def shown_map(values):
-    targets = [linear(f"h.{n}.q", layer=n, role="q", widths=(8, 8)) for n in range(len(values))]
-    return score_map(targets, TargetScores(name="gradient", values=tuple(values)))
+def targets_of(n_layers):
+    targets = [linear(f"h.{n}.q", layer=n, role="q", widths=(8, 8)) for n in range(n_layers)]
+    return (*targets, linear("pooler", layer=None, role="q", widths=(8, 8)))
 
 
-def percent(words):
-    return float(words.removeprefix("< ").removeprefix("≥ ").removesuffix(" %"))
+def test_the_shade_of_a_score_is_its_multiple_of_the_mean_layer():
+    """The mean of the layers is 2; the pooler has most of the score, and does not count."""
+    values = (0.0, 0.9, 1.0, 2.1, 6.0, 100.0)
+    drawn = score_map(targets_of(5), TargetScores(name="gradient", values=values))
+    assert [label for label, _ in drawn.rows] == ["4", "3", "2", "1", "0", "outside"]
+    assert [cell.level for _, (cell,) in drawn.rows] == [4, 3, 2, 1, 0, 5]
+    assert [cell.text for _, (cell,) in drawn.rows] == ["5.5", "1.9", "0.9", "0.8", "0.0", "90.9"]
 
 
-@pytest.mark.parametrize("values", [[1.0], [1.0, 0.0], [1e6, 1.0], [1e6, 1.0, 2.0, 3.0], [1.0] * 15 + [99]])
-def test_every_cell_lies_in_the_class_of_its_shade(values):
-    drawn = shown_map(values)
-    *bounds, top = (percent(words) for words in drawn.legend[1:])
-    classes = list(zip([0.0, *bounds, top], [*bounds, top, 101.0], strict=True))
-    for (_, (cell,)), value in zip(drawn.rows, reversed(values), strict=True):
-        if value:
-            low, high = classes[cell.level - 1]
-            assert low - 0.01 <= 100 * value / sum(values) < high + 0.01
+def test_a_score_of_zero_has_no_map():
+    assert score_map(targets_of(1), TargetScores(name="gradient", values=(0.0, 0.0))) is None
 
 
-def ranks_of(ranks):
-    """The map of a plan with one LoRA per layer; None leaves a layer alone."""
-    targets = [linear(f"h.{n}.q", layer=n, role="q", widths=(8, 8)) for n in range(len(ranks))]
-    outside = linear("pooler", layer=None, role="q", widths=(8, 8))
+def test_the_shade_of_a_rank_is_the_same_for_every_plan():
+    ranks = (1, 2, 3, 4, 15, 16, 64, None)
     adapters = tuple(
         Adapter(method="lora", target=f"h.{n}.q", rank=rank) for n, rank in enumerate(ranks) if rank
     )
-    return rank_map((*targets, outside), Plan(adapters=adapters, learning_rate=1e-3, trainable_params=1), {})
-
-
-def test_equal_neighbours_share_a_row_and_others_do_not():
-    rows = merged(ranks_of([4, 4, 4, None, 2, 2, 4])).rows
-    labels = [(label, cells[0].text) for label, cells in rows]
-    assert labels == [("6", "4"), ("4-5", "2"), ("3", "·"), ("0-2", "4"), ("outside", "·")]
-    assert rows[3][1][0].title == "h.0.q: 4 … h.2.q: 4"
-    assert [cell.title for _, cells in rows for cell in cells].count("h.3.q: ·") == 1
-
-
-@pytest.mark.parametrize(("ranks", "is_long"), [([4] * 126, False), ([4, 2] * 20, True)])
-def test_equal_layers_of_a_deep_model_are_one_row(ranks, is_long):
-    assert (len(merged(ranks_of(ranks)).rows) > MAX_ROWS) == is_long
+    plan = Plan(adapters=adapters, learning_rate=1e-3, trainable_params=1)
+    rows = rank_map(targets_of(8), plan, {}).rows
+    assert [cell.level for _, (cell,) in reversed(rows)] == [0, 1, 2, 2, 3, 4, 5, 5, 0]
+    assert rows[1][1][0].title == "h.6.q: 64" and rows[0][1][0].text == "·"

@@ -56,7 +56,9 @@ def test_a_stopped_search_leaves_a_page_with_the_command_that_resumes_it(stopped
     assert len(Page((run / "report.html").read_text()).columns("proposed by")["plan"]) == 2
     assert len((run / "trials.csv").read_text().splitlines()) == 3
     result, _ = commands.run_search(spec, resume=True, progress=Lines())
-    assert result.verdict.sentence in (run / "report.html").read_text().replace("−", "-")
+    shown = (run / "report.html").read_text().replace("−", "-").replace("\u00a0", " ")
+    assert result.verdict.sentence in shown
+    assert not (run / "state" / "so_far.json").exists()
 
 
 def test_a_search_that_fails_logs_the_command_that_resumes_it(model_dir, data_dir, tmp_path, caplog):

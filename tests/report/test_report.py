@@ -18,13 +18,12 @@ from toys.results import (
     RANKS,
     SLOW,
     WORDS,
-    kept_default,
     toy_result,
     with_sizes,
 )
 
 from autopeft import report
-from autopeft.report.formatting import difference, metric, plus_minus
+from autopeft.report.formatting import metric, plus_minus
 from autopeft.report.page import page_html, page_of
 from autopeft.types import SearchSoFar
 
@@ -115,12 +114,6 @@ def test_result_json_has_the_documented_keys(result):
     assert not {"smallest", "incumbent", "proxy", "head"} & set(answer)
 
 
-def test_the_challenger_is_in_the_result_whether_or_not_it_won():
-    won, lost = (report.result_json(r) for r in (toy_result(), kept_default()))
-    assert won["challenger"]["plan_id"] == won["best"]["plan_id"] == BEST.digest
-    assert lost["challenger"]["plan_id"] == BEST.digest and lost["best"]["plan_id"] == BASELINE.digest
-
-
 def test_result_json_has_no_nan(result):
     broken = replace(
         result, full_runs=(replace(result.full_runs[0], mean_loss=float("nan")), *result.full_runs[1:])
@@ -156,7 +149,7 @@ def test_names_of_others_stay_text_and_the_page_loads_nothing(result):
     html = report.report_html(result, words=WORDS)
     page = Page(html)
     assert EVIL not in html and page.tags.count("script") == 1
-    assert all(link.startswith("#") for link in page.links)
+    assert page.links == []
     assert not re.search(r"https?://(?!www\.w3\.org)", html)
     assert EVIL.replace("<", "&lt;") in report.report_md(result, words=WORDS).replace("\\", "")
 
@@ -190,7 +183,7 @@ def so_far(result, **changes):
     return replace(SearchSoFar(**{name: getattr(result, name) for name in names}), **changes)
 
 
-def test_a_page_needs_no_answer_while_the_run_goes_on(result):
+def test_the_page_of_an_unfinished_run_needs_no_answer(result):
     search = so_far(result, measurements=result.measurements[:6])
     page = page_html(page_of(search, WORDS, "running: 2 of 3 full runs; nothing is judged yet"))
     assert "location.reload()" in page
@@ -198,18 +191,6 @@ def test_a_page_needs_no_answer_while_the_run_goes_on(result):
     full, short = Page(page).all_columns("proposed by")
     assert full["plan"] == ("LoRA of rank 2 to 13 on 7 modules", "LoRA of rank 4 on all linear layers")
     assert texts(short["loss"]) == ["0.300", "0.350", "0.410"]
-
-
-def test_the_trials_of_a_search_without_an_answer_are_those_of_the_finished_one():
-    result = toy_result()
-    assert report.trials_csv(so_far(result)) == report.trials_csv(result)
-
-
-def test_markdown_tables_are_rectangular(result):
-    tables = re.findall(r"(?:^\|.*\n)+", report.report_md(result, words=WORDS), flags=re.MULTILINE)
-    assert len(tables) >= 8
-    for table in tables:
-        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
 
 
 def test_write_leaves_five_files_that_agree(result, tmp_path):
@@ -233,9 +214,3 @@ def test_a_small_loss_keeps_its_digits(value, error, shown):
     """Each number reads back within the rounding of its digits."""
     assert f"{metric(value, False)} {plus_minus(error, False)}" == shown
     assert float(metric(value, False)) == pytest.approx(value, rel=0.05)
-
-
-@pytest.mark.parametrize("gain", [0.0001, 0.0004, 0.00049, 0.0006, 0.01])
-def test_a_difference_is_not_written_as_zero(gain):
-    text = difference(gain, True, signed=False)
-    assert float(text.removesuffix(" points")) == pytest.approx(100 * gain, abs=0.05 if gain > 5e-4 else 5e-3)

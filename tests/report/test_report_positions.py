@@ -1,4 +1,4 @@
-"""A learning rate is told as its position in the range that was searched; the edge of a range is said."""
+"""The position of a learning rate in the range that was searched."""
 
 from __future__ import annotations
 

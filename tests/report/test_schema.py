@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import jsonschema
 import pytest
-from pydantic import ValidationError
 from toys.results import BASELINE, BEST, SLOW, kept_default, of_language_model, toy_result, with_sizes
 
 from autopeft.report import ResultFile, TrialRow, result_json, trials_csv
@@ -38,15 +37,6 @@ def test_result_of_a_search_follows_the_schema(result):
     jsonschema.validate(answer, SCHEMA)
     ResultFile.model_validate(answer)
     assert set(SCHEMA["properties"]) == set(answer)
-
-
-@pytest.mark.parametrize("change", [{"verdict": {"label": "better"}}, {"surprise": 1}, {"budget": "0.5%"}])
-def test_planted_fault_is_refused(change):
-    answer = answer_of(toy_result()) | change
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(answer, SCHEMA)
-    with pytest.raises(ValidationError):
-        ResultFile.model_validate(answer)
 
 
 def test_keys_of_the_result_are_documented():

@@ -23,17 +23,6 @@ def test_conflict_names_the_two_requirements_that_no_release_meets() -> None:
     assert "peft<=0.18.1" in said and "peft>=0.19" in said
 
 
-def test_requirements_with_a_common_release_do_not_conflict() -> None:
-    assert reason(["peft>=0.18,<0.22"], ["peft<=0.18.1,>=0.18.0", "numpy<2"]) == ""
-
-
-def test_markers_are_evaluated_for_the_chosen_python() -> None:
-    theirs = ['peft<0.18; python_version >= "3.12"']
-    for version, conflicts in {"3.11": False, "3.12": True}.items():
-        said = conflict(["peft>=0.18"], theirs, RELEASES.__getitem__, environment={"python_version": version})
-        assert bool(said) is conflicts
-
-
 def test_table_goes_between_the_markers_and_keeps_the_rest() -> None:
     rows = [
         Row("trl", "1.16.0", True, {"peft": "0.21.2", "torch": "2.14.1"}),

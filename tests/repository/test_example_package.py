@@ -130,9 +130,9 @@ def test_score_from_outside_gives_the_norms_of_the_weights(
         norms = {
             row["target"].removeprefix("bert."): float(row["weight_norm"]) for row in csv.DictReader(stream)
         }
-    maps = {name: value for name, value in norms.items() if f"{name}.weight" in weights}
-    assert len(maps) >= 12
-    for name, value in maps.items():
+    layers = {name: value for name, value in norms.items() if f"{name}.weight" in weights}
+    assert len(layers) >= 12
+    for name, value in layers.items():
         assert value == pytest.approx(float(weights[f"{name}.weight"].double().square().sum()), rel=1e-6)
 
 

@@ -25,7 +25,7 @@ def test_check_passes_in_tiny_sizes_on_the_cpu(name, capsys):
     assert capsys.readouterr().out.startswith(f"{found.status}  {found.name}: ")
 
 
-def test_a_check_that_raises_fails_and_the_others_go_on(monkeypatch):
+def test_a_check_that_raises_fails_and_the_others_run(monkeypatch):
     monkeypatch.setitem(gpu_check.CHECKS, "methods", lambda place: 1 / 0)
     broken, other = gpu_check.run(CPU, ["methods", "resumed"])
     assert (broken.status, broken.numbers["error"]) == ("FAIL", "ZeroDivisionError: division by zero")

@@ -63,30 +63,16 @@ def test_files_import_only_earlier_packages_and_no_sibling_plugin():
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("line", "words"),
     [
-        "from autopeft.train import Bench",
-        "from autopeft import train",
-        "from ..train import Bench",
-        "def f():\n    from autopeft import train",
+        ("from autopeft.train import Bench", "imports train"),
+        ("def f():\n    from autopeft import train", "imports train"),
+        ("from . import ia3", "sibling ia3"),
     ],
 )
-def test_planted_backward_import_is_found(line):
+def test_planted_imports_are_found(line, words):
     (fault,) = faults(line, ("autopeft", "methods", "lora"))
-    assert "imports train" in fault
-
-
-@pytest.mark.parametrize("line", ["from autopeft.methods.ia3 import IA3", "from . import ia3"])
-def test_planted_sibling_import_is_found(line):
-    (fault,) = faults(line, ("autopeft", "methods", "lora"))
-    assert "sibling ia3" in fault
-
-
-def test_imports_that_the_order_allows_are_no_faults():
-    imports = ("autopeft.methods._shared import targets_pattern", "autopeft.types import Target")
-    source = "\n".join([*(f"from {each}" for each in imports), "import torch"])
-    assert faults(source, ("autopeft", "methods", "lora")) == []
-    assert faults("from autopeft.store.files import write_text", ("autopeft", "store", "plan")) == []
+    assert words in fault
 
 
 def modules_after_importing(names):

@@ -10,9 +10,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
-
-from autopeft.estimate import Replay, TrainingStep
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("benchmarks", "tools")
@@ -53,20 +50,3 @@ def test_script_imports_and_shows_how_to_run_it(path: Path, monkeypatch: pytest.
     imported(path, monkeypatch)
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     assert f"python {path.relative_to(ROOT).as_posix()}" in docstring
-
-
-def test_study_of_published_times_notes_the_kernels_of_a_replayed_step(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    study = imported(ROOT / "benchmarks/studies/published_times.py", monkeypatch)
-    noted = study.Noted(name="", flops=1.0, bytes=1.0, call_seconds=0.0, runs_ahead=True)
-    step = TrainingStep(
-        micro_batches=[{"labels": torch.ones(8, 8)}],
-        loss=lambda model, batch: model(batch["labels"]).sum(),
-        foreach=True,
-        rates=noted,
-    )
-    memory = Replay(torch.nn.Linear(8, 8, bias=False, device="meta")).memory(step)
-    of_step = noted.kernels[-memory.n_calls :]
-    assert len(of_step) == memory.n_calls
-    assert sum(flops for flops, _ in of_step if flops >= 2 * 8**3) == 2 * 2 * 8**3  # forward, weight

@@ -8,27 +8,24 @@ from pathlib import Path
 
 import torch
 from peft import PeftConfig
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from autopeft.adapters import ConfigFile, type_name
 from autopeft.errors import SpecError
 from autopeft.model import adapter_names, for_task
+from autopeft.model.attaching import WEIGHTS, read_weights
 from autopeft.plugins import ExportSource
 from autopeft.store import fresh_folder
 
 PREFIX = "base_model.model."  # what `peft` puts before the base model's own names
 MERGE_ERRORS = (NotImplementedError, ValueError, TypeError, AttributeError, RuntimeError)  # of `peft`
-_SAFE = "adapter_model.safetensors"
 
 
 def write_adapter(source: ExportSource, out: Path) -> tuple[str, ...]:
     """Write the configs of a plan, and its weights if it is trained; return notes for the user.
 
-    One config is written to the folder itself, several to a folder each, in the order of `order.json`. The
-    configs name the head's modules, since `peft` itself finds only those called classifier or score: not
-    T5's, nor the poolers of DeBERTa and ModernBERT.
+    One config is written to the folder itself, several to a folder each, in the order of `order.json`.
     """
     configs = configs_of(source)
     names = adapter_names(configs)
@@ -38,7 +35,7 @@ def write_adapter(source: ExportSource, out: Path) -> tuple[str, ...]:
             config.base_model_name_or_path, config.revision = source.base_model, source.checkpoint.revision
             config.save_pretrained(str(folder))  # makes the folder
             if source.weights:
-                save_tensors(source.weights[index], folder / _SAFE)
+                save_tensors(source.weights[index], folder / WEIGHTS)
         if len(names) > 1:
             (fresh / "order.json").write_text(json.dumps(names) + "\n", encoding="utf-8")
     notes = [] if len(names) == 1 else ["attach the folders in the order of order.json"]
@@ -50,35 +47,12 @@ def write_adapter(source: ExportSource, out: Path) -> tuple[str, ...]:
 
 
 def read_all_weights(files: Sequence[ConfigFile]) -> tuple[dict[str, torch.Tensor], ...]:
-    """Read the tensors of each config by name; () if no config has any. Raises as `read_weights`."""
+    """Read the tensors of each config by name; () if no config has any."""
     weights = [read_weights(file.folder) for file in files]
     found = tuple(tensors for tensors in weights if tensors is not None)
     if found and len(found) < len(files):
-        raise SpecError(f"{files[weights.index(None)].folder} has no {_SAFE}, but other folders have.")
+        raise SpecError(f"{files[weights.index(None)].folder} has no {WEIGHTS}, but other folders have.")
     return found
-
-
-def read_weights(folder: Path) -> dict[str, torch.Tensor] | None:
-    """Read the tensors of an adapter's folder by name; None if it has no file of weights.
-
-    Raises SpecError if the file is damaged or a pickle, or has numbers that are not finite.
-    """
-    path = folder / _SAFE
-    if not path.exists():
-        if (pickle := folder / "adapter_model.bin").exists():
-            raise SpecError(
-                f"{pickle} is a pickle, which can run code when it is read; if you trust it, load it with "
-                f"peft and save it again, which writes {_SAFE}."
-            )
-        return None
-    try:
-        tensors = dict(load_file(path))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise SpecError(f"{path} is damaged ({error}); it must be a file that safetensors wrote.") from error
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.float().isfinite().all():
-            raise SpecError(f"{name} in {path} is not finite; train it again at a lower learning rate.")
-    return tensors
 
 
 def configs_of(source: ExportSource) -> list[PeftConfig]:

@@ -24,10 +24,10 @@ _PROBLEM_TYPES = {
 
 
 def write_loading_files(folder: Path, spec: ModelSpec, base: BaseModel, data: LabelledData) -> None:
-    """Write base model, tokenizer and a config with the labels of the task into an adapter's folder.
+    """Write base model, tokenizer and, for a classifier, a config with its labels into an adapter's folder.
 
     Users pass that config to `from_pretrained` of the base model: its outputs then have names, and `pipeline`
-    of transformers scores them as the task does. A language model gets no config.
+    of transformers scores them as the task does.
     """
     labels = data.label_names
     if spec.id != IN_MEMORY:
@@ -41,9 +41,7 @@ def write_loading_files(folder: Path, spec: ModelSpec, base: BaseModel, data: La
         module = cast(Any, base.module)
         config = model.config_of(spec) if spec.id != IN_MEMORY else copy.deepcopy(module.config)
         config.architectures = [type(module).__name__]
-        config.num_labels = len(
-            labels
-        )  # a field of its own in the config of PVT, elsewhere the number of names
+        config.num_labels = len(labels)  # a field of its own in the configs of timm and PVT
         name_labels(config, labels)
         config.problem_type = _PROBLEM_TYPES.get(data.label_space.kind)
         if getattr(module.config, "pad_token_id", None) is not None:  # a model of images has none
@@ -53,10 +51,7 @@ def write_loading_files(folder: Path, spec: ModelSpec, base: BaseModel, data: La
 
 
 def name_base(folder: Path, name: str, *, revision: str | None) -> None:
-    """Write base model and commit into the configs of a folder.
-
-    `peft` names the folder of a GGUF file as the base model, and never names a commit.
-    """
+    """Write base model and commit, which `peft` does not know, into the configs of a folder."""
     for path in sorted(folder.rglob("adapter_config.json")):
         content = json.loads(path.read_bytes()) | {"base_model_name_or_path": name, "revision": revision}
         write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
