@@ -22,8 +22,13 @@ from autopeft.errors import ModelError, reason_of
 _LEAST_WIDTH = 128  # on a CPU; in narrower models other work takes longer than products; heuristic
 # Compute capability of NVIDIA's GPUs: Ampere has bfloat16, which older ones emulate slowly, Volta float16.
 _BFLOAT16_SINCE, _FLOAT16_SINCE = (8, 0), (7, 0)
-# Models whose activations leave float16's range: vLLM refuses these, and T5 is known for it.
-_OVERFLOWING = ("t5", "mt5", "umt5", "longt5", "gemma2", "gemma3", "gemma3_text", "glm4", "plamo2")
+# Models whose activations leave float16's range: vLLM refuses the first, unsloth trains the second in float32
+# (its FORCE_FLOAT32), and T5 is known for it.
+_OVERFLOWING = (
+    *("gemma2", "gemma3", "glm4", "plamo2"),
+    *("gemma3n", "gemma4", "gpt_oss", "qwen3_5", "qwen3_moe", "glm4_moe"),
+    *("t5", "mt5", "umt5", "longt5"),
+)
 _DEVICE = re.compile(r"(?:cpu|cuda)(?::\d+)?", re.ASCII)
 SPREAD = "balanced"  # the `--device` of all GPUs at once, as in accelerate
 _OUT_OF_MEMORY = re.compile(
@@ -195,7 +200,7 @@ def choose_precision(config: Any, device: torch.device) -> Precision:
 
 def overflows_in_float16(config: Any) -> bool:
     """Return whether the activations of models of this type leave the range of float16."""
-    return str(getattr(config, "model_type", "")) in _OVERFLOWING
+    return str(getattr(config, "model_type", "")).removesuffix("_text") in _OVERFLOWING
 
 
 def has_used_gpus() -> bool:

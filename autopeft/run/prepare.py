@@ -117,46 +117,56 @@ def prepare(
 ) -> Prepared:
     """Load data and base model, derive the settings that the user left open, and build the bench.
 
-    `keep_weights`, `under_way` and `interrupt` are those of the bench.
+    `keep_weights`, `under_way` and `interrupt` are those of the bench. If the precision is `auto` and the
+    model overflows in float16, it is loaded again in float32.
 
     Raises:
         UnknownNameError: Task, score or metric does not exist.
         DataError, ModelError, TargetError, SpecError: As for `load_data`, `load_base` and `with_compute`.
         ModelError: Memory runs out.
     """
+    build = partial(
+        _prepare, memory=memory, keep_weights=keep_weights, under_way=under_way, interrupt=interrupt
+    )
     with memory_needed("preparing the base model and its data", spec):
-        spec, loaded, base, task = look(spec, memory)
-        encode = cache(partial(train.encode_splits, loaded, base=base, task=task))
-        facts = facts_of(
-            spec, loaded, base, task, encode=lambda n_tokens: encode(max_length=n_tokens)["train"]
-        )
-        derived = derive(spec, facts)
-        if spec.task.max_length not in (None, derived.spec.task.max_length):
-            log.warning("%s", derived.decisions[0])
-        if derived.max_new_tokens is not None:
-            task = replace(cast("Any", task), max_new_tokens=derived.max_new_tokens)
-        bench = train.Bench(
-            base=base,
-            task=task,
-            methods=methods_for(base),
-            splits=encode(max_length=derived.spec.task.max_length),
-            batch_size=derived.batch_size,
-            keep_weights=keep_weights,
-            under_way=under_way,
-            full_steps=derived.full_steps,
-            interrupt=interrupt,
-        )
-        spec, bench, computing = with_compute(derived.spec, bench)
-        return Prepared(
-            spec=spec,
-            data=loaded,
-            base=base,
-            task=task,
-            methods=bench.methods,
-            bench=bench,
-            full_steps=derived.full_steps,
-            decisions=(*derived.decisions, *computing),
-        )
+        try:
+            return build(spec)
+        except train.OverflowInFloat16Error:
+            if spec.execution.dtype != "auto":
+                raise
+        log.warning("The loss of %s overflows in float16: the run computes in float32.", spec.model.id)
+        return build(with_setting(spec, "execution.dtype", "float32"))
+
+
+def _prepare(spec: RunSpec, *, memory: InMemory, **of_bench: Any) -> Prepared:
+    spec, loaded, base, task = look(spec, memory)
+    encode = cache(partial(train.encode_splits, loaded, base=base, task=task))
+    facts = facts_of(spec, loaded, base, task, encode=lambda n_tokens: encode(max_length=n_tokens)["train"])
+    derived = derive(spec, facts)
+    if spec.task.max_length not in (None, derived.spec.task.max_length):
+        log.warning("%s", derived.decisions[0])
+    if derived.max_new_tokens is not None:
+        task = replace(cast("Any", task), max_new_tokens=derived.max_new_tokens)
+    bench = train.Bench(
+        base=base,
+        task=task,
+        methods=methods_for(base),
+        splits=encode(max_length=derived.spec.task.max_length),
+        batch_size=derived.batch_size,
+        full_steps=derived.full_steps,
+        **of_bench,
+    )
+    spec, bench, computing = with_compute(derived.spec, bench)
+    return Prepared(
+        spec=spec,
+        data=loaded,
+        base=base,
+        task=task,
+        methods=bench.methods,
+        bench=bench,
+        full_steps=derived.full_steps,
+        decisions=(*derived.decisions, *computing),
+    )
 
 
 def look(spec: RunSpec, memory: InMemory) -> tuple[RunSpec, LabelledData, BaseModel, Task]:

@@ -13,6 +13,7 @@ from autopeft.train.choosing import check_limit, choose_compute, kept_bytes, mem
 from autopeft.train.compute import Compute, padded_tokens
 from autopeft.train.encoding import (
     EncodedSplit,
+    OverflowInFloat16Error,
     count_tokens,
     encode_split,
     encode_splits,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -22,6 +23,11 @@ from autopeft.plugins import Encoded, Example, Task
 from autopeft.train.rows import Counts, LazyRows, length_of, rows_of_tokens, size_of
 
 log = logging.getLogger(__name__)
+
+
+class OverflowInFloat16Error(ModelError):
+    """The loss of an example is not finite in float16."""
+
 
 NO_CUT = 10**9  # tokens, more than any row has
 _SORTED_BATCHES = 16  # batches whose rows are sorted by length together, to save padding; heuristic
@@ -201,7 +207,8 @@ def _limits(base: BaseModel) -> list[tuple[int, str]]:
 def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
     """Raise ModelError if the loss of the longest and shortest example cannot be computed.
 
-    Both eval and train mode are tried: Reformer pads to a length that it can split in eval mode only.
+    Both eval and train mode are tried: Reformer pads to a length that it can split in eval mode only. Raises
+    OverflowInFloat16Error if the model computes in float16 and the loss is not finite.
     """
     lengths = split.lengths[split.known]
     rows = sorted({int(split.known[lengths.argmax()]), int(split.known[lengths.argmin()])})
@@ -212,7 +219,7 @@ def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
         for mode in (contextlib.nullcontext(), base.in_train_mode()):
             with mode, torch.no_grad(), base.autocast():
                 placed = {name: tensor.to(base.device) for name, tensor in batch.items()}
-                float(task.loss(base.module, placed))  # waits for the GPU, which raises only then
+                loss = float(task.loss(base.module, placed))  # waits for the GPU, which raises only then
     except PASS_ERRORS as error:
         if is_out_of_memory(error):
             raise
@@ -222,6 +229,8 @@ def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
             f"{base.name} cannot take an example of {task.name} ({shapes}): {reason}; use a base "
             "model for that task, with the tokenizer or image processor that belongs to it."
         ) from error
+    if base.precision.dtype == "float16" and not math.isfinite(loss):
+        raise OverflowInFloat16Error(f"The loss of {base.name} is {loss} in float16; pass --dtype float32.")
 
 
 def _require_known_tokens(rows: Sequence[Sequence[int]], base: BaseModel) -> None:
