@@ -22,12 +22,18 @@ class Collated(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Batches:
-    """Collates rows of some splits, padded with `pad_token_id`, and puts them on the device."""
+    """Collates rows of some splits, padded with `pad_token_id`, and puts them on the device.
+
+    With `omits_masks`, for causal models, batches have no attention mask: all padding is on the right, where
+    no token attends to it. A mask would rule out flash attention by torch's kernels, and transformers waits
+    for the device to look for padding in it: at each pass, with FlashAttention 2 in each layer.
+    """
 
     splits: Mapping[str, EncodedSplit]
     task: Task
     pad_token_id: int
     device: torch.device
+    omits_masks: bool = False
 
     def get(self, split: str, rows: Sequence[int]) -> Collated:
         """Collate some rows of a split."""
@@ -35,6 +41,8 @@ class Batches:
         examples, labels = [encoded.examples[i] for i in rows], [encoded.labels[i] for i in rows]
         batch = self.task.collate(examples, labels, self.pad_token_id)
         n_terms = self.task.n_terms(batch)  # counted on the CPU, so that nothing waits for the device
+        if self.omits_masks:
+            batch.pop("attention_mask", None)
         if isinstance(self.task, PlacesBatches):
             placed = self.task.placed(batch, self._place)
         else:

@@ -54,6 +54,7 @@ from autopeft.train.rates import (
 from autopeft.types import Fidelity, Measurement, Plan, Status
 
 _RMS_EXAMPLES = 32  # of the train split, for the size of the head's inputs; heuristic
+_WARNING_MODELS = ("gpt2", "openai-gpt")  # that warn of batches without an attention mask
 
 WRITTEN_TEXTS = "texts.jsonl"  # next to kept weights: what a full run generated for the confirm rows
 
@@ -104,7 +105,7 @@ class Bench:
         measurement = None
         while measurement is None:
             try:
-                with exact_products():
+                with exact_products(), quick_attention():
                     measurement = self._measure_in_memory(plan, fidelity, compute)
             except Exception as error:  # a failed trial is a value
                 if not recovery.lower_memory(error, plan):
@@ -188,9 +189,9 @@ class Bench:
         """
         assert self.keep_weights is not None, "weights are kept for a later evaluation"
         watch = self.base.watch
-        with exact_products(), self._attached(plan, seed=seed) as (model, names):
+        with exact_products(), quick_attention(), self._attached(plan, seed=seed) as (model, names):
             load_weights(model, names, self.keep_weights(plan, seed))
-            with self.base.autocast(), quick_attention(), torch.no_grad():
+            with self.base.autocast(), torch.no_grad():
                 yield model.eval()
         if changed := watch.first_change(self.base.module):
             raise TrainingError(
@@ -237,6 +238,7 @@ class Bench:
         counter = SavedBytes()
         with (
             exact_products(),
+            quick_attention(),
             self._attached(plan, seed=0) as (model, _),
             self._checkpointing(self.base.to_train(model), self.compute),
             forked_rng(self.base.device),
@@ -268,7 +270,7 @@ class Bench:
 
     def _loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         # Autocast is entered for every step: within one, its cache would keep the first cast of the adapters.
-        with self.base.autocast(), quick_attention():
+        with self.base.autocast():
             return self.task.loss(model, batch)
 
     def evaluate(
@@ -298,7 +300,7 @@ class Bench:
                 compute.max_eval_tokens = max_tokens
             chunks = micro_batches(by_size, sizes, max_tokens=max_tokens)
             batches = (self._batch(split, chunk) for chunk in chunks)
-            with self.base.autocast(), quick_attention():
+            with self.base.autocast():
                 return self.task.evaluate(model, batches, generates=generates)
 
         largest, configured_tokens = int(sizes[by_size].max(initial=0)), compute.max_eval_tokens
@@ -339,7 +341,15 @@ class Bench:
             task=self.task,
             pad_token_id=self.base.pad_token_id,
             device=self.base.device,
+            omits_masks=self.base.device.type == "cuda" and self._is_causal,
         )
+
+    @property
+    def _is_causal(self) -> bool:
+        """Whether no token attends to a later one, in a model that does not warn of a missing mask."""
+        if self.task.peft_task_type != "CAUSAL_LM" or self.base.model_type in _WARNING_MODELS:
+            return False
+        return all(getattr(module, "is_causal", True) for module in self.base.module.modules())
 
     def _batch(self, split: str, rows: Sequence[int]) -> Batch:
         return self.batches.get(split, rows).batch
