@@ -19,10 +19,13 @@ from autopeft.types import Decision, ExecutionSpec, Plan
 # Processor seconds per 1,000 tokens of SmolLM2-135M, LoRA everywhere, bf16, one core, in micro-batches of 128
 # … 2,048 tokens: 5.3, 4.7, 4.3, 4.1, 3.9. On a GPU more than these tokens bring nothing either; heuristic.
 _MOST_TOKENS = {"cpu": 2048, "cuda": 16_384}
+_TOKEN_STEP = 512  # on a GPU, whose micro-batches are multiples of it where they are larger; heuristic
 _FEW_TOKENS = 256  # on a CPU, where fewer cost time; see above
 _FEW_BYTES = 2**29  # on a CPU, not worth saving; heuristic
 _WEIGHTS_SHARE = 0.25  # of the weights' bytes, on a CPU: 1.2 B in bf16 then stay below twice them; heuristic
-_OTHER_SHARE = 0.1  # of the free memory, for batches and other tensors that are not counted; heuristic
+# Of the free memory, for what is not counted: batches, and the gradients of a layer while the backward pass
+# computes them; heuristic.
+_OTHER_SHARE = 0.1
 # Of the free memory that nothing else needs; the rest is for gaps between tensors, which an allocator keeps
 # in reserve (see docs/estimate.md).
 _KEPT_SHARE = 0.93
@@ -206,13 +209,18 @@ def _plain_bytes(bench: Bench, plan: Plan, row: list[int], requested: str) -> in
 def most_tokens(device: str, token_bytes: int, *, available: int, weights: int) -> tuple[int, str]:
     """Return the most tokens of a micro-batch, >= 1, and the reason.
 
-    What fits is rounded down to a power of two, so that small changes in free memory change nothing. A token
-    keeps `token_bytes` for the backward pass, and all of a micro-batch may keep `available` bytes. The base
-    model's weights have `weights` bytes; `device` is a type, such as cpu.
+    What fits is rounded down to a power of two, on a GPU above 512 tokens to a multiple of 512, so that small
+    changes in free memory change nothing. A token keeps `token_bytes` for the backward pass, and all of a
+    micro-batch may keep `available` bytes. The base model's weights have `weights` bytes; `device` is a type,
+    such as cpu.
     """
+    n_fitting = available // token_bytes
+    rounded = (1 << n_fitting.bit_length()) // 2
+    if device != "cpu" and n_fitting > _TOKEN_STEP:
+        rounded = n_fitting // _TOKEN_STEP * _TOKEN_STEP
     limits = [
         (_MOST_TOKENS.get(device, _MOST_TOKENS["cuda"]), "more at once would not be faster"),
-        ((1 << (available // token_bytes).bit_length()) // 2, f"{_size(available)} of these may be kept"),
+        (rounded, f"{_size(available)} of these may be kept"),
     ]
     if device == "cpu":
         least = max(_FEW_TOKENS, _FEW_BYTES // token_bytes)
