@@ -15,7 +15,7 @@ from torch import nn
 from torch.amp import GradScaler
 from torch.optim import AdamW, Optimizer
 
-from autopeft.model.devices import SavedBytes, forked_rng
+from autopeft.model.devices import SavedBytes, devices_of, forked_rng
 from autopeft.plugins import Batch
 from autopeft.train.compute import padded_tokens
 from autopeft.train.pausing import Position, UnderWay, pause, resume
@@ -70,8 +70,9 @@ class TrainingRun:
 class TrainingCost:
     """Seconds and steps that a run trained, including those before it was resumed.
 
-    A full run that continues a short one counts from there. `peak_bytes` adds up what the widest micro-batch
-    saves for backward, gradients and AdamW's moments.
+    A full run that continues a short one counts from there. `peak_bytes` is the most memory that the run took
+    on top of its weights: on a GPU by torch's allocator, else the sum of what the widest micro-batch saves
+    for its backward pass, gradients and AdamW's moments.
     """
 
     seconds: float = 0.0
@@ -100,7 +101,7 @@ def train(
         start = resume(state, model, optimizer, scaler, n_full=schedule.n_full)
         if schedule.branch is not None:  # a short run that was stopped after its branch counts whole
             start = replace(start, began=0, seconds=start.seconds + start.short_seconds)
-        peak = _PeakBytes(run, start)
+        peak = _PeakBytes(run, start, model)
 
         def position_after(n_done: int) -> Position:
             return replace(
@@ -136,12 +137,7 @@ def train(
         seconds = position_after(n_steps).seconds
         if scaler.is_enabled() and scaler.get_scale() < 1:
             raise DivergedError("diverged: the gradients are not finite in float16; try --dtype float32")
-    trained_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    return TrainingCost(
-        seconds=seconds,
-        n_steps=n_steps - start.began,
-        peak_bytes=peak.saved_bytes + 3 * trained_bytes,  # gradients, and AdamW's two moments
-    )
+    return TrainingCost(seconds=seconds, n_steps=n_steps - start.began, peak_bytes=peak.n_bytes)
 
 
 def _optimizer_step(
@@ -194,29 +190,48 @@ def _require_finite(losses: Sequence[tuple[int, torch.Tensor]], *, n_steps: int)
 
 
 class _PeakBytes:
-    """Counts the bytes that the widest micro-batch of a run saves for backward.
+    """Measures the memory of a run as `TrainingCost` describes it.
 
-    A resumed run counts again only if a wider micro-batch is still to come.
+    On a CPU a resumed run counts again only if a wider micro-batch is still to come.
     """
 
-    def __init__(self, run: TrainingRun, start: Position) -> None:
+    def __init__(self, run: TrainingRun, start: Position, model: nn.Module) -> None:
         self._sizes = run.sizes
-        self.widest_tokens, self.saved_bytes = start.widest_tokens, start.saved_bytes
+        self.widest_tokens, self._counted_bytes = start.widest_tokens, start.saved_bytes
+        trained_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+        self._state_bytes = 3 * trained_bytes  # gradients, and AdamW's two moments
+        self._gpus = [device for device in devices_of(model) if device.type == "cuda"]
+        self._bytes_before = sum(map(torch.cuda.memory_allocated, self._gpus))
+        for gpu in self._gpus:
+            torch.cuda.reset_peak_memory_stats(gpu)
         batches = [rows for step in run.steps[start.step :] for rows in step]
         # The first of equally wide micro-batches, as in a run that was not stopped.
         widest = max(batches, key=self._n_tokens, default=())
         self._widest = widest if self._n_tokens(widest) > start.widest_tokens else ()
 
+    @property
+    def n_bytes(self) -> int:
+        """The most bytes so far."""
+        return self.saved_bytes + self._state_bytes
+
+    @property
+    def saved_bytes(self) -> int:
+        """The same without gradients and moments."""
+        if not self._gpus:
+            return self._counted_bytes
+        peak = sum(map(torch.cuda.max_memory_allocated, self._gpus)) - self._bytes_before
+        return max(self._counted_bytes, peak - self._state_bytes)
+
     @contextlib.contextmanager
     def counting(self, rows: Sequence[int]) -> Iterator[None]:
         """Count what a forward pass saves, if `rows` are the widest micro-batch."""
-        if rows is not self._widest:
+        if self._gpus or rows is not self._widest:
             yield
             return
         counter = SavedBytes()
         with counter.counting():
             yield
-        self.widest_tokens, self.saved_bytes = self._n_tokens(rows), counter.total
+        self.widest_tokens, self._counted_bytes = self._n_tokens(rows), counter.total
 
     def _n_tokens(self, rows: Sequence[int]) -> int:
         return padded_tokens(rows, self._sizes)

@@ -37,7 +37,7 @@ class Position:
 
     step: int = 0  # steps done
     widest_tokens: int = 0  # of the widest micro-batch so far, padding included; 0 before one was counted
-    saved_bytes: int = 0  # what that micro-batch saves for the backward pass
+    saved_bytes: int = 0  # most memory so far, without gradients and moments
     n_full: int = 0  # steps of the full run to which the state belongs
     began: int = 0  # step at which the full run took over from its short run; 0 without one
     seconds: float = 0.0  # of training since `began`

@@ -190,7 +190,8 @@ class Measurement:
 
     `example_scores` has one number for each evaluated example in dataset order (for accuracy 0 or 1). Their
     mean is the metric, and plans are compared in pairs of them. Equality ignores them, since a stored result
-    does not have them. `peak_bytes` counts tensors saved for backward, gradients and optimizer state.
+    does not have them. `peak_bytes` is the most memory on top of the weights: on a GPU by torch's
+    allocator, else the sum of tensors saved for backward, gradients and optimizer state.
     `trained_steps` counts the steps of this run alone: a full run that continues a short one has fewer than
     its fidelity says. `overhead_seconds` are all other seconds: compiling and attaching the plan, saving
     weights, comparing the base model.
