@@ -179,7 +179,7 @@ class _Dequantized(torch.autograd.Function):
 
 
 def _unpacked(packed: torch.Tensor, shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty(shape, dtype=dtype, device=packed.device)
+    return packed.new_zeros(shape, dtype=dtype)  # a kernel that reads the packed weight and writes this one
 
 
 class QuantizedLinear(nn.Linear):
