@@ -168,10 +168,13 @@ def suggest(
                 memory=memory,
                 gpu_price=gpu_price,
                 quantize=quantize,
+                trainer=trainer,
             )
         )
-        lines = suggestion.snippet(trainer)
+        lines = suggestion.snippet(trainer) if suggestion.estimate.fits else None
         if as_json:
             print_json(sizes.suggestion_json(suggestion) | {"snippet": lines})
         else:
-            print(sizes.suggestion_text(suggestion), lines, sep="\n\n")
+            print(*filter(None, (sizes.suggestion_text(suggestion), lines)), sep="\n\n")
+        if not suggestion.estimate.fits:
+            raise typer.Exit(TargetError.exit_code)

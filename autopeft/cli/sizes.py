@@ -248,7 +248,7 @@ def suggestion_text(suggestion: Suggestion) -> str:
         ("rank, alpha", f"{config.r}, {config.lora_alpha}"),
         (
             "learning rate",
-            f"{rate(suggestion.learning_rate)}, {suggestion.warmup_steps} steps of warm-up, then linear to 0",
+            f"{rate(suggestion.learning_rate)}, {suggestion.warmup} of warm-up, then linear to 0",
         ),
         *(
             [("head's rate", "by the size of its inputs: see optimizer_for")]
@@ -264,6 +264,10 @@ def suggestion_text(suggestion: Suggestion) -> str:
     params = f"{suggestion.trainable_params:,} parameters ({share})"
     title = f"LoRA on all linear layers of {suggestion.base_model}: {params}"
     notes = lines_of(f"note: {note}" for note in _notes(estimated))
+    if not estimated.fits:
+        cards = ", ".join(suggestion.fitting_cards) or "none of the cards that --device knows"
+        needed = f"{_batch(step.n_rows, step, described)} may need {_gib(step.memory.high)} GiB"
+        notes = [*notes, *lines_of([f"{needed}, which {cards} {'have' if ',' in cards else 'has'}."])]
     return "\n".join([*lines_of([title]), "", *table((), rows, n_texts=2), *([""] if notes else []), *notes])
 
 

@@ -19,6 +19,7 @@ from autopeft.adapters import ConfigFile
 from autopeft.errors import ModelError, RunDirError, SpecError
 from autopeft.model.checkpoint_source import own_class
 from autopeft.model.checks import text_configs
+from autopeft.model.quantization import dequantizing
 from autopeft.plugins import PACKED_KINDS, Checkpoint, Exporter, ExportSource, TrainingFacts, discover
 from autopeft.run.base_facts import has_other_base
 from autopeft.run.best import finished_weights
@@ -239,11 +240,12 @@ def checkpoint_of(spec: ModelSpec, configs: Sequence[PeftConfig], *, needs_base:
 
     The config is downloaded only for formats that need the base model.
     """
-    class_name = None
+    class_name, dequantizes = None, False
     with contextlib.suppress(ModelError):
         config = model.config_of(spec, here_only=needs_base == "none")
         class_name = own_class(config, adapters.auto_class_of(configs) or "AutoModelForCausalLM")
-    return Checkpoint(revision=spec.revision, own_class=class_name or "")
+        dequantizes = bool(dequantizing(config))
+    return Checkpoint(revision=spec.revision, own_class=class_name or "", dequantizes=dequantizes)
 
 
 def with_base(

@@ -46,11 +46,13 @@ class Checkpoint:
 
     `own_class` is set if the plan is for the text model inside of a larger model, where the same modules have
     longer names: the class of transformers that the checkpoint's config has. `skeleton` is a model of that
-    class on the meta device, for exporters that need the base.
+    class on the meta device, for exporters that need the base. With `dequantizes`, its weights pass no
+    gradient (MXFP4), so that a trainer has to dequantize them.
     """
 
     revision: str | None = None  # commit on the hub
     own_class: str = ""
+    dequantizes: bool = False
     skeleton: nn.Module | None = None
 
 
