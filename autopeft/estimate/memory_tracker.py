@@ -80,10 +80,6 @@ class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.gradients_at_peak[self.phase] = self.gradient_bytes
 
     def _add(self, tensor: torch.Tensor) -> None:
-        if tensor.layout == torch.sparse_coo:
-            self._add(tensor._indices())
-            self._add(tensor._values())
-            return
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key not in self._alive:
@@ -124,8 +120,7 @@ class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _bytes_of(values: Any) -> int:
-    tensors = (leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor))
-    return sum(tensor.nbytes for tensor in tensors if tensor.layout == torch.strided)
+    return sum(leaf.nbytes for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor))
 
 
 def _flops(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> int:

@@ -16,9 +16,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.optim import AdamW
 
-from autopeft.adapters.skeleton import add_shira_indices, forgo_initial_values
+from autopeft.adapters.skeleton import forgo_initial_values
 from autopeft.errors import SpecError, reason_of
-from autopeft.estimate.fake_tensors import StandInArrays, StandInValues, make_fake
+from autopeft.estimate.fake_tensors import StandInValues, make_fake
 from autopeft.estimate.memory_tracker import (
     BACKWARD,
     FORWARD,
@@ -147,7 +147,7 @@ def _cheap(configs: Sequence[PeftConfig]) -> list[PeftConfig]:
 
 @contextlib.contextmanager
 def _attaching() -> Iterator[None]:
-    with _without_values(), torch.device("meta"), StandInArrays(), StandInValues(attaching=True):
+    with _without_values(), torch.device("meta"), StandInValues(attaching=True):
         yield
 
 
@@ -177,7 +177,6 @@ class Replay:
 
     def __init__(self, model: nn.Module) -> None:
         """Use a model on the meta device, changed in place; its `requires_grad` decides what is trained."""
-        add_shira_indices(model)
         self._model = model
         self._fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
         make_fake(model, self._fake_mode)
@@ -193,7 +192,7 @@ class Replay:
             return step.loss(model, batch)
 
         stand_ins = StandInValues()
-        with _without_values(), self._fake_mode, StandInArrays(), stand_ins:
+        with _without_values(), self._fake_mode, stand_ins:
             if step.foreach not in self._optimizers:
                 self._optimizers[step.foreach] = _Optimizer(self._model, foreach=step.foreach)
             return _measured(self._model, replace(step, loss=loss), self._optimizers[step.foreach])

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from toys.bases import PEFT_TASKS, toy_base
 
 from autopeft.adapters import compile_plan
+from autopeft.errors import SpecError
 from autopeft.estimate import Replay, TrainingStep, measure, quantize_linear_layers, without_weights
 from autopeft.estimate.memory_tracker import MemoryTracker
 from autopeft.estimate.replay import gpu_autocast
@@ -113,11 +114,17 @@ def test_replayed_step_of_hira_in_16_bits_has_the_bytes_of_a_real_one(choices, m
     assert_same(predicted, real, slack=LABELS)
 
 
-# Their code in `peft` reads values of tensors, makes numpy arrays or sparse tensors.
+def test_method_with_sparse_tensors_is_refused(methods, make_plan):
+    configs = compile_plan(make_plan(toy_base("llama-lm"), "shira"), methods).configs
+    adapted = without_weights(
+        skeleton_of(toy_base("llama-lm")), configs, task_type="CAUSAL_LM", dtype=torch.float32
+    )
+    with pytest.raises(SpecError):
+        Replay(adapted).memory(step_of("llama-lm"))
+
+
+# Their code in `peft` reads values of tensors.
 READING = {
-    "adamss": ("AdamssConfig", {"r": 6, "num_subspaces": 2, "subspace_rank": 1}),
-    "frod": ("FrodConfig", {"sparse_rate": 0.05}),
-    "shira": ("ShiraConfig", {"r": 2}),
     "unilora": ("UniLoraConfig", {"r": 2, "theta_d_length": 32}),
     "vblora": ("VBLoRAConfig", {"r": 2, "num_vectors": 20, "vector_length": 8, "topk": 2}),
 }
