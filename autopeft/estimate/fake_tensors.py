@@ -25,10 +25,7 @@ _INDEXING = (_ATEN.index.Tensor, _ATEN.index_put.default, _ATEN.index_put_.defau
 
 
 def make_fake(module: nn.Module, mode: FakeTensorMode) -> None:
-    """Replace the parameters and buffers of a model on the meta device by fake tensors, in place.
-
-    Shared tensors stay shared, and `requires_grad` stays as it is.
-    """
+    """Replace parameters and buffers on the meta device by fake tensors in place; ties stay."""
     fakes: dict[int, nn.Parameter] = {}
     for child in module.modules():
         for name, parameter in child._parameters.items():
@@ -166,8 +163,8 @@ def quantize_linear_layers(
 ) -> None:
     """Replace the linear layers of a model without weights by quantized stand-ins, in place.
 
-    `bits` are `4bit` (NF4 with double quantization), `8bit`, or the bytes that one weight takes. The modules
-    `skipped`, head and output layer, stay plain with all their children. Products are computed in `dtype`.
+    `bits` are `4bit`, `8bit`, or the bytes that one weight takes. The modules `skipped` stay plain with all
+    their children.
     """
     plain_names = tuple(skipped)
     weight_bytes = BYTES_PER_WEIGHT[bits] if isinstance(bits, str) else bits

@@ -25,9 +25,9 @@ _resident: Function  # in a worker: the function that `make` returned
 
 
 class Executor:
-    """Runs measurements in workers, each of which has its own base model.
+    """Runs measurements in workers with base models of their own; a thread waits for each.
 
-    A thread for each worker waits for its results. Subclasses define `_open`, `_call` and `_close`.
+    Subclasses define `_open`, `_call` and `_close`.
     """
 
     name = ""  # what specifications call it

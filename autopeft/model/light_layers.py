@@ -27,10 +27,9 @@ def lighten(model: nn.Module) -> None:
 
 
 def leave_casts_to_autocast(model: nn.Module) -> None:
-    """Stop `peft` from casting LoRA's inputs to float32, in a model that runs under autocast.
+    """Stop `peft` from casting LoRA's inputs to float32, which autocast would cast back.
 
-    Autocast would cast them back before the product: two copies for the same bits, an eighth of a step of
-    MiniLM-L6 on a CPU.
+    The two copies take an eighth of a step of MiniLM-L6 on a CPU.
     """
     for module in model.modules():
         if isinstance(module, LoraLayer):
@@ -58,9 +57,8 @@ class LightHira:
     """HiRA that computes its update W * (B A) again for the backward pass.
 
     `peft` 0.21.2 keeps W * (B A), which is as large as the frozen weight (31 % more for 512 tokens of a Llama
-    of 6 layers), and of a quantized layer the unpacked weight too. It multiplies by the weight and by its
-    update one after the other. Without gradients `peft`'s own forward runs: predictions are the same to the
-    last bit wherever the adapter is loaded.
+    of 6 layers), and of a quantized layer the unpacked weight too. Without gradients `peft`'s own forward
+    runs: predictions are the same to the last bit wherever the adapter is loaded.
     """
 
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -14,15 +14,15 @@ from autopeft.train.encoding import EncodedSplit
 
 
 class Collated(NamedTuple):
-    """A batch on the device, and the number of terms that its loss is the mean of."""
+    """A batch on the device."""
 
     batch: Batch
-    n_terms: int
+    n_terms: int  # that its loss is the mean of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batches:
-    """Collates rows of some splits, padded with `pad_token_id`, and puts them on the device.
+    """Collates rows of splits and puts them on the device.
 
     With `omits_masks`, for causal models, batches have no attention mask: all padding is on the right, where
     no token attends to it. A mask would rule out flash attention by torch's kernels, and transformers waits

@@ -39,16 +39,12 @@ _COUNTED_CHARACTERS = 4_000_000  # the most of these rows; heuristic
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedSplit:
-    """One split as token features; `examples` and `labels` have one entry per example.
-
-    `text_form` describes how a row became one text, if that depends on the rows. With `lazy`, examples and
-    labels are its columns, and a row is encoded when it is first read.
-    """
+    """One split as token features; `examples` and `labels` have one entry per example."""
 
     examples: Sequence[Example]
     labels: Sequence[Any]
-    text_form: str = ""
-    lazy: LazyRows | None = None
+    text_form: str = ""  # how a row became one text, if that depends on the rows
+    lazy: LazyRows | None = None  # whose columns are examples and labels; encodes a row when it is read
     rows: tuple[int, ...] | None = None  # the row of each example; None if no row was dropped
     n_late: int = 0  # examples at the end that a full run sees only after the steps of its short run
 
@@ -93,10 +89,7 @@ class EncodedSplit:
         return len(self.examples) - self.n_late
 
     def subset(self, n_examples: int) -> list[int]:
-        """Draw rows to judge a short run on, ascending; the same for all plans.
-
-        They are random, since the rows of a file are often sorted by label.
-        """
+        """Draw random rows to judge a short run on, ascending; the same for all plans."""
         order: list[int] = np.random.default_rng(_SUBSET_SEED).permutation(len(self.examples)).tolist()
         return sorted(order[:n_examples])
 
@@ -104,10 +97,9 @@ class EncodedSplit:
 def encode_splits(
     data: LabelledData, *, base: BaseModel, task: Task, max_length: int | None
 ) -> dict[str, EncodedSplit]:
-    """Encode the non-empty splits of a dataset.
+    """Encode the non-empty splits of a dataset; raise ModelError if the model cannot take a train row.
 
-    The rows of the search split are also the late ones of the train split. Raises ModelError if the model
-    cannot take a train row.
+    The rows of the search split are also the late ones of the train split.
     """
     encode = partial(encode_split, base=base, task=task, max_length=max_length)
     splits = (data.train, data.search, data.confirm, data.test)
@@ -134,9 +126,7 @@ def encode_splits(
 def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int | None) -> EncodedSplit:
     """Encode one split in at most `max_length` tokens a row; most of a large one later.
 
-    Raises:
-        DataError: The task refuses the rows, since too many do not fit.
-        ModelError: The tokenizer returns tokens for which the model has no embedding.
+    Raises DataError if the task refuses the rows, ModelError if the model has no embedding for a token.
     """
     longest = min(max_length or NO_CUT, max_length_of(base) or NO_CUT)
 
@@ -279,11 +269,10 @@ def train_rows(
 def epoch_batches(
     lengths: Counts, rows: NDArray[np.int64], *, batch_size: int, rng: np.random.Generator
 ) -> Iterator[list[int]]:
-    """Yield the full batches of one epoch, each of rows of similar length, shuffled.
+    """Yield the full batches of one epoch in random order, each of rows of similar length.
 
-    Rows are shuffled and cut into chunks of 16 batches. Each chunk is sorted by length, cut into batches, and
-    its batches are shuffled. A random remainder that fills no batch is left out of the epoch.
-    Sorting lowers the share of padding from about half to a tenth.
+    A random remainder that fills no batch is left out. Sorting chunks of 16 batches by length lowers the
+    share of padding from about half to a tenth.
     """
     order = rng.permutation(rows)
     order = order[: len(order) - len(order) % batch_size]
@@ -295,10 +284,7 @@ def epoch_batches(
 
 
 def uncut_lengths(split: Split, rows: Sequence[int], base: BaseModel, task: Task, *, most: int) -> list[int]:
-    """Count the tokens of some rows before truncation, up to `most` + 1.
-
-    For an encoder-decoder, the longer of prompt and completion counts.
-    """
+    """Count the tokens of rows before truncation, up to `most` + 1; of pairs those of the longer text."""
     inputs, labels = [split.inputs[i] for i in rows], [split.labels[i] for i in rows]
     encoded = task.encode(inputs, labels, base.tokenizer, most + 1)
     lengths = [length_of(example) for example in encoded.examples]

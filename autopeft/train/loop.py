@@ -49,11 +49,7 @@ class DivergedError(FloatingPointError):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """The inputs of one training run.
-
-    `under_way` keeps states of the full run now and then, and at the branch of a short run, from which the
-    full run continues. `interrupt` is called before each step; its exceptions stop the run.
-    """
+    """The inputs of one training run."""
 
     steps: Sequence[Sequence[Sequence[int]]]  # micro-batches of each step, as row indices
     sizes: Counts  # tokens of every row
@@ -62,8 +58,8 @@ class TrainingRun:
     schedule: RateSchedule
     seed: int
     scales_gradients: bool = False  # for float16: a step whose gradients leave its range is skipped
-    under_way: UnderWay | None = None
-    interrupt: Callable[[], None] = lambda: None
+    under_way: UnderWay | None = None  # keeps states now and then, and at the branch of a short run
+    interrupt: Callable[[], None] = lambda: None  # called before each step; its exceptions stop the run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +79,9 @@ class TrainingCost:
 def train(
     model: nn.Module, groups: list[dict[str, Any]], run: TrainingRun, *, device: torch.device
 ) -> TrainingCost:
-    """Train parameter groups of a model in place, from the start or from a kept state.
+    """Train parameter groups, whose `lr` is the peak, in place, from the start or from a kept state.
 
-    The `lr` of a group is its peak. The model is in train mode already. Raises DivergedError if a loss is not
-    finite, or if float16 leaves no finite gradients.
+    Raises DivergedError if a loss is not finite, or if float16 leaves no finite gradients.
     """
     started, schedule, under_way = time.perf_counter(), run.schedule, run.under_way
     n_steps = schedule.n_steps
