@@ -112,13 +112,14 @@ def prepare(
     *,
     keep_weights: Callable[[Plan, int], Path] | None = None,
     under_way: Callable[[Plan, Fidelity], Path] | None = None,
+    curve: Callable[[Plan, Fidelity], Path] | None = None,
     memory: InMemory = NAMED,
     interrupt: Callable[[], None] = lambda: None,
 ) -> Prepared:
     """Load data and base model, derive the settings that the user left open, and build the bench.
 
-    `keep_weights`, `under_way` and `interrupt` are those of the bench. If the precision is `auto` and the
-    model overflows in float16, it is loaded again in float32.
+    `keep_weights`, `under_way`, `curve` and `interrupt` are those of the bench. With the precision `auto` a model
+    that overflows in float16 is loaded again in float32.
 
     Raises:
         UnknownNameError: Task, score or metric does not exist.
@@ -126,7 +127,12 @@ def prepare(
         ModelError: Memory runs out.
     """
     build = partial(
-        _prepare, memory=memory, keep_weights=keep_weights, under_way=under_way, interrupt=interrupt
+        _prepare,
+        memory=memory,
+        keep_weights=keep_weights,
+        under_way=under_way,
+        curve=curve,
+        interrupt=interrupt,
     )
     with memory_needed("preparing the base model and its data", spec):
         try:

@@ -61,7 +61,9 @@ def refit(run: RunDir, prepared: Prepared, problem: SearchProblem, result: Searc
     )
     under_way = folder.with_name(f"{folder.name}.unfinished")
     with fresh_folder(folder) as fresh:
-        bench = replace(prepared.bench, keep_weights=lambda *_: fresh, under_way=lambda *_: under_way)
+        bench = replace(
+            prepared.bench, keep_weights=lambda *_: fresh, under_way=lambda *_: under_way, curve=None
+        )
         trained = tested = bench.measure(result.best, fidelity)
         n_test = prepared.n_evaluated("test")
         if trained.status is Status.COMPLETE and n_test:

@@ -82,6 +82,13 @@ def _log_new_plans(name: str, run: RunDir, result: SearchResult) -> None:
                 value = getattr(measurement, value_name)
                 if value is not None and math.isfinite(value):
                     values_by_step[fidelity.train_steps][f"{fidelity.split}/{value_name}"].append(value)
+            curve = run.curve(plan, fidelity)
+            for line in curve.read_text(encoding="utf-8").splitlines() if curve.exists() else ():
+                point = json.loads(line)
+                values = values_by_step[point.pop("step")]
+                for value_name, value in point.items():
+                    if value is not None:
+                        values[f"{fidelity.split}/training_{value_name}"].append(value)
         for step, values in sorted(values_by_step.items()):
             tracker.log({key: statistics.fmean(each) for key, each in values.items()}, step=step)
         tracker.finish()

@@ -120,6 +120,7 @@ class WorkerBench:
             self.spec.model_copy(update={"execution": execution}),
             keep_weights=run.weights,
             under_way=run.under_way,
+            curve=run.curve,
         )
         if differing := differences(self.facts, loaded_facts(prepared)):
             raise SpecError(f"A worker loaded something else than the search: {differing}.")

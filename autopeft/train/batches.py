@@ -9,8 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from autopeft.model import BaseModel
 from autopeft.plugins import Batch, PlacesBatches, Task
 from autopeft.train.encoding import EncodedSplit
+
+_WARNING_MODELS = ("gpt2", "openai-gpt")  # that warn of batches without an attention mask
 
 
 class Collated(NamedTuple):
@@ -54,3 +57,10 @@ class Batches:
             return tensor.to(self.device)
         # The device copies this batch while it computes the step before.
         return tensor.pin_memory().to(self.device, non_blocking=True)
+
+
+def can_omit_masks(base: BaseModel, task: Task) -> bool:
+    """Whether no token attends to a later one, in a model that does not warn of a missing mask."""
+    if task.peft_task_type != "CAUSAL_LM" or base.model_type in _WARNING_MODELS:
+        return False
+    return all(getattr(module, "is_causal", True) for module in base.module.modules())

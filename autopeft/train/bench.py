@@ -28,7 +28,7 @@ from autopeft.model.training_pass import (
 )
 from autopeft.plugins import Batch, Evaluation, Method, Task
 from autopeft.store import write_text
-from autopeft.train.batches import Batches
+from autopeft.train.batches import Batches, can_omit_masks
 from autopeft.train.compute import (
     Compute,
     NothingToCutError,
@@ -36,9 +36,10 @@ from autopeft.train.compute import (
     micro_batches,
     padded_tokens,
 )
+from autopeft.train.curve import DivergedError
 from autopeft.train.dropout import quick_masks
 from autopeft.train.encoding import EncodedSplit, train_rows
-from autopeft.train.loop import DivergedError, TrainingCost, TrainingRun, train
+from autopeft.train.loop import TrainingCost, TrainingRun, train
 from autopeft.train.pausing import UnderWay
 from autopeft.train.rates import (
     HeadRates,
@@ -53,7 +54,6 @@ from autopeft.train.rates import (
 from autopeft.types import Fidelity, Measurement, Plan, Status
 
 _RMS_EXAMPLES = 32  # of the train split, for the size of the head's inputs; heuristic
-_WARNING_MODELS = ("gpt2", "openai-gpt")  # that warn of batches without an attention mask
 
 WRITTEN_TEXTS = "texts.jsonl"  # next to kept weights: what a full run generated for the confirm rows
 
@@ -65,8 +65,8 @@ class Bench:
     """Measures plans on one base model, one task and one set of encoded splits.
 
     `keep_weights` returns the folder for the weights of a plan and seed, `under_way` that for the state of a
-    run, from which it is resumed. `interrupt` is called before each training step, and stops the run by an
-    exception.
+    run, from which it is resumed, `curve` the file of its losses. `interrupt` is called before each training
+    step, and stops the run by an exception.
     """
 
     base: BaseModel
@@ -76,6 +76,7 @@ class Bench:
     batch_size: int
     keep_weights: Callable[[Plan, int], Path] | None = None
     under_way: Callable[[Plan, Fidelity], Path] | None = None
+    curve: Callable[[Plan, Fidelity], Path] | None = None
     # Of a full run, which a short run begins. None makes short runs independent, without the late rows.
     full_steps: int | None = None
     head_learning_rate: float | None = None  # of its last layer; None: by the size of its inputs
@@ -223,6 +224,7 @@ class Bench:
             seed=fidelity.seed,
             scales_gradients=self.base.precision.dtype == "float16",
             interrupt=self.interrupt,
+            curve=None if self.curve is None else self.curve(plan, fidelity),
             under_way=None if self.under_way is None else UnderWay(folder=self.under_way(plan, state_owner)),
         )
 
@@ -334,15 +336,8 @@ class Bench:
             task=self.task,
             pad_token_id=self.base.pad_token_id,
             device=self.base.device,
-            omits_masks=self.base.device.type == "cuda" and self._is_causal,
+            omits_masks=self.base.device.type == "cuda" and can_omit_masks(self.base, self.task),
         )
-
-    @property
-    def _is_causal(self) -> bool:
-        """Whether no token attends to a later one, in a model that does not warn of a missing mask."""
-        if self.task.peft_task_type != "CAUSAL_LM" or self.base.model_type in _WARNING_MODELS:
-            return False
-        return all(getattr(module, "is_causal", True) for module in self.base.module.modules())
 
     def _batch(self, split: str, rows: Sequence[int]) -> Batch:
         return self.batches.get(split, rows).batch

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,14 +19,13 @@ from torch.optim import AdamW, Optimizer
 from autopeft.model.devices import SavedBytes, devices_of, forked_rng
 from autopeft.plugins import Batch
 from autopeft.train.compute import padded_tokens
+from autopeft.train.curve import CURVE_STEPS, Curve, DivergedError
 from autopeft.train.pausing import Position, UnderWay, pause, resume
 from autopeft.train.rates import RateSchedule
 from autopeft.train.rows import Counts
 
 _CLIP_NORM = 1.0  # of the gradients of all parameters together; the usual value for transformers
 _FUSED_ON = ("cpu", "cuda")  # devices with one kernel of AdamW, and one of the norm, for all parameters
-_CHECKED_STEPS = 8  # steps between two checks of the losses, since a check waits for the device; heuristic
-
 
 # Called after each step with its number, the number of steps, and a function that returns the mean loss.
 Watcher = Callable[[int, int, Callable[[], float]], None]
@@ -43,10 +43,6 @@ def watched(watcher: Watcher) -> Iterator[None]:
         _watcher.reset(token)
 
 
-class DivergedError(FloatingPointError):
-    """The loss became infinite or NaN during training."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
     """The inputs of one training run."""
@@ -58,6 +54,7 @@ class TrainingRun:
     schedule: RateSchedule
     seed: int
     scales_gradients: bool = False  # for float16: a step whose gradients leave its range is skipped
+    curve: Path | None = None  # the file of its points
     under_way: UnderWay | None = None  # keeps states now and then, and at the branch of a short run
     interrupt: Callable[[], None] = lambda: None  # called before each step; its exceptions stop the run
 
@@ -107,26 +104,26 @@ def train(
                 seconds=start.seconds + time.perf_counter() - started,
             )
 
-        losses: list[tuple[int, torch.Tensor]] = []  # with their steps, since the last check
+        curve = Curve(run.curve, start=start.step, n_steps=n_steps)
         for step in range(start.step, n_steps):
             run.interrupt()
             if step == schedule.branch and under_way is not None:
-                _require_finite(losses, n_steps=n_steps)
+                curve.look(learning_rate=optimizer.param_groups[0]["lr"])
                 position = position_after(step)
                 branch = replace(position, began=step, seconds=0.0, short_seconds=position.seconds)
                 under_way.keep(pause(branch, model, optimizer, scaler))
             for group, peak_rate in zip(optimizer.param_groups, peak_rates, strict=True):
                 group["lr"] = peak_rate * schedule.share(step)
-            step_losses = _optimizer_step(model, optimizer, scaler, run=run, step=step, peak=peak)
-            losses += [(step, loss) for loss in step_losses]
+            losses, norm = _optimizer_step(model, optimizer, scaler, run=run, step=step, peak=peak)
+            n_tokens = sum(padded_tokens(rows, run.sizes) for rows in run.steps[step])
+            curve.add(step, losses, gradient_norm=norm, n_tokens=n_tokens)
             if (watcher := _watcher.get()) is not None:
-                watcher(step + 1, n_steps, partial(_mean, step_losses))
+                watcher(step + 1, n_steps, partial(_mean, losses))
             is_last = step + 1 == n_steps
             in_full_run = schedule.branch is None or step + 1 < schedule.branch  # not in a decay
             is_kept = under_way is not None and in_full_run and under_way.is_due(is_last=is_last)
-            if (step + 1) % _CHECKED_STEPS == 0 or is_last or is_kept:
-                _require_finite(losses, n_steps=n_steps)
-                losses.clear()
+            if (step + 1) % CURVE_STEPS == 0 or is_last or is_kept:
+                curve.look(learning_rate=optimizer.param_groups[0]["lr"])
             if is_kept and under_way is not None:
                 under_way.keep(pause(position_after(step + 1), model, optimizer, scaler))
         seconds = position_after(n_steps).seconds
@@ -143,8 +140,8 @@ def _optimizer_step(
     run: TrainingRun,
     step: int,
     peak: _PeakBytes,
-) -> list[torch.Tensor]:
-    """Take one optimizer step; return the losses of its micro-batches, on the device.
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Take one optimizer step; return the losses of its micro-batches and the norm, on the device.
 
     The gradient is the sum over the terms of all micro-batches, divided once by their number. So it does not
     depend on how a step is cut. Micro-batches without a term are skipped if others have some.
@@ -163,25 +160,15 @@ def _optimizer_step(
         del loss, share
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     scaler.unscale_(optimizer)
-    nn.utils.clip_grad_norm_(parameters, _CLIP_NORM, foreach=optimizer.defaults["fused"] or None)
+    norm = nn.utils.clip_grad_norm_(parameters, _CLIP_NORM, foreach=optimizer.defaults["fused"] or None)
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad()
-    return losses
+    return losses, norm
 
 
 def _mean(losses: Sequence[torch.Tensor]) -> float:
     return float(torch.stack(list(losses)).mean())
-
-
-def _require_finite(losses: Sequence[tuple[int, torch.Tensor]], *, n_steps: int) -> None:
-    """Raise DivergedError for the first step whose loss is infinite or NaN."""
-    if not losses:
-        return
-    are_finite = torch.stack([loss for _, loss in losses]).isfinite().tolist()
-    for (step, _), is_finite in zip(losses, are_finite, strict=True):
-        if not is_finite:
-            raise DivergedError(f"diverged at step {step + 1} of {n_steps}: the loss is not finite")
 
 
 class _PeakBytes:
