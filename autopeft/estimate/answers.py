@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from autopeft.errors import SpecError
-from autopeft.estimate.memory_tracker import HEAD
+from autopeft.estimate.memory_tracker import FORWARD, HEAD
 from autopeft.estimate.replay import StepMemory
 from autopeft.estimate.scaling import MemoryModel
 from autopeft.estimate.traced_model import Description
@@ -233,7 +233,8 @@ class _Steps:
 def in_parts(memory: StepMemory, *, on_gpu: bool) -> Memory:
     """Split the peak memory of a step into its parts, and add the reserve."""
     phase, peak = memory.peak_phase, memory.peak_bytes
-    trained = memory.trained_bytes + memory.optimizer_bytes + memory.gradients_at_peak.get(phase, 0)
+    gradients = 0 if phase in (FORWARD, HEAD) else memory.trained_bytes
+    trained = memory.trained_bytes + memory.optimizer_bytes + gradients
     computed = max(0, peak - memory.weights_bytes - trained)
     activations = min(computed, memory.body_bytes) if phase == HEAD else computed
     allocator = round(RESERVE * computed)

@@ -46,10 +46,8 @@ class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.n_calls = 0  # kernels
         self.busy_seconds = 0.0  # in which they compute at the rates of a device; 0 without rates
         self.now = 0  # bytes alive
-        self.gradient_bytes = 0  # of these, gradients of parameters
         self.flops = 0  # floating-point operations of products and attention
         self.peaks: dict[str, int] = {}  # the most bytes alive at once in each phase
-        self.gradients_at_peak: dict[str, int] = {}  # how many of them were gradients
         self.at_start: dict[str, int] = {}  # bytes alive when a phase was last entered
         self.phase = ""
         self._top = 0
@@ -72,7 +70,6 @@ class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _note_peak(self) -> None:
         if self.now > self._top:
             self._top = self.peaks[self.phase] = self.now
-            self.gradients_at_peak[self.phase] = self.gradient_bytes
 
     def _add(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()

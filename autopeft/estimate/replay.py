@@ -66,7 +66,6 @@ class StepMemory:
     optimizer_bytes: int  # AdamW's moments
     body_bytes: int  # what a forward pass adds up to its last layer
     peaks: Mapping[str, int]  # phase -> most bytes alive at once, weights included
-    gradients_at_peak: Mapping[str, int]  # phase -> bytes of gradients among them
     flops: int  # floating-point operations of products and attention
     n_calls: int = field(default=0, compare=False)  # kernels; a few less than with real tensors
     busy_seconds: float = field(default=0.0, compare=False)  # of the kernels by the rates; 0 without rates
@@ -233,7 +232,6 @@ def _measured(model: nn.Module, step: TrainingStep, optimizer: _Optimizer) -> St
             checkpointed(model) if checkpointing else contextlib.nullcontext(),
             gpu_autocast() if step.on_gpu else contextlib.nullcontext(),
             tracking_phases(model, tracker),
-            _counting_gradients(trained, tracker),
         ):
             body_bytes = _train(model, optimizer, step, tracker)
         return StepMemory(
@@ -242,7 +240,6 @@ def _measured(model: nn.Module, step: TrainingStep, optimizer: _Optimizer) -> St
             optimizer_bytes=optimizer_bytes,
             body_bytes=body_bytes,
             peaks=dict(tracker.peaks),
-            gradients_at_peak=dict(tracker.gradients_at_peak),
             flops=tracker.flops,
             n_calls=tracker.n_calls,
             busy_seconds=tracker.busy_seconds,
@@ -266,27 +263,6 @@ def _train(model: nn.Module, optimizer: _Optimizer, step: TrainingStep, tracker:
         del loss, features
     optimizer.step(tracker)
     return body_bytes
-
-
-@contextlib.contextmanager
-def _counting_gradients(trained: Sequence[nn.Parameter], tracker: MemoryTracker) -> Iterator[None]:
-    """Add up the bytes of gradients within a context, each parameter once."""
-    seen: set[int] = set()
-
-    def note(parameter: torch.Tensor) -> None:
-        if id(parameter) not in seen:
-            seen.add(id(parameter))
-            tracker.gradient_bytes += parameter.numel() * parameter.element_size()
-
-    handles = [
-        parameter.register_post_accumulate_grad_hook(note)  # type: ignore[no-untyped-call]
-        for parameter in trained
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextlib.contextmanager

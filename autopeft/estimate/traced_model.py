@@ -241,20 +241,10 @@ def _task_of(part: TrainedPart, base: BaseModel, auto_class: str | None, tasks: 
 def count_part(
     part: TrainedPart, plan: Plan, base: BaseModel, methods: Mapping[str, Method], *, task_type: str | None
 ) -> Count:
-    """Count the parameters that are trained; note where a method has a lower rank than asked for."""
+    """Count the parameters that are trained."""
     counted = count_plan(plan, base, methods, task_type=task_type)
-    if part.method is None:
-        return counted
-    notes = [*counted.notes, *base.remarks]
-    lower = [adapter.rank for adapter in plan.adapters if adapter.rank < part.rank]
-    if lower:  # some target modules are narrower than the rank asked for
-        ranks = str(min(lower)) if min(lower) == max(lower) else f"{min(lower)} to {max(lower)}"
-        notes.append(
-            f"{len(lower)} of {len(plan.adapters)} target modules get rank {ranks} instead of {part.rank}, "
-            f"the highest that they can use; a peft config of r={part.rank} attaches that rank there "
-            "too, with more parameters."
-        )
-    return replace(counted, notes=tuple(notes))
+    remarks = () if part.method is None else base.remarks
+    return replace(counted, notes=(*counted.notes, *remarks))
 
 
 def _n_equal_layers(module: nn.Module, kept: Sequence[str]) -> int | None:

@@ -99,17 +99,14 @@ def memory_advice(*, checkpointing: str, is_quantized: bool) -> str:
 
 def check_limit(bench: Bench, execution: ExecutionSpec, *, trained_params: int = 0) -> None:
     """Raise SpecError if `--memory` is at most what is taken already before training."""
-    limit_bytes, device = execution.memory_bytes, bench.base.device
-    taken = max(map(taken_bytes, bench.base.devices))
-    if limit_bytes is None or limit_bytes > taken:
-        return
-    kept = _longest_row(bench, execution.checkpointing, available=0).kept
-    needed = int((kept / _KEPT_SHARE + _reserved(bench, trained_params)) / (1 - _OTHER_SHARE))
-    taker = "this process, with its libraries and the model" if device.type == "cpu" else "the model"
-    raise SpecError(
-        f"--memory is {_size(limit_bytes)}, and {taker} takes {_size(taken)} before any training; pass "
-        f"{_size(taken + needed)} at least, or take a smaller model."
-    )
+    limit_bytes, taken = execution.memory_bytes, max(map(taken_bytes, bench.base.devices))
+    if limit_bytes is not None and limit_bytes <= taken:
+        kept = _longest_row(bench, execution.checkpointing, available=0).kept
+        needed = int((kept / _KEPT_SHARE + _reserved(bench, trained_params)) / (1 - _OTHER_SHARE))
+        raise SpecError(
+            f"--memory is {_size(limit_bytes)}, and model and libraries take {_size(taken)} before any "
+            f"training; pass {_size(taken + needed)} at least, or take a smaller model."
+        )
 
 
 def _compute(execution: ExecutionSpec, tokens: int, row: _Row | None = None) -> Compute:

@@ -51,17 +51,16 @@ class EncodedSplit:
     @cached_property
     def lengths(self) -> Counts:
         """Tokens per example: those of its longest row; 1 if it has none (an image)."""
-        if self.lazy is not None:
-            return self.lazy.lengths
-        return np.fromiter(map(length_of, self.examples), dtype=np.int64, count=len(self.examples))
+        return self.lazy.lengths if self.lazy else np.array([*map(length_of, self.examples)], dtype=np.int64)
 
     @cached_property
     def sizes(self) -> Counts:
         """Tokens that an example adds to a batch: those of its rows, or labels if more."""
-        if self.lazy is not None:
-            return self.lazy.sizes
-        sizes = map(size_of, self.examples, self.labels)
-        return np.fromiter(sizes, dtype=np.int64, count=len(self.examples))
+        return (
+            self.lazy.sizes
+            if self.lazy
+            else np.array([*map(size_of, self.examples, self.labels)], dtype=np.int64)
+        )
 
     @cached_property
     def typical(self) -> NDArray[np.int64]:
