@@ -118,8 +118,8 @@ def prepare(
 ) -> Prepared:
     """Load data and base model, derive the settings that the user left open, and build the bench.
 
-    `keep_weights`, `under_way`, `curve` and `interrupt` are those of the bench. With the precision `auto` a model
-    that overflows in float16 is loaded again in float32.
+    `keep_weights`, `under_way`, `curve` and `interrupt` are those of the bench. With the precision `auto`, a
+    model that overflows in float16 is loaded again in float32.
 
     Raises:
         UnknownNameError: Task, score or metric does not exist.
