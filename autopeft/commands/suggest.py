@@ -90,7 +90,7 @@ class Suggestion:
     @property
     def warmup(self) -> str:
         """The length of the warm-up, in words."""
-        return f"{WARMUP_SHARE:.0%}" if self.warmup_steps is None else f"{self.warmup_steps} steps"
+        return f"{100 * WARMUP_SHARE:.0f} %" if self.warmup_steps is None else f"{self.warmup_steps} steps"
 
     @property
     def fitting_cards(self) -> tuple[str, ...]:

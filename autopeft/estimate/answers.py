@@ -17,9 +17,8 @@ _N_ROWS, _N_TOKENS = 4, 1024  # if the user sets none; heuristic
 _LONGEST = 2**17  # most tokens of a row if the model has no limit; heuristic
 _LEAST_TOKENS = 16  # of the smallest step that anybody would train; heuristic
 _SMALLEST = "4bit"
-# What the allocator keeps in addition to what is alive, as a share of activations, logits and loss. Fitted on
-# two halves of 66 published configs the reserve is 7.5 % and 2.5 % of the peak, as the length of their rows
-# is not known (benchmarks/studies/published_memory.md); 7 % of these numbers is 5 % of those peaks.
+# What the allocator keeps in addition to what is alive, as a share of activations, logits and loss: 5 % of
+# the peaks of 66 published configs (benchmarks/studies/published_memory.md).
 RESERVE = 0.07
 # The margin from expected to high, as a share of the same parts and the reserve: 64 of the 66 configs lie
 # within 5 % of the expected peak.

@@ -1,8 +1,7 @@
 """The memory of a training step at any depth, from replays with few layers.
 
-All bytes of a phase are a straight line of the number of layers, where layers are alike. They are not a
-smooth function of rows and tokens: the peak of a phase moves from one layer to another as rows get longer. So
-each batch and length is replayed as it is.
+All bytes of a phase are a straight line of the number of layers, where layers are alike. The peak of a phase
+moves from one layer to another as rows get longer, so that each batch and length is replayed as it is.
 """
 
 from __future__ import annotations

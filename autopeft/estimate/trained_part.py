@@ -87,17 +87,14 @@ def by_name(word: str, methods: Mapping[str, Method]) -> TrainedPart:
 
 def require_trainable(part: TrainedPart, setup: Setup, base: BaseModel, stored: StoredWeights | None) -> None:
     """Raise SpecError for full fine-tuning of quantized weights, ModelError for quantizing them twice."""
-    if part.is_full and setup.model.quantize != "none":
+    is_stored_packed = stored is not None and not stored.is_loaded_plain
+    if part.is_full and (is_stored_packed or setup.model.quantize != "none"):
         raise SpecError(
-            f"Full fine-tuning cannot train weights in {setup.model.quantize}; leave --quantize out."
+            f"Full fine-tuning cannot train {base.name} quantized; leave --quantize out, and pass --model "
+            "with the plain checkpoint."
         )
     if setup.model.quantize != "none":
         require_plain_weights(base.module.config, base.name)
-    if part.is_full and stored is not None and not stored.is_loaded_plain:
-        raise SpecError(
-            f"Full fine-tuning cannot train the weights of {base.name}, which is quantized already "
-            f"({stored.method}); pass --model with the plain checkpoint."
-        )
 
 
 def quantized_refusal(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> str | None:

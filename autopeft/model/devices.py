@@ -246,8 +246,7 @@ class _Holder:
 class SavedBytes:
     """Counts the distinct storages that autograd holds for backward, without parameters.
 
-    Tensors that autograd drops before the count is read (detached graphs, as in DoRA's norms) do not
-    count; otherwise the sum would depend on which address the allocator gives next.
+    Tensors that autograd drops before the count is read, as in DoRA's norms, do not count.
     """
 
     def __init__(self) -> None:

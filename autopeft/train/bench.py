@@ -33,10 +33,10 @@ from autopeft.train.compute import (
     Compute,
     NothingToCutError,
     Recovery,
+    failure_of,
     micro_batches,
     padded_tokens,
 )
-from autopeft.train.curve import DivergedError
 from autopeft.train.dropout import quick_masks
 from autopeft.train.encoding import EncodedSplit, train_rows
 from autopeft.train.loop import TrainingCost, TrainingRun, train
@@ -84,9 +84,8 @@ class Bench:
     interrupt: Callable[[], None] = lambda: None
 
     def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
-        """Train a plan on the train split and evaluate it on the fidelity's split.
+        """Train a plan and evaluate it on the fidelity's split; for the test split load its kept weights.
 
-        For the test split, the weights that the full run of the same plan and seed kept are loaded instead.
         If memory runs out in training, the run starts again in less memory. A failure is returned as a
         measurement. Raises TrainingError if the base model changed, since later runs would be wrong.
         """
@@ -107,7 +106,7 @@ class Bench:
             except Exception as error:  # a failed trial is a value
                 if not recovery.lower_memory(error, plan):
                     log.debug("Trial failed", exc_info=True)
-                    status, reason = _failure(error, is_quantized=self.base.n_bits > 0)
+                    status, reason = failure_of(error, is_quantized=self.base.n_bits > 0)
                     seconds = time.perf_counter() - started
                     measurement = Measurement(
                         plan=plan, fidelity=fidelity, status=status, error=reason, train_seconds=seconds
@@ -122,7 +121,6 @@ class Bench:
         return replace(measurement, overhead_seconds=max(0.0, overhead))
 
     def _measure_in_memory(self, plan: Plan, fidelity: Fidelity, compute: Compute) -> Measurement:
-        """Attach a plan, train it or load its weights, evaluate it, and detach it."""
         is_trained = fidelity.split != "test"
         if is_trained:  # measured on the base model, before adapters are on it
             heads = self.head_rates
@@ -341,16 +339,3 @@ class Bench:
 
     def _batch(self, split: str, rows: Sequence[int]) -> Batch:
         return self.batches.get(split, rows).batch
-
-
-def _failure(error: Exception, *, is_quantized: bool) -> tuple[Status, str]:
-    """Return the status of a run that an error ended, and the reason."""
-    if isinstance(error, DivergedError):
-        return Status.DIVERGED, first_line_of(error)
-    if isinstance(error, NothingToCutError):
-        remedy = "take a smaller model" if is_quantized else "pass --quantize 4bit"
-        return Status.OUT_OF_MEMORY, f"out of memory at a single row: lower --max-length, or {remedy}"
-    if is_out_of_memory(error):
-        remedy = "lower --micro-batch-tokens, --max-length or --batch-size"
-        return Status.OUT_OF_MEMORY, f"out of memory: {remedy}"
-    return Status.FAIL, f"{type(error).__name__}: {first_line_of(error)}"

@@ -150,10 +150,7 @@ def _longest_row(bench: Bench, requested: str, *, available: int) -> _Row:
 
 
 def kept_bytes(bench: Bench, plan: Plan, rows: Sequence[int]) -> int:
-    """Count the bytes that train rows, as one micro-batch, keep for a backward pass.
-
-    With checkpointing these are the inputs of all layers, and what one layer keeps when it is computed again.
-    """
+    """Count what rows keep for a backward pass: with checkpointing all layers' inputs, and one layer."""
     kept = bench.saved_bytes(plan, rows)
     if not bench.compute.checkpointing:
         return kept

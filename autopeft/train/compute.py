@@ -6,10 +6,11 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from autopeft.errors import reason_of
+from autopeft.errors import first_line_of, reason_of
 from autopeft.model import is_out_of_memory
+from autopeft.train.curve import DivergedError
 from autopeft.train.rows import Counts
-from autopeft.types import OptionPairs, Plan
+from autopeft.types import OptionPairs, Plan, Status
 
 Kind = frozenset[tuple[str, OptionPairs]]  # the methods of a plan with their options
 
@@ -130,3 +131,16 @@ class Recovery:
             return None
         self.compute.checkpointing = True
         return "with gradient checkpointing"
+
+
+def failure_of(error: Exception, *, is_quantized: bool) -> tuple[Status, str]:
+    """Return the status of a run that an error ended, and the reason."""
+    if isinstance(error, DivergedError):
+        return Status.DIVERGED, first_line_of(error)
+    if isinstance(error, NothingToCutError):
+        remedy = "take a smaller model" if is_quantized else "pass --quantize 4bit"
+        return Status.OUT_OF_MEMORY, f"out of memory at a single row: lower --max-length, or {remedy}"
+    if is_out_of_memory(error):
+        remedy = "lower --micro-batch-tokens, --max-length or --batch-size"
+        return Status.OUT_OF_MEMORY, f"out of memory: {remedy}"
+    return Status.FAIL, f"{type(error).__name__}: {first_line_of(error)}"
