@@ -140,10 +140,13 @@ def suggest(
                 gpu_price=gpu_price,
                 quantize=quantize,
                 components=spec.model.components,
+                trainer=trainer,
             )
         )
-        lines = suggestion.snippet(trainer)
+        lines = suggestion.snippet(trainer) if suggestion.estimate.fits else None
         if as_json:
             print(json_text(suggestion_json(suggestion) | {"snippet": lines}))
         else:
-            print(suggestion_text(suggestion), lines, sep="\n\n")
+            print(*filter(None, (suggestion_text(suggestion), lines)), sep="\n\n")
+        if not suggestion.estimate.fits:
+            raise typer.Exit(TargetError.exit_code)

@@ -228,7 +228,7 @@ def suggestion_text(suggestion: Suggestion) -> str:
     learning_rate = rate(suggestion.learning_rate)
     facts = {
         "rank, alpha": f"{config.r}, {config.lora_alpha}",
-        "learning rate": f"{learning_rate}, {suggestion.warmup_steps} steps of warm-up, then linear to 0",
+        "learning rate": f"{learning_rate}, {suggestion.warmup} of warm-up, then linear to 0",
         "head's rate": "by the size of its inputs: see optimizer_for" if suggestion.output_layer else "",
         "step": f"{_batch(suggestion.batch_size, step, described)}{at_once}",
         "base model": "" if step.quantize == "none" else f"--quantize {step.quantize}",
@@ -242,11 +242,16 @@ def suggestion_text(suggestion: Suggestion) -> str:
     assert count is not None, "LoRA is not full fine-tuning"
     adapted = [name.replace("_", " ") for name, of in count.by_component.items() if of.adapted]
     where = "all linear layers" if suggestion.is_everywhere else " and ".join(adapted)
+    fitting = []
+    if not estimated.fits:
+        cards = ", ".join(suggestion.fitting_cards) or "none of the cards that --device knows"
+        needed = f"{_batch(step.n_rows, step, described)} may need {_gib(step.memory.high)} GiB"
+        fitting = [f"{needed}, which {cards} {'have' if ',' in cards else 'has'}."]
     return blocks_text(
         lines_of([f"LoRA on {where} of {suggestion.base_model}: {params}"]),
         table((), [(name, fact) for name, fact in facts.items() if fact], n_texts=2),
         _coverage(count),
-        lines_of(f"note: {note}" for note in _notes(estimated)),
+        lines_of([*(f"note: {note}" for note in _notes(estimated)), *fitting]),
     )
 
 

@@ -19,6 +19,7 @@ from autopeft.commands.finished import finished_weights, has_other_base
 from autopeft.errors import ModelError, RunDirError, SpecError
 from autopeft.model.checkpoint_source import own_class
 from autopeft.model.checks import text_configs
+from autopeft.model.quantization import dequantizing
 from autopeft.plugins import PACKED_KINDS, Checkpoint, Exporter, ExportSource, TrainingFacts, discover
 from autopeft.report.write_card import read_trained
 from autopeft.store import RunDir, is_run, read_object, read_plan, refuse_files
@@ -132,14 +133,15 @@ def _read(
     The base model's config is downloaded only for formats that need the base model.
     """
     configs = tuple(file.config for file in files)
-    own_name = ""
+    own_name, dequantizes = "", False
     with contextlib.suppress(ModelError):
         base_config = model.config_of(spec, here_only=needs_base == "none")
         own_name = own_class(base_config, adapters.auto_class_of(configs) or "AutoModelForCausalLM") or ""
+        dequantizes = bool(dequantizing(base_config))
     return ExportSource(
         configs=configs,
         base_model=spec.id or model.DEMO_HUB_ID,
-        checkpoint=Checkpoint(revision=spec.revision, own_class=own_name),
+        checkpoint=Checkpoint(revision=spec.revision, own_class=own_name, dequantizes=dequantizes),
         task_type=adapters.task_name(configs[0]),
         head=tuple(dict.fromkeys(getattr(configs[0], "modules_to_save", None) or ())),
         weights=exports.read_all_weights(files),

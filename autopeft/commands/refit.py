@@ -89,7 +89,9 @@ def _measured(prepared: Prepared, plan: Plan, seed: int, folder: Path) -> list[M
     )
     under_way = folder.with_name(f"{folder.name}.unfinished")
     with fresh_folder(folder) as fresh:
-        bench = replace(prepared.bench, keep_weights=lambda *_: fresh, under_way=lambda *_: under_way)
+        bench = replace(
+            prepared.bench, keep_weights=lambda *_: fresh, under_way=lambda *_: under_way, curve=None
+        )
         runs = [bench.measure(plan, fidelity)]
         if runs[0].status is Status.COMPLETE and n_test:
             runs.append(bench.measure(plan, replace(fidelity, split="test", eval_examples=n_test)))

@@ -11,15 +11,16 @@ from autopeft import exports, model, space
 from autopeft.adapters import compile_plan
 from autopeft.commands.estimate import StepEstimate, estimate_step
 from autopeft.errors import BudgetError, SpecError, UnknownNameError
+from autopeft.estimate import CARDS
 from autopeft.exports.recipes import RECIPES
 from autopeft.model import BaseModel
-from autopeft.plugins import PACKED_KINDS, ExportSource, TrainingFacts, discover
+from autopeft.plugins import PACKED_KINDS, Checkpoint, ExportSource, TrainingFacts, discover
 from autopeft.report.formatting import render
 from autopeft.setup.look import methods_for
 from autopeft.setup.resources import budget_of
 from autopeft.space import BASELINE_METHOD, AllocationContext
 from autopeft.store import resolve_settings
-from autopeft.train import MOVE_BELOW, MOVE_OF_NUMBERS, head_move, warmup_steps
+from autopeft.train import MOVE_BELOW, MOVE_OF_NUMBERS, WARMUP_SHARE, head_move, warmup_steps
 from autopeft.types import (
     BudgetSpec,
     Component,
@@ -33,12 +34,16 @@ from autopeft.types import (
 
 _RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # powers of two, as people and kernels use them
 _USUAL_ROWS = 16  # of a step without --data; usual for language models
-_USUAL_STEPS = 1000  # of a run without --data, for its warm-up; heuristic
+# Compute their loss without all logits at once: unsloth, and TRL from 1.7 on, by default.
+_LOSS_IN_PIECES = ("trl", "unsloth")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SuggestRequest:
-    """The argument and flags of `autopeft suggest`, as the user typed them."""
+    """The argument and flags of `autopeft suggest`, as the user typed them.
+
+    The memory is that of `trainer`, which `--for` names.
+    """
 
     model_id: str | None = None
     revision: str | None = None
@@ -50,6 +55,7 @@ class SuggestRequest:
     gpu_price: float | None = None
     quantize: str | None = None
     components: tuple[Component, ...] = ()
+    trainer: str = "peft"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,15 +65,16 @@ class Suggestion:
     `is_everywhere` if no linear layer is left out.
 
     `batch_size` rows make a step, `estimate.answer.step.n_rows` of them at a time. With data, the estimate
-    has the steps of a run, their time and price. `servers` can read the adapter of a causal language model.
-    `output_layer` is the last linear layer of a task head that is trained with the adapter.
+    has the steps of a run, their time and price; without, `warmup_steps` is None. `servers` can read the
+    adapter of a causal language model. `output_layer` is the last linear layer of a task head that is trained
+    with the adapter.
     """
 
     base_model: str
     plan: Plan
     config: PeftConfig
     batch_size: int
-    warmup_steps: int
+    warmup_steps: int | None
     estimate: StepEstimate
     is_everywhere: bool = True
     servers: tuple[str, ...] = ()
@@ -95,6 +102,17 @@ class Suggestion:
         return self.estimate.answer.step.n_tokens if rows is None else rows.max_length
 
     @property
+    def warmup(self) -> str:
+        """The length of the warm-up, in words."""
+        return f"{100 * WARMUP_SHARE:.0f} %" if self.warmup_steps is None else f"{self.warmup_steps} steps"
+
+    @property
+    def fitting_cards(self) -> tuple[str, ...]:
+        """The cards that have the memory of the suggested step."""
+        n_bytes = self.estimate.answer.step.memory.high
+        return tuple(name for name, card in CARDS.items() if card.gib * 2**30 >= n_bytes)
+
+    @property
     def places(self) -> dict[str, Any]:
         """Fields of the config on modules, experts, single ranks and a trained head."""
         names = ("target_modules", "target_parameters", "rank_pattern", "alpha_pattern", "modules_to_save")
@@ -111,12 +129,13 @@ class Suggestion:
         if trainer not in RECIPES:
             raise UnknownNameError("trainer", trainer, RECIPES)
         recipe, step, rows = RECIPES[trainer], self.estimate.answer.step, self.estimate.rows
-        learning_rate = float(f"{self.learning_rate:.1e}")
+        learning_rate, stored = float(f"{self.learning_rate:.1e}"), self.estimate.answer.described.stored
         source = ExportSource(
             configs=(self.config,),
             base_model=self.base_model,
             task_type=self.config.task_type,
             head=tuple(self.config.modules_to_save or ()),
+            checkpoint=Checkpoint(dequantizes=stored is not None and stored.is_loaded_plain),
             training=TrainingFacts(
                 learning_rate=learning_rate,
                 micro_batch_size=step.n_rows,
@@ -181,7 +200,8 @@ def suggest(request: SuggestRequest) -> Suggestion:
     }
     run, explicit = resolve_settings(config=None, env={}, flags=settings, assignments=())
     run, lora = run.model_copy(update={"data": request.data}), f"{BASELINE_METHOD}_r{rank}"
-    step = estimate_step(lora, run, explicit=explicit, accumulates=True)
+    like = "autopeft" if request.trainer in _LOSS_IN_PIECES else "trainer"
+    step = estimate_step(lora, run, explicit=explicit, accumulates=True, like=like)
     if request.quantize is None and not step.fits and step.answer.described.can_be_quantized:
         run, explicit = with_setting(run, "model.quantize", "4bit"), explicit | {"model.quantize"}
         in_4_bits = estimate_step(lora, run, explicit=explicit, accumulates=True)
@@ -191,7 +211,7 @@ def suggest(request: SuggestRequest) -> Suggestion:
         plan=plan,
         config=config,
         batch_size=step.n_rows,
-        warmup_steps=warmup_steps(step.n_steps or _USUAL_STEPS),
+        warmup_steps=None if step.n_steps is None else warmup_steps(step.n_steps),
         estimate=step,
         is_everywhere=not base.left_out,
         servers=exports.servers_of((config,)) if config.task_type == "CAUSAL_LM" else (),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from autopeft.errors import SpecError
-from autopeft.estimate.memory_tracker import HEAD
+from autopeft.estimate.memory_tracker import FORWARD, HEAD
 from autopeft.estimate.replay import StepMemory
 from autopeft.estimate.scaling import MemoryModel
 from autopeft.estimate.traced_model import Description
@@ -17,9 +17,8 @@ _N_ROWS, _N_TOKENS = 4, 1024  # if the user sets none; heuristic
 _LONGEST = 2**17  # most tokens of a row if the model has no limit; heuristic
 _LEAST_TOKENS = 16  # of the smallest step that anybody would train; heuristic
 _SMALLEST = "4bit"
-# What the allocator keeps in addition to what is alive, as a share of activations, logits and loss. Fitted on
-# two halves of 66 published configs the reserve is 7.5 % and 2.5 % of the peak, as the length of their rows
-# is not known (benchmarks/studies/published_memory.md); 7 % of these numbers is 5 % of those peaks.
+# What the allocator keeps in addition to what is alive, as a share of activations, logits and loss: 5 % of
+# the peaks of 66 published configs (benchmarks/studies/published_memory.md).
 RESERVE = 0.07
 # The margin from expected to high, as a share of the same parts and the reserve: 64 of the 66 configs lie
 # within 5 % of the expected peak.
@@ -31,36 +30,29 @@ _CONTEXT_BYTES = 2**29
 PROCESS_BYTES = 715 * 10**6
 MOST_ROWS = 2**12  # more rows are not tried; heuristic
 _CLOSE = 8  # a number that fits and one that does not are close within an eighth; heuristic
-_FAR = 4  # and far apart if one is four times the other; heuristic
+_FAR = 4  # times a number that fits is tried next; heuristic
 _TOKEN_STEP = 16  # lengths of rows are tried in multiples of it; heuristic
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepRequest:
-    """The settings of a step that a user asks for; `answer` chooses those that are None.
-
-    `checkpointing` None checkpoints only if the step would not fit into `max_bytes` otherwise. `n_tokens` is
-    the length of the longest row, which decides the memory; `typical_tokens`, if set, decides the time. With
-    `accumulates` and `max_bytes`, the answer is the largest micro-batch that fits: all rows, a half, a
-    quarter …
-    """
+    """The settings of a step that a user asks for; `answer` chooses those that are None."""
 
     n_rows: int | None = None
-    n_tokens: int | None = None
-    typical_tokens: int | None = None
+    n_tokens: int | None = None  # of the longest row, which decides the memory
+    typical_tokens: int | None = None  # of the rows whose time counts; None: `n_tokens`
     quantize: str = "none"
-    checkpointing: bool | None = None
+    checkpointing: bool | None = None  # None: only if the step would not fit into `max_bytes` otherwise
     max_bytes: int | None = None
-    accumulates: bool = False
+    accumulates: bool = False  # take the largest micro-batch that fits: all rows, a half, a quarter …
 
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
     """The peak memory of a training step, in bytes.
 
-    `reserve` is what is taken in addition to tensors, as a low, an expected and a high estimate: on a GPU the
-    allocator's reserve, in the high one also a margin and the CUDA context; on a CPU the same without a CUDA
-    context, and in all three what Python and its libraries take.
+    `reserve` is what is taken in addition to tensors, as a low, an expected and a high estimate: the
+    allocator's reserve, a margin and the CUDA context, on a CPU also what Python and its libraries take.
     """
 
     weights: int  # frozen
@@ -88,10 +80,7 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """The settings of a step, its memory, and its floating-point operations in products and attention.
-
-    `seconds` is None if the device's rates are unknown.
-    """
+    """The settings of a step, its memory, and its floating-point operations in products and attention."""
 
     n_rows: int
     n_tokens: int
@@ -99,45 +88,36 @@ class Step:
     checkpointing: bool
     memory: Memory
     flops: int
-    seconds: float | None = None
+    seconds: float | None = None  # None if the device's rates are unknown
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Whether a step fits into `max_bytes`, and the most rows or the longest rows that fit; 0 for none.
-
-    If the step does not fit, `nearest` has the nearest settings that do; if none do, `least` has the settings
-    that take the least memory.
-    """
+    """Whether a step fits into `max_bytes`, and the most rows or the longest rows that fit; 0 for none."""
 
     max_bytes: int
     fits: bool
     most_rows: int
     longest_row: int
-    nearest: Step | None = None
-    least: Step | None = None
+    nearest: Step | None = None  # the nearest settings that fit, if the step does not
+    least: Step | None = None  # the settings that take the least memory, if none fit
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepAnswer:
-    """The step of a request, and its limits if `max_bytes` was set and the request does not accumulate.
-
-    `typical` is the step whose time counts: that of `StepRequest.typical_tokens`, else the same step.
-    """
+    """The step of a request, and its limits if `max_bytes` was set and the request does not accumulate."""
 
     described: Description
     step: Step
-    typical: Step
+    typical: Step  # whose time counts
     limits: Limits | None = None
 
 
 def answer(request: StepRequest, describe: Callable[[str], Description]) -> StepAnswer:
     """Replay a requested step, and find what fits into a memory.
 
-    `describe` describes what is trained, with weights in `none` (plain), `4bit` or `8bit`.
-
-    Raises:
-        SpecError: A row is longer than the model takes, or the step cannot be replayed.
+    `describe` describes what is trained, with weights in `none` (plain), `4bit` or `8bit`. Raises SpecError
+    if a row is longer than the model takes, or the step cannot be replayed.
     """
     described = describe(request.quantize)
     max_tokens = described.traced.max_tokens or _LONGEST
@@ -185,23 +165,15 @@ class _Steps:
         """Find how many of the rows fit at a time: all, a half, a quarter … and 1 at least.
 
         If the request leaves checkpointing open, layers are checkpointed only if a single row does not fit
-        otherwise. If a single row never fits, its step is returned. The bytes of a single row are an upper
-        bound of those of each further row, so that the first guess fits. Memory grows by nearly the same
-        bytes with each row, so that a line through the two replays shows whether more rows fit.
+        otherwise. If a single row never fits, its step is returned.
         """
         at = partial(self.at, n_tokens=n_tokens, quantize=request.quantize)
-        halves = [n_rows >> power for power in range(n_rows.bit_length())]
-
-        def most(row_bytes: float) -> int:
-            return next(n for n in halves if single.memory.high + (n - 1) * row_bytes <= max_bytes)
-
         for checkpointing in (False, True) if request.checkpointing is None else (request.checkpointing,):
             single = at(1, checkpointing=checkpointing)
-            if single.memory.high <= max_bytes:
-                n_other = max(2, most(single.memory.activations + single.memory.logits))
-                other = at(n_other, checkpointing=checkpointing)
-                row_bytes = max(1, other.memory.high - single.memory.high) / (n_other - 1)
-                return at(most(row_bytes), checkpointing=checkpointing)
+            if single.memory.high > max_bytes:
+                continue
+            steps = (at(n_rows >> n_halved, checkpointing=checkpointing) for n_halved in range(16))
+            return next(step for step in steps if step.n_rows == 1 or step.memory.high <= max_bytes)
         return single
 
     def limits(self, step: Step, max_bytes: int) -> Limits:
@@ -260,7 +232,8 @@ class _Steps:
 def in_parts(memory: StepMemory, *, on_gpu: bool) -> Memory:
     """Split the peak memory of a step into its parts, and add the reserve."""
     phase, peak = memory.peak_phase, memory.peak_bytes
-    trained = memory.trained_bytes + memory.optimizer_bytes + memory.gradients_at_peak.get(phase, 0)
+    gradients = 0 if phase in (FORWARD, HEAD) else memory.trained_bytes
+    trained = memory.trained_bytes + memory.optimizer_bytes + gradients
     computed = max(0, peak - memory.weights_bytes - trained)
     activations = min(computed, memory.body_bytes) if phase == HEAD else computed
     allocator = round(RESERVE * computed)
@@ -288,10 +261,7 @@ def most_rows(model: MemoryModel, *, n_tokens: int, max_bytes: int, start: int =
 def longest_row(
     model: MemoryModel, *, n_rows: int, max_bytes: int, limit: int, start: int = _TOKEN_STEP
 ) -> int:
-    """Find the longest rows that fit by the high estimate, in multiples of 16 tokens; 0 if none.
-
-    `limit` is the longest length, `start` the one to try first.
-    """
+    """Find the longest rows that fit by the high estimate, in multiples of 16 tokens; 0 if none."""
 
     def high(n: int) -> int:
         return in_parts(model.at(n_rows, _TOKEN_STEP * n), on_gpu=model.traced.on_gpu).high
@@ -303,34 +273,25 @@ def longest_row(
 def _largest(high: Callable[[int], int], max_bytes: int, *, limit: int, start: int) -> int:
     """Find the largest number from 0 to a limit whose memory fits, by trying a few numbers.
 
-    Memory grows ever faster with the number. So a straight line from a number that fits to one that does not
-    lies above the memory between them, and the number at which the line meets `max_bytes` fits. It is the
-    answer once the two numbers are within an eighth of each other.
+    Memory grows ever faster with the number, so that it lies below a straight line from a number that fits to
+    one that does not. Once these are within an eighth of each other, the answer is where the line meets
+    `max_bytes`.
 
     Example:
         >>> _largest(lambda n: n * n, 5000, limit=1000, start=3)
         70
     """
     tried: dict[int, int] = {}
-    fits, fails = 0, limit + 1
-
-    def crossing(a: int, b: int) -> int:
-        return a + (max_bytes - tried[a]) * (b - a) // max(1, tried[b] - tried[a])
-
-    guess = max(1, min(start, limit))
+    fits, fails, guess = 0, limit + 1, max(1, min(start, limit))
     while fails - fits > (max(1, fits // _CLOSE) if fails in tried else 1):
         tried[guess] = high(guess)
         fits, fails = (guess, fails) if tried[guess] <= max_bytes else (fits, guess)
-        at_least = fits + max(1, fits // _CLOSE)
-        smaller = max((n for n in tried if n < fits), default=None)
         if fits == 0:
             guess = 1
         elif fails in tried:
-            far_apart = fails > _FAR * fits
-            guess = math.isqrt(fits * fails) if far_apart else max(at_least, crossing(fits, fails))
-        elif smaller is None:
-            guess = 2 * fits
+            guess = max(fits + 1, math.isqrt(fits * fails))
         else:
-            guess = min(max(at_least, crossing(smaller, fits)), 2 * _FAR * fits)
-        guess = min(guess, fails - 1)
-    return crossing(fits, fails) if fits and fails in tried else fits
+            guess = min(_FAR * fits, limit)
+    if not fits or fails not in tried:
+        return fits
+    return fits + (max_bytes - tried[fits]) * (fails - fits) // max(1, tried[fails] - tried[fits])

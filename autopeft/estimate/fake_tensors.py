@@ -9,29 +9,23 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autopeft.model.quantization import BYTES_PER_WEIGHT
 
 _DEVICE = torch.device("cpu")  # autocast and fused attention know it, and do not know the meta device
 _IS_FALSE = "_autopeft_is_false"  # marks an answer about many values
-_N_VALUES = "_autopeft_n_values"  # marks a stand-in for a sparse tensor
 _ATEN = torch.ops.aten
 _ONE = torch.ones(())
 _INDEXING = (_ATEN.index.Tensor, _ATEN.index_put.default, _ATEN.index_put_.default)
 
 
 def make_fake(module: nn.Module, mode: FakeTensorMode) -> None:
-    """Replace the parameters and buffers of a model on the meta device by fake tensors, in place.
-
-    Shared tensors stay shared, and `requires_grad` stays as it is.
-    """
+    """Replace parameters and buffers on the meta device by fake tensors in place; ties stay."""
     fakes: dict[int, nn.Parameter] = {}
     for child in module.modules():
         for name, parameter in child._parameters.items():
@@ -105,50 +99,6 @@ class StandInValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return numbers
 
 
-class StandInArrays(TorchFunctionMode):
-    """A context in which numpy arrays and sparse tensors of fake tensors have stand-ins.
-
-    `numpy()` returns random numbers. A sparse tensor is one number, repeated over the shape. A tensor from a
-    list of whole numbers, such as a shape, keeps its values.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if func is torch.Tensor.numpy and _has_no_values(args[0]):
-            return np.random.default_rng(0).normal(size=tuple(args[0].shape)).astype(np.float32)
-        is_list = func is torch.tensor and isinstance(args[0], list)
-        if is_list and all(type(value) is int for value in args[0]):
-            return func(*args, **{**(kwargs or {}), "device": "cpu"})
-        if func is torch.sparse_coo_tensor and _has_no_values(args[1]):
-            sparse = _Sparse.apply(*args[:3])  # type: ignore[no-untyped-call, unused-ignore]
-            setattr(sparse, _N_VALUES, args[1].numel())
-            return sparse
-        n_values = getattr(args[0], _N_VALUES, None) if args else None
-        if n_values is not None:
-            if func is torch.Tensor.coalesce:
-                return args[0]
-            if func is torch.Tensor._nnz:
-                return n_values
-            if func is torch.Tensor.to_dense:
-                return args[0].clone(memory_format=torch.contiguous_format)
-        return func(*args, **(kwargs or {}))
-
-
-class _Sparse(torch.autograd.Function):
-    """A sparse tensor in memory that hardly counts; its indices are kept for the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, indices: torch.Tensor, values: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-        ctx.save_for_backward(indices.to(torch.long, copy=True), values)
-        return values.new_empty(1).expand(*shape)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[None, torch.Tensor, None]:
-        _, values = ctx.saved_tensors
-        return None, torch.empty_like(values), None
-
-
 def _has_no_values(tensor: torch.Tensor) -> bool:
     return tensor.is_meta or isinstance(tensor, FakeTensor)
 
@@ -179,7 +129,7 @@ class _Dequantized(torch.autograd.Function):
 
 
 def _unpacked(packed: torch.Tensor, shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty(shape, dtype=dtype, device=packed.device)
+    return packed.new_zeros(shape, dtype=dtype)  # a kernel that reads the packed weight and writes this one
 
 
 class QuantizedLinear(nn.Linear):
@@ -213,8 +163,8 @@ def quantize_linear_layers(
 ) -> None:
     """Replace the linear layers of a model without weights by quantized stand-ins, in place.
 
-    `bits` are `4bit` (NF4 with double quantization), `8bit`, or the bytes that one weight takes. The modules
-    `skipped`, head and output layer, stay plain with all their children. Products are computed in `dtype`.
+    `bits` are `4bit`, `8bit`, or the bytes that one weight takes. The modules `skipped` stay plain with all
+    their children.
     """
     plain_names = tuple(skipped)
     weight_bytes = BYTES_PER_WEIGHT[bits] if isinstance(bits, str) else bits

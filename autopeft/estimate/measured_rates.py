@@ -13,8 +13,7 @@ from torch.nn import functional
 from autopeft.estimate.memory_tracker import MemoryTracker
 from autopeft.estimate.rates import Rates
 
-# Rows and columns of the products, and how many are timed together. The CPU's side is about a small model's
-# width; a GPU takes longer to start such a small product than to compute it.
+# Rows and columns of the products, about a small model's width on a CPU, and how many are timed together.
 _CPU_SIDE, _CPU_TOGETHER = 512, 1
 _GPU_SIDE, _GPU_TOGETHER = 4096, 20
 _COPIED = 2**24  # numbers of the copies, more than caches hold, as in a backward pass
@@ -23,7 +22,7 @@ _REPEATS = 9  # timings whose median counts; heuristic
 
 
 def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
-    """Measure the rates of a device in a number format, by products, copies and small steps."""
+    """Measure the rates of a device in a number format."""
     is_cpu = device.type == "cpu"
     side, n_together = (_CPU_SIDE, _CPU_TOGETHER) if is_cpu else (_GPU_SIDE, _GPU_TOGETHER)
     matrices = torch.ones(2, side, side, device=device, dtype=dtype)

@@ -36,25 +36,18 @@ _NO_KERNELS = (_ATEN.empty, _ATEN.empty_like, _ATEN._unsafe_view)
 class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A context that counts the bytes of every storage from its first use until it is freed.
 
-    Memory that a kernel frees before it returns is not seen. On a GPU the allocator rounds each storage up to
-    512 bytes, and keeps freed blocks in reserve; neither is counted.
-
-    A step has phases, such as forward and backward. `peaks` has the most bytes alive at once in each, and
-    `gradients_at_peak` how many of them were gradients. `flops` counts the floating-point operations of
-    products and attention, `n_calls` the kernels, and `busy_seconds` how long they compute at the rates of a
-    device, 0 without rates.
+    Not counted are memory that a kernel frees before it returns, and what an allocator rounds up or keeps in
+    reserve. A step has phases, such as forward and backward.
     """
 
     def __init__(self, rates: Rates | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._rates = rates
-        self.n_calls = 0
-        self.busy_seconds = 0.0
+        self.n_calls = 0  # kernels
+        self.busy_seconds = 0.0  # in which they compute at the rates of a device; 0 without rates
         self.now = 0  # bytes alive
-        self.gradient_bytes = 0  # of these, gradients of parameters
-        self.flops = 0
-        self.peaks: dict[str, int] = {}
-        self.gradients_at_peak: dict[str, int] = {}
+        self.flops = 0  # floating-point operations of products and attention
+        self.peaks: dict[str, int] = {}  # the most bytes alive at once in each phase
         self.at_start: dict[str, int] = {}  # bytes alive when a phase was last entered
         self.phase = ""
         self._top = 0
@@ -77,13 +70,8 @@ class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _note_peak(self) -> None:
         if self.now > self._top:
             self._top = self.peaks[self.phase] = self.now
-            self.gradients_at_peak[self.phase] = self.gradient_bytes
 
     def _add(self, tensor: torch.Tensor) -> None:
-        if tensor.layout == torch.sparse_coo:
-            self._add(tensor._indices())
-            self._add(tensor._values())
-            return
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key not in self._alive:
@@ -124,8 +112,7 @@ class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _bytes_of(values: Any) -> int:
-    tensors = (leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor))
-    return sum(tensor.nbytes for tensor in tensors if tensor.layout == torch.strided)
+    return sum(leaf.nbytes for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor))
 
 
 def _flops(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> int:

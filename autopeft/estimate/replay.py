@@ -16,9 +16,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.optim import AdamW
 
-from autopeft.adapters.skeleton import add_shira_indices, forgo_initial_values
+from autopeft.adapters.skeleton import forgo_initial_values
 from autopeft.errors import SpecError, reason_of
-from autopeft.estimate.fake_tensors import StandInArrays, StandInValues, make_fake
+from autopeft.estimate.fake_tensors import StandInValues, make_fake
 from autopeft.estimate.memory_tracker import (
     BACKWARD,
     FORWARD,
@@ -45,39 +45,29 @@ _LEFT_ON_CPU = ("boft_P",)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingStep:
-    """What is computed in one step.
+    """What is computed in one step; a replay only uses the shapes of its batches, which are on the CPU."""
 
-    `micro_batches` are on the CPU and go through the model one after the other; a replay only uses their
-    shapes. The `loss` of a batch is a mean over `n_terms` terms; None weights batches equally. With `on_gpu`
-    the memory of a GPU is counted: with its autocast, without tensors that `peft` leaves on the CPU.
-    """
-
-    micro_batches: Sequence[Batch]
+    micro_batches: Sequence[Batch]  # go through the model one after the other
     loss: Callable[[nn.Module, Batch], torch.Tensor]
-    n_terms: Callable[[Batch], int] | None = None
+    n_terms: Callable[[Batch], int] | None = None  # that the loss averages; None weights batches equally
     autocast: bool = False  # compute the loss under autocast to bfloat16
     checkpointing: bool = False
     foreach: bool = False  # AdamW goes over all parameters at once, with one more copy of the second moments
-    on_gpu: bool = False
+    on_gpu: bool = False  # with a GPU's autocast, without tensors that `peft` leaves on the CPU
     rates: Rates | None = None  # of the device whose time is counted; None counts no time
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepMemory:
-    """The memory and work of a training step, from the second on, when AdamW has its moments.
-
-    `body_bytes` are what a forward pass adds to what was alive before it. A step with real tensors has a few
-    kernels more than `n_calls`.
-    """
+    """The memory and work of a training step, from the second on, when AdamW has its moments."""
 
     weights_bytes: int  # what stays frozen
     trained_bytes: int  # adapters and head
     optimizer_bytes: int  # AdamW's moments
-    body_bytes: int  # at the end of the last layer
+    body_bytes: int  # what a forward pass adds up to its last layer
     peaks: Mapping[str, int]  # phase -> most bytes alive at once, weights included
-    gradients_at_peak: Mapping[str, int]  # phase -> bytes of gradients among them
     flops: int  # floating-point operations of products and attention
-    n_calls: int = field(default=0, compare=False)  # kernels
+    n_calls: int = field(default=0, compare=False)  # kernels; a few less than with real tensors
     busy_seconds: float = field(default=0.0, compare=False)  # of the kernels by the rates; 0 without rates
 
     @property
@@ -101,11 +91,8 @@ def without_weights(
 ) -> PeftModel:
     """Attach adapters in float32 to a skeleton, in place, as the trainer does; without configs only the head.
 
-    Frozen weights have the format `dtype`, except the task head; buffers keep theirs. With `lightened`,
-    layers are replaced by the lighter ones of our trainer, else they are `peft`'s own.
-
-    Raises:
-        SpecError: `peft` needs values of weights to attach a config.
+    Frozen weights have the format `dtype`, except the task head. With `lightened`, layers are replaced by the
+    lighter ones of our trainer. Raises SpecError if `peft` needs values of weights to attach a config.
     """
     set_dtype(base, dtype)
     base.widen_head()
@@ -147,7 +134,7 @@ def _cheap(configs: Sequence[PeftConfig]) -> list[PeftConfig]:
 
 @contextlib.contextmanager
 def _attaching() -> Iterator[None]:
-    with _without_values(), torch.device("meta"), StandInArrays(), StandInValues(attaching=True):
+    with _without_values(), torch.device("meta"), StandInValues(attaching=True):
         yield
 
 
@@ -169,15 +156,14 @@ def _without_values() -> Iterator[None]:
 
 
 class Replay:
-    """Replays training steps of a model without weights, which becomes a model of fake tensors.
+    """Replays training steps of a model without weights, as on a CPU.
 
-    The model is replayed as on a CPU. Fused attention has the same tensors on a GPU. With dropout, a CPU does
-    not fuse attention, and its weights (B, heads, T, T) are counted too.
+    Fused attention has the same tensors on a GPU. With dropout, a CPU does not fuse attention, and its
+    weights (B, heads, T, T) are counted too.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """Use a model on the meta device, changed in place; its `requires_grad` decides what is trained."""
-        add_shira_indices(model)
+        """Use a model on the meta device, which becomes one of fake tensors."""
         self._model = model
         self._fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
         make_fake(model, self._fake_mode)
@@ -193,7 +179,7 @@ class Replay:
             return step.loss(model, batch)
 
         stand_ins = StandInValues()
-        with _without_values(), self._fake_mode, StandInArrays(), stand_ins:
+        with _without_values(), self._fake_mode, stand_ins:
             if step.foreach not in self._optimizers:
                 self._optimizers[step.foreach] = _Optimizer(self._model, foreach=step.foreach)
             return _measured(self._model, replace(step, loss=loss), self._optimizers[step.foreach])
@@ -246,7 +232,6 @@ def _measured(model: nn.Module, step: TrainingStep, optimizer: _Optimizer) -> St
             checkpointed(model) if checkpointing else contextlib.nullcontext(),
             gpu_autocast() if step.on_gpu else contextlib.nullcontext(),
             tracking_phases(model, tracker),
-            _counting_gradients(trained, tracker),
         ):
             body_bytes = _train(model, optimizer, step, tracker)
         return StepMemory(
@@ -255,7 +240,6 @@ def _measured(model: nn.Module, step: TrainingStep, optimizer: _Optimizer) -> St
             optimizer_bytes=optimizer_bytes,
             body_bytes=body_bytes,
             peaks=dict(tracker.peaks),
-            gradients_at_peak=dict(tracker.gradients_at_peak),
             flops=tracker.flops,
             n_calls=tracker.n_calls,
             busy_seconds=tracker.busy_seconds,
@@ -282,33 +266,11 @@ def _train(model: nn.Module, optimizer: _Optimizer, step: TrainingStep, tracker:
 
 
 @contextlib.contextmanager
-def _counting_gradients(trained: Sequence[nn.Parameter], tracker: MemoryTracker) -> Iterator[None]:
-    """Add up the bytes of gradients within a context, each parameter once."""
-    seen: set[int] = set()
-
-    def note(parameter: torch.Tensor) -> None:
-        if id(parameter) not in seen:
-            seen.add(id(parameter))
-            tracker.gradient_bytes += parameter.numel() * parameter.element_size()
-
-    handles = [
-        parameter.register_post_accumulate_grad_hook(note)  # type: ignore[no-untyped-call]
-        for parameter in trained
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextlib.contextmanager
 def gpu_autocast() -> Iterator[None]:
     """Compute LayerNorm in float32 under a CPU's autocast in this context, as a GPU's does.
 
-    A CPU's keeps the number format of the inputs. RMSNorm is the model's own code, and equal on both. We
-    replace torch's function, since no mode of torch lasts in the backward pass, where checkpointing computes
-    again.
+    We replace torch's function, since no mode of torch lasts in the backward pass, where checkpointing
+    computes again.
     """
     plain = functional.layer_norm
 

@@ -1,8 +1,7 @@
 """The memory of a training step at any depth, from replays with few layers.
 
-All bytes of a phase are a straight line of the number of layers, where layers are alike. They are not a
-smooth function of rows and tokens: the peak of a phase moves from one layer to another as rows get longer. So
-each batch and length is replayed as it is.
+All bytes of a phase are a straight line of the number of layers, where layers are alike. The peak of a phase
+moves from one layer to another as rows get longer, so that each batch and length is replayed as it is.
 """
 
 from __future__ import annotations
@@ -23,19 +22,14 @@ DEPTHS = (3, 4)  # layers; with fewer the first and the last layer are one, or h
 
 @dataclass(frozen=True, kw_only=True)
 class TracedModel:
-    """What a replay needs: how to build the model, its batches and its loss.
+    """What a replay needs: how to build the model, its batches and its loss."""
 
-    `build` builds the model without weights, with a number of layers or with all of them (None). `n_layers`
-    is None if layers differ, so that all of them must be replayed. `batch` makes a batch of rows and tokens.
-    `max_tokens` is the longest row that the model takes, None without a limit.
-    """
-
-    build: Callable[[int | None], nn.Module]
-    n_layers: int | None
-    batch: Callable[[int, int], Batch]
+    build: Callable[[int | None], nn.Module]  # without weights, with so many layers or all (None)
+    n_layers: int | None  # None if layers differ, so that all of them must be replayed
+    batch: Callable[[int, int], Batch]  # of so many rows and tokens
     loss: Callable[[nn.Module, Batch], torch.Tensor]
     n_terms: Callable[[Batch], int] | None = None
-    max_tokens: int | None = None
+    max_tokens: int | None = None  # of a row; None without a limit
     autocast: bool = True
     on_gpu: bool = True
     rates: Rates | None = None
@@ -43,14 +37,11 @@ class TracedModel:
 
 @dataclass(kw_only=True)
 class MemoryModel:
-    """The memory of training steps of a model, with or without checkpointing.
-
-    `replays` holds the traced models by their number of layers; two of these objects can share it.
-    """
+    """The memory of training steps of a model, with or without checkpointing."""
 
     traced: TracedModel
     checkpointing: bool = False
-    replays: dict[int | None, Replay] = field(default_factory=dict)
+    replays: dict[int | None, Replay] = field(default_factory=dict)  # by layers; two objects can share it
     _steps: dict[tuple[int, int], StepMemory] = field(default_factory=dict)  # by rows and tokens
 
     def at(self, n_rows: int, n_tokens: int) -> StepMemory:

@@ -36,31 +36,22 @@ from autopeft.types import Plan, listed
 ONE_IMAGE = 1  # "tokens" of an image, whose size the processor decides
 _MOST_EXPERTS = 0.5  # of all weights: with more in experts, quantizing saves little; heuristic
 _CLASSES, _IMAGES = "AutoModelForSequenceClassification", "AutoModelForImageClassification"
-# The auto classes whose batches we can make.
-_READ = (
-    *("AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForTokenClassification"),
-    _CLASSES,
-    _IMAGES,
-)
+_WORDS = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForTokenClassification")
+_READ = (*_WORDS, _CLASSES, _IMAGES)  # the auto classes whose batches we can make
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What is trained on which base model: how to replay it, and its counts of parameters.
-
-    `task` is the name of the task that is trained; an image counts as a row of one token. `count` has the
-    trained parameters, None for full fine-tuning. `stored` is set if the checkpoint is quantized already.
-    With `can_be_quantized`, `--quantize` is allowed and would save memory.
-    """
+    """What is trained on which base model: how to replay it, and its counts of parameters."""
 
     traced: TracedModel
     base_model: str
     task: str
     base_params: int
     head_params: int
-    count: Count | None
-    stored: StoredWeights | None = None
-    can_be_quantized: bool = True
+    count: Count | None  # of trained parameters; None for full fine-tuning
+    stored: StoredWeights | None = None  # set if the checkpoint is quantized already
+    can_be_quantized: bool = True  # `--quantize` is allowed and would save memory
     notes: tuple[str, ...] = ()
 
     @property
@@ -250,20 +241,10 @@ def _task_of(part: TrainedPart, base: BaseModel, auto_class: str | None, tasks: 
 def count_part(
     part: TrainedPart, plan: Plan, base: BaseModel, methods: Mapping[str, Method], *, task_type: str | None
 ) -> Count:
-    """Count the parameters that are trained; a note shows where a method has a lower rank than asked for."""
+    """Count the parameters that are trained."""
     counted = count_plan(plan, base, methods, task_type=task_type)
-    if part.method is None:
-        return counted
-    notes = [*counted.notes, *base.left_out]
-    lower = [adapter.rank for adapter in plan.adapters if adapter.rank < part.rank]
-    if lower:  # some target modules are narrower than the rank asked for
-        ranks = str(min(lower)) if min(lower) == max(lower) else f"{min(lower)} to {max(lower)}"
-        notes.append(
-            f"{len(lower)} of {len(plan.adapters)} target modules get rank {ranks} instead of {part.rank}, "
-            f"the highest that they can use; a peft config of r={part.rank} attaches that rank there "
-            "too, with more parameters."
-        )
-    return replace(counted, notes=tuple(notes))
+    left_out = () if part.method is None else base.left_out
+    return replace(counted, notes=(*counted.notes, *left_out))
 
 
 def _n_equal_layers(module: nn.Module, kept: Sequence[str]) -> int | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from autopeft.adapters import ConfigFile
-from autopeft.errors import SpecError, TargetError, UnknownNameError, nearest
+from autopeft.errors import SpecError, TargetError, UnknownNameError
 from autopeft.estimate.rates import Rates
 from autopeft.model import BaseModel
 from autopeft.model.quantization import StoredWeights, output_layer_names, require_plain_weights
@@ -25,15 +25,12 @@ _RANK = 16  # of a method that is named without one; heuristic
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedPart:
-    """What is trained: a plan, files of configs, or a method with a rank; the whole model if none is set.
-
-    `path` is the file or folder of the configs.
-    """
+    """What is trained: a plan, files of configs, or a method with a rank; the whole model if none is set."""
 
     label: str
     plan: Plan | None = None
     files: tuple[ConfigFile, ...] = ()
-    path: Path = Path()
+    path: Path = Path()  # of the configs
     method: Method | None = None
     rank: int = 0
     task: str | None = None
@@ -64,17 +61,13 @@ class TrainedPart:
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """How a step is computed: the model and its quantization, its number format, the loop, the device.
-
-    `plain_loop` counts training as `transformers` does it: the model's own loss, with all logits at once, and
-    `peft`'s own layers. `rates` are the device's; None predicts no time.
-    """
+    """How a step is computed: the model and its quantization, its number format, the loop, the device."""
 
     model: ModelSpec
     dtype: torch.dtype
-    plain_loop: bool = False
+    plain_loop: bool = False  # as in `transformers`: all logits at once, and `peft`'s own layers
     on_gpu: bool = True
-    rates: Rates | None = None
+    rates: Rates | None = None  # of the device; None predicts no time
 
 
 def by_name(word: str, methods: Mapping[str, Method]) -> TrainedPart:
@@ -84,8 +77,7 @@ def by_name(word: str, methods: Mapping[str, Method]) -> TrainedPart:
     match = _SHORTHAND.fullmatch(word.casefold())
     name, rank = (match[1], match[2]) if match else (word, None)
     if name not in methods:
-        near = nearest(name, methods)
-        hint = hint_for(name, methods) or (f"Did you mean {near!r}?" if near else "")
+        hint = hint_for(name, methods)
         raise UnknownNameError("file, folder or method", word, [*methods, FULL], hint=hint)
     method = methods[name]
     rank = int(rank or _RANK) if method.ranked else 0
@@ -95,17 +87,14 @@ def by_name(word: str, methods: Mapping[str, Method]) -> TrainedPart:
 
 def require_trainable(part: TrainedPart, setup: Setup, base: BaseModel, stored: StoredWeights | None) -> None:
     """Raise SpecError for full fine-tuning of quantized weights, ModelError for quantizing them twice."""
-    if part.is_full and setup.model.quantize != "none":
+    is_stored_packed = stored is not None and not stored.is_loaded_plain
+    if part.is_full and (is_stored_packed or setup.model.quantize != "none"):
         raise SpecError(
-            f"Full fine-tuning cannot train weights in {setup.model.quantize}; leave --quantize out."
+            f"Full fine-tuning cannot train {base.name} quantized; leave --quantize out, and pass --model "
+            "with the plain checkpoint."
         )
     if setup.model.quantize != "none":
         require_plain_weights(base.module.config, base.name)
-    if part.is_full and stored is not None and not stored.is_loaded_plain:
-        raise SpecError(
-            f"Full fine-tuning cannot train the weights of {base.name}, which is quantized already "
-            f"({stored.method}); pass --model with the plain checkpoint."
-        )
 
 
 def quantized_refusal(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> str | None:

@@ -64,10 +64,7 @@ class Ray(Executor):
         self._idle = deque(self._actors)
 
     def _call(self, fn: Callable[..., Result], *args: Any) -> Result:
-        """Run `fn(*args)` in an idle actor; there are as many threads as actors, so that one is idle.
-
-        Raises TrainingError if the actor could not start, such as on a node without this package.
-        """
+        """Run `fn(*args)` in an actor; one is idle, since there are as many threads as actors."""
         import ray
         from ray.exceptions import RayActorError, RayError, RayTaskError
 

@@ -25,9 +25,9 @@ _resident: Function  # in a worker: the function that `make` returned
 
 
 class Executor:
-    """Runs measurements in workers, each of which has its own base model.
+    """Runs measurements in workers with base models of their own; a thread waits for each.
 
-    A thread for each worker waits for its results. Subclasses define `_open`, `_call` and `_close`.
+    Subclasses define `_open`, `_call` and `_close`.
     """
 
     name = ""  # what specifications call it
@@ -43,10 +43,7 @@ class Executor:
     def start(
         self, make: Callable[[int], Function], *, local: Function, n_workers: int, uses_gpu: bool
     ) -> Function:
-        """Start workers; return the function to submit instead of `local`, with the same arguments.
-
-        Each worker calls the pickled `make` once, with its index from 0, and keeps the function it returns.
-        """
+        """Start workers, which keep what `make` returns for their index; return the function to submit."""
         self.shutdown()
         self.n_workers = n_workers
         self._open(make, uses_gpu=uses_gpu)
@@ -54,10 +51,7 @@ class Executor:
         return call_resident
 
     def submit(self, fn: Callable[..., Result], /, *args: Any) -> Future[Result]:
-        """Return a future of `fn(*args)`; function, arguments and result are pickled.
-
-        `result()` raises what `fn` raised, or WorkerLostError if a worker process ended.
-        """
+        """Return a future of `fn(*args)`, which raises WorkerLostError if a worker process ends."""
         assert self._threads is not None, "the executor was not started"
         return self._threads.submit(self._call, fn, *args)
 

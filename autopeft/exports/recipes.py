@@ -156,12 +156,16 @@ def _trl(source: ExportSource, fields: Fields) -> str:
         quantized = {**bits, "bnb_4bit_compute_dtype": loading["dtype"]}
         arguments = ", ".join(f"{name}={value!r}" for name, value in quantized.items())
         loading["quantization_config"] = _Code(f"BitsAndBytesConfig({arguments})")
+    if source.checkpoint.dequantizes:
+        loading["quantization_config"] = _Code("Mxfp4Config(dequantize=True)")
+    config_class = "BitsAndBytesConfig" if bits else "Mxfp4Config" if source.checkpoint.dequantizes else ""
     blocks = [
         _peft(source, fields),
-        *(["from transformers import BitsAndBytesConfig"] if bits else []),
+        *([f"from transformers import {config_class}"] if config_class else []),
         _sft_config(source, gradient_checkpointing=facts.checkpointing, model_init_kwargs=loading),
         f"# trainer = SFTTrainer({source.base_model!r}, args=args, train_dataset=..., peft_config=config)\n"
-        "# On chats, TRL learns all messages unless SFTConfig has assistant_only_loss=True.",
+        "# On chats, TRL learns all messages unless SFTConfig has assistant_only_loss=True.\n"
+        "# Before version 1.7 it holds all logits at once, and needs more memory.",
     ]
     if bits:
         blocks.append(
@@ -200,6 +204,8 @@ def _axolotl(source: ExportSource, fields: Fields) -> str:
         "adapter": "qlora" if facts.quantize == "4bit" else "lora",
         "load_in_4bit": facts.quantize == "4bit",
         "load_in_8bit": facts.quantize == "8bit",
+        "model_quantization_config": "Mxfp4Config" if source.checkpoint.dequantizes else None,
+        "model_quantization_config_kwargs": {"dequantize": True} if source.checkpoint.dequantizes else None,
         **fields,
         "learning_rate": facts.learning_rate,
         "lr_scheduler": "linear",

@@ -22,8 +22,13 @@ from autopeft.errors import ModelError, reason_of
 _LEAST_WIDTH = 128  # on a CPU; in narrower models other work takes longer than products; heuristic
 # Compute capability of NVIDIA's GPUs: Ampere has bfloat16, which older ones emulate slowly, Volta float16.
 _BFLOAT16_SINCE, _FLOAT16_SINCE = (8, 0), (7, 0)
-# Models whose activations leave float16's range: vLLM refuses these, and T5 is known for it.
-_OVERFLOWING = ("t5", "mt5", "umt5", "longt5", "gemma2", "gemma3", "gemma3_text", "glm4", "plamo2")
+# Models whose activations leave float16's range: vLLM refuses the first, unsloth trains the second in float32
+# (its FORCE_FLOAT32), and T5 is known for it.
+_OVERFLOWING = (
+    *("gemma2", "gemma3", "glm4", "plamo2"),
+    *("gemma3n", "gemma4", "gpt_oss", "qwen3_5", "qwen3_moe", "glm4_moe"),
+    *("t5", "mt5", "umt5", "longt5"),
+)
 _DEVICE = re.compile(r"(?:cpu|cuda)(?::\d+)?", re.ASCII)
 SPREAD = "balanced"  # the `--device` of all GPUs at once, as in accelerate
 _OUT_OF_MEMORY = re.compile(
@@ -36,12 +41,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """The number format that a base model is held in and computes in.
+    """The number format that a base model is held in and computes in."""
 
-    `dtype` is float32, bfloat16, or float16, for which a loop must scale gradients up.
-    """
-
-    dtype: str = "float32"
+    dtype: str = "float32"  # or bfloat16, or float16, for which a loop must scale gradients up
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -89,10 +91,7 @@ def device_names(names: str | None) -> tuple[str | None, ...]:
 
 
 def equal_gpus() -> tuple[str, ...]:
-    """List the first GPU that torch can use and all others like it; empty without a GPU.
-
-    On a GPU with less memory, such as one for the screen, plans that fit elsewhere would run out of memory.
-    """
+    """List the first GPU that torch can use and all others like it, with as much memory."""
     if not torch.cuda.is_available():  # torch counts GPUs even if their driver is too old for it
         return ()
     properties = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
@@ -101,10 +100,9 @@ def equal_gpus() -> tuple[str, ...]:
 
 
 def find_device(names: str | None) -> torch.device:
-    """Return the first device of `--device`; by default a GPU if there is one.
+    """Return the first device of `--device`, `cuda` for `balanced`; by default a GPU if there is one.
 
-    Returns `cuda` for `balanced`. Raises ModelError for an unknown device, for `balanced` without two GPUs,
-    and if the first device cannot be used.
+    Raises ModelError for an unknown device, and if the first device cannot be used.
     """
     devices = device_names(names)
     name = devices[0]
@@ -124,19 +122,11 @@ def find_device(names: str | None) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = _absence(device) or reason_of(error)
-        text = f"The device {name!r} cannot be used here ({reason}); use cpu or another --device."
-        raise ModelError(text) from error
+        raise ModelError(
+            f"The device {name!r} cannot be used here ({reason_of(error)}); torch finds {n_gpus} GPUs. Use "
+            "cpu or another --device."
+        ) from error
     return device
-
-
-def _absence(device: torch.device) -> str:
-    """Describe which GPUs torch finds, if a device is not among them; else empty."""
-    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cpu" or (device.index or 0) < n_gpus:
-        return ""
-    numbered = "cuda:0 alone" if n_gpus == 1 else f"cuda:0 to cuda:{n_gpus - 1}"
-    return f"torch finds {numbered}" if n_gpus else "torch finds no GPU"
 
 
 def devices_of(module: nn.Module) -> tuple[torch.device, ...]:
@@ -156,9 +146,8 @@ def make_current(device: torch.device) -> None:
 def narrow_format(device: torch.device) -> str | None:
     """Return the 16-bit format that a device multiplies in hardware; None if there is none.
 
-    1. GPUs of NVIDIA: bfloat16 from Ampere on, float16 on Volta and Turing (V100, T4, RTX 20).
-    2. x86 processors: bfloat16 with AVX512_BF16 or AMX. Emulation is 40 to 500 times slower.
-    3. ARM processors: bfloat16 with the flag `bf16`, which torch uses through the Arm Compute Library only.
+    Volta and Turing (V100, T4, RTX 20) have float16 alone. Processors that emulate bfloat16 are 40 to 500
+    times slower. On ARM torch uses it through the Arm Compute Library only.
     """
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
@@ -174,10 +163,7 @@ def narrow_format(device: torch.device) -> str | None:
 
 
 def choose_precision(config: Any, device: torch.device) -> Precision:
-    """Choose the 16-bit format that the device has in hardware, else float32; log why.
-
-    Narrow models on a CPU compute in float32 too, as do models whose activations leave the range of float16.
-    """
+    """Choose the 16-bit format that the device has in hardware, else float32; log why."""
     text = config.get_text_config()
     width = getattr(text, "hidden_size", None) or getattr(text, "num_features", None)  # of timm models
     narrow = narrow_format(device)
@@ -195,7 +181,7 @@ def choose_precision(config: Any, device: torch.device) -> Precision:
 
 def overflows_in_float16(config: Any) -> bool:
     """Return whether the activations of models of this type leave the range of float16."""
-    return str(getattr(config, "model_type", "")) in _OVERFLOWING
+    return str(getattr(config, "model_type", "")).removesuffix("_text") in _OVERFLOWING
 
 
 def has_used_gpus() -> bool:
@@ -238,10 +224,7 @@ def limit_memory(device: torch.device, limit_bytes: int) -> None:
 
 
 def free_bytes(device: torch.device, *, limit_bytes: int | None = None) -> int:
-    """Count the bytes that this process can still take on a device, >= 0.
-
-    `limit_bytes` bounds what the process takes in all. On a GPU the limit of `limit_memory` holds too.
-    """
+    """Count the bytes that this process can still take on a device, up to `limit_bytes` in all."""
     taken = taken_bytes(device)
     if device.type == "cuda":
         # What torch has reserved and does not use counts as free.
@@ -263,8 +246,7 @@ class _Holder:
 class SavedBytes:
     """Counts the distinct storages that autograd holds for backward, without parameters.
 
-    Tensors that autograd drops before the count is read (detached graphs, as in DoRA's norms) do not
-    count; otherwise the sum would depend on which address the allocator gives next.
+    Tensors that autograd drops before the count is read, as in DoRA's norms, do not count.
     """
 
     def __init__(self) -> None:

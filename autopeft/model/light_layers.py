@@ -27,10 +27,9 @@ def lighten(model: nn.Module) -> None:
 
 
 def leave_casts_to_autocast(model: nn.Module) -> None:
-    """Stop `peft` from casting LoRA's inputs to float32, in a model that runs under autocast.
+    """Stop `peft` from casting LoRA's inputs to float32, which autocast would cast back.
 
-    Autocast would cast them back before the product: two copies for the same bits, an eighth of a step of
-    MiniLM-L6 on a CPU.
+    The two copies take an eighth of a step of MiniLM-L6 on a CPU.
     """
     for module in model.modules():
         if isinstance(module, LoraLayer):
@@ -40,9 +39,8 @@ def leave_casts_to_autocast(model: nn.Module) -> None:
 def keep_format(model: nn.Module, dtype: torch.dtype) -> None:
     """Make adapters return the format that a quantized base model computes in.
 
-    Under autocast IA3, RoAd and tuned norms of `peft` 0.21.2 return float32. Quantized layers return the
-    format of their inputs, so all later layers would keep more: 27 % with IA3, 29 % with RoAd and 54 % with
-    tuned norms on a 4-bit Llama of 6 layers.
+    Under autocast IA3, RoAd and tuned norms of `peft` 0.21.2 return float32, and so would all later quantized
+    layers: a 4-bit Llama of 6 layers would keep 27 to 54 % more.
     """
 
     def narrowed(module: nn.Module, inputs: Any, output: Any) -> Any:
@@ -58,9 +56,8 @@ class LightHira:
     """HiRA that computes its update W * (B A) again for the backward pass.
 
     `peft` 0.21.2 keeps W * (B A), which is as large as the frozen weight (31 % more for 512 tokens of a Llama
-    of 6 layers), and of a quantized layer the unpacked weight too. It multiplies by the weight and by its
-    update one after the other. Without gradients `peft`'s own forward runs: predictions are the same to the
-    last bit wherever the adapter is loaded.
+    of 6 layers), and of a quantized layer the unpacked weight too. Without gradients `peft`'s own forward
+    runs: predictions are the same to the last bit wherever the adapter is loaded.
     """
 
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -108,10 +105,9 @@ class _Hira(torch.autograd.Function):
     """Multiplies x (..., in) by W * (B A), or by W * (1 + B A) with the layer's bias.
 
     `a` A is (rank, in) and `b` B (out, rank); `frozen` returns W (out, in); `adds_one` adds the one. Only x,
-    A and B are kept. In 16 bits W + W * (B A) loses updates below the last bit of W, so the outputs
-    are the sum of two products there. The gradient of x is one product with W + W * (B A), never with
-    1 + B A: in 16 bits that would make it 0.3 % too small if B A is 0.003 or -0.003, since numbers below 1
-    lie closer together than those above 1.
+    A and B are kept. In 16 bits W + W * (B A) loses updates below the last bit of W, so the outputs are the
+    sum of two products there. The gradient of x is one product with W + W * (B A): with 1 + B A it would be
+    0.3 % too small in 16 bits, since numbers below 1 lie closer together than those above 1.
     """
 
     @staticmethod
@@ -163,9 +159,8 @@ class _Hira(torch.autograd.Function):
 def _product_of_dora(*, adapter_name: str | None = None, **layers: nn.Linear) -> Tensor:
     """Multiply B by A for the norms of DoRA's weights, keeping nothing.
 
-    `peft` 0.21.2 sends an identity matrix through both, to suit FSDP: 0.8 GB at every call for a layer of
-    14,336 inputs, kept for a backward pass that the norms do not have. The weights are detached: torch before
-    2.10 would reuse casts made without a graph for the layer itself, and nothing would learn (pytorch issue
-    158232).
+    `peft` 0.21.2 sends an identity matrix through both: 0.8 GB at every call for a layer of 14,336 inputs.
+    The weights are detached, since torch before 2.10 would reuse casts without a graph for the layer itself,
+    and nothing would learn (pytorch issue 158232).
     """
     return layers["lora_B"].weight.detach() @ layers["lora_A"].weight.detach()

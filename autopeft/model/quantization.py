@@ -39,23 +39,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class StoredWeights:
-    """The format in which a quantized checkpoint holds its linear layers.
+    """The format in which a quantized checkpoint holds its linear layers."""
 
-    Attributes:
-        method: The quantization, as transformers names it.
-        quantize: `4bit` or `8bit` by bitsandbytes, else `none`.
-        weight_bytes: Bytes of a weight in a linear layer; None if it is loaded, or counted, as a plain one.
-        skipped: Modules that are not quantized; None for those that transformers leaves out.
-    """
-
-    method: str
-    quantize: str = "none"
-    weight_bytes: float | None = None
-    skipped: tuple[str, ...] | None = None
+    method: str  # as transformers names it
+    quantize: str = "none"  # `4bit` or `8bit` if it is of bitsandbytes
+    weight_bytes: float | None = None  # of a weight; None if it is loaded, or counted, as a plain one
+    skipped: tuple[str, ...] | None = None  # modules; None for those that transformers leaves out
 
     @property
     def is_loaded_plain(self) -> bool:
-        """Return whether the weights are dequantized when the model is loaded to be trained."""
+        """Whether the weights are dequantized when the model is loaded to be trained."""
         return self.method == _LOADED_PLAIN
 
     def kept_modules(self, module: nn.Module) -> tuple[str, ...]:
@@ -136,10 +129,9 @@ def require_bitsandbytes(bits: str) -> None:
 
 
 def quantization_config(bits: str, skipped: Iterable[str], *, dtype: str) -> Any:
-    """Make the config that quantizes all linear layers except the skipped modules.
+    """Make the config that quantizes all linear layers except the skipped modules to `4bit` or `8bit`.
 
-    Skip the task head: `transformers` 5.24 would quantize a new one too, and leave it without weights, as the
-    checkpoint has none for it. `bits` are `4bit` (NF4, double quantization) or `8bit` (LLM.int8); 4-bit
+    Skip the task head: `transformers` 5.24 would quantize a new one too, and leave it without weights. 4-bit
     layers are multiplied in `dtype`.
     """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its 8-bit layers warn at every step
@@ -156,10 +148,9 @@ def output_layer_names(module: nn.Module) -> tuple[str, ...]:
 
 
 def plain_experts_note(module: nn.Module, bits: str, *, n_weights: int, dtype: str) -> str | None:
-    """Describe the weights that stay plain in stacked experts; None if they are few.
+    """Describe the weights that stay plain in stacked experts; None if they are few of `n_weights`.
 
     `transformers` 5 holds all experts of a layer in one parameter; bitsandbytes replaces linear layers only.
-    `module` may be a skeleton; `n_weights` counts the whole model, and plain weights have the format `dtype`.
     """
     n_left = expert_weights(module)
     if n_left < _FEW_EXPERTS * n_weights:
@@ -295,10 +286,7 @@ def conv1d_to_linear(module: nn.Module) -> None:
 
 
 def dequantize(module: nn.Module, *, device: str | None = None, dtype: torch.dtype = torch.float32) -> None:
-    """Replace bitsandbytes layers in place by plain ones with the same weights.
-
-    The plain weights go to the device; None leaves them on theirs.
-    """
+    """Replace bitsandbytes layers in place by plain ones with the same weights."""
     for name, child in list(module.named_modules()):
         if not n_bits(child):
             continue

@@ -1,4 +1,4 @@
-"""Contexts in which forward passes keep less: no cache, checkpoints, repeated keys."""
+"""Contexts in which training passes keep and wait less: no cache, checkpoints, kernels of attention."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers import masking_utils
 from transformers.integrations import sdpa_attention
 
 from autopeft.errors import ModelError, first_line_of
@@ -92,19 +93,32 @@ def set_attention(model: nn.Module, kind: str) -> None:
 
 @contextlib.contextmanager
 def quick_attention() -> Iterator[None]:
-    """Repeat keys for grouped queries within a context, unless flash attention takes them.
+    """Use the kernels of attention that are fast for batches of changing shapes, within a context.
 
-    Otherwise such a model without a mask could only use the kernel that writes all T × T products.
+    1. Keys are repeated for grouped queries, unless flash attention takes them. Otherwise such a model
+       without a mask could only use the kernel that writes all T × T products.
+    2. cuDNN's kernel, which torch prefers on Hopper and Blackwell, is off: it compiles a plan for every new
+       shape, 0.44 s forward and 0.55 s backward on a B200 (FunASR issue 3704), and nearly all batches differ.
+    3. In batches without a mask, transformers does not look for several texts in a row. Ours have none, and a
+       GPU would be waited for.
+
+    A checkpointed layer is computed again in the backward pass, which belongs into the same context.
     """
     groups: Callable[..., bool] = sdpa_attention.use_gqa_in_sdpa
 
     def groups_for_flash(attention_mask: Tensor | None, key: Tensor, *values: Tensor) -> bool:
         return groups(attention_mask, key, *values) and (key.device.type != "cuda" or _flash_takes(key))
 
+    find_texts = masking_utils.find_packed_sequence_indices
+    cudnn = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
     sdpa_attention.use_gqa_in_sdpa = groups_for_flash
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
     try:
         yield
     finally:
+        masking_utils.find_packed_sequence_indices = find_texts
+        torch.backends.cuda.enable_cudnn_sdp(cudnn)
         sdpa_attention.use_gqa_in_sdpa = groups
 
 

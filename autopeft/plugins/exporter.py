@@ -42,6 +42,7 @@ class Checkpoint:
     # The class of the checkpoint's config, if the plan is for the text model inside of a larger model, where
     # the same modules have longer names; and a model of that class on the meta device.
     own_class: str = ""
+    dequantizes: bool = False  # its weights pass no gradient (MXFP4); a trainer has to dequantize them
     skeleton: nn.Module | None = None
 
 

@@ -74,21 +74,28 @@ def _log_new_plans(name: str, run: RunDir, result: SearchResult) -> None:
         tracker = LOGGER_TYPE_TO_CLASS[name](target, **options)
         tracker.start()
         tracker.store_init_configuration(_description(plan, arm, result))
-        for step, values in _values_by_step(measurements):
+        for step, values in _values_by_step(measurements, run):
             tracker.log(values, step=step)
         tracker.finish()
         logged.append(plan.digest)
         write_text(path, json.dumps(logged))
 
 
-def _values_by_step(measurements: Iterable[Measurement]) -> list[tuple[int, dict[str, float]]]:
-    """Return the steps of training, and the mean loss and metric of all seeds on each split."""
+def _values_by_step(measurements: Iterable[Measurement], run: RunDir) -> list[tuple[int, dict[str, float]]]:
+    """Return the steps of training, and the means over seeds of scores on each split and of the curve."""
     values: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for measurement in measurements:
         fidelity = measurement.fidelity
         for name, value in (("loss", measurement.loss), ("metric", measurement.metric)):
             if value is not None and math.isfinite(value):
                 values[fidelity.train_steps][f"{fidelity.split}/{name}"].append(value)
+        curve = run.curve(measurement.plan, fidelity)
+        for line in curve.read_text(encoding="utf-8").splitlines() if curve.exists() else ():
+            point = json.loads(line)
+            at_step = values[point.pop("step")]
+            for name, value in point.items():
+                if value is not None:
+                    at_step[f"{fidelity.split}/training_{name}"].append(value)
     return [
         (step, {key: statistics.fmean(each) for key, each in by_key.items()})
         for step, by_key in sorted(values.items())

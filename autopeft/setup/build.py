@@ -71,47 +71,64 @@ def prepare(
     *,
     keep_weights: Callable[[Plan, int], Path] | None = None,
     under_way: Callable[[Plan, Fidelity], Path] | None = None,
+    curve: Callable[[Plan, Fidelity], Path] | None = None,
     memory: InMemory = NAMED,
     interrupt: Callable[[], None] = lambda: None,
 ) -> Prepared:
     """Load data and base model, derive the settings that the user left open, and build the bench.
 
-    `keep_weights`, `under_way` and `interrupt` are those of the bench. Raises as `look`, `derive` and
-    `with_compute` do, and ModelError if memory runs out.
+    `keep_weights`, `under_way`, `curve` and `interrupt` are those of the bench. With the precision `auto`, a
+    model that overflows in float16 is loaded again in float32. Raises as `look`, `derive` and `with_compute`
+    do, and ModelError if memory runs out.
     """
+    build = partial(
+        _prepare,
+        memory=memory,
+        keep_weights=keep_weights,
+        under_way=under_way,
+        curve=curve,
+        interrupt=interrupt,
+    )
     with memory_needed("preparing the base model and its data", spec):
-        spec, loaded, base, task = look(spec, memory)
-        encode = cache(partial(train.encode_splits, loaded, base=base, task=task))
-        facts = facts_of(
-            spec, loaded, base, task, encode=lambda n_tokens: encode(max_length=n_tokens)["train"]
-        )
-        derived = derive(spec, facts)
-        if spec.task.max_length not in (None, derived.spec.task.max_length):
-            log.warning("%s", derived.decisions[0])
-        if derived.max_new_tokens is not None:
-            task = replace(cast("Any", task), max_new_tokens=derived.max_new_tokens)
-        bench = train.Bench(
-            base=base,
-            task=task,
-            methods=methods_for(base),
-            splits=encode(max_length=derived.spec.task.max_length),
-            batch_size=derived.batch_size,
-            keep_weights=keep_weights,
-            under_way=under_way,
-            full_steps=derived.full_steps,
-            interrupt=interrupt,
-        )
-        spec, bench, computing = with_compute(derived.spec, bench)
-        return Prepared(
-            spec=spec,
-            data=loaded,
-            base=base,
-            task=task,
-            methods=bench.methods,
-            bench=bench,
-            full_steps=derived.full_steps,
-            decisions=(*derived.decisions, *computing),
-        )
+        try:
+            return build(spec)
+        except train.OverflowInFloat16Error:
+            if spec.execution.dtype != "auto":
+                raise
+        log.warning("The loss of %s overflows in float16: the run computes in float32.", spec.model.id)
+        return build(with_setting(spec, "execution.dtype", "float32"))
+
+
+def _prepare(spec: RunSpec, *, memory: InMemory, **of_bench: Any) -> Prepared:
+    """Look at data and model, derive the settings, and build the bench with `of_bench`."""
+    spec, loaded, base, task = look(spec, memory)
+    encode = cache(partial(train.encode_splits, loaded, base=base, task=task))
+    facts = facts_of(spec, loaded, base, task, encode=lambda n_tokens: encode(max_length=n_tokens)["train"])
+    derived = derive(spec, facts)
+    if spec.task.max_length not in (None, derived.spec.task.max_length):
+        log.warning("%s", derived.decisions[0])
+    if derived.max_new_tokens is not None:
+        task = replace(cast("Any", task), max_new_tokens=derived.max_new_tokens)
+    bench = train.Bench(
+        base=base,
+        task=task,
+        methods=methods_for(base),
+        splits=encode(max_length=derived.spec.task.max_length),
+        batch_size=derived.batch_size,
+        full_steps=derived.full_steps,
+        **of_bench,
+    )
+    spec, bench, computing = with_compute(derived.spec, bench)
+    return Prepared(
+        spec=spec,
+        data=loaded,
+        base=base,
+        task=task,
+        methods=bench.methods,
+        bench=bench,
+        full_steps=derived.full_steps,
+        decisions=(*derived.decisions, *computing),
+    )
 
 
 def with_all_rows(prepared: Prepared) -> Prepared:

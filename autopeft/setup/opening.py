@@ -75,6 +75,7 @@ def open_run(
                 spec,
                 keep_weights=folder.weights if folder else None,
                 under_way=folder.under_way if folder else None,
+                curve=folder.curve if folder else None,
                 memory=memory,
                 interrupt=interrupt,
             )

@@ -156,6 +156,11 @@ class RunDir:
         name = f"{plan.digest}-{fidelity.split}-{fidelity.train_steps}-{fidelity.seed}"
         return self.state / "under_way" / name
 
+    def curve(self, plan: Plan, fidelity: Fidelity) -> Path:
+        """Return the file with the losses of a training, a line of JSON for every ten steps."""
+        name = f"{plan.digest}-{fidelity.split}-{fidelity.seed}.jsonl"
+        return self.path / "curves" / name
+
     def forget_under_way(self, failed: Iterable[Measurement]) -> None:
         """Remove the states of unfinished trainings, except those that failed, which `--resume` continues."""
         kept = [self.under_way(measurement.plan, measurement.fidelity) for measurement in failed]

@@ -3,7 +3,7 @@
 `docs/code.md` lists the functions from the command line to one step.
 
 Inside the folder each file imports only from those before it:
-rates, rows → encoding → batches, compute, pausing → loop, dropout → bench → choosing, pace.
+curve, rates, rows → encoding → batches, compute, pausing → loop, dropout → bench → choosing, pace.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from autopeft.train.choosing import check_limit, choose_compute, kept_bytes, mem
 from autopeft.train.compute import Compute, padded_tokens
 from autopeft.train.encoding import (
     EncodedSplit,
+    OverflowInFloat16Error,
     count_tokens,
     encode_split,
     encode_splits,

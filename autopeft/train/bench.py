@@ -28,18 +28,18 @@ from autopeft.model.training_pass import (
 )
 from autopeft.plugins import Batch, Evaluation, Method, Task
 from autopeft.store import write_text
-from autopeft.train.batches import Batches
+from autopeft.train.batches import Batches, can_omit_masks
 from autopeft.train.compute import (
     Compute,
     NothingToCutError,
     Recovery,
-    in_smaller_batches,
+    failure_of,
     micro_batches,
     padded_tokens,
 )
 from autopeft.train.dropout import quick_masks
 from autopeft.train.encoding import EncodedSplit, train_rows
-from autopeft.train.loop import DivergedError, TrainingCost, TrainingRun, train
+from autopeft.train.loop import TrainingCost, TrainingRun, train
 from autopeft.train.pausing import UnderWay
 from autopeft.train.rates import (
     HeadRates,
@@ -64,13 +64,9 @@ log = logging.getLogger(__name__)
 class Bench:
     """Measures plans on one base model, one task and one set of encoded splits.
 
-    Attributes:
-        keep_weights: Returns the folder for the weights of a plan and seed; None keeps no weights.
-        under_way: Returns the folder for the state of a run, from which it is resumed; None keeps none.
-        full_steps: Steps of a full run, which a short run begins; None makes each short run independent, and
-            never trains on the late rows.
-        head_learning_rate: Of the last layer of the head; None derives it from the size of its inputs.
-        interrupt: Called before each training step; an exception that it raises stops the run.
+    `keep_weights` returns the folder for the weights of a plan and seed, `under_way` that for the state of a
+    run, from which it is resumed, `curve` the file of its losses. `interrupt` is called before each training
+    step, and stops the run by an exception.
     """
 
     base: BaseModel
@@ -80,15 +76,16 @@ class Bench:
     batch_size: int
     keep_weights: Callable[[Plan, int], Path] | None = None
     under_way: Callable[[Plan, Fidelity], Path] | None = None
+    curve: Callable[[Plan, Fidelity], Path] | None = None
+    # Of a full run, which a short run begins. None makes short runs independent, without the late rows.
     full_steps: int | None = None
-    head_learning_rate: float | None = None
+    head_learning_rate: float | None = None  # of its last layer; None: by the size of its inputs
     compute: Compute = field(default_factory=Compute)
     interrupt: Callable[[], None] = lambda: None
 
     def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
-        """Train a plan on the train split and evaluate it on the fidelity's split.
+        """Train a plan and evaluate it on the fidelity's split; for the test split load its kept weights.
 
-        For the test split, the weights that the full run of the same plan and seed kept are loaded instead.
         If memory runs out in training, the run starts again in less memory. A failure is returned as a
         measurement. Raises TrainingError if the base model changed, since later runs would be wrong.
         """
@@ -96,7 +93,7 @@ class Bench:
         compute = self.compute.of(plan)
         recovery = Recovery(
             compute=compute,
-            split=self.splits["train"],
+            sizes=self.splits["train"].sizes,
             steps=lambda: self._steps(fidelity, compute),
             is_trained=fidelity.split != "test",
             may_checkpoint=can_checkpoint(self.base.module),
@@ -104,12 +101,12 @@ class Bench:
         measurement = None
         while measurement is None:
             try:
-                with exact_products():
+                with exact_products(), quick_attention():
                     measurement = self._measure_in_memory(plan, fidelity, compute)
             except Exception as error:  # a failed trial is a value
                 if not recovery.lower_memory(error, plan):
                     log.debug("Trial failed", exc_info=True)
-                    status, reason = _failure(error, is_quantized=self.base.n_bits > 0)
+                    status, reason = failure_of(error, is_quantized=self.base.n_bits > 0)
                     seconds = time.perf_counter() - started
                     measurement = Measurement(
                         plan=plan, fidelity=fidelity, status=status, error=reason, train_seconds=seconds
@@ -124,7 +121,6 @@ class Bench:
         return replace(measurement, overhead_seconds=max(0.0, overhead))
 
     def _measure_in_memory(self, plan: Plan, fidelity: Fidelity, compute: Compute) -> Measurement:
-        """Attach a plan, train it or load its weights, evaluate it, and detach it."""
         is_trained = fidelity.split != "test"
         if is_trained:  # measured on the base model, before adapters are on it
             heads = self.head_rates
@@ -172,7 +168,7 @@ class Bench:
 
     @contextlib.contextmanager
     def _attached(self, plan: Plan, *, seed: int) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
-        """Attach a plan within a context, which yields the model and the adapters' names."""
+        """Yield the model with a plan's adapters, and the adapters' names."""
         stack, task_type = compile_plan(plan, self.methods), self.task.peft_task_type
         with (
             self.base.attached(stack.configs, plan=plan, task_type=task_type, seed=seed) as model,
@@ -182,15 +178,12 @@ class Bench:
 
     @contextlib.contextmanager
     def finished(self, plan: Plan, *, seed: int) -> Iterator[nn.Module]:
-        """Attach a plan with its kept weights within a context, which yields a model to evaluate.
-
-        Raises TrainingError at its end if the base model was changed.
-        """
+        """Yield a model with a plan's kept weights; raise TrainingError if the base model was changed."""
         assert self.keep_weights is not None, "weights are kept for a later evaluation"
         watch = self.base.watch
-        with exact_products(), self._attached(plan, seed=seed) as (model, names):
+        with exact_products(), quick_attention(), self._attached(plan, seed=seed) as (model, names):
             load_weights(model, names, self.keep_weights(plan, seed))
-            with self.base.autocast(), quick_attention(), torch.no_grad():
+            with self.base.autocast(), torch.no_grad():
                 yield model.eval()
         if changed := watch.first_change(self.base.module):
             raise TrainingError(
@@ -229,6 +222,7 @@ class Bench:
             seed=fidelity.seed,
             scales_gradients=self.base.precision.dtype == "float16",
             interrupt=self.interrupt,
+            curve=None if self.curve is None else self.curve(plan, fidelity),
             under_way=None if self.under_way is None else UnderWay(folder=self.under_way(plan, state_owner)),
         )
 
@@ -237,6 +231,7 @@ class Bench:
         counter = SavedBytes()
         with (
             exact_products(),
+            quick_attention(),
             self._attached(plan, seed=0) as (model, _),
             self._checkpointing(self.base.to_train(model), self.compute),
             forked_rng(self.base.device),
@@ -268,7 +263,7 @@ class Bench:
 
     def _loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         # Autocast is entered for every step: within one, its cache would keep the first cast of the adapters.
-        with self.base.autocast(), quick_attention():
+        with self.base.autocast():
             return self.task.loss(model, batch)
 
     def evaluate(
@@ -282,44 +277,44 @@ class Bench:
     ) -> Evaluation:
         """Evaluate a model on a split, or on `n_examples` of it, the same for all plans.
 
-        Example scores are in dataset order. `compute` has the limits for the model's plan; None takes the
-        bench's own. If memory runs out, these limits are halved. Raises NothingToCutError if a single row is
-        too large, and ValueError if a metric is not finite although the loss is.
+        Example scores are in dataset order. If memory runs out, the limits of `compute`, or of the bench, are
+        halved. Raises NothingToCutError if a single row is too large, ValueError if a metric is not finite
+        although the loss is.
         """
         compute = compute or self.compute
         sizes = self.splits[split].sizes
         rows = self.splits[split].subset(len(sizes) if n_examples is None else n_examples)
         by_size = [rows[i] for i in sizes[rows].argsort(kind="stable")]
         model.eval()
-        most_tokens = min(compute.eval_tokens(self.base.device.type), padded_tokens(by_size, sizes))
-
-        def attempt(max_tokens: int) -> Evaluation:
-            if max_tokens < most_tokens:
-                compute.max_eval_tokens = max_tokens
+        max_tokens = min(compute.eval_tokens(self.base.device.type), padded_tokens(by_size, sizes))
+        smallest, evaluation, n_fitting = int(sizes[by_size].max(initial=0)), None, None
+        while evaluation is None:
             chunks = micro_batches(by_size, sizes, max_tokens=max_tokens)
-            batches = (self._batch(split, chunk) for chunk in chunks)
-            with self.base.autocast(), quick_attention():
-                return self.task.evaluate(model, batches, generates=generates)
-
-        largest, configured_tokens = int(sizes[by_size].max(initial=0)), compute.max_eval_tokens
-        try:
-            evaluation = in_smaller_batches(attempt, most_tokens, smallest=largest, device=self.base.device)
-        except NothingToCutError:  # smaller batches were no help, and would slow all later plans
-            compute.max_eval_tokens = configured_tokens
-            raise
+            try:
+                with self.base.autocast():
+                    batches = (self._batch(split, chunk) for chunk in chunks)
+                    evaluation = self.task.evaluate(model, batches, generates=generates)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if max_tokens <= smallest:
+                    raise NothingToCutError(f"{first_line_of(error)} (one row)") from error
+            if evaluation is None:
+                release_memory(self.base.device)  # after the handler, whose error holds on to the tensors
+                max_tokens = n_fitting = max(max_tokens // 2, smallest)
+        if n_fitting is not None:
+            compute.max_eval_tokens = n_fitting
         if evaluation.metric is None:
             return evaluation
         values = (evaluation.metric, *evaluation.example_scores)  # perhaps of a plug-in's metric
         if math.isfinite(evaluation.loss) and not all(map(math.isfinite, values)):
             raise ValueError(f"the metric {self.task.metric} is not finite, although the loss is")
-        scores, texts = (
-            dict(zip(by_size, each, strict=bool(each)))
-            for each in (evaluation.example_scores, evaluation.texts)
-        )
+        in_order = np.argsort(by_size).tolist()  # rows ascend
+        scores, texts = evaluation.example_scores, evaluation.texts
         return replace(
             evaluation,
-            example_scores=tuple(scores[row] for row in rows),
-            texts=tuple(texts[row] for row in rows if texts),
+            example_scores=tuple(scores[i] for i in in_order),
+            texts=tuple(texts[i] for i in in_order if texts),
         )
 
     def sample_batches(self, *, n_examples: int, batch_size: int, seed: int) -> list[Batch]:
@@ -339,20 +334,8 @@ class Bench:
             task=self.task,
             pad_token_id=self.base.pad_token_id,
             device=self.base.device,
+            omits_masks=self.base.device.type == "cuda" and can_omit_masks(self.base, self.task),
         )
 
     def _batch(self, split: str, rows: Sequence[int]) -> Batch:
         return self.batches.get(split, rows).batch
-
-
-def _failure(error: Exception, *, is_quantized: bool) -> tuple[Status, str]:
-    """Return the status of a run that an error ended, and the reason."""
-    if isinstance(error, DivergedError):
-        return Status.DIVERGED, first_line_of(error)
-    if isinstance(error, NothingToCutError):
-        remedy = "take a smaller model" if is_quantized else "pass --quantize 4bit"
-        return Status.OUT_OF_MEMORY, f"out of memory at a single row: lower --max-length, or {remedy}"
-    if is_out_of_memory(error):
-        remedy = "lower --micro-batch-tokens, --max-length or --batch-size"
-        return Status.OUT_OF_MEMORY, f"out of memory: {remedy}"
-    return Status.FAIL, f"{type(error).__name__}: {first_line_of(error)}"

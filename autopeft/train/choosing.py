@@ -19,19 +19,19 @@ from autopeft.types import Decision, ExecutionSpec, Plan
 # Processor seconds per 1,000 tokens of SmolLM2-135M, LoRA everywhere, bf16, one core, in micro-batches of 128
 # … 2,048 tokens: 5.3, 4.7, 4.3, 4.1, 3.9. On a GPU more than these tokens bring nothing either; heuristic.
 _MOST_TOKENS = {"cpu": 2048, "cuda": 16_384}
+_TOKEN_STEP = 512  # on a GPU, whose micro-batches are multiples of it where they are larger; heuristic
 _FEW_TOKENS = 256  # on a CPU, where fewer cost time; see above
 _FEW_BYTES = 2**29  # on a CPU, not worth saving; heuristic
 _WEIGHTS_SHARE = 0.25  # of the weights' bytes, on a CPU: 1.2 B in bf16 then stay below twice them; heuristic
-_OTHER_SHARE = 0.1  # of the free memory, for batches and other tensors that are not counted; heuristic
+# Of the free memory, for what is not counted: batches, and the gradients of a layer while the backward pass
+# computes them; heuristic.
+_OTHER_SHARE = 0.1
 # Of the free memory that nothing else needs; the rest is for gaps between tensors, which an allocator keeps
 # in reserve (see docs/estimate.md).
 _KEPT_SHARE = 0.93
 _TRAINED_BYTES = 16  # of a trained parameter: itself, its gradient, and AdamW's two moments in float32
 _LOGIT_BYTES = 12  # of a logit: in 16 and in 32 bits, and both again for its gradient
-_WITH_LOGITS = (
-    "CAUSAL_LM",
-    "SEQ_2_SEQ_LM",
-)  # tasks of peft with a logit for each token of the vocabulary at each label
+_WITH_LOGITS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")  # tasks of peft with logits over a vocabulary at each label
 # What a transformer layer keeps for its backward pass over what its input takes, both in 16 bits: 34 bytes
 # for each of its numbers (Korthikanti et al. 2022, arXiv 2205.05198, section 4) over 2.
 _LAYER_OVER_INPUT = 17
@@ -54,8 +54,8 @@ def choose_compute(
 ) -> tuple[Compute, tuple[Decision, ...]]:
     """Choose micro-batches and checkpointing unless they are set; return the reasons too.
 
-    The longest row is run forward through LoRA at all linear layers, to count what it keeps for backward; a
-    warning is logged if it may not fit. Memory is reserved for `trained_params`, the most that a plan trains.
+    The longest row is run forward through LoRA at all linear layers, to count what it keeps for backward.
+    Memory is reserved for `trained_params`, the most that a plan trains.
     """
     requested, tokens = execution.checkpointing, execution.micro_batch_tokens
     if tokens is not None and requested == "off":
@@ -63,7 +63,8 @@ def choose_compute(
     if tokens is not None and requested == "on":
         return _compute(execution, tokens, _longest_row(bench, requested, available=0)), ()
     free = min(free_bytes(device, limit_bytes=execution.memory_bytes) for device in bench.base.devices)
-    available, split = _bytes_for_rows(free, _reserved(bench, trained_params)), bench.splits["train"]
+    reserved, split = _reserved(bench, trained_params), bench.splits["train"]
+    available = max(0, int(_KEPT_SHARE * ((1 - _OTHER_SHARE) * free - reserved)))
     n_tokens = int(split.sizes[split.largest_rows(1)].max())
     row = _longest_row(bench, requested, available=available)
     facts = (
@@ -89,14 +90,7 @@ def choose_compute(
 
 
 def memory_advice(*, checkpointing: str, is_quantized: bool) -> str:
-    """Describe how the user can save memory, without what is on already.
-
-    `checkpointing` is `on`, `off` or `auto`. A model may be quantized by `--quantize` or by its checkpoint.
-
-    Example:
-        >>> memory_advice(checkpointing="on", is_quantized=True)
-        'Lower --max-length, or take a smaller model.'
-    """
+    """Describe how the user can save memory, without what is on already."""
     remedies = ["Lower --max-length"]
     remedies += [] if checkpointing == "on" else ["set --checkpointing on"]
     remedies += [] if is_quantized else ["pass --quantize 4bit"]
@@ -105,24 +99,19 @@ def memory_advice(*, checkpointing: str, is_quantized: bool) -> str:
 
 def check_limit(bench: Bench, execution: ExecutionSpec, *, trained_params: int = 0) -> None:
     """Raise SpecError if `--memory` is at most what is taken already before training."""
-    limit_bytes, device = execution.memory_bytes, bench.base.device
-    taken = max(map(taken_bytes, bench.base.devices))
-    if limit_bytes is None or limit_bytes > taken:
-        return
-    row = _longest_row(bench, execution.checkpointing, available=0)
-    reserved = _reserved(bench, trained_params)
-    needed = int((row.kept / _KEPT_SHARE + reserved) / (1 - _OTHER_SHARE))
-    taker = "this process, with its libraries and the model" if device.type == "cpu" else "the model"
-    raise SpecError(
-        f"--memory is {_size(limit_bytes)}, and {taker} takes {_size(taken)} before any training; pass "
-        f"{_size(taken + needed)} at least, or take a smaller model."
-    )
+    limit_bytes, taken = execution.memory_bytes, max(map(taken_bytes, bench.base.devices))
+    if limit_bytes is not None and limit_bytes <= taken:
+        kept = _longest_row(bench, execution.checkpointing, available=0).kept
+        needed = int((kept / _KEPT_SHARE + _reserved(bench, trained_params)) / (1 - _OTHER_SHARE))
+        raise SpecError(
+            f"--memory is {_size(limit_bytes)}, and model and libraries take {_size(taken)} before any "
+            f"training; pass {_size(taken + needed)} at least, or take a smaller model."
+        )
 
 
 def _compute(execution: ExecutionSpec, tokens: int, row: _Row | None = None) -> Compute:
     """Combine micro-batches of `tokens` with checkpointing, if needed or asked for.
 
-    Passes that cannot be checkpointed keep more for each token, and get fewer tokens by the same factor.
     Nothing depends on the memory that is free now, so that a resumed run cuts its batches as before.
     """
     return Compute(
@@ -143,16 +132,8 @@ def _reserved(bench: Bench, trained_params: int) -> int:
     return reserved + _LOGIT_BYTES * min(piece_logits(on_gpu=device != "cpu"), most)
 
 
-def _bytes_for_rows(free: int, reserved: int) -> int:
-    """Return the bytes that rows may keep for backward, out of `free` ones."""
-    return max(0, int(_KEPT_SHARE * ((1 - _OTHER_SHARE) * free - reserved)))
-
-
 def _longest_row(bench: Bench, requested: str, *, available: int) -> _Row:
-    """Measure what the longest row keeps, with checkpointing if requested or necessary.
-
-    Logs a warning if checkpointing saves nothing, and leaves it off.
-    """
+    """Measure what the longest row keeps, with checkpointing if requested or necessary."""
     plan = plan_everywhere(BASELINE_METHOD, _RANK, bench.base.chosen, bench.methods)
     row, n_devices = bench.splits["train"].largest_rows(1), len(bench.base.devices)
     plain = _plain_bytes(bench, plan, row, requested)
@@ -169,10 +150,7 @@ def _longest_row(bench: Bench, requested: str, *, available: int) -> _Row:
 
 
 def kept_bytes(bench: Bench, plan: Plan, rows: Sequence[int]) -> int:
-    """Count the bytes that train rows, as one micro-batch, keep for a backward pass.
-
-    With checkpointing these are the inputs of all layers, and what one layer keeps when it is computed again.
-    """
+    """Count what rows keep for a backward pass: with checkpointing all layers' inputs, and one layer."""
     kept = bench.saved_bytes(plan, rows)
     if not bench.compute.checkpointing:
         return kept
@@ -183,10 +161,7 @@ def kept_bytes(bench: Bench, plan: Plan, rows: Sequence[int]) -> int:
 
 
 def _in_one_layer(bench: Bench, plain: int | None, input_bytes: int) -> int:
-    """Estimate the bytes that one checkpointed layer keeps while it is computed again.
-
-    `plain` is what all layers keep without checkpointing, None if memory ran out.
-    """
+    """Estimate the bytes that one checkpointed layer keeps while it is computed again."""
     n_layers = len({target.layer for target in bench.base.chosen if target.layer is not None})
     in_layers = _LAYER_OVER_INPUT * input_bytes if plain is None else max(0, plain - input_bytes)
     return in_layers // max(1, n_layers)
@@ -206,13 +181,18 @@ def _plain_bytes(bench: Bench, plan: Plan, row: list[int], requested: str) -> in
 def most_tokens(device: str, token_bytes: int, *, available: int, weights: int) -> tuple[int, str]:
     """Return the most tokens of a micro-batch, >= 1, and the reason.
 
-    What fits is rounded down to a power of two, so that small changes in free memory change nothing. A token
-    keeps `token_bytes` for the backward pass, and all of a micro-batch may keep `available` bytes. The base
-    model's weights have `weights` bytes; `device` is a type, such as cpu.
+    What fits is rounded down to a power of two, on a GPU above 512 tokens to a multiple of 512, so that small
+    changes in free memory change nothing. A token keeps `token_bytes` for the backward pass, and all of a
+    micro-batch may keep `available` bytes. The base model's weights have `weights` bytes; `device` is a type,
+    such as cpu.
     """
+    n_fitting = available // token_bytes
+    rounded = (1 << n_fitting.bit_length()) // 2
+    if device != "cpu" and n_fitting > _TOKEN_STEP:
+        rounded = n_fitting // _TOKEN_STEP * _TOKEN_STEP
     limits = [
         (_MOST_TOKENS.get(device, _MOST_TOKENS["cuda"]), "more at once would not be faster"),
-        ((1 << (available // token_bytes).bit_length()) // 2, f"{_size(available)} of these may be kept"),
+        (rounded, f"{_size(available)} of these may be kept"),
     ]
     if device == "cpu":
         least = max(_FEW_TOKENS, _FEW_BYTES // token_bytes)

@@ -5,17 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
-
-import torch
 
 from autopeft.errors import first_line_of, reason_of
-from autopeft.model import is_out_of_memory, release_memory
-from autopeft.train.encoding import EncodedSplit
+from autopeft.model import is_out_of_memory
+from autopeft.train.curve import DivergedError
 from autopeft.train.rows import Counts
-from autopeft.types import OptionPairs, Plan
+from autopeft.types import OptionPairs, Plan, Status
 
-Result = TypeVar("Result")
 Kind = frozenset[tuple[str, OptionPairs]]  # the methods of a plan with their options
 
 # Tokens of an evaluation batch. Processor seconds of one core, in batches of 256, 512, 1,024, 2,048, 4,096
@@ -33,22 +29,15 @@ log = logging.getLogger(__name__)
 class Compute:
     """Limits on the memory of a bench; they change only rounding and draws of dropout.
 
-    If memory runs out for a plan, its limits are lowered and layers are checkpointed, also for later plans of
-    the same kind. Kinds differ in what they keep for a backward pass, so that each has limits of its own.
-
-    Attributes:
-        micro_batch_tokens: Most tokens of a micro-batch, padding included; None takes a step whole.
-        checkpointing: Whether layers keep only their inputs for the backward pass, if the model allows it.
-        plain_tokens: The same as `micro_batch_tokens` for passes without checkpointing; None: as many.
-        max_eval_tokens: Most tokens of an evaluation batch; None: as many as are fastest.
-        memory_bytes: The most that the device may use; None: no limit.
+    Methods differ in what they keep for a backward pass. So limits that are lowered when memory runs out hold
+    for later plans with the same methods and options.
     """
 
-    micro_batch_tokens: int | None = None
-    checkpointing: bool = False
-    plain_tokens: int | None = None
-    max_eval_tokens: int | None = None
-    memory_bytes: int | None = None
+    micro_batch_tokens: int | None = None  # at most, padding included; None takes a step whole
+    checkpointing: bool = False  # layers keep only their inputs for the backward pass, if the model allows it
+    plain_tokens: int | None = None  # of a micro-batch without checkpointing; None: as many
+    max_eval_tokens: int | None = None  # of an evaluation batch; None: as many as are fastest
+    memory_bytes: int | None = None  # that the device may use; None: no limit
     _of_kinds: dict[Kind, Compute] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -74,30 +63,8 @@ class NothingToCutError(MemoryError):
     """Memory ran out at a single row, so that a smaller batch does not help."""
 
 
-def in_smaller_batches(
-    attempt: Callable[[int], Result], max_tokens: int, *, smallest: int, device: torch.device
-) -> Result:
-    """Call `attempt` with `max_tokens`, and with half as many each time that memory runs out.
-
-    Raises NothingToCutError if memory runs out at `smallest`, the tokens of the largest row.
-    """
-    while True:
-        try:
-            return attempt(max_tokens)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if max_tokens <= smallest:
-                raise NothingToCutError(f"{first_line_of(error)} (one row)") from error
-        release_memory(device)
-        max_tokens = max(max_tokens // 2, smallest)
-
-
 def micro_batches(rows: Sequence[int], sizes: Counts, *, max_tokens: int | None) -> list[Sequence[int]]:
-    """Cut the rows of a step into micro-batches of at most `max_tokens`, padding included.
-
-    Each has at least one row, so that a row longer than `max_tokens` is a micro-batch of its own.
-    """
+    """Cut the rows of a step into micro-batches of at most `max_tokens`, padding included, or of one row."""
     if max_tokens is None or padded_tokens(rows, sizes) <= max_tokens:
         return [rows]
     batches: list[list[int]] = []
@@ -122,48 +89,58 @@ class Recovery:
     """Lowers the limits of one measurement, in place, each time that memory runs out.
 
     Micro-batches are halved, twice at most and down to one row; then layers are checkpointed. If that does
-    not help, all limits are restored: some methods keep as much for a row as for many. Later plans of the
-    same kind share `compute`. `steps` returns the run's micro-batches under it, as rows of `split`.
+    not help, all limits are restored, since some methods keep as much for a row as for many. `steps` returns
+    the micro-batches of the run under its limits.
     """
 
     compute: Compute
-    split: EncodedSplit
+    sizes: Counts  # tokens of the train rows
     steps: Callable[[], list[list[Sequence[int]]]]
     is_trained: bool
     may_checkpoint: bool
+    _n_halved: int = 0
 
     def __post_init__(self) -> None:
-        self._before, self._n_halved = replace(self.compute), 0
+        self._before = replace(self.compute)
 
     def lower_memory(self, error: Exception, plan: Plan) -> bool:
         """Lower a limit for the next try of a plan, and log it; False if the error is final."""
-        how = self._next_try(error) if is_out_of_memory(error) else None
-        if how is not None:
-            text = (
-                "Memory ran out (%s): plan %s starts again, %s; later plans with the same methods and "
-                "options start this way."
-            )
-            log.warning(text, reason_of(error), plan.digest, how)
-        return how is not None
-
-    def _next_try(self, error: Exception) -> str | None:
-        """Lower one limit and describe it; if none can be lowered, restore all, return None."""
-        if self.is_trained and not isinstance(error, NothingToCutError):
-            if self._n_halved < _MOST_HALVINGS and self._halve():
-                self._n_halved += 1
-                return f"in micro-batches of at most {self.compute.micro_batch_tokens} tokens"
-            if not self.compute.checkpointing and self.may_checkpoint:
-                self.compute.checkpointing = True
-                return "with gradient checkpointing"
-        vars(self.compute).update(vars(self._before))
-        return None
-
-    def _halve(self) -> bool:
-        """Lower the limit to half of the largest micro-batch; False if that is one row."""
-        sizes = self.split.sizes
-        batches = [rows for step in self.steps() for rows in step]
-        largest = max(batches, key=lambda rows: padded_tokens(rows, sizes), default=())
-        if len(largest) <= 1:
+        if not is_out_of_memory(error):
             return False
-        self.compute.micro_batch_tokens = padded_tokens(largest, sizes) // 2
+        is_final = isinstance(error, NothingToCutError) or not self.is_trained
+        how = None if is_final else self._next_try()
+        if how is None:
+            vars(self.compute).update(vars(self._before))
+            return False
+        text = (
+            "Memory ran out (%s): plan %s starts again, %s; later plans with the same methods and options "
+            "start this way."
+        )
+        log.warning(text, reason_of(error), plan.digest, how)
         return True
+
+    def _next_try(self) -> str | None:
+        """Lower one limit and describe it; None if none can be lowered."""
+        batches = [rows for step in self.steps() for rows in step]
+        largest = max(batches, key=lambda rows: padded_tokens(rows, self.sizes), default=())
+        if self._n_halved < _MOST_HALVINGS and len(largest) > 1:
+            self._n_halved += 1
+            self.compute.micro_batch_tokens = padded_tokens(largest, self.sizes) // 2
+            return f"in micro-batches of at most {self.compute.micro_batch_tokens} tokens"
+        if self.compute.checkpointing or not self.may_checkpoint:
+            return None
+        self.compute.checkpointing = True
+        return "with gradient checkpointing"
+
+
+def failure_of(error: Exception, *, is_quantized: bool) -> tuple[Status, str]:
+    """Return the status of a run that an error ended, and the reason."""
+    if isinstance(error, DivergedError):
+        return Status.DIVERGED, first_line_of(error)
+    if isinstance(error, NothingToCutError):
+        remedy = "take a smaller model" if is_quantized else "pass --quantize 4bit"
+        return Status.OUT_OF_MEMORY, f"out of memory at a single row: lower --max-length, or {remedy}"
+    if is_out_of_memory(error):
+        remedy = "lower --micro-batch-tokens, --max-length or --batch-size"
+        return Status.OUT_OF_MEMORY, f"out of memory: {remedy}"
+    return Status.FAIL, f"{type(error).__name__}: {first_line_of(error)}"

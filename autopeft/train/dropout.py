@@ -18,9 +18,8 @@ _PER_WORD = 4  # masks from one 64-bit word of the generator
 def quick_masks(device: torch.device) -> Iterator[None]:
     """Make `bernoulli_`, and so every dropout, faster on a CPU within a context.
 
-    On processors that are not Intel's, torch draws each element of a mask by itself and on one thread: 8 to
-    18 % of a step of MiniLM-L6 with LoRA in bfloat16 on two AMD cores. `torch.manual_seed` decides the masks
-    as before, but they differ from those drawn outside of the context.
+    On processors that are not Intel's, torch draws masks by element on one thread: 8 to 18 % of a step of
+    MiniLM-L6 with LoRA in bfloat16 on two AMD cores. They differ from masks drawn outside of the context.
     """
     if device.type != "cpu":
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -23,6 +24,11 @@ from autopeft.train.rows import Counts, LazyRows, length_of, rows_of_tokens, siz
 
 log = logging.getLogger(__name__)
 
+
+class OverflowInFloat16Error(ModelError):
+    """The loss of an example is not finite in float16."""
+
+
 NO_CUT = 10**9  # tokens, more than any row has
 _SORTED_BATCHES = 16  # batches whose rows are sorted by length together, to save padding; heuristic
 _SUBSET_SEED = 20  # of the rows that short runs are ranked on; any fixed number
@@ -33,33 +39,28 @@ _COUNTED_CHARACTERS = 4_000_000  # the most of these rows; heuristic
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedSplit:
-    """One split as token features; `examples` and `labels` have one entry per example.
-
-    `text_form` describes how a row became one text, if that depends on the rows. With `lazy`, examples and
-    labels are its columns, and a row is encoded when it is first read.
-    """
+    """One split as token features; `examples` and `labels` have one entry per example."""
 
     examples: Sequence[Example]
     labels: Sequence[Any]
-    text_form: str = ""
-    lazy: LazyRows | None = None
+    text_form: str = ""  # how a row became one text, if that depends on the rows
+    lazy: LazyRows | None = None  # whose columns are examples and labels; encodes a row when it is read
     rows: tuple[int, ...] | None = None  # the row of each example; None if no row was dropped
     n_late: int = 0  # examples at the end that a full run sees only after the steps of its short run
 
     @cached_property
     def lengths(self) -> Counts:
         """Tokens per example: those of its longest row; 1 if it has none (an image)."""
-        if self.lazy is not None:
-            return self.lazy.lengths
-        return np.fromiter(map(length_of, self.examples), dtype=np.int64, count=len(self.examples))
+        return self.lazy.lengths if self.lazy else np.array([*map(length_of, self.examples)], dtype=np.int64)
 
     @cached_property
     def sizes(self) -> Counts:
         """Tokens that an example adds to a batch: those of its rows, or labels if more."""
-        if self.lazy is not None:
-            return self.lazy.sizes
-        sizes = map(size_of, self.examples, self.labels)
-        return np.fromiter(sizes, dtype=np.int64, count=len(self.examples))
+        return (
+            self.lazy.sizes
+            if self.lazy
+            else np.array([*map(size_of, self.examples, self.labels)], dtype=np.int64)
+        )
 
     @cached_property
     def typical(self) -> NDArray[np.int64]:
@@ -87,10 +88,7 @@ class EncodedSplit:
         return len(self.examples) - self.n_late
 
     def subset(self, n_examples: int) -> list[int]:
-        """Draw rows to judge a short run on, ascending; the same for all plans.
-
-        They are random, since the rows of a file are often sorted by label.
-        """
+        """Draw random rows to judge a short run on, ascending; the same for all plans."""
         order: list[int] = np.random.default_rng(_SUBSET_SEED).permutation(len(self.examples)).tolist()
         return sorted(order[:n_examples])
 
@@ -98,10 +96,9 @@ class EncodedSplit:
 def encode_splits(
     data: LabelledData, *, base: BaseModel, task: Task, max_length: int | None
 ) -> dict[str, EncodedSplit]:
-    """Encode the non-empty splits of a dataset.
+    """Encode the non-empty splits of a dataset; raise ModelError if the model cannot take a train row.
 
-    The rows of the search split are also the late ones of the train split. Raises ModelError if the model
-    cannot take a train row.
+    The rows of the search split are also the late ones of the train split.
     """
     encode = partial(encode_split, base=base, task=task, max_length=max_length)
     splits = (data.train, data.search, data.confirm, data.test)
@@ -128,9 +125,7 @@ def encode_splits(
 def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int | None) -> EncodedSplit:
     """Encode one split in at most `max_length` tokens a row; most of a large one later.
 
-    Raises:
-        DataError: The task refuses the rows, since too many do not fit.
-        ModelError: The tokenizer returns tokens for which the model has no embedding.
+    Raises DataError if the task refuses the rows, ModelError if the model has no embedding for a token.
     """
     longest = min(max_length or NO_CUT, max_length_of(base) or NO_CUT)
 
@@ -201,7 +196,8 @@ def _limits(base: BaseModel) -> list[tuple[int, str]]:
 def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
     """Raise ModelError if the loss of the longest and shortest example cannot be computed.
 
-    Both eval and train mode are tried: Reformer pads to a length that it can split in eval mode only.
+    Both eval and train mode are tried: Reformer pads to a length that it can split in eval mode only. Raises
+    OverflowInFloat16Error if the model computes in float16 and the loss is not finite.
     """
     lengths = split.lengths[split.known]
     rows = sorted({int(split.known[lengths.argmax()]), int(split.known[lengths.argmin()])})
@@ -212,7 +208,7 @@ def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
         for mode in (contextlib.nullcontext(), base.in_train_mode()):
             with mode, torch.no_grad(), base.autocast():
                 placed = {name: tensor.to(base.device) for name, tensor in batch.items()}
-                float(task.loss(base.module, placed))  # waits for the GPU, which raises only then
+                loss = float(task.loss(base.module, placed))  # waits for the GPU, which raises only then
     except PASS_ERRORS as error:
         if is_out_of_memory(error):
             raise
@@ -222,6 +218,8 @@ def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
             f"{base.name} cannot take an example of {task.name} ({shapes}): {reason}; use a base "
             "model for that task, with the tokenizer or image processor that belongs to it."
         ) from error
+    if base.precision.dtype == "float16" and not math.isfinite(loss):
+        raise OverflowInFloat16Error(f"The loss of {base.name} is {loss} in float16; pass --dtype float32.")
 
 
 def _require_known_tokens(rows: Sequence[Sequence[int]], base: BaseModel) -> None:
@@ -270,11 +268,10 @@ def train_rows(
 def epoch_batches(
     lengths: Counts, rows: NDArray[np.int64], *, batch_size: int, rng: np.random.Generator
 ) -> Iterator[list[int]]:
-    """Yield the full batches of one epoch, each of rows of similar length, shuffled.
+    """Yield the full batches of one epoch in random order, each of rows of similar length.
 
-    Rows are shuffled and cut into chunks of 16 batches. Each chunk is sorted by length, cut into batches, and
-    its batches are shuffled. A random remainder that fills no batch is left out of the epoch.
-    Sorting lowers the share of padding from about half to a tenth.
+    A random remainder that fills no batch is left out. Sorting chunks of 16 batches by length lowers the
+    share of padding from about half to a tenth.
     """
     order = rng.permutation(rows)
     order = order[: len(order) - len(order) % batch_size]
@@ -286,10 +283,7 @@ def epoch_batches(
 
 
 def uncut_lengths(split: Split, rows: Sequence[int], base: BaseModel, task: Task, *, most: int) -> list[int]:
-    """Count the tokens of some rows before truncation, up to `most` + 1.
-
-    For an encoder-decoder, the longer of prompt and completion counts.
-    """
+    """Count the tokens of rows before truncation, up to `most` + 1; of pairs those of the longer text."""
     inputs, labels = [split.inputs[i] for i in rows], [split.labels[i] for i in rows]
     encoded = task.encode(inputs, labels, base.tokenizer, most + 1)
     lengths = [length_of(example) for example in encoded.examples]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,17 +16,16 @@ from torch import nn
 from torch.amp import GradScaler
 from torch.optim import AdamW, Optimizer
 
-from autopeft.model.devices import SavedBytes, forked_rng
+from autopeft.model.devices import SavedBytes, devices_of, forked_rng
 from autopeft.plugins import Batch
 from autopeft.train.compute import padded_tokens
+from autopeft.train.curve import CURVE_STEPS, Curve, DivergedError
 from autopeft.train.pausing import Position, UnderWay, pause, resume
 from autopeft.train.rates import RateSchedule
 from autopeft.train.rows import Counts
 
 _CLIP_NORM = 1.0  # of the gradients of all parameters together; the usual value for transformers
 _FUSED_ON = ("cpu", "cuda")  # devices with one kernel of AdamW, and one of the norm, for all parameters
-_CHECKED_STEPS = 8  # steps between two checks of the losses, since a check waits for the device; heuristic
-
 
 # Called after each step with its number, the number of steps, and a function that returns the mean loss.
 Watcher = Callable[[int, int, Callable[[], float]], None]
@@ -43,17 +43,9 @@ def watched(watcher: Watcher) -> Iterator[None]:
         _watcher.reset(token)
 
 
-class DivergedError(FloatingPointError):
-    """The loss became infinite or NaN during training."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """The inputs of one training run.
-
-    `under_way` keeps states of the full run now and then, and at the branch of a short run, from which the
-    full run continues. `interrupt` is called before each step; its exceptions stop the run.
-    """
+    """The inputs of one training run."""
 
     steps: Sequence[Sequence[Sequence[int]]]  # micro-batches of each step, as row indices
     sizes: Counts  # tokens of every row
@@ -62,16 +54,18 @@ class TrainingRun:
     schedule: RateSchedule
     seed: int
     scales_gradients: bool = False  # for float16: a step whose gradients leave its range is skipped
-    under_way: UnderWay | None = None
-    interrupt: Callable[[], None] = lambda: None
+    curve: Path | None = None  # the file of its points
+    under_way: UnderWay | None = None  # keeps states now and then, and at the branch of a short run
+    interrupt: Callable[[], None] = lambda: None  # called before each step; its exceptions stop the run
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingCost:
     """Seconds and steps that a run trained, including those before it was resumed.
 
-    A full run that continues a short one counts from there. `peak_bytes` adds up what the widest micro-batch
-    saves for backward, gradients and AdamW's moments.
+    A full run that continues a short one counts from there. `peak_bytes` is the most memory that the run took
+    on top of its weights: on a GPU by torch's allocator, else the sum of what the widest micro-batch saves
+    for its backward pass, gradients and AdamW's moments.
     """
 
     seconds: float = 0.0
@@ -82,10 +76,9 @@ class TrainingCost:
 def train(
     model: nn.Module, groups: list[dict[str, Any]], run: TrainingRun, *, device: torch.device
 ) -> TrainingCost:
-    """Train parameter groups of a model in place, from the start or from a kept state.
+    """Train parameter groups, whose `lr` is the peak, in place, from the start or from a kept state.
 
-    The `lr` of a group is its peak. The model is in train mode already. Raises DivergedError if a loss is not
-    finite, or if float16 leaves no finite gradients.
+    Raises DivergedError if a loss is not finite, or if float16 leaves no finite gradients.
     """
     started, schedule, under_way = time.perf_counter(), run.schedule, run.under_way
     n_steps = schedule.n_steps
@@ -100,7 +93,7 @@ def train(
         start = resume(state, model, optimizer, scaler, n_full=schedule.n_full)
         if schedule.branch is not None:  # a short run that was stopped after its branch counts whole
             start = replace(start, began=0, seconds=start.seconds + start.short_seconds)
-        peak = _PeakBytes(run, start)
+        peak = _PeakBytes(run, start, model)
 
         def position_after(n_done: int) -> Position:
             return replace(
@@ -111,37 +104,32 @@ def train(
                 seconds=start.seconds + time.perf_counter() - started,
             )
 
-        losses: list[tuple[int, torch.Tensor]] = []  # with their steps, since the last check
+        curve = Curve(run.curve, start=start.step, n_steps=n_steps)
         for step in range(start.step, n_steps):
             run.interrupt()
             if step == schedule.branch and under_way is not None:
-                _require_finite(losses, n_steps=n_steps)
+                curve.look(learning_rate=optimizer.param_groups[0]["lr"])
                 position = position_after(step)
                 branch = replace(position, began=step, seconds=0.0, short_seconds=position.seconds)
                 under_way.keep(pause(branch, model, optimizer, scaler))
             for group, peak_rate in zip(optimizer.param_groups, peak_rates, strict=True):
                 group["lr"] = peak_rate * schedule.share(step)
-            step_losses = _optimizer_step(model, optimizer, scaler, run=run, step=step, peak=peak)
-            losses += [(step, loss) for loss in step_losses]
+            losses, norm = _optimizer_step(model, optimizer, scaler, run=run, step=step, peak=peak)
+            n_tokens = sum(padded_tokens(rows, run.sizes) for rows in run.steps[step])
+            curve.add(step, losses, gradient_norm=norm, n_tokens=n_tokens)
             if (watcher := _watcher.get()) is not None:
-                watcher(step + 1, n_steps, partial(_mean, step_losses))
+                watcher(step + 1, n_steps, partial(_mean, losses))
             is_last = step + 1 == n_steps
             in_full_run = schedule.branch is None or step + 1 < schedule.branch  # not in a decay
             is_kept = under_way is not None and in_full_run and under_way.is_due(is_last=is_last)
-            if (step + 1) % _CHECKED_STEPS == 0 or is_last or is_kept:
-                _require_finite(losses, n_steps=n_steps)
-                losses.clear()
+            if (step + 1) % CURVE_STEPS == 0 or is_last or is_kept:
+                curve.look(learning_rate=optimizer.param_groups[0]["lr"])
             if is_kept and under_way is not None:
                 under_way.keep(pause(position_after(step + 1), model, optimizer, scaler))
         seconds = position_after(n_steps).seconds
         if scaler.is_enabled() and scaler.get_scale() < 1:
             raise DivergedError("diverged: the gradients are not finite in float16; try --dtype float32")
-    trained_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    return TrainingCost(
-        seconds=seconds,
-        n_steps=n_steps - start.began,
-        peak_bytes=peak.saved_bytes + 3 * trained_bytes,  # gradients, and AdamW's two moments
-    )
+    return TrainingCost(seconds=seconds, n_steps=n_steps - start.began, peak_bytes=peak.n_bytes)
 
 
 def _optimizer_step(
@@ -152,8 +140,8 @@ def _optimizer_step(
     run: TrainingRun,
     step: int,
     peak: _PeakBytes,
-) -> list[torch.Tensor]:
-    """Take one optimizer step; return the losses of its micro-batches, on the device.
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Take one optimizer step; return the losses of its micro-batches and the norm, on the device.
 
     The gradient is the sum over the terms of all micro-batches, divided once by their number. So it does not
     depend on how a step is cut. Micro-batches without a term are skipped if others have some.
@@ -172,51 +160,60 @@ def _optimizer_step(
         del loss, share
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     scaler.unscale_(optimizer)
-    nn.utils.clip_grad_norm_(parameters, _CLIP_NORM, foreach=optimizer.defaults["fused"] or None)
+    norm = nn.utils.clip_grad_norm_(parameters, _CLIP_NORM, foreach=optimizer.defaults["fused"] or None)
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad()
-    return losses
+    return losses, norm
 
 
 def _mean(losses: Sequence[torch.Tensor]) -> float:
     return float(torch.stack(list(losses)).mean())
 
 
-def _require_finite(losses: Sequence[tuple[int, torch.Tensor]], *, n_steps: int) -> None:
-    """Raise DivergedError for the first step whose loss is infinite or NaN."""
-    if not losses:
-        return
-    are_finite = torch.stack([loss for _, loss in losses]).isfinite().tolist()
-    for (step, _), is_finite in zip(losses, are_finite, strict=True):
-        if not is_finite:
-            raise DivergedError(f"diverged at step {step + 1} of {n_steps}: the loss is not finite")
-
-
 class _PeakBytes:
-    """Counts the bytes that the widest micro-batch of a run saves for backward.
+    """Measures the memory of a run as `TrainingCost` describes it.
 
-    A resumed run counts again only if a wider micro-batch is still to come.
+    On a CPU a resumed run counts again only if a wider micro-batch is still to come.
     """
 
-    def __init__(self, run: TrainingRun, start: Position) -> None:
+    def __init__(self, run: TrainingRun, start: Position, model: nn.Module) -> None:
         self._sizes = run.sizes
-        self.widest_tokens, self.saved_bytes = start.widest_tokens, start.saved_bytes
+        self.widest_tokens, self._counted_bytes = start.widest_tokens, start.saved_bytes
+        trained_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+        self._state_bytes = 3 * trained_bytes  # gradients, and AdamW's two moments
+        self._gpus = [device for device in devices_of(model) if device.type == "cuda"]
+        self._bytes_before = sum(map(torch.cuda.memory_allocated, self._gpus))
+        for gpu in self._gpus:
+            torch.cuda.reset_peak_memory_stats(gpu)
         batches = [rows for step in run.steps[start.step :] for rows in step]
         # The first of equally wide micro-batches, as in a run that was not stopped.
         widest = max(batches, key=self._n_tokens, default=())
         self._widest = widest if self._n_tokens(widest) > start.widest_tokens else ()
 
+    @property
+    def n_bytes(self) -> int:
+        """The most bytes so far."""
+        return self.saved_bytes + self._state_bytes
+
+    @property
+    def saved_bytes(self) -> int:
+        """The same without gradients and moments."""
+        if not self._gpus:
+            return self._counted_bytes
+        peak = sum(map(torch.cuda.max_memory_allocated, self._gpus)) - self._bytes_before
+        return max(self._counted_bytes, peak - self._state_bytes)
+
     @contextlib.contextmanager
     def counting(self, rows: Sequence[int]) -> Iterator[None]:
         """Count what a forward pass saves, if `rows` are the widest micro-batch."""
-        if rows is not self._widest:
+        if self._gpus or rows is not self._widest:
             yield
             return
         counter = SavedBytes()
         with counter.counting():
             yield
-        self.widest_tokens, self.saved_bytes = self._n_tokens(rows), counter.total
+        self.widest_tokens, self._counted_bytes = self._n_tokens(rows), counter.total
 
     def _n_tokens(self, rows: Sequence[int]) -> int:
         return padded_tokens(rows, self._sizes)

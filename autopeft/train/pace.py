@@ -14,7 +14,7 @@ from autopeft.types import Fidelity, Plan, Status
 
 _SECONDS = 2.0  # of the timed run, about; heuristic
 _MOST_STEPS = 8  # of the timed run; heuristic
-_COLD_SECONDS = 10.0  # a first step up to this long may be slow by the preparation of kernels; heuristic
+_COLD_SECONDS = 10.0  # a first step up to this long is timed again; heuristic
 TYPICAL_STEPS = 64  # steps whose mean length represents a whole run; heuristic
 
 
@@ -30,13 +30,12 @@ class Pace:
 def pace_of(bench: Bench, plan: Plan) -> Pace:
     """Time one step and one example of a plan, then as many more as take about two seconds.
 
-    A slow first step is timed again, since kernels may have been prepared in it. Times are scaled from the
-    tokens of the rows that were timed to typical ones. No weights or states are kept. Raises TrainingError if
-    the plan cannot be trained.
+    Times are scaled from the tokens of the rows that were timed to typical ones. Raises TrainingError if the
+    plan cannot be trained.
     """
-    bench = replace(bench, keep_weights=None, under_way=None)
+    bench = replace(bench, keep_weights=None, under_way=None, curve=None)
     pace = _timed(bench, plan, n_steps=1, n_examples=1)
-    if _SECONDS / _MOST_STEPS < pace.step_seconds < _COLD_SECONDS:
+    if _SECONDS / _MOST_STEPS < pace.step_seconds < _COLD_SECONDS:  # kernels may have been prepared in it
         pace = _timed(bench, plan, n_steps=1, n_examples=1)
     n_steps = min(_MOST_STEPS, int(_SECONDS / max(pace.step_seconds, 1e-9)))
     if n_steps < 1:

@@ -36,7 +36,7 @@ class Position:
 
     step: int = 0  # steps done
     widest_tokens: int = 0  # of the widest micro-batch so far, padding included; 0 before one was counted
-    saved_bytes: int = 0  # what that micro-batch saves for the backward pass
+    saved_bytes: int = 0  # most memory so far, without gradients and moments
     n_full: int = 0  # steps of the full run to which the state belongs
     began: int = 0  # step at which the full run took over from its short run; 0 without one
     seconds: float = 0.0  # of training since `began`
@@ -108,16 +108,13 @@ def resume(
 ) -> Position:
     """Restore model, optimizer, scaler and torch's generators; return the position.
 
-    If there is no state, or one of other parameters or of a full run of other than `n_full` steps, nothing
-    changes and the position is step 0.
+    Without a state, or with one of other parameters or of another length, nothing changes: it is step 0.
     """
-    if state is None:
-        return Position(n_full=n_full)
-    position, tensors = state.position, state.tensors
     trained = _trained_parameters(model)
-    shapes = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("value.")}
-    fits = shapes == {f"value.{name}": parameter.shape for name, parameter in trained.items()}
-    if not fits or position.n_full != n_full:
+    shapes = {f"value.{name}": parameter.shape for name, parameter in trained.items()}
+    tensors = {} if state is None else state.tensors
+    kept = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("value.")}
+    if state is None or kept != shapes or state.position.n_full != n_full:
         return Position(n_full=n_full)
     with torch.no_grad():
         for name, parameter in trained.items():
@@ -135,7 +132,7 @@ def resume(
     for index, device in enumerate(devices_of(model)):
         if device.type == "cuda" and f"rng.cuda.{index}" in tensors:
             torch.cuda.set_rng_state(tensors[f"rng.cuda.{index}"], device)
-    return position
+    return state.position
 
 
 def _trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -146,8 +143,7 @@ def _trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 class UnderWay:
     """Keeps the latest state of one training run in a folder, a minute or more apart.
 
-    A run of less than a minute writes nothing. If writing is slow, states are further apart, so that it takes
-    at most a hundredth of the time. If a state cannot be written, a warning is logged and training continues.
+    If writing is slow, states are further apart, so that it takes at most a hundredth of the time.
     """
 
     folder: Path

@@ -24,20 +24,14 @@ _BEFORE_DECAY = 0.8  # share of a short run before its decay, which a full run n
 _MOST_WARMUP = 50  # steps, so that short runs of long ones train at the peak rate; heuristic
 WARMUP_SHARE = 0.06  # as in RoBERTa, Liu et al. 2019, arXiv:1907.11692
 
-# One rate for adapters and head confounds methods with rates: on clinc_domain10, 53 steps, LoRA at 4e-3 gets
-# 74 % with the head at the same rate and 85 % with the head at 3e-2, which is what IA3's rate gives the head
-# anyway (research/2026-11-25-head-and-adapters.md). AdamW moves an output by about rate × inputs × their root
-# mean square.
-# That RMS is 0.06 before MiniLM's classifier, 0.4 before its tags and 1.9 before SmolLM2's classes: one rate
-# for all is far too high for some. The numbers here are such moves: of the outputs of the last layer, and of
-# layers below it, which learn worse at larger ones (two seeds, MiniLM with a new pooler: 0.885 at 2.6e-2, a
-# move of 3.6, and 0.904 to 0.930 at 2.7e-3, a move of 0.37).
-# In full runs of 300 steps on six sets, LoRA has 0 to 4 points more at a move of 2 than at 0.66, and no more
-# at 4 (research/2026-11-29-head-move.md).
+# One rate for adapters and head confounds methods with rates (research/2026-11-25-head-and-adapters.md).
+# AdamW moves an output by about rate × inputs × their root mean square, which is 0.06 before MiniLM's
+# classifier and 1.9 before SmolLM2's. The numbers here are such moves: of the outputs of the last layer (LoRA
+# has 0 to 4 points more at 2 than at 0.66, and no more at 4: research/2026-11-29-head-move.md), and of layers
+# below it, which learn worse at larger ones (MiniLM with a new pooler: 0.885 at 3.6, 0.904 and more at 0.37).
 MOVE = 2.0
-# Where rows repeat, a fast head memorizes them: at 16 epochs of 400 rows a move of 0.5 is 0 to 4.5
-# points better than 2 on eight sets of nine; at 4 epochs of 2,500 rows it is 3.5 worse on 77 classes
-# (research/2026-12-01-head-rate.md). So the move times the epochs is at most this.
+# The move times the epochs is at most this: where rows repeat, a fast head memorizes them. At 16 epochs of
+# 400 rows 0.5 is 0 to 4.5 points better than 2 on eight sets of nine (research/2026-12-01-head-rate.md).
 MOST_MOVE_EPOCHS = 8.0
 # Numbers are learned in units of their spread: outputs need not move as far (lower losses on stsb and a toy).
 MOVE_OF_NUMBERS = 0.66
@@ -74,8 +68,8 @@ def rate_share(step: int, n_steps: int) -> float:
 class RateSchedule:
     """Shares of the peak rate in a full run, or in a short one that branches off it.
 
-    A short run has the steps of a full run up to the step `branch`, and then decays to 0. A full run can
-    continue from there: it repeats nothing and ends with the same bits.
+    A short run has the steps of a full run up to the step `branch`, from which a full run can continue to the
+    same bits, and then decays to 0.
     """
 
     n_steps: int
@@ -121,15 +115,11 @@ def full_run_steps(*, n_train: int, batch_size: int, epochs: float | None, max_s
 
 @dataclass(frozen=True, kw_only=True)
 class HeadRates:
-    """Learning rates of the task head, by the names of its parameters in the base model.
-
-    `output` is the rate of the head's last layer, 1 without a head. `move` is about how far one step at that
-    rate moves an output.
-    """
+    """Learning rates of the task head, by the names of its parameters in the base model."""
 
     by_name: Mapping[str, float]
-    output: float = 1.0
-    move: float = MOVE
+    output: float = 1.0  # of the head's last layer; 1 without a head
+    move: float = MOVE  # of an output by one step at that rate, about
 
     def at(self, output: float) -> HeadRates:
         """Scale all rates, so that the last layer has the rate `output`."""
@@ -157,9 +147,9 @@ def input_rms(
     *,
     call: Callable[[nn.Module, Batch], object],
 ) -> dict[str, float]:
-    """Measure the root mean square of the inputs of linear layers, by name, without padding.
+    """Measure the root mean square of the inputs of linear layers that batches reach, without padding.
 
-    `call` runs the model on a batch, such as the task's loss. A layer that no batch reaches is missing.
+    `call` runs the model on a batch, such as the task's loss.
     """
     sums: dict[str, tuple[float, int]] = {}
     mask: torch.Tensor | None = None
@@ -230,8 +220,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Make AdamW's groups: adapters at the plan's learning rate, the head at its own rates.
 
-    The plan's `head_factor` scales the rates of the head. If the head alone is trained, the plan's learning
-    rate is that of its last layer, and its other layers keep their proportion to it.
+    If the head alone is trained, the plan's learning rate is that of its last layer, and its other layers
+    keep their proportion to it.
     """
     stack = compile_plan(plan, methods)
     factors = dict(zip(stack.names, stack.rate_factors, strict=False))  # the head alone has no factor

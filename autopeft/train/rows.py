@@ -29,9 +29,8 @@ class Counts(Protocol):
 class LazyRows:
     """The examples of a split, encoded when they are first read.
 
-    `typical` are rows drawn at random, ascending, whose mean represents all. `known` are these and the rows
-    with the most characters, ascending; their longest represents all. `lengths` and `sizes` have the tokens
-    of each row, as `length_of` and `size_of` count them.
+    `typical` are random rows, whose mean represents all. `known` are these and the rows with the most
+    characters, whose longest represents all.
     """
 
     def __init__(

@@ -20,20 +20,22 @@ import json
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+import numpy as np
 import peft
 import torch
 import transformers
 from peft import PeftConfig, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from torch.overrides import TorchFunctionMode
 
 from autopeft.adapters.skeleton import add_shira_indices, forgo_initial_values
-from autopeft.estimate import Replay, StandInArrays, StandInValues, TrainingStep
+from autopeft.estimate import Replay, StandInValues, TrainingStep
 from autopeft.plugins import Batch
 
 LLAMA_3B: dict[str, Any] = {
@@ -50,6 +52,7 @@ LLAMA_3B: dict[str, Any] = {
 N_ROWS, MAX_TOKENS = 4, 768
 REPLAYED = (512, MAX_TOKENS)  # tokens; between them memory is a straight line
 NEAR = 0.05
+N_VALUES = "_n_values"  # marks a stand-in for a sparse tensor
 LORA_FA = "lora-fa"  # an optimizer that trains B alone
 RENAMED = {"BONE": "MISS"}  # types that this peft has under another name
 
@@ -141,12 +144,57 @@ def model_of(run: dict[str, Any]) -> torch.nn.Module:
     return model
 
 
+class StandInArrays(TorchFunctionMode):
+    """A context in which numpy arrays and sparse tensors of fake tensors have stand-ins.
+
+    AdaMSS, FRoD and SHiRA need them. `numpy()` returns random numbers. A sparse tensor is one number,
+    repeated over the shape. A tensor from a list of whole numbers, such as a shape, keeps its values.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch.Tensor.numpy:
+            return np.random.default_rng(0).normal(size=tuple(args[0].shape)).astype(np.float32)
+        is_list = func is torch.tensor and isinstance(args[0], list)
+        if is_list and all(type(value) is int for value in args[0]):
+            return func(*args, **{**(kwargs or {}), "device": "cpu"})
+        if func is torch.sparse_coo_tensor:
+            sparse = _Sparse.apply(*args[:3])
+            setattr(sparse, N_VALUES, args[1].numel())
+            return sparse
+        n_values = getattr(args[0], N_VALUES, None) if args else None
+        if n_values is not None:
+            if func is torch.Tensor.coalesce:
+                return args[0]
+            if func is torch.Tensor._nnz:
+                return n_values
+            if func is torch.Tensor.to_dense:
+                return args[0].clone(memory_format=torch.contiguous_format)
+        return func(*args, **(kwargs or {}))
+
+
+class _Sparse(torch.autograd.Function):
+    """A sparse tensor in memory that hardly counts; its indices are kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, indices: torch.Tensor, values: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        ctx.save_for_backward(indices.to(torch.long, copy=True), values)
+        return values.new_empty(1).expand(*shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[None, torch.Tensor, None]:
+        _, values = ctx.saved_tensors
+        return None, torch.empty_like(values), None
+
+
 def peak_of(run: dict[str, Any], n_tokens: int) -> int:
     """Compute the peak of one replayed step of a run."""
     ids = torch.zeros(N_ROWS, n_tokens, dtype=torch.long)
     batch = {"input_ids": ids, "attention_mask": ids, "labels": ids}
     step = TrainingStep(micro_batches=[batch], loss=Script(), foreach=True, on_gpu=True)
-    return Replay(model_of(run)).memory(step).peak_bytes
+    with StandInArrays():
+        return Replay(model_of(run)).memory(step).peak_bytes
 
 
 def replayed(experiment: str, runs: Sequence[dict[str, Any]]) -> Replayed:

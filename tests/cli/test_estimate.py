@@ -98,7 +98,7 @@ def test_full_logits_take_more_than_pieces_and_full_fine_tuning_more_than_lora(f
 def test_card_brings_its_memory_and_time_and_a_price_of_an_hour_that_of_a_run(folder):
     wish = ("lora_r8", "--model", folder, "--batch-size", 2, "--max-length", 128, "--device", "l4")
     content = estimated(*wish, "--max-steps", 250, "--gpu-price", 0.5)
-    assert content["memory_bytes"] == 22.5 * 2**30
+    assert content["memory_bytes"] == int(22.1 * 2**30)
     assert content["fits"]
     step, whole = content["step_seconds"], content["full_run_seconds"]
     assert 0 < step["low"] < step["expected"] < step["high"]

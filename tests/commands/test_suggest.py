@@ -31,6 +31,7 @@ from autopeft.commands.estimate import estimate_step
 from autopeft.commands.suggest import SuggestRequest, suggest
 from autopeft.estimate import TrainingStep, measure
 from autopeft.plugins import discover
+from autopeft.store import resolve_settings
 from autopeft.types import DataSpec
 
 
@@ -55,6 +56,48 @@ def test_a_base_that_does_not_fit_is_held_in_4_bits_unless_the_user_says_how(mod
     assert ("adapter: qlora" in suggestion.snippet("axolotl")) == (held == "4bit")
 
 
+def test_a_suggestion_that_does_not_fit_exits_with_3_and_names_cards_that_have_the_memory(model):
+    request = ["suggest", model, "--budget", "r8", "--quantize", "none", "--memory", "200MB"]
+    result = CliRunner().invoke(app, [*request, "--json"])
+    answer = json.loads(result.stdout)
+    assert (result.exit_code, answer["fits"], answer["snippet"]) == (3, False, None)
+    shown = CliRunner().invoke(app, request)
+    assert shown.exit_code == 3
+    assert "rtx4090" in shown.stdout and "LoraConfig" not in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("trainer", "like"), [("peft", "trainer"), ("axolotl", "trainer"), ("trl", "autopeft")]
+)
+def test_memory_is_that_of_the_loop_in_which_the_lines_run(model, trainer, like):
+    suggestion = suggest(SuggestRequest(model_id=model, budget="r8", device="t4", trainer=trainer))
+    step = suggestion.estimate.answer.step
+    settings = {
+        "model.id": model,
+        "task.batch_size": step.n_rows,
+        "task.max_length": step.n_tokens,
+        "execution.gradient_checkpointing": step.checkpointing,
+        "execution.device": "t4",
+    }
+    spec, explicit = resolve_settings(config=None, env={}, flags=settings, assignments=())
+    estimated = estimate_step("lora_r8", spec, explicit=explicit, like=like)
+    assert step.memory == estimated.answer.step.memory
+
+
+def test_weights_in_mxfp4_are_dequantized_by_trl_and_axolotl(tmp_path):
+    config = CONFIGS["gpt_oss"]()
+    config.quantization_config = {"quant_method": "mxfp4"}
+    config.architectures = ["GptOssForCausalLM"]
+    config.save_pretrained(tmp_path)
+    suggestion = suggest(SuggestRequest(model_id=str(tmp_path), budget="r2", trainer="trl"))
+    written: dict = {}
+    exec(suggestion.snippet("trl").replace("bf16=True", "use_cpu=True"), written)
+    assert written["args"].model_init_kwargs["quantization_config"].dequantize
+    in_axolotl = yaml.safe_load(suggestion.snippet("axolotl"))
+    assert in_axolotl["model_quantization_config"] == "Mxfp4Config"
+    assert in_axolotl["model_quantization_config_kwargs"] == {"dequantize": True}
+
+
 def test_its_rate_is_that_of_the_first_plan_of_a_search(model):
     methods = discover("autopeft.methods")
     first = space.load("default", known_methods=methods).listed["language"][0]
@@ -63,6 +106,7 @@ def test_its_rate_is_that_of_the_first_plan_of_a_search(model):
     rate = low * (high / low) ** first.rate * (4 / 16**0.5) / (suggestion.config.lora_alpha / 16)
     assert suggestion.learning_rate == pytest.approx(rate, rel=1e-6)
     assert suggestion_json(suggestion)["n_steps"] is None
+    assert "warmup_steps=0.06" in suggestion.snippet("trl")  # a share, since the steps are not known
 
 
 def test_lines_for_trainers_of_language_models_are_for_them_alone():

@@ -8,11 +8,9 @@ import pytest
 import transformers
 from toys.specs import run_spec
 
-from autopeft import model
 from autopeft.commands import estimate_step
 from autopeft.errors import SpecError
 from autopeft.model import load_skeleton
-from autopeft.model.checkpoint_source import is_built_by
 from autopeft.types import ModelSpec
 
 
@@ -37,15 +35,3 @@ def test_layers_whose_kinds_follow_from_their_number_can_be_left_out(tmp_path: P
     config.save_pretrained(tmp_path)
     base = load_skeleton(ModelSpec(id=str(tmp_path)), auto_class=None, n_layers=3)
     assert len(base.module.get_submodule("backbone.layers")) == 3
-
-
-@pytest.mark.parametrize(
-    ("auto_class", "is_same"), [("AutoModelForCausalLM", True), ("AutoModelForSequenceClassification", False)]
-)
-def test_the_class_of_an_auto_class_is_known_without_building_it(
-    llama: Path, auto_class: str, is_same: bool
-) -> None:
-    spec = ModelSpec(id=str(llama))
-    base = model.load_skeleton(spec, auto_class=None)
-    other = model.load_skeleton(spec, auto_class=auto_class)
-    assert is_built_by(base.module, auto_class) is (type(base.module) is type(other.module)) is is_same

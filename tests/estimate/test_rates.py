@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from autopeft.estimate import CARDS, Rates, measure_rates, rates_of
+from autopeft.estimate.fake_tensors import QuantizedLinear
 from autopeft.estimate.memory_tracker import MemoryTracker
 
 N = 64
@@ -41,6 +43,12 @@ def test_backward_pass_of_a_frozen_layer_is_one_product_more_and_of_a_trained_on
         assert seconds == pytest.approx(n_products * product, rel=1e-3)
 
 
+def test_unpacking_a_quantized_weight_reads_it_and_writes_16_bits():
+    layer = QuantizedLinear(nn.Linear(N, 2 * N, bias=False, device="meta"), 0.5, dtype=torch.bfloat16)
+    n_calls, seconds = work_of(layer.unpacked, NARROW)
+    assert (n_calls, seconds) == (1, pytest.approx(2 * N * N * (0.5 + 2) / 1e6))
+
+
 def test_a_gpu_hides_the_starts_of_its_kernels_and_a_cpu_does_not():
     assert NARROW.of_step(0.5, 100) == 0.5
     assert NARROW.of_step(0.05, 100) == pytest.approx(0.1)
@@ -52,8 +60,8 @@ def test_cards_are_as_fast_as_their_data_sheets_say():
         rates = rates_of(name)
         assert rates.flops < 1e12 * card.tflops
         assert rates.runs_ahead
-    slow = rates_of("t4", dtype="float32").flops / rates_of("t4", dtype="float16").flops
-    assert slow == pytest.approx(8.1 / 65)
+    assert rates_of("t4", dtype="float16").flops == 24e12  # power keeps it below its data sheet
+    assert rates_of("t4", dtype="float32").flops < 8.1e12
     assert rates_of("h100").flops / rates_of("a100-80gb").flops == pytest.approx(989 / 312)
 
 

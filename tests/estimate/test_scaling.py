@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import product
 
-import peft
 import pytest
 import torch
 import transformers
@@ -130,30 +129,6 @@ def test_hira_in_another_loop_keeps_its_update_of_each_layer(folder):
     ours, theirs = (in_parts(MemoryModel(traced=each).at(2, 64), on_gpu=True) for each in traced)
     n_weights = 4 * HIDDEN**2 + 3 * HIDDEN * 80
     assert theirs.activations - ours.activations >= 2 * (N_LAYERS - 1) * n_weights
-
-
-def test_hira_of_a_config_file_takes_what_hira_by_name_does(folder, tmp_path):
-    peft.HiraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM").save_pretrained(tmp_path)
-    part = TrainedPart(label="file", files=tuple(read_configs(tmp_path)), path=tmp_path)
-    for plain_loop in (False, True):
-        by_file = describe(
-            part,
-            Setup(model=ModelSpec(id=str(folder)), dtype=torch.bfloat16, plain_loop=plain_loop),
-            methods=METHODS,
-            tasks=TASKS,
-        ).traced
-        named = described(folder, "hira_r2", plain_loop=plain_loop).traced
-        expected, seen = (MemoryModel(traced=each).at(2, 64).peak_bytes for each in (named, by_file))
-        assert seen == pytest.approx(expected, rel=0.01)
-
-
-@pytest.mark.parametrize("bits", ["4bit", pytest.param("8bit", marks=pytest.mark.nightly)])
-def test_hira_keeps_as_much_on_quantized_layers_as_on_others(folder, bits):
-    kept = []
-    for quantize in ("none", bits):
-        traced = described(folder, "hira_r2", quantize=quantize).traced
-        kept.append(in_parts(MemoryModel(traced=traced).at(2, 64), on_gpu=True).activations)
-    assert kept[1] == pytest.approx(kept[0], rel=0.02)
 
 
 def test_methods_that_need_the_weights_are_refused_on_quantized_layers(folder):

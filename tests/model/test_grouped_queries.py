@@ -1,4 +1,4 @@
-"""Keys of grouped queries are repeated where flash attention does not take them."""
+"""Keys of grouped queries are repeated where flash attention does not take them; cuDNN's kernel is off."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch._subclasses import FakeTensorMode
 from transformers.integrations import sdpa_attention
 
 from autopeft.model.training_pass import quick_attention
+from autopeft.train import Compute
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,19 @@ def test_keys_are_repeated_for_their_queries_where_flash_attention_does_not_take
         keys = torch.empty(1, 2, 8, 16, dtype=dtype, device="cuda")
         assert sdpa_attention.use_gqa_in_sdpa(None, keys, keys) is shares
     assert sdpa_attention.use_gqa_in_sdpa is usual
+
+
+def test_layers_that_are_computed_again_use_the_same_kernels(make_base, make_bench, make_plan, fidelity):
+    bench = make_bench(base=make_base("bert"), compute=Compute(checkpointing=True))
+    plan, seen = make_plan(bench.base, "lora"), []
+    attention = bench.base.module.bert.encoder.layer[0].attention
+    attention.register_forward_pre_hook(
+        lambda *_: seen.append((torch.is_grad_enabled(), torch.backends.cuda.cudnn_sdp_enabled()))
+    )
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    bench.head_rates  # noqa: B018, measured once on the base model
+    seen.clear()
+    assert bench.measure(plan, fidelity(train_steps=1)).error is None
+    assert seen[:2] == [(True, False)] * 2  # forward, and again for the backward pass
+    assert not any(is_on for _, is_on in seen)
+    assert torch.backends.cuda.cudnn_sdp_enabled() is before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections import defaultdict
 from dataclasses import replace
@@ -70,7 +71,15 @@ def test_each_plan_is_one_run_with_its_losses_by_step(finished):
         found = {
             (tag, step): v for tag, values in logged[plan].items() for step, v in values if "loss" in tag
         }
+        training = {(tag, step): found.pop((tag, step)) for tag, step in [*found] if "training_" in tag}
         assert found == {point: pytest.approx(sum(each) / len(each)) for point, each in points.items()}
+        for file in (out / "curves").glob(f"{plan}-*"):
+            split = file.name.removeprefix(f"{plan}-").split("-")[0]
+            for line in file.read_text(encoding="utf-8").splitlines():
+                point = json.loads(line)
+                logged_loss = training.pop((f"{split}/training_loss", point["step"]))
+                assert logged_loss == pytest.approx(point["loss"])
+        assert not training
     assert max(map(len, losses.values())) > 1, "short runs and full ones"
 
 

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import save_file
 
 from autopeft.train import branch_step
-from autopeft.train.pausing import read
 from autopeft.types import Status
 
 SHORT, FULL = 10, 25
@@ -110,15 +109,6 @@ def test_state_that_cannot_be_used_costs_time_and_changes_nothing(
     assert seen.trained_steps == FULL and timeless(seen) == timeless(plain.measure(plan, full))
 
 
-def test_short_run_of_another_length_of_training_is_passed_over(make_benches, make_plan, short, full):
-    keeping, plain = make_benches()
-    plan, longer = make_plan(keeping.base, "lora"), replace(full, train_steps=FULL + 2)
-    keeping.measure(plan, short)
-    folder = keeping.under_way(plan, full)
-    seen = replace(keeping, under_way=lambda *_: folder).measure(plan, longer)
-    assert seen.trained_steps == FULL + 2 and timeless(seen) == timeless(plain.measure(plan, longer))
-
-
 def test_short_run_after_its_full_run_starts_anew(make_benches, make_plan, short, full):
     keeping, plain = make_benches()
     plan = make_plan(keeping.base, "lora")
@@ -127,21 +117,3 @@ def test_short_run_after_its_full_run_starts_anew(make_benches, make_plan, short
     again = keeping.measure(plan, short)
     assert again.trained_steps == SHORT
     assert timeless(again) == timeless(first) == timeless(plain.measure(plan, short))
-
-
-def test_state_of_a_branch_that_cannot_be_written_costs_the_run_nothing(
-    make_benches, make_plan, short, full, tmp_path
-):
-    keeping, plain = make_benches()
-    (tmp_path / "states").write_text("in the way")  # as a full disk: an OSError when the state is written
-    plan = make_plan(keeping.base, "lora")
-    for fidelity in (short, full):
-        assert timeless(keeping.measure(plan, fidelity)) == timeless(plain.measure(plan, fidelity))
-
-
-def test_state_has_the_position_of_the_branch(make_benches, make_plan, short, full):
-    keeping, _ = make_benches()
-    plan = make_plan(keeping.base, "lora")
-    keeping.measure(plan, short)
-    position = read(keeping.under_way(plan, full)).position
-    assert (position.step, position.began, position.n_full, position.seconds) == (BRANCH, BRANCH, FULL, 0.0)

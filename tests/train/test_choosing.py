@@ -25,7 +25,9 @@ GIB, MIB = 2**30, 2**20
         ("cpu", 2 * MIB, 16 * GIB, GIB, 256),  # fewer would cost time
         ("cpu", 2 * MIB, 325 * MIB, 4 * GIB, 128),  # there is room for 162
         ("cpu", 2 * MIB, 0, 4 * GIB, 1),
-        ("cuda", 2 * MIB, 10 * GIB, 4 * GIB, 4096),
+        ("cuda", 2 * MIB, 325 * MIB, 4 * GIB, 128),
+        ("cuda", 2 * MIB, 2 * 1535 * MIB, 4 * GIB, 1024),  # there is room for 1535
+        ("cuda", 2 * MIB, 10 * GIB, 4 * GIB, 5120),
         ("cuda", 2 * MIB, 8 * GIB, 4 * GIB, 4096),
         ("cuda", 2 * MIB, 80 * GIB, 4 * GIB, 16384),
     ],
@@ -74,7 +76,8 @@ def test_what_rows_keep_fits_beside_all_else_that_a_gpu_holds(
     assert compute.checkpointing
     assert kept + optimizer + logits + batches <= free
     is_capped = compute.micro_batch_tokens == 16_384
-    assert is_capped or 2 * kept + optimizer + logits + batches > 0.9 * free
+    step = 512 * kept // compute.micro_batch_tokens if compute.micro_batch_tokens > 512 else kept
+    assert is_capped or kept + step + optimizer + logits + batches > 0.9 * free
 
 
 @pytest.mark.parametrize("tokens", [None, 4096])
@@ -139,11 +142,3 @@ def test_checkpointed_row_keeps_less_and_trains_to_the_same_numbers(make_bench, 
     seen, again = (bench.measure(plan, fidelity()) for bench in (plain, thrifty))
     assert again.loss == pytest.approx(seen.loss, abs=1e-6)  # with dropout, whose draws repeat
     assert again.peak_bytes < seen.peak_bytes
-
-
-def test_counting_leaves_the_base_model_as_it_was(make_bench, make_plan):
-    bench = make_bench()
-    before = bench.base.sha256()
-    bench.saved_bytes(make_plan(bench.base, "lora"), [0])
-    assert bench.base.sha256() == before
-    assert not bench.base.module.training

@@ -48,15 +48,3 @@ def test_the_seed_decides_the_masks_and_none_is_kept_outside() -> None:
     assert not torch.equal(inside, other)
     assert not torch.equal(inside, outside)
     assert torch.equal(drawn(0.5), outside)
-
-
-def test_noncontiguous_and_empty_tensors_and_a_generator_of_their_own() -> None:
-    with quick_masks(CPU):
-        wide = torch.full((6, 8), 2.0)
-        wide[:, ::2].bernoulli_(0.5)
-        assert set(wide[:, ::2].unique().tolist()) <= {0.0, 1.0}
-        assert torch.equal(wide[:, 1::2], torch.full((6, 4), 2.0))
-        assert torch.empty(0).bernoulli_(0.5).numel() == 0
-        state = torch.get_rng_state()
-        torch.empty(100).bernoulli_(0.5, generator=torch.Generator().manual_seed(3))
-        assert torch.equal(torch.get_rng_state(), state)

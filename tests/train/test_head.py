@@ -11,10 +11,7 @@ import transformers
 from toys.specs import run_spec
 from toys.words import toy_rows
 
-from autopeft.adapters import compile_plan
-from autopeft.errors import TargetError
 from autopeft.model import BaseModel
-from autopeft.model.checks import require_targets
 from autopeft.setup.build import prepare
 from autopeft.train.rates import head_layers, head_rates, input_rms, parameter_groups
 from autopeft.types import Status
@@ -110,17 +107,6 @@ def test_plans_of_one_seed_start_from_the_same_head(make_base, make_plan, attach
     assert not torch.equal(heads[0], heads[6])
 
 
-def test_adapters_start_from_the_same_values_with_and_without_a_head(make_base, make_plan, methods):
-    base, drawn = make_base("bert"), []
-    plan = make_plan(base, "lora", rank=4)
-    for task_type in ("SEQ_CLS", None):
-        configs = compile_plan(plan, methods).configs
-        with base.attached(configs, plan=plan, task_type=task_type, seed=3) as model:
-            drawn.append([p.detach().clone() for n, p in model.named_parameters() if "lora_A" in n])
-        base.head_names, base.head_params = (), 0
-    assert all(torch.equal(*pair) for pair in zip(*drawn, strict=True))
-
-
 def test_rates_follow_the_size_of_the_inputs_and_have_bounds(bert):
     rms = dict.fromkeys(head_layers(bert), 0.5)
     usual, larger = head_rates(bert, rms), head_rates(bert, dict.fromkeys(rms, 2.0))
@@ -162,13 +148,6 @@ def test_a_plan_scales_the_rate_of_its_head_and_of_nothing_else(bert, make_plan,
     usual, slower = rates
     assert {slower[name] / usual[name] for name in usual if "lora_" in name} == {1.0}
     assert {slower[name] / usual[name] for name in usual if "lora_" not in name} == {0.25}
-
-
-def test_head_that_peft_cannot_identify_is_refused():
-    config = transformers.SwiftFormerConfig(image_size=32, embed_dims=[8] * 4, depths=[1] * 4)
-    module = transformers.SwiftFormerForImageClassification(config)
-    with pytest.raises(TargetError, match="norm"):
-        require_targets(BaseModel(module, None, name="odd", untrained=frozenset()))
 
 
 def test_rms_is_that_of_all_inputs_but_padding(base, make_batch):

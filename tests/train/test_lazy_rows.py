@@ -87,16 +87,6 @@ def test_lengths_of_all_rows_are_those_of_rows_encoded_together(rows, base, task
     assert base.tokenizer.n_texts == N
 
 
-def test_plan_has_the_same_loss_whenever_its_rows_are_encoded(
-    rows, base, task, every, make_bench, make_plan, fidelity
-):
-    split = encode_split(rows, base=base, task=task, max_length=CONTEXT)
-    plan, at = make_plan(base, "lora"), fidelity(train_steps=3, eval_examples=40)
-    benches = [make_bench(base=base, splits=dict.fromkeys(("train", "search"), s)) for s in (split, every)]
-    lazy, whole = (bench.measure(plan, at) for bench in benches)
-    assert lazy.error is None and (lazy.loss, lazy.metric) == (whole.loss, whole.metric)
-
-
 def test_prompts_are_refused_by_a_sample_and_not_by_the_few_rows_that_a_step_reads(make_base, tokenizer):
     base = make_base("llama-lm")
     base.tokenizer = tokenizer

@@ -11,7 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from toys.tasks import TOYS, make_toy
 
 from autopeft.plugins import discover
-from autopeft.train import Compute
+from autopeft.train import Compute, loop
 from autopeft.train.compute import micro_batches
 from autopeft.train.loop import TrainingRun, train
 from autopeft.train.rates import RateSchedule
@@ -109,3 +109,14 @@ def test_bench_cuts_its_steps_and_counts_the_bytes_of_one_micro_batch(
     assert parts.loss == pytest.approx(seen.loss, abs=1e-5)
     state_bytes = 12 * (plan.trainable_params + base.head_params)
     assert state_bytes < parts.peak_bytes < state_bytes + (seen.peak_bytes - state_bytes) / 2
+
+
+def test_on_a_gpu_the_allocator_knows_the_most_memory(make_bench, make_plan, fidelity, monkeypatch):
+    bench, resets = make_bench(), []
+    monkeypatch.setattr(loop, "devices_of", lambda model: [torch.device("cuda:0"), torch.device("cuda:1")])
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda gpu: 10_000_000)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda gpu: 10_000_000 * (gpu.index + 2))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", resets.append)
+    seen = bench.measure(make_plan(bench.base, "lora"), fidelity(train_steps=1))
+    assert seen.peak_bytes == 50_000_000 - 20_000_000
+    assert [gpu.index for gpu in resets] == [0, 1]

@@ -15,7 +15,7 @@ from toys.bases import state_of
 
 from autopeft.adapters import compile_plan
 from autopeft.errors import TrainingError
-from autopeft.train import Compute, full_run_steps
+from autopeft.train import full_run_steps
 from autopeft.train.rates import RateSchedule, parameter_groups, short_schedule
 from autopeft.types import Status
 
@@ -260,18 +260,6 @@ def test_sample_for_the_scores_is_seeded_and_has_no_row_twice(make_bench):
     assert len(set(rows)) == 20  # the toy texts all differ
     assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(first, again, strict=True))
     assert rows != [tuple(row) for batch in other for row in batch["input_ids"].tolist()]
-
-
-def test_batches_of_a_sample_are_cut_as_those_of_a_step(make_bench):
-    """As training cuts them where memory is little: the same rows in the same order, in smaller parts."""
-    sizes = [
-        [batch["input_ids"].shape for batch in bench.sample_batches(n_examples=20, batch_size=8, seed=1)]
-        for bench in (make_bench(), make_bench(compute=Compute(micro_batch_tokens=24)))
-    ]
-    for shapes in sizes:
-        assert sum(rows for rows, _ in shapes) == 20
-    assert all(rows == 1 or rows * length <= 24 for rows, length in sizes[1])
-    assert max(rows * length for rows, length in sizes[0]) > 24
 
 
 def test_methods_of_a_mix_train_at_their_own_rates(make_bench, make_plan):

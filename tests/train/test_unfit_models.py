@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from toys.families import SIZE, build
 from toys.memory import same_weights, weights_of
 from toys.tasks import make_toy, with_end_of_text
 
 from autopeft.data import Split
 from autopeft.errors import ModelError
-from autopeft.model import BaseModel
+from autopeft.model import BaseModel, Precision
 from autopeft.plugins import discover
+from autopeft.setup.build import prepare
 from autopeft.train import encode_splits
+from autopeft.types import with_setting
 
 TASKS = discover("autopeft.tasks")
 
@@ -54,3 +58,20 @@ def test_a_pass_in_train_mode_leaves_nothing_behind(tokenizer):
         assert same_weights(before, weights_of(module))
         assert torch.equal(random, torch.get_rng_state())
         assert not any(child.training for child in module.modules())
+
+
+def test_model_whose_loss_overflows_in_float16_is_trained_in_float32_unless_the_user_says_so(
+    model_dir, small_spec, tmp_path, monkeypatch, caplog
+):
+    folder = shutil.copytree(model_dir, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    norm = next(name for name in weights if name.endswith("LayerNorm.weight"))
+    save_file(weights | {norm: weights[norm] * 1e6}, folder / "model.safetensors", {"format": "pt"})
+    half = Precision(dtype="float16")
+    monkeypatch.setattr("autopeft.run.prepare.model.choose_precision", lambda config, device: half)
+    spec = small_spec(tmp_path / "out", model=folder)
+    prepared = prepare(with_setting(spec, "execution.dtype", "auto"))
+    assert prepared.spec.execution.dtype == prepared.base.precision.dtype == "float32"
+    assert "float16" in caplog.text
+    with pytest.raises(ModelError, match="float16"):
+        prepare(with_setting(spec, "execution.dtype", "float16"))

@@ -69,11 +69,14 @@ def fitted(kind, tokenizer):
     return task, EncodedSplit(examples=examples, labels=labels)
 
 
-def bench_of(task, split, methods, *, architecture, **settings):
-    base = toy_base(architecture)
-    base.module.set_attn_implementation("eager")  # by default transformers looks at masks
+def bench_of(task, split, methods, *, architecture, omits_masks=True, **settings):
+    """A bench that leaves masks out as on a GPU, since transformers looks at them."""
     splits = {"train": split, "confirm": split}
-    return Bench(base=base, task=task, methods=methods, splits=splits, batch_size=6, **settings)
+    bench = Bench(
+        base=toy_base(architecture), task=task, methods=methods, splits=splits, batch_size=6, **settings
+    )
+    vars(bench)["batches"] = replace(bench.batches, omits_masks=omits_masks)
+    return bench
 
 
 def test_batch_of_which_nothing_is_known_is_looked_at(tokenizer):
@@ -88,9 +91,9 @@ KINDS, COMPUTES = ("plain", "packed", "padded"), (Compute(), CUT, CHECKPOINTED)
 SAMPLE = [
     *(("llama-lm", kind, Compute()) for kind in KINDS),
     ("llama-lm", "padded", CUT),
-    ("gpt2-lm", "padded", CHECKPOINTED),
+    ("llama-lm", "padded", CHECKPOINTED),
 ]
-OTHERS = [case for case in product(("llama-lm", "gpt2-lm"), KINDS, COMPUTES) if case not in SAMPLE]
+OTHERS = [case for case in product(("llama-lm",), KINDS, COMPUTES) if case not in SAMPLE]
 
 
 @pytest.mark.parametrize(
@@ -115,12 +118,12 @@ def test_step_of_a_language_model_waits_for_nothing(
 def test_what_is_known_of_batches_changes_rounding_at_most(
     architecture, kind, tokenizer, methods, make_plan, fidelity
 ):
-    """Against batches as `collate` makes them, of which nothing is known; padding takes another kernel."""
+    """Against batches as `collate` makes them, with masks; padding takes another kernel then."""
     seen = []
     task, split = fitted(kind, tokenizer)
     for is_known in (True, False):
         given = task if is_known else cast(task, Unlisted)
-        bench = bench_of(given, split, methods, architecture=architecture)
+        bench = bench_of(given, split, methods, architecture=architecture, omits_masks=is_known)
         plan = make_plan(bench.base, "lora")
         measurement = bench.measure(plan, fidelity(split="confirm", train_steps=3))
         assert measurement.status is Status.COMPLETE, measurement.error
