@@ -22,6 +22,7 @@ from autopeft.engine import Driver, Limits, SearchProblem
 from autopeft.errors import AutopeftError, SpecError, first_line_of
 from autopeft.executors import EXECUTORS
 from autopeft.plugins import own_function
+from autopeft.report.cost import search_cost
 from autopeft.run.best import write_best, write_plans
 from autopeft.run.live import LivePage, live_page
 from autopeft.run.prepare import NAMED, InMemory, Prepared, prepare
@@ -141,7 +142,7 @@ def _outcome(
             executor=executor,
             measure_one=start_workers(executor, run, prepared),
             progress=page,
-            lengths=problem.lengths,
+            problem=problem,
             earlier=logged_measurements(run),
             record=lambda measurement: record(run, state, measurement),
             interrupt=interrupt,
@@ -166,7 +167,7 @@ def _finished(
 ) -> SearchResult:
     """Join the outcome with the facts and the cost of its run."""
     paid, scoring_seconds = run.measurements.load_repeated(), state.scoring_seconds
-    cost = engine.search_cost(outcome, paid=paid, scoring_seconds=scoring_seconds, load_seconds=load_seconds)
+    cost = search_cost(outcome, paid=paid, scoring_seconds=scoring_seconds, load_seconds=load_seconds)
     return SearchResult(
         spec=so_far.spec,
         setting=so_far.setting,

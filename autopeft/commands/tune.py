@@ -33,6 +33,7 @@ from autopeft.engine import Batch, Key, Lengths, Request, SearchProblem
 from autopeft.errors import DISK_FULL, RunDirError, SpecError, TrainingError, first_line_of
 from autopeft.model import is_out_of_memory
 from autopeft.plugins import discover
+from autopeft.report.cost import search_cost
 from autopeft.run.best import document_without_head_rate, training_json
 from autopeft.run.prepare import methods_for
 from autopeft.run.reporting import part_words, write_card
@@ -394,7 +395,7 @@ class Study:
                 setting=self._facts(problem, outcome, full),
                 targets=self.base.targets,
                 scores=(),
-                cost=engine.search_cost(outcome, paid=self._run.measurements.load_repeated()),
+                cost=search_cost(outcome, paid=self._run.measurements.load_repeated()),
                 environment={"autopeft": VERSION},
                 **vars(replace(outcome, measurements=measured)),
             )

@@ -8,9 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Protocol
 
-from autopeft.engine.problem import Batch, Key, Lengths, Request, Steps
+from autopeft.engine.problem import Batch, Key, Request, SearchProblem, Steps
 from autopeft.errors import TrainingError
 from autopeft.executors import Executor
 from autopeft.types import Fidelity, Measurement, Outcome, Plan, Proposal, Status
@@ -23,17 +24,13 @@ log = logging.getLogger(__name__)
 
 
 class Progress(Protocol):
-    """A display of the search; all calls come from the thread that searches."""
+    """A display of the search; `seconds_left` estimates the rest of it, and is None if that is unknown."""
 
     def phase(self, name: str, n_measurements: int, *, seconds_left: float | None = None) -> None:
         """A phase of `n_measurements` begins, such as `short runs`, `full runs` or `test`."""
 
     def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
-        """A measurement has ended.
-
-        `arm` is the plan's arm as text. `seconds_left` is an estimate for the rest of the search; None before
-        a run was timed, and where the deadline will shorten the rest.
-        """
+        """A measurement has ended; `arm` is the plan's arm as text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +61,6 @@ class Driver:
 
     Attributes:
         measure_one: Trains and evaluates one plan; runs in a worker.
-        lengths: Steps of a full run, and sizes of the splits.
         earlier: Measurements of an earlier, stopped run; they are not repeated.
         record: Stores a new measurement; called before the search continues.
         interrupt: Called before each new measurement; what it raises stops the search.
@@ -73,10 +69,10 @@ class Driver:
         proposals: The trials of the study.
     """
 
+    problem: SearchProblem
     executor: Executor
     measure_one: Callable[[Plan, Fidelity], Measurement]
     progress: Progress
-    lengths: Lengths
     earlier: Mapping[Key, Measurement] = field(default_factory=dict)
     record: Callable[[Measurement], None] = lambda measurement: None
     interrupt: Callable[[], None] = lambda: None
@@ -85,6 +81,7 @@ class Driver:
     measured: dict[Key, Measurement] = field(default_factory=dict)
     proposals: list[Proposal] = field(default_factory=list)
     _phase: str = ""
+    _n_begun: int = 0  # runs of the phase
 
     @property
     def n_at_once(self) -> int:
@@ -103,12 +100,15 @@ class Driver:
 
     def _measure(self, batch: Batch) -> list[Measurement]:
         """Measure a batch on all workers, and return the measurements in the order of the requests."""
-        for warning in batch.warnings:
-            log.warning("%s", warning)
+        if batch.warning:
+            log.warning("%s", batch.warning)
+            return []
         self.proposals += batch.proposals
-        if batch.phase and batch.phase != self._phase:
-            self._phase = batch.phase
-            seconds = self._seconds_left([*(each.fidelity for each in batch.requests), *batch.ahead])
+        is_new = batch.phase != self._phase
+        self._phase, self._n_begun = batch.phase, len(batch.requests) + (0 if is_new else self._n_begun)
+        ahead = self._ahead(batch)
+        if is_new:
+            seconds = self._seconds_left([*(each.fidelity for each in batch.requests), *ahead])
             self.progress.phase(batch.phase, batch.n_runs, seconds_left=seconds)
         waiting = deque({each.key: each for each in batch.requests if each.key not in self.measured}.values())
         pending: dict[Key, Future[Measurement]] = {}
@@ -120,7 +120,7 @@ class Driver:
                 self.record(recorded[key])
             while waiting and (run := recorded.get(waiting[0].key) or self.earlier.get(waiting[0].key)):
                 request = waiting.popleft()
-                self._take(request, run, [*(each.fidelity for each in waiting), *batch.ahead])
+                self._take(request, run, [*(each.fidelity for each in waiting), *ahead])
 
         for request in tuple(waiting):
             if request.key not in self.earlier:
@@ -131,6 +131,13 @@ class Driver:
             wait(pending.values(), timeout=_SLICE_SECONDS, return_when=FIRST_COMPLETED)
             take_finished()
         return [self.measured[request.key] for request in batch.requests]
+
+    def _ahead(self, batch: Batch) -> list[Fidelity]:
+        """List the runs that are planned after a batch: the rest of its phase, and the phases after it."""
+        names = list(self.problem.planned)
+        phase, *later = names[names.index(batch.phase) :]
+        rest = self.problem.planned[phase][self._n_begun : batch.n_runs]
+        return [*rest, *chain.from_iterable(self.problem.planned[name] for name in later)]
 
     def _take(self, request: Request, measurement: Measurement, ahead: Sequence[Fidelity]) -> None:
         """Keep and show a measurement; raise TrainingError if it is the last of too many failures."""
@@ -149,12 +156,11 @@ class Driver:
 
     def _seconds_left(self, ahead: Sequence[Fidelity]) -> float | None:
         """Estimate the seconds of runs that are still to come; None before a run was timed."""
-        short = {*ahead, *(fidelity for _, fidelity in self.measured)}
+        lengths, known = self.problem.lengths, {*ahead, *(fidelity for _, fidelity in self.measured)}
         times: list[tuple[str, float]] = []
         for at in ahead:
-            continues = at.split == "confirm" and self.lengths.short(seed=at.seed) in short
-            n_done = self.lengths.kept_steps if continues else 0
-            seconds = self.seconds(replace(at, train_steps=at.train_steps - n_done))
+            continues = at.split == "confirm" and lengths.short(seed=at.seed) in known
+            seconds = self.seconds(replace(at, train_steps=at.train_steps - continues * lengths.kept_steps))
             if seconds is None:
                 return None
             times.append((at.split, seconds))
@@ -173,22 +179,21 @@ class Driver:
         step = _pace([m.train_seconds / m.trained_steps for m in trained])
         example = _pace([m.eval_seconds / m.fidelity.eval_examples for m in of_split])
         steps = 0 if fidelity.split == "test" else fidelity.train_steps
-        overhead = _pace([m.overhead_seconds for m in trained])
-        return steps * step + fidelity.eval_examples * example + overhead
+        return steps * step + fidelity.eval_examples * example + _pace([m.overhead_seconds for m in trained])
 
     def covers(self, requests: Sequence[Request], needed: Sequence[Fidelity] = ()) -> bool:
-        """Whether the limits cover some runs and what is `needed` after them.
+        """Whether the limits cover some runs and what is `needed` after them; see `Allowance`.
 
-        Before a run was timed, the cost decides. Runs that an earlier process finished take no time again:
-        they are always covered. The deadline does not count where nothing is left to train.
+        Before a run was timed, the cost decides. The deadline does not count where nothing is left to train.
         """
         new = [each.fidelity for each in requests if each.key not in {**self.earlier, **self.measured}]
         if requests and not new:
             return True
         fidelities = [each.fidelity for each in requests if each.key not in self.measured] + [*needed]
-        full_run = self.seconds(self.lengths.full(seed=0))
+        lengths = self.problem.lengths
+        full_run = self.seconds(lengths.full(seed=0))
         if full_run is None:
-            return math.fsum(map(self.lengths.cost, fidelities)) <= self.limits.cost
+            return math.fsum(map(lengths.cost, fidelities)) <= self.limits.cost
         times = [(fidelity.split, self.seconds(fidelity) or 0.0) for fidelity in [*new, *needed]]
         has_time = self.clock() + side_by_side(times, self.n_at_once) <= self.limits.seconds
         spent = math.fsum(m.total_seconds for m in self.measured.values())

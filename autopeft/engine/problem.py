@@ -1,10 +1,11 @@
-"""The problem that a search solves, fixed before its first measurement, and the runs that it asks for."""
+"""The problem that a search solves, fixed before its first measurement, and the runs that it plans."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 from autopeft.plugins import slow_starters
@@ -28,7 +29,6 @@ _FEWEST_TRIALS = 9  # also where a small budget leaves few listed plans; heurist
 # Cost of evaluating an example, relative to training on it: training adds a backward pass, which costs about
 # as much as the forward pass, since most weights are frozen. It is the price until runs are timed.
 EVAL_COST = 0.5
-USUAL_FINALISTS = 2  # the best baseline and one challenger
 _FACTOR = 5  # between two budgets of `--sizes`; heuristic
 
 
@@ -51,6 +51,11 @@ class Lengths:
         """Steps of a short run."""
         return short_steps(self.full_steps)
 
+    @property
+    def kept_steps(self) -> int:
+        """Steps of a short run that its full run does not repeat."""
+        return branch_step(self.short_steps) if self.goes_on else 0
+
     def short(self, *, seed: int) -> Fidelity:
         """The fidelity of a short run, which is ranked on the search split."""
         return self._fidelity("search", self.short_steps, min(self.n_search, _SHORT_EXAMPLES), seed)
@@ -63,10 +68,14 @@ class Lengths:
         """The fidelity of a full run's weights on the test split; nothing is trained."""
         return self._fidelity("test", self.full_steps, self.n_test, seed)
 
-    @property
-    def kept_steps(self) -> int:
-        """Steps of a short run that its full run does not repeat; 0 unless it `goes_on`."""
-        return branch_step(self.short_steps) if self.goes_on else 0
+    def _fidelity(self, split: EvaluatedSplit, steps: int, eval_examples: int, seed: int) -> Fidelity:
+        return Fidelity(
+            split=split,
+            train_steps=steps,
+            train_examples=steps * self.batch_size,
+            eval_examples=eval_examples,
+            seed=seed,
+        )
 
     def n_trials(self, n_listed: int) -> int:
         """Trials of a search of normal effort: the sampler proposes as many as cost one full run."""
@@ -84,15 +93,6 @@ class Lengths:
         steps = 0 if fidelity.split == "test" else fidelity.train_steps
         return (steps + EVAL_COST * fidelity.eval_examples / self.batch_size) * self.step_cost
 
-    def _fidelity(self, split: EvaluatedSplit, steps: int, eval_examples: int, seed: int) -> Fidelity:
-        return Fidelity(
-            split=split,
-            train_steps=steps,
-            train_examples=steps * self.batch_size,
-            eval_examples=eval_examples,
-            seed=seed,
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class SearchProblem:
@@ -102,7 +102,6 @@ class SearchProblem:
         space: The policies that fit model and budget.
         context: Target modules, methods, budget and scores, from which a policy becomes a plan.
         family: Name of the list of plans, such as `classification` or `small`.
-        lengths: Steps of a full run, and sizes of the splits.
         has_head: Whether the model has a task head, which is trained next to the adapters.
         head_rates: Range of learning rates of the head alone; not used without a head.
         head_factors: Factors of the head's learning rate at which the baseline is trained in full, the usual
@@ -124,15 +123,6 @@ class SearchProblem:
     groups: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @property
-    def sign(self) -> float:
-        """Factor that turns the metric into one where larger is better."""
-        return 1.0 if self.metric.greater_is_better else -1.0
-
-    def examples(self, split: str) -> Examples:
-        """The size of one row's effect on a score, and the groups of a split's rows, for paired intervals."""
-        return Examples(step=self.metric.score_step, groups=self.groups.get(split, ()))
-
-    @property
     def effort(self) -> str:
         """`quick`, `normal` or `thorough`."""
         return self.spec.search.effort
@@ -144,15 +134,15 @@ class SearchProblem:
         usual = _THOROUGH_SEEDS if self.effort == "thorough" else 1
         return tuple(range(search.seed, search.seed + (search.seeds or usual)))
 
-    def full_runs(self, *, n_plans: int) -> list[Fidelity]:
-        """The runs of `n_plans` finalists: a full run for each seed, and the test split for two of them."""
-        full = [self.lengths.full(seed=seed) for seed in self.seeds]
-        return full * n_plans + self.test_runs(n_plans=min(2, n_plans))
+    @property
+    def short(self) -> Fidelity:
+        """The fidelity of all short runs: one seed, the same rows in the same order."""
+        return self.lengths.short(seed=self.seeds[0])
 
-    def test_runs(self, *, n_plans: int) -> list[Fidelity]:
-        """The runs of `n_plans` on the test split, one for each seed; empty without a test split."""
-        tests = [self.lengths.test(seed=seed) for seed in self.seeds]
-        return tests * n_plans if self.lengths.n_test else []
+    @property
+    def full(self) -> Fidelity:
+        """The fidelity of a full run with the seed of the short runs."""
+        return self.lengths.full(seed=self.seeds[0])
 
     @property
     def n_trials(self) -> int:
@@ -160,13 +150,6 @@ class SearchProblem:
         usual = self.lengths.n_trials(len(self.listed))
         of_effort = {"quick": 0, "normal": usual, "thorough": max(usual, _THOROUGH_TRIALS)}
         return of_effort[self.effort] if self.spec.search.trials is None else self.spec.search.trials
-
-    @property
-    def head(self) -> tuple[Arm, Plan]:
-        """The head alone at the middle of its rates; in a model without a head, the untrained model."""
-        low, high = self.head_rates
-        arm = Arm(kind="head", label="head" if self.has_head else "untrained")
-        return arm, head_alone((low * high) ** 0.5 if self.has_head else 0.0)
 
     @cached_property
     def listed(self) -> tuple[tuple[Arm, Policy | None, Plan], ...]:
@@ -182,15 +165,12 @@ class SearchProblem:
         arm, plan = default
         return ((arm, None, plan), *(entry for entry in listed if entry[2] != plan))
 
-    def smaller(self, power: int) -> SearchProblem:
-        """The same problem with the budget over 5 ** power, the list of small plans and no user's plan."""
-        context = replace(self.context, max_params=self.context.max_params // _FACTOR**power)
-        return replace(self, family="small", context=context, user_plan=None)
-
     @property
-    def small_plans(self) -> dict[Plan, Arm]:
-        """The listed plans that have adapters and are not a baseline, with their arms."""
-        return {plan: arm for arm, _, plan in self.listed if arm.kind == "usual" and plan.adapters}
+    def head(self) -> tuple[Arm, Plan]:
+        """The head alone at the middle of its rates; in a model without a head, the untrained model."""
+        low, high = self.head_rates
+        arm = Arm(kind="head", label="head" if self.has_head else "untrained")
+        return arm, head_alone((low * high) ** 0.5 if self.has_head else 0.0)
 
     @property
     def has_lora(self) -> bool:
@@ -213,6 +193,79 @@ class SearchProblem:
         """Whether short runs judge a plan too low, since its main method starts slowly."""
         return plan.lead_method in slow_starters(self.context.methods)
 
+    @cached_property
+    def sizes(self) -> tuple[SearchProblem, ...]:
+        """The same problem for a fifth of the budget, for a fifth of that …, as long as a small plan fits.
+
+        `--sizes` counts the full budget too, so that `--sizes 3` asks for two smaller ones.
+        """
+        found: list[SearchProblem] = []
+        for power in range(1, self.spec.search.sizes):
+            context = replace(self.context, max_params=self.context.max_params // _FACTOR**power)
+            small = replace(self, family="small", context=context, user_plan=None)
+            if not small.small_plans:
+                break
+            found.append(small)
+        return tuple(found)
+
+    @property
+    def small_plans(self) -> dict[Plan, Arm]:
+        """The listed plans that have adapters and are not a baseline, with their arms."""
+        return {plan: arm for arm, _, plan in self.listed if arm.kind == "usual" and plan.adapters}
+
+    @property
+    def budget_words(self) -> str:
+        """The budget as text: `7,500 parameters`."""
+        return f"{self.context.max_params:,} parameters"
+
+    @property
+    def sign(self) -> float:
+        """Factor that turns the metric into one where larger is better."""
+        return 1.0 if self.metric.greater_is_better else -1.0
+
+    def examples(self, split: str) -> Examples:
+        """The size of one row's effect on a score, and the groups of a split's rows, for paired intervals."""
+        return Examples(step=self.metric.score_step, groups=self.groups.get(split, ()))
+
+    def test_runs(self, *, n_plans: int) -> list[Fidelity]:
+        """The runs of `n_plans` on the test split, one for each seed; empty without a test split."""
+        tests = [self.lengths.test(seed=seed) for seed in self.seeds]
+        return tests * n_plans if self.lengths.n_test else []
+
+    def final_runs(self, *, n_plans: int) -> list[Fidelity]:
+        """The runs of `n_plans` finalists: one in full for each seed, after those that choose the head's rate."""
+        of_heads = [self.full] * (len(self.head_factors) - 1)
+        return of_heads + [self.lengths.full(seed=seed) for seed in self.seeds] * n_plans
+
+    @cached_property
+    def planned(self) -> dict[str, list[Fidelity]]:
+        """Phase -> its runs, as if no limit stops the search."""
+        # The best plan of the sampler may be one more; a thorough search adds a listed plan and the head alone.
+        n_plans = 2 + (self.n_trials > len(self.listed))
+        n_plans += 1 + self.has_head if self.effort == "thorough" else 0
+        phases = {
+            "short runs": [self.short] * self.n_trials,
+            "full runs": self.final_runs(n_plans=n_plans),
+            "test": self.test_runs(n_plans=2),
+        }
+        for small in self.sizes:
+            phases[f"short runs, {small.budget_words}"] = [self.short] * len(small.small_plans)
+            phases[f"full run, {small.budget_words}"] = [self.full]
+        return phases
+
+
+def planned_runs(problem: SearchProblem) -> list[Fidelity]:
+    """List the runs of a search, as if no limit stops it."""
+    return list(chain.from_iterable(problem.planned.values()))
+
+
+def repeated_steps(problem: SearchProblem) -> int:
+    """Count the steps of planned full runs that short runs, which have the first seed alone, have done."""
+    from_scratch = len(problem.head_factors) - 1 + (problem.effort == "thorough" and problem.has_head)
+    n_continued = problem.planned["full runs"].count(problem.full) - from_scratch
+    n_begun = min(problem.n_trials, n_continued) + len(problem.sizes)
+    return n_begun * problem.lengths.kept_steps
+
 
 Key = tuple[Plan, Fidelity]
 
@@ -232,23 +285,17 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Runs that a search asks for at once, in one of its phases.
+    """Runs that a search asks for at once, in one of its phases; or a `warning` for the user.
 
-    `n_runs` counts the runs of the whole phase, and `ahead` lists what is planned after this batch: from it
-    the time left is estimated. `proposals` are the new trials of the study, and `warnings` are for the user.
+    `phase` is one of `SearchProblem.planned`, and `n_runs` counts its runs. `proposals` are the new trials of
+    the study.
     """
 
     phase: str = ""
     n_runs: int = 0
     requests: Sequence[Request] = ()
-    ahead: Sequence[Fidelity] = ()
     proposals: Sequence[Proposal] = ()
-    warnings: Sequence[str] = ()
-
-    @classmethod
-    def note(cls, text: str) -> Batch:
-        """A warning alone."""
-        return cls(warnings=[text])
+    warning: str = ""
 
 
 Result = TypeVar("Result")

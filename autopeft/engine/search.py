@@ -1,44 +1,253 @@
-"""The search: race plans in short runs, train the best to the end, judge what was finished."""
+"""The search, from top to bottom: short runs, full runs of the finalists, the verdict, the test split.
+
+All functions here are generators without I/O: they yield the runs to measure and receive the measurements.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
+
 import optuna
 
-from autopeft.engine.finalists import choose_finalists, front
-from autopeft.engine.judge import full_runs, judge, read_test, smaller_budgets, train_in_full
-from autopeft.engine.problem import Allowance, SearchProblem, Steps
-from autopeft.engine.study import Trials, short_runs
-from autopeft.types import Outcome
+from autopeft.engine import judge
+from autopeft.engine.judge import Finished, Judgement
+from autopeft.engine.problem import Allowance, Batch, Request, SearchProblem, Steps
+from autopeft.engine.study import Trials
+from autopeft.errors import TrainingError
+from autopeft.types import Measurement, Outcome, Plan, SizeStep, Status
+
+_N_PER_UPDATE = 4  # trials between two updates of the sampler, however many run at once; heuristic
 
 
 def search(problem: SearchProblem, study: optuna.Study, allowance: Allowance) -> Steps[Outcome]:
     """Yield the runs to measure, receive their measurements, and return the plan found and its evidence.
 
-    The search does no I/O: whoever sends it the measurements trains, stores and displays (see `Driver`).
     `study` is new: what an earlier process measured is sent again. The caller adds the measurements to the
     outcome.
 
     Raises:
         TrainingError: No baseline could be trained, or the machine broke off a run that is needed.
     """
-    trials = Trials(problem=problem, study=study)
-    yield from short_runs(problem, trials, allowance)  # one seed: the same rows in the same order
-    baselines, challengers = choose_finalists(problem, trials)
-    # Each full run continues its short run if it has one, and its weights are kept.
-    baseline, finished = yield from train_in_full(problem, trials, allowance, baselines, challengers)
-    trials.record_full(finished)
-    judged = judge(problem, trials, baseline, finished)  # in pairs, on all confirm rows
-    tested = yield from read_test(problem, trials, judged)
-    sizes = yield from smaller_budgets(problem, trials, allowance, judged)
+    trials = Trials(problem, study)
+    yield from short_runs(trials, allowance)
+    baselines, challengers = judge.choose_finalists(trials)
+    baseline, finished = yield from train_in_full(trials, allowance, baselines, challengers)
+    judged = judge.judge(trials, baseline, finished)
+    tested = yield from read_test(trials, judged)
+    sizes = yield from smaller_budgets(trials, allowance, judged)
     return Outcome(
         proposals=tuple(trials.proposals),
         measurements=(),
         best=judged.best,
         baseline=judged.baseline,
         challenger=judged.challenger,
-        full_runs=full_runs(problem, trials, judged, finished),
-        test=full_runs(problem, trials, judged, tested),
+        full_runs=judge.full_runs(trials, judged, finished),
+        test=judge.full_runs(trials, judged, tested),
         verdict=judged.verdict,
-        front=tuple(front(m for m in trials.short.values() if problem.is_allowed(m.plan))),
+        front=judge.front(m for m in trials.short.values() if problem.is_allowed(m.plan)),
         sizes=sizes,
+    )
+
+
+def short_runs(trials: Trials, allowance: Allowance) -> Steps[None]:
+    """Measure the listed plans, then proposals of the sampler, as effort, time and cost allow.
+
+    The sampler proposes nothing while listed plans are unmeasured.
+    """
+    problem, n_trials = trials.problem, trials.problem.n_trials
+    n_listed = min(len(problem.listed), n_trials)
+    finals = [*problem.final_runs(n_plans=2), *problem.test_runs(n_plans=2)]
+    n_asked, is_covered = 0, True
+    while n_asked < n_listed or (n_asked < n_trials and is_covered):
+        if n_asked < n_listed:
+            asked = trials.ask(min(allowance.n_at_once, n_listed - n_asked))
+        else:
+            asked = trials.ask(min(_N_PER_UPDATE, n_trials - n_asked))
+        n_asked += len(asked)
+        for start in range(0, len(asked), allowance.n_at_once):
+            side_by_side = asked[start : start + allowance.n_at_once]
+            requests: list[Request] = []
+            for _, proposal in side_by_side:
+                request = Request(proposal.plan, problem.short, proposal.arm)
+                if allowance.covers([*requests, request], finals):
+                    requests.append(request)
+                else:
+                    is_covered = False
+            proposals = [proposal for _, proposal in side_by_side]
+            runs = yield Batch(phase="short runs", n_runs=n_trials, requests=requests, proposals=proposals)
+            by_plan = {run.plan: run for run in runs}
+            for trial, proposal in side_by_side:
+                trials.tell(trial, proposal, by_plan.get(proposal.plan))
+    if not is_covered:
+        text = "The limits allow {} of {} short runs; raise --max-time or --max-cost for more."
+        yield Batch(warning=text.format(len(trials.short), n_trials))
+
+
+def train_in_full(
+    trials: Trials, allowance: Allowance, baselines: Sequence[Plan], challengers: Sequence[Plan]
+) -> Steps[tuple[Plan, Finished]]:
+    """Train the best baseline and the challengers that the limits cover, continuing their short runs.
+
+    Return the baseline, and the full runs of each plan that finished, one for each seed. If a baseline
+    diverges, the next one is trained.
+
+    Raises:
+        TrainingError: The machine broke off a run of the baseline, or all baselines diverged.
+    """
+    factor = yield from best_head_factor(trials, allowance, baselines[0], n_challengers=len(challengers))
+    baseline, *others = (at_head_factor(plan, factor) for plan in baselines)
+    plans = dict.fromkeys([baseline, *(at_head_factor(plan, factor) for plan in challengers)])
+    covered = yield from within_limits(trials, allowance, list(plans))
+    finished = yield from finish(trials, baseline, covered)
+    while baseline not in finished and others:
+        baseline = others.pop(0)
+        finished |= yield from finish(trials, baseline, [baseline])
+    if baseline not in finished:
+        raise TrainingError(
+            "No learning rate of the baseline finished a full run: all of them diverged. Check the data, or "
+            "set lower rates with learning_rate in a search space."
+        )
+    trials.record_full(finished)
+    return baseline, finished
+
+
+def best_head_factor(
+    trials: Trials, allowance: Allowance, baseline: Plan, *, n_challengers: int
+) -> Steps[float]:
+    """Train the baseline at each factor of the head's learning rate; return that of the lowest loss.
+
+    All plans are then trained at it. Without other factors, or time for them, it is the usual one.
+    """
+    problem = trials.problem
+    factors = problem.head_factors if baseline.adapters else problem.head_factors[:1]
+    plans = [at_head_factor(baseline, factor) for factor in factors]
+    requests = [Request(plan, problem.full, trials.arm(plan)) for plan in plans]
+    if len(plans) == 1 or not allowance.covers(requests, problem.test_runs(n_plans=1)):
+        return factors[0]
+    n_runs = len(problem.final_runs(n_plans=1 + n_challengers))
+    runs = yield Batch(phase="full runs", n_runs=n_runs, requests=requests)
+    for run in runs:
+        if run.status.is_of_machine:
+            yield left_out(run)
+    losses = [math.inf if run.loss is None else run.loss for run in runs]
+    return factors[losses.index(min(losses))]
+
+
+def at_head_factor(plan: Plan, factor: float) -> Plan:
+    """Scale the learning rate of a plan's task head, unless the plan has a factor of its own."""
+    is_free = plan.head_factor == 1 and bool(plan.adapters)
+    return replace(plan, head_factor=factor) if is_free else plan
+
+
+def within_limits(trials: Trials, allowance: Allowance, plans: Sequence[Plan]) -> Steps[Sequence[Plan]]:
+    """Keep the baseline, which comes first, and as many challengers as the limits allow in full.
+
+    If the baseline exceeds the budget, it cannot be returned: one challenger is kept beyond any limit.
+    """
+    n_kept, n_needed = len(plans), 1 if trials.problem.is_allowed(plans[0]) else 2
+    tests = trials.problem.test_runs(n_plans=2)
+    while n_kept > n_needed and not allowance.covers(in_full(trials, plans[:n_kept]), tests):
+        n_kept -= 1
+    if n_kept < len(plans):
+        text = "The limits allow {} of {} challengers to be trained in full; raise --max-time or --max-cost."
+        yield Batch(warning=text.format(n_kept - 1, len(plans) - 1))
+    return plans[:n_kept]
+
+
+def in_full(trials: Trials, plans: Sequence[Plan]) -> list[Request]:
+    """Request a full run of each plan with each seed."""
+    full = [trials.problem.lengths.full(seed=seed) for seed in trials.problem.seeds]
+    return [Request(plan, fidelity, trials.arm(plan)) for plan in plans for fidelity in full]
+
+
+def finish(trials: Trials, baseline: Plan, plans: Sequence[Plan]) -> Steps[dict[Plan, list[Measurement]]]:
+    """Train plans in full; those of which a run failed are left out with a warning.
+
+    Raises:
+        TrainingError: The machine broke off a run of the baseline.
+    """
+    requests = in_full(trials, plans)
+    runs = yield Batch(phase="full runs", n_runs=len(requests), requests=requests)
+    finished = {}
+    for plan in plans:
+        of_plan = [run for run in runs if run.plan == plan]
+        failed = next((run for run in of_plan if run.status is not Status.COMPLETE), None)
+        if failed is None:
+            finished[plan] = of_plan
+        elif failed.status.is_of_machine and plan == baseline:
+            raise broken_off("The full run", failed)
+        else:
+            yield left_out(failed)
+    return finished
+
+
+def read_test(trials: Trials, judged: Judgement) -> Steps[Finished]:
+    """Measure best and baseline, from their kept weights, on the test split; empty without a test split.
+
+    Raises:
+        TrainingError: A run did not complete.
+    """
+    plans = list(dict.fromkeys([judged.best, judged.baseline]))
+    tests = trials.problem.test_runs(n_plans=1)
+    requests = [Request(plan, test, trials.arm(plan)) for plan in plans for test in tests]
+    if not requests:
+        return {}
+    runs = yield Batch(phase="test", n_runs=len(requests), requests=requests)
+    if failed := next((run for run in runs if run.status is not Status.COMPLETE), None):
+        raise broken_off("A run on the test split", failed)
+    return {plan: [run for run in runs if run.plan == plan] for plan in plans}
+
+
+def smaller_budgets(trials: Trials, allowance: Allowance, judged: Judgement) -> Steps[tuple[SizeStep, ...]]:
+    """Find the best plan of a fifth of the budget, of a fifth of that, and so on.
+
+    The list ends early if time or cost runs out, or a run fails.
+    """
+    steps: list[SizeStep] = []
+    seen = [*trials.short.values(), *chain.from_iterable(judged.finished.values())]
+    for small in trials.problem.sizes:
+        runs = yield from best_of_size(small, allowance, judged.baseline.head_factor)
+        if not runs:
+            break
+        new_seconds = sum(run.total_seconds for run in runs if run not in seen)
+        steps.append(judge.size_step(trials.problem, small, judged, runs[-1], seconds=new_seconds))
+        seen += runs
+    return tuple(steps)
+
+
+def best_of_size(small: SearchProblem, allowance: Allowance, head_factor: float) -> Steps[list[Measurement]]:
+    """Measure small plans in short runs, and the best in full, which comes last; empty if that failed."""
+    beyond_limits = f"The limits leave out the search among plans of {small.budget_words}."
+    requests = [Request(plan, small.short, arm) for plan, arm in small.small_plans.items()]
+    if not allowance.covers(requests, [small.full]):
+        yield Batch(warning=beyond_limits)
+        return []
+    phase = f"short runs, {small.budget_words}"
+    runs = yield Batch(phase=phase, n_runs=len(requests), requests=requests)
+    ranked = judge.rank(small, runs)
+    if not ranked:
+        return []
+    best = ranked[0].plan
+    request = Request(at_head_factor(best, head_factor), small.full, small.small_plans[best])
+    if not allowance.covers([request]):
+        yield Batch(warning=beyond_limits)
+        return []
+    (run,) = yield Batch(phase=f"full run, {small.budget_words}", n_runs=1, requests=[request])
+    return [] if run.metric is None else [*runs, run]
+
+
+def left_out(failed: Measurement) -> Batch:
+    """Warn that a plan is left out, since a run of it failed."""
+    again = "; --resume tries it again" if failed.status.is_of_machine else ""
+    return Batch(warning=f"Plan {failed.plan.digest} is left out: {failed.reason}{again}.")
+
+
+def broken_off(run: str, measurement: Measurement) -> TrainingError:
+    """Make the error for a failed run that the search cannot do without."""
+    return TrainingError(
+        f"{run} of plan {measurement.plan.digest} failed: {measurement.reason}. "
+        "What was measured is kept; fix the cause and run it again, a search with --resume."
     )

@@ -74,7 +74,7 @@ def searched(settings: Mapping[str, Any]) -> Finder:
             executor=EXECUTORS["serial"],
             measure_one=bench.measure,
             progress=Lines(),
-            lengths=problem.lengths,
+            problem=problem,
             clock=lambda: bench.seconds,
             limits=Limits(
                 seconds=spec.search.max_time_seconds or math.inf, cost=spec.search.max_cost or math.inf

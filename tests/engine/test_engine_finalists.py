@@ -13,7 +13,7 @@ from toys.engine import LIST, ROOMY, SPACE, kind_of, levels, problem, run
 from toys.metrics import ACCURACY, ERROR_RATE
 
 from autopeft.engine import planned_runs
-from autopeft.engine.finalists import front, rank
+from autopeft.engine.judge import front, rank
 from autopeft.types import Fidelity, Measurement, Plan, Status
 
 N_ROWS = 12

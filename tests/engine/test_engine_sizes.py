@@ -6,7 +6,7 @@ import pytest
 from toys.engine import NO_LORA, ROOMY, SPACE, World, kind_of, levels, run
 from toys.metrics import ERROR_RATE
 
-from autopeft.engine.finalists import rank
+from autopeft.engine.judge import rank
 from autopeft.types import Fidelity, Plan, Status
 
 

@@ -250,7 +250,7 @@ def run(
         executor=executor or Serial(),
         measure_one=world.measure,
         progress=display,
-        lengths=asked.lengths,
+        problem=asked,
         earlier={(m.plan, m.fidelity): m for m in known},
         record=records.append,
         interrupt=interrupt,
