@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from autopeft import adapters, estimate, model, train
-from autopeft.engine import EVAL_COST, Lengths
+from autopeft.engine.problem import usual_trials
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.estimate import Description, Rates, StepAnswer, StepRequest, TrainedPart
 from autopeft.model import Precision
@@ -23,6 +23,7 @@ from autopeft.plugins import discover
 from autopeft.run.derive import derive
 from autopeft.run.prepare import NAMED, facts_of, load_data
 from autopeft.store import parse_bytes, read_plan, resolve_settings
+from autopeft.train.lengths import EVAL_COST, Lengths
 from autopeft.types import DataSpec, ModelSpec, RunSpec, TaskSpec
 
 _SWITCH = {"auto": None, "on": True, "off": False}
@@ -136,7 +137,7 @@ def usual_cost(full_steps: int, *, n_listed: int = 5) -> float:
     )
     of_finalist = lengths.cost(lengths.full(seed=0)) + lengths.cost(lengths.test(seed=0))
     of_finalist -= lengths.kept_steps * lengths.step_cost
-    return lengths.n_trials(n_listed) * lengths.cost(lengths.short(seed=0)) + 2 * of_finalist
+    return usual_trials(lengths, n_listed) * lengths.cost(lengths.short(seed=0)) + 2 * of_finalist
 
 
 def estimate_step(request: EstimateRequest) -> StepEstimate:

@@ -6,9 +6,10 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 
-from autopeft import engine, space, statistics
-from autopeft.engine import SearchProblem, planned_runs, repeated_steps
+from autopeft import space, statistics
+from autopeft.engine import SearchProblem
 from autopeft.errors import TrainingError
 from autopeft.run.prepare import NAMED, InMemory, Prepared
 from autopeft.run.refit import refit_cost
@@ -103,9 +104,9 @@ def preview(
         )
         forecast = None if pace is None else forecast_of(prepared, problem, pace, so_far=loaded_seconds)
     spec, base, lengths = prepared.spec, prepared.base, problem.lengths
-    planned = engine.planned_runs(problem)
+    planned = planned_runs(problem)
     all_runs = math.fsum(map(lengths.cost, planned))
-    all_runs -= engine.repeated_steps(problem) * lengths.step_cost
+    all_runs -= repeated_steps(problem) * lengths.step_cost
     all_runs += refit_cost(prepared) * lengths.full_steps * lengths.step_cost
     # Limits shorten only the search: the baseline is trained in full with every seed.
     least = len(problem.seeds) * (lengths.cost(lengths.full(seed=0)) + lengths.cost(lengths.test(seed=0)))
@@ -143,6 +144,19 @@ def preview(
         forecast=forecast,
         decisions=prepared.decisions,
     )
+
+
+def planned_runs(problem: SearchProblem) -> list[Fidelity]:
+    """List the runs of a search, as if no limit stops it."""
+    return list(chain.from_iterable(problem.planned.values()))
+
+
+def repeated_steps(problem: SearchProblem) -> int:
+    """Count the steps of planned full runs that short runs, which have the first seed alone, have done."""
+    from_scratch = len(problem.head_factors) - 1 + (problem.is_thorough and problem.has_head)
+    n_continued = problem.planned["full runs"].count(problem.full) - from_scratch
+    n_begun = min(problem.n_trials, n_continued) + len(problem.sizes)
+    return n_begun * problem.lengths.kept_steps
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from pydantic import TypeAdapter, ValidationError
 from autopeft import engine, model, report
 from autopeft.adapters import compile_plan
 from autopeft.client import Score, Trial
-from autopeft.engine import Batch, Key, Lengths, Request, SearchProblem
+from autopeft.engine import Batch, Key, Request, SearchProblem
 from autopeft.errors import DISK_FULL, RunDirError, SpecError, TrainingError, first_line_of
 from autopeft.model import is_out_of_memory
 from autopeft.plugins import discover
@@ -63,6 +63,7 @@ from autopeft.store import (
 )
 from autopeft.store.study_file import study_file
 from autopeft.tasks._shared.token_metrics import TOKEN_METRICS
+from autopeft.train.lengths import Lengths
 from autopeft.types import (
     OWN_TRAINER,
     VERSION,

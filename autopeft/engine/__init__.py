@@ -11,15 +11,6 @@ problem → study → judge → search → driver.
 from __future__ import annotations
 
 from autopeft.engine.driver import Driver, Limits, drive
-from autopeft.engine.problem import (
-    EVAL_COST,
-    Batch,
-    Key,
-    Lengths,
-    Request,
-    SearchProblem,
-    planned_runs,
-    repeated_steps,
-)
+from autopeft.engine.problem import Batch, Key, Request, SearchProblem
 from autopeft.engine.search import search
 from autopeft.engine.study import STUDY

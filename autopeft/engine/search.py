@@ -8,12 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
 
 import optuna
 
 from autopeft.engine import judge
-from autopeft.engine.judge import Finished, Judgement
+from autopeft.engine.judge import Finished
 from autopeft.engine.problem import Allowance, Batch, Request, SearchProblem, Steps
 from autopeft.engine.study import Trials
 from autopeft.errors import TrainingError
@@ -35,21 +34,10 @@ def search(problem: SearchProblem, study: optuna.Study, allowance: Allowance) ->
     yield from short_runs(trials, allowance)
     baselines, challengers = judge.choose_finalists(trials)
     baseline, finished = yield from train_in_full(trials, allowance, baselines, challengers)
-    judged = judge.judge(trials, baseline, finished)
-    tested = yield from read_test(trials, judged)
-    sizes = yield from smaller_budgets(trials, allowance, judged)
-    return Outcome(
-        proposals=tuple(trials.proposals),
-        measurements=(),
-        best=judged.best,
-        baseline=judged.baseline,
-        challenger=judged.challenger,
-        full_runs=judge.full_runs(trials, judged, finished),
-        test=judge.full_runs(trials, judged, tested),
-        verdict=judged.verdict,
-        front=judge.front(m for m in trials.short.values() if problem.is_allowed(m.plan)),
-        sizes=sizes,
-    )
+    outcome = judge.judge(trials, baseline, finished)
+    tested = yield from read_test(trials, outcome)
+    sizes = yield from smaller_budgets(trials, allowance, outcome, finished)
+    return replace(outcome, test=judge.full_runs(trials, outcome, tested), sizes=sizes)
 
 
 def short_runs(trials: Trials, allowance: Allowance) -> Steps[None]:
@@ -59,7 +47,7 @@ def short_runs(trials: Trials, allowance: Allowance) -> Steps[None]:
     """
     problem, n_trials = trials.problem, trials.problem.n_trials
     n_listed = min(len(problem.listed), n_trials)
-    finals = [*problem.final_runs(n_plans=2), *problem.test_runs(n_plans=2)]
+    finals = [*problem.full_runs(n_plans=2), *problem.test_runs(n_plans=2)]
     n_asked, is_covered = 0, True
     while n_asked < n_listed or (n_asked < n_trials and is_covered):
         if n_asked < n_listed:
@@ -67,20 +55,17 @@ def short_runs(trials: Trials, allowance: Allowance) -> Steps[None]:
         else:
             asked = trials.ask(min(_N_PER_UPDATE, n_trials - n_asked))
         n_asked += len(asked)
-        for start in range(0, len(asked), allowance.n_at_once):
-            side_by_side = asked[start : start + allowance.n_at_once]
-            requests: list[Request] = []
-            for _, proposal in side_by_side:
-                request = Request(proposal.plan, problem.short, proposal.arm)
-                if allowance.covers([*requests, request], finals):
-                    requests.append(request)
-                else:
-                    is_covered = False
-            proposals = [proposal for _, proposal in side_by_side]
-            runs = yield Batch(phase="short runs", n_runs=n_trials, requests=requests, proposals=proposals)
-            by_plan = {run.plan: run for run in runs}
-            for trial, proposal in side_by_side:
-                trials.tell(trial, proposal, by_plan.get(proposal.plan))
+        requests: list[Request] = []
+        for _, proposal in asked:
+            request = Request(proposal.plan, problem.short, proposal.arm)
+            if allowance.covers([*requests, request], finals):
+                requests.append(request)
+        is_covered = is_covered and len(requests) == len(asked)
+        proposals = [proposal for _, proposal in asked]
+        runs = yield Batch(phase="short runs", n_runs=n_trials, requests=requests, proposals=proposals)
+        by_plan = {run.plan: run for run in runs}
+        for trial, proposal in asked:
+            trials.tell(trial, proposal, by_plan.get(proposal.plan))
     if not is_covered:
         text = "The limits allow {} of {} short runs; raise --max-time or --max-cost for more."
         yield Batch(warning=text.format(len(trials.short), n_trials))
@@ -93,9 +78,6 @@ def train_in_full(
 
     Return the baseline, and the full runs of each plan that finished, one for each seed. If a baseline
     diverges, the next one is trained.
-
-    Raises:
-        TrainingError: The machine broke off a run of the baseline, or all baselines diverged.
     """
     factor = yield from best_head_factor(trials, allowance, baselines[0], n_challengers=len(challengers))
     baseline, *others = (at_head_factor(plan, factor) for plan in baselines)
@@ -110,7 +92,6 @@ def train_in_full(
             "No learning rate of the baseline finished a full run: all of them diverged. Check the data, or "
             "set lower rates with learning_rate in a search space."
         )
-    trials.record_full(finished)
     return baseline, finished
 
 
@@ -127,7 +108,7 @@ def best_head_factor(
     requests = [Request(plan, problem.full, trials.arm(plan)) for plan in plans]
     if len(plans) == 1 or not allowance.covers(requests, problem.test_runs(n_plans=1)):
         return factors[0]
-    n_runs = len(problem.final_runs(n_plans=1 + n_challengers))
+    n_runs = len(problem.full_runs(n_plans=1 + n_challengers))
     runs = yield Batch(phase="full runs", n_runs=n_runs, requests=requests)
     for run in runs:
         if run.status.is_of_machine:
@@ -164,11 +145,7 @@ def in_full(trials: Trials, plans: Sequence[Plan]) -> list[Request]:
 
 
 def finish(trials: Trials, baseline: Plan, plans: Sequence[Plan]) -> Steps[dict[Plan, list[Measurement]]]:
-    """Train plans in full; those of which a run failed are left out with a warning.
-
-    Raises:
-        TrainingError: The machine broke off a run of the baseline.
-    """
+    """Train plans in full. Those that fail are left out, except for a baseline that the machine broke off."""
     requests = in_full(trials, plans)
     runs = yield Batch(phase="full runs", n_runs=len(requests), requests=requests)
     finished = {}
@@ -184,13 +161,9 @@ def finish(trials: Trials, baseline: Plan, plans: Sequence[Plan]) -> Steps[dict[
     return finished
 
 
-def read_test(trials: Trials, judged: Judgement) -> Steps[Finished]:
-    """Measure best and baseline, from their kept weights, on the test split; empty without a test split.
-
-    Raises:
-        TrainingError: A run did not complete.
-    """
-    plans = list(dict.fromkeys([judged.best, judged.baseline]))
+def read_test(trials: Trials, outcome: Outcome) -> Steps[Finished]:
+    """Measure best and baseline, from their kept weights, on the test split; empty without a test split."""
+    plans = list(dict.fromkeys([outcome.best, outcome.baseline]))
     tests = trials.problem.test_runs(n_plans=1)
     requests = [Request(plan, test, trials.arm(plan)) for plan in plans for test in tests]
     if not requests:
@@ -201,42 +174,53 @@ def read_test(trials: Trials, judged: Judgement) -> Steps[Finished]:
     return {plan: [run for run in runs if run.plan == plan] for plan in plans}
 
 
-def smaller_budgets(trials: Trials, allowance: Allowance, judged: Judgement) -> Steps[tuple[SizeStep, ...]]:
+def smaller_budgets(
+    trials: Trials, allowance: Allowance, outcome: Outcome, finished: Finished
+) -> Steps[tuple[SizeStep, ...]]:
     """Find the best plan of a fifth of the budget, of a fifth of that, and so on.
 
-    The list ends early if time or cost runs out, or a run fails.
+    It is compared with the returned plan: same seed, same confirm rows. The list ends early if time or cost
+    runs out, or a run fails.
     """
     steps: list[SizeStep] = []
-    seen = [*trials.short.values(), *chain.from_iterable(judged.finished.values())]
     for small in trials.problem.sizes:
-        runs = yield from best_of_size(small, allowance, judged.baseline.head_factor)
-        if not runs:
+        runs = yield from best_of_size(small, allowance, outcome.baseline.head_factor)
+        if not runs or (best := runs[-1]).metric is None:
             break
-        new_seconds = sum(run.total_seconds for run in runs if run not in seen)
-        steps.append(judge.size_step(trials.problem, small, judged, runs[-1], seconds=new_seconds))
-        seen += runs
+        difference = judge.compare(small, [best], finished[outcome.best][:1])
+        steps.append(
+            SizeStep(
+                share=small.context.max_params / trials.problem.context.max_params,
+                max_trainable_params=small.context.max_params,
+                plan=best.plan,
+                arm=small.small_plans[replace(best.plan, head_factor=1.0)],
+                metric_mean=best.metric,
+                mean_difference=difference.mean,
+                interval_95=(difference.low, difference.high),
+                seconds=sum(run.total_seconds for run in runs),
+            )
+        )
     return tuple(steps)
 
 
 def best_of_size(small: SearchProblem, allowance: Allowance, head_factor: float) -> Steps[list[Measurement]]:
-    """Measure small plans in short runs, and the best in full, which comes last; empty if that failed."""
-    beyond_limits = f"The limits leave out the search among plans of {small.budget_words}."
-    requests = [Request(plan, small.short, arm) for plan, arm in small.small_plans.items()]
+    """Measure small plans in short runs, and the best in full, which comes last; empty if none was."""
+    plans, beyond_limits = small.small_plans, f"The limits leave out plans of {small.budget_words}."
+    requests = [Request(plan, small.short, arm) for plan, arm in plans.items()]
     if not allowance.covers(requests, [small.full]):
         yield Batch(warning=beyond_limits)
         return []
     phase = f"short runs, {small.budget_words}"
     runs = yield Batch(phase=phase, n_runs=len(requests), requests=requests)
-    ranked = judge.rank(small, runs)
-    if not ranked:
+    if not (ranked := judge.rank(small, runs)):
         return []
     best = ranked[0].plan
-    request = Request(at_head_factor(best, head_factor), small.full, small.small_plans[best])
+    request = Request(at_head_factor(best, head_factor), small.full, plans[best])
     if not allowance.covers([request]):
         yield Batch(warning=beyond_limits)
         return []
     (run,) = yield Batch(phase=f"full run, {small.budget_words}", n_runs=1, requests=[request])
-    return [] if run.metric is None else [*runs, run]
+    return [*runs, run]
 
 
 def left_out(failed: Measurement) -> Batch:

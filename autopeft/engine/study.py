@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +14,9 @@ from optuna.samplers import TPESampler
 from optuna.trial import Trial, TrialState
 
 from autopeft.engine.problem import SearchProblem
-from autopeft.space import Policy, is_point_of, parameters, parameters_of, plan_of, policy_of_parameters
+from autopeft.space import is_point_of, parameters, parameters_of, plan_of, policy_of_parameters
 from autopeft.types import Arm, Measurement, Plan, Proposal, Status
+from autopeft.types.outcomes import ProposalSource
 
 STUDY = "autopeft"
 _TRAINER = "trainer."  # begins the names of choices of the user's own trainer
@@ -34,23 +34,24 @@ class Trials:
     """
 
     def __init__(self, problem: SearchProblem, study: optuna.Study) -> None:
+        space, context = problem.space, problem.context
+        self.problem = problem
         self.proposals: list[Proposal] = []
         self.short: dict[Plan, Measurement] = {}
-        self.problem, self._study, self._n_asked = problem, study, 0
-        self._distributions = parameters(problem.space)
-        for name, values in problem.context.choices.items():
-            self._distributions[_TRAINER + name] = CategoricalDistribution(values)
+        self._study, self._n_asked = study, 0
+        of_space = parameters(space)
+        of_trainer = {_TRAINER + name: CategoricalDistribution(c) for name, c in context.choices.items()}
+        self._distributions: dict[str, BaseDistribution] = {**of_space, **of_trainer}
         self._arms = {plan: arm for arm, _, plan in reversed(problem.listed)}
         self._enqueued: deque[tuple[Arm, Plan, dict[str, BaseDistribution]]] = deque()
         for arm, policy, plan in problem.listed[: problem.n_trials]:
-            is_point = policy is not None and is_point_of(problem.space, policy)
-            study.enqueue_trial(self._parameters_of(policy, plan) if policy and is_point else {})
-            self._enqueued.append((arm, plan, self._distributions if is_point else {}))
-
-    def _parameters_of(self, policy: Policy, plan: Plan) -> dict[str, Any]:
-        space, methods = self.problem.space, self.problem.context.methods
-        choices = {_TRAINER + name: value for name, value in plan.choices}
-        return parameters_of(policy, parameters(space), space, methods) | choices
+            if policy is None or not is_point_of(space, policy):
+                study.enqueue_trial({})
+                self._enqueued.append((arm, plan, {}))
+                continue
+            drawn = parameters_of(policy, of_space, space, context.methods)
+            study.enqueue_trial(drawn | {_TRAINER + name: value for name, value in plan.choices})
+            self._enqueued.append((arm, plan, self._distributions))
 
     def ask(self, n_trials: int) -> list[tuple[Trial, Proposal]]:
         """Ask for trials: those of listed plans first, then those that the sampler proposes."""
@@ -58,37 +59,33 @@ class Trials:
         return [self._ask() for _ in range(n_trials)]
 
     def _ask(self) -> tuple[Trial, Proposal]:
+        source: ProposalSource = "list" if self._enqueued else "sampler"
         if self._enqueued:
             arm, plan, distributions = self._enqueued.popleft()
-            trial, source = self._study.ask(distributions), "list"
+            trial = self._study.ask(distributions)
         else:
-            trial, source = self._study.ask(self._distributions), "sampler"
-            arm, plan = self._proposed(trial)
+            context, trial = self.problem.context, self._study.ask(self._distributions)
+            policy = policy_of_parameters(trial.params, self.problem.space, context.methods)
+            choices = tuple((name, trial.params[_TRAINER + name]) for name in context.choices)
+            arm, plan = policy.arm, plan_of(replace(policy, choices=choices), context)
             self._arms.setdefault(plan, arm)
-        proposal = Proposal(trial=self._n_asked, arm=arm, source=source, plan=plan)
-        self._n_asked += 1
-        attributes = {"arm": str(arm), "source": source, "plan": plan.digest}
-        for name, value in {**attributes, "trainable_params": plan.trainable_params}.items():
+        facts: dict[str, Any] = {"arm": str(arm), "source": source, "plan": plan.digest}
+        for name, value in {**facts, "trainable_params": plan.trainable_params}.items():
             trial.set_user_attr(name, value)
-        return trial, proposal
-
-    def _proposed(self, trial: Trial) -> tuple[Arm, Plan]:
-        context = self.problem.context
-        policy = policy_of_parameters(trial.params, self.problem.space, context.methods)
-        choices = tuple((name, trial.params[_TRAINER + name]) for name in context.choices)
-        return policy.arm, plan_of(replace(policy, choices=choices), context)
+        self._n_asked += 1
+        return trial, Proposal(trial=self._n_asked - 1, arm=arm, source=source, plan=plan)
 
     def tell(self, trial: Trial, proposal: Proposal, run: Measurement | None) -> None:
         """Tell the study the loss of a trial's short run; None where the limits left it out."""
-        if run is None:
-            self._study.tell(trial, state=TrialState.PRUNED)
-            return
-        self.proposals.append(proposal)
-        self.short[proposal.plan] = run
         state = TrialState.COMPLETE
-        if run.loss is None:  # the sampler avoids what is pruned, and ignores what failed
-            state = TrialState.PRUNED if run.status is Status.DIVERGED else TrialState.FAIL
-        self._study.tell(trial, run.loss, state=state)
+        if run is None or run.status is Status.DIVERGED:
+            state = TrialState.PRUNED  # which the sampler avoids
+        elif run.loss is None:
+            state = TrialState.FAIL  # which the sampler ignores
+        if run is not None:
+            self.proposals.append(proposal)
+            self.short[proposal.plan] = run
+        self._study.tell(trial, run.loss if run is not None else None, state=state)
 
     def arm(self, plan: Plan) -> Arm:
         """Return the arm under which a plan was listed or first proposed, whatever its head's rate is now."""
@@ -97,15 +94,6 @@ class Trials:
             return self._arms.get(plan, self.problem.head[0])
         arm = self._arms[usual]
         return replace(arm, label=f"{arm.label}, head rate / {1 / plan.head_factor:g}")
-
-    def record_full(self, finished: Mapping[Plan, Sequence[Measurement]]) -> None:
-        """Store the losses of full runs with the study, since a finished trial keeps its value."""
-        trials = {proposal.plan: proposal.trial for proposal in reversed(self.proposals)}
-        content = {
-            plan.digest: {"trial": trials.get(plan), "losses": [run.loss for run in runs]}
-            for plan, runs in finished.items()
-        }
-        self._study.set_user_attr("full_runs", content)
 
 
 def _sampler(seed: int, n_asked: int) -> TPESampler:

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import geometric_mean
 
 from autopeft import adapters, budget, model, space
-from autopeft.engine import EVAL_COST, Lengths, SearchProblem
+from autopeft.engine import SearchProblem
 from autopeft.errors import DataError, SpecError, TargetError
 from autopeft.model import BaseModel
 from autopeft.plugins import (
@@ -30,6 +30,7 @@ from autopeft.run.workers import check_executor
 from autopeft.space import AllocationContext, Space
 from autopeft.store import RunDir
 from autopeft.train import MOVE, head_move
+from autopeft.train.lengths import EVAL_COST, Lengths
 from autopeft.types import (
     SIZE_SCORE,
     Arm,

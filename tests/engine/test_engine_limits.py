@@ -15,7 +15,8 @@ from toys.engine import STEP_SECONDS, TIGHT, Display, Run, World, kind_of, level
 
 from autopeft import space
 from autopeft.commands.estimate import usual_cost
-from autopeft.engine import Batch, Driver, planned_runs, repeated_steps
+from autopeft.commands.preview import planned_runs, repeated_steps
+from autopeft.engine import Batch, Driver
 from autopeft.executors import Serial
 from autopeft.plugins import discover
 from autopeft.report.cost import search_cost
@@ -236,15 +237,6 @@ def test_an_evaluation_takes_as_long_as_those_on_its_own_split() -> None:
     measured = [(short, 2.0, 1.0), (full, 2.0, 50.0)]
     assert estimated(measured, full) == pytest.approx(full.train_steps * 2 + 50)
     assert estimated(measured, short) == pytest.approx(short.train_steps * 2 + 1)
-
-
-@pytest.mark.parametrize(("paces", "expected"), [((1, 1, 3, 3, 3, 3), 3), ((3, 3, 1, 1, 1, 1), 10 / 6)])
-def test_a_step_takes_the_mean_of_all_or_of_the_latest_four_runs(
-    paces: tuple[int, ...], expected: float
-) -> None:
-    lengths = problem().lengths
-    measured = [(lengths.full(seed=seed), float(pace), 0.0) for seed, pace in enumerate(paces)]
-    assert estimated(measured, lengths.full(seed=0)) == pytest.approx(200 * expected)
 
 
 def test_without_a_test_split_no_reading_of_it_is_planned() -> None:

@@ -14,11 +14,12 @@ import optuna
 from optuna.storages import BaseStorage
 
 from autopeft import engine
-from autopeft.engine import STUDY, Driver, Key, Lengths, Limits, SearchProblem
+from autopeft.engine import STUDY, Driver, Key, Limits, SearchProblem
 from autopeft.executors import Serial
 from autopeft.plugins import discover
 from autopeft.space import AllocationContext, ListedPlan, MethodSpace, Space, feasible, load
 from autopeft.train import branch_step
+from autopeft.train.lengths import Lengths
 from autopeft.types import (
     Arm,
     Fidelity,
