@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from autopeft import adapters, estimate, model, train
-from autopeft.engine.problem import usual_trials
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.estimate import Description, Rates, StepAnswer, StepRequest, TrainedPart
 from autopeft.model import Precision
@@ -137,7 +136,7 @@ def usual_cost(full_steps: int, *, n_listed: int = 5) -> float:
     )
     of_finalist = lengths.cost(lengths.full(seed=0)) + lengths.cost(lengths.test(seed=0))
     of_finalist -= lengths.kept_steps * lengths.step_cost
-    return usual_trials(lengths, n_listed) * lengths.cost(lengths.short(seed=0)) + 2 * of_finalist
+    return lengths.n_trials(n_listed) * lengths.cost(lengths.short(seed=0)) + 2 * of_finalist
 
 
 def estimate_step(request: EstimateRequest) -> StepEstimate:

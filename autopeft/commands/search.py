@@ -18,7 +18,7 @@ import optuna
 import torch
 
 from autopeft import engine, report, statistics
-from autopeft.engine import Driver, Limits, SearchProblem
+from autopeft.engine import Driver, SearchProblem
 from autopeft.errors import AutopeftError, SpecError, first_line_of
 from autopeft.executors import EXECUTORS
 from autopeft.plugins import own_function
@@ -135,7 +135,6 @@ def _outcome(
 ) -> Outcome:
     """Run the search on the workers; its study is `study.sqlite`, and `page` shows its progress."""
     spec = prepared.spec
-    seconds, cost = (limit or math.inf for limit in (spec.search.max_time_seconds, spec.search.max_cost))
     executor = EXECUTORS[spec.execution.executor]
     try:
         driver = Driver(
@@ -147,7 +146,8 @@ def _outcome(
             record=lambda measurement: record(run, state, measurement),
             interrupt=interrupt,
             clock=clock,
-            limits=Limits(seconds=seconds, cost=cost),
+            max_seconds=spec.search.max_time_seconds or math.inf,
+            max_cost=spec.search.max_cost or math.inf,
         )
         page.watch(driver)
         with study_file(run.path / "study.sqlite") as storage, watched(page.step):

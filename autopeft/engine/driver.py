@@ -8,9 +8,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from statistics import fmean
-from typing import Protocol
+from typing import Protocol, cast
 
 from autopeft.engine.problem import Batch, Key, Request, SearchProblem, Steps
 from autopeft.executors import Executor
@@ -29,14 +28,6 @@ class Progress(Protocol):
 
     def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
         """A measurement has ended."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Limits of time in seconds and of cost in R; they shorten a search, never a full run."""
-
-    seconds: float = math.inf
-    cost: float = math.inf
 
 
 def drive(steps: Steps[Outcome], measure: Callable[[Batch], list[Measurement] | None]) -> Outcome | Batch:
@@ -65,7 +56,8 @@ class Driver:
     record: Callable[[Measurement], None] = lambda measurement: None  # stores it before the search continues
     interrupt: Callable[[], None] = lambda: None  # called before each run; what it raises stops the search
     clock: Callable[[], float] = lambda: 0.0  # seconds since the run began
-    limits: Limits = Limits()
+    max_seconds: float = math.inf  # these limits shorten a search, never a full run
+    max_cost: float = math.inf  # in R
     measured: dict[Key, Measurement] = field(default_factory=dict)  # in the order of the requests
     proposals: list[Proposal] = field(default_factory=list)  # the trials of the study
     _phase: str = ""
@@ -78,9 +70,7 @@ class Driver:
 
     def run(self, steps: Steps[Outcome]) -> Outcome:
         """Run a search to its end."""
-        outcome = drive(steps, self._measure)
-        assert isinstance(outcome, Outcome), "every batch is measured"
-        return outcome
+        return cast(Outcome, drive(steps, self._measure))
 
     def _measure(self, batch: Batch) -> list[Measurement]:
         """Measure a batch on all workers, and return the measurements in the order of the requests."""
@@ -117,10 +107,10 @@ class Driver:
         """Show a new phase, and list the runs that are planned after a batch."""
         is_new = batch.phase != self._phase
         self._phase, self._n_begun = batch.phase, len(batch.requests) + (0 if is_new else self._n_begun)
-        planned = self.problem.planned
-        later = list(planned)[list(planned).index(batch.phase) + 1 :]
-        ahead = planned[batch.phase][self._n_begun : batch.n_runs]
-        ahead = [*ahead, *chain.from_iterable(planned[phase] for phase in later)]
+        phases = list(self.problem.planned)
+        ahead = self.problem.planned[batch.phase][self._n_begun : batch.n_runs]
+        for phase in phases[phases.index(batch.phase) + 1 :]:
+            ahead = ahead + self.problem.planned[phase]
         if is_new:
             seconds = self._seconds_left([*(each.fidelity for each in batch.requests), *ahead])
             self.progress.phase(batch.phase, batch.n_runs, seconds_left=seconds)
@@ -129,15 +119,15 @@ class Driver:
     def _seconds_left(self, ahead: Sequence[Fidelity]) -> float | None:
         """Estimate the seconds of planned runs; None before a run was timed, or if limits shorten them."""
         lengths, known = self.problem.lengths, {*ahead, *(fidelity for _, fidelity in self.measured)}
+        if self.seconds(self.problem.full) is None:
+            return None
         times: list[tuple[str, float]] = []
         for at in ahead:
             continues = at.split == "confirm" and lengths.short(seed=at.seed) in known
-            seconds = self.seconds(replace(at, train_steps=at.train_steps - continues * lengths.kept_steps))
-            if seconds is None:
-                return None
-            times.append((at.split, seconds))
+            new = replace(at, train_steps=at.train_steps - continues * lengths.kept_steps)
+            times.append((at.split, self.seconds(new) or 0.0))
         in_all = side_by_side(times, self.n_at_once)
-        is_late = any(at.split == "search" for at in ahead) and self.clock() + in_all > self.limits.seconds
+        is_late = any(at.split == "search" for at in ahead) and self.clock() + in_all > self.max_seconds
         return None if is_late else in_all
 
     def seconds(self, fidelity: Fidelity) -> float | None:
@@ -165,12 +155,12 @@ class Driver:
         fidelities = [each.fidelity for each in requests if each.key not in self.measured] + [*needed]
         full_run = self.seconds(self.problem.full)
         if full_run is None:
-            return math.fsum(map(self.problem.lengths.cost, fidelities)) <= self.limits.cost
+            return math.fsum(map(self.problem.lengths.cost, fidelities)) <= self.max_cost
         times = [(fidelity.split, self.seconds(fidelity) or 0.0) for fidelity in [*new, *needed]]
-        has_time = self.clock() + side_by_side(times, self.n_at_once) <= self.limits.seconds
+        has_time = self.clock() + side_by_side(times, self.n_at_once) <= self.max_seconds
         spent = math.fsum(m.total_seconds for m in self.measured.values())
         spent += math.fsum(self.seconds(fidelity) or 0.0 for fidelity in fidelities)
-        return has_time and spent <= self.limits.cost * full_run
+        return has_time and spent <= self.max_cost * full_run
 
 
 def side_by_side(times: Iterable[tuple[str, float]], n_workers: int) -> float:

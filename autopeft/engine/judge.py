@@ -45,8 +45,8 @@ def _loss(measurement: Measurement) -> float:
 
 def _is_clear(problem: SearchProblem, leader: Measurement, follower: Measurement) -> bool:
     """Whether the leader's metric is two standard errors of their paired difference ahead."""
-    pairs = zip(leader.example_scores, follower.example_scores, strict=True)
-    gaps = [problem.sign * (a - b) for a, b in pairs]
+    ahead, behind = leader.example_scores, follower.example_scores
+    gaps = [problem.sign * (a - b) for a, b in zip(ahead, behind, strict=True)]
     if len(gaps) < 2:
         return False
     examples = statistics.Examples(groups=problem.examples(leader.fidelity.split).groups)
@@ -96,16 +96,13 @@ def choose_finalists(trials: Trials) -> tuple[list[Plan], list[Plan]]:
 
 
 def judge(trials: Trials, baseline: Plan, finished: Finished) -> Outcome:
-    """Compare the best challenger with the baseline on all confirm rows, and choose which is returned.
-
-    If the baseline exceeds the budget, the challenger is returned as `inconclusive`.
-    """
+    """Compare the best challenger with the baseline on all confirm rows, and choose which is returned."""
     problem = trials.problem
     challengers = [plan for plan in finished if plan != baseline]
     challenger = max(challengers, key=lambda plan: _mean(problem, finished[plan]), default=None)
     verdict = _verdict(trials, challenger, baseline, finished)
     best = baseline if challenger is None or verdict.label == "default kept" else challenger
-    if not problem.is_allowed(best):  # only a plan of the user can exceed the budget
+    if not problem.is_allowed(best):  # the user's baseline
         if challenger is None:
             raise TrainingError(
                 "Your baseline exceeds the budget, and no plan within the budget finished a full run. Raise "
@@ -114,17 +111,16 @@ def judge(trials: Trials, baseline: Plan, finished: Finished) -> Outcome:
         kept, refused = _name(trials, challenger), _name(trials, baseline)
         sentence = f"{kept} is returned, since {refused} trains more parameters than the budget allows."
         best, verdict = challenger, replace(verdict, label="inconclusive", sentence=sentence)
-    outcome = Outcome(
+    return Outcome(
         proposals=tuple(trials.proposals),
         measurements=(),
         best=best,
         baseline=baseline,
         challenger=challenger,
-        full_runs=(),
+        full_runs=full_runs(trials, [best, baseline, challenger], finished),
         test=(),
         verdict=verdict,
     )
-    return replace(outcome, full_runs=full_runs(trials, outcome, finished))
 
 
 def _verdict(trials: Trials, challenger: Plan | None, baseline: Plan, finished: Finished) -> Verdict:
@@ -172,14 +168,13 @@ def compare(
     )
 
 
-def full_runs(trials: Trials, outcome: Outcome, finished: Finished) -> tuple[FullRun, ...]:
-    """Average the runs of each plan in `finished`: best, baseline, challenger, then others by their arms."""
-    names = {outcome.best: "best"}
-    names.setdefault(outcome.baseline, "baseline")
-    if outcome.challenger is not None:
-        names.setdefault(outcome.challenger, "challenger")
+def full_runs(trials: Trials, named: Sequence[Plan | None], finished: Finished) -> tuple[FullRun, ...]:
+    """Average the runs of each plan in `finished`: best, baseline, challenger (`named`), then others."""
+    names = dict(zip(reversed(named), ("challenger", "baseline", "best"), strict=True))
     records = []
-    for plan in [plan for plan in dict.fromkeys([*names, *finished]) if plan in finished]:
+    for plan in dict.fromkeys([*named, *finished]):
+        if plan is None or plan not in finished:
+            continue
         of_plan, split = finished[plan], finished[plan][0].fidelity.split
         table = [run.example_scores for run in of_plan]
         examples, span = trials.problem.examples(split), trials.problem.metric.score_span

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 from autopeft.space import AllocationContext, Policy, Space, head_alone, listed_policies, plan_of
@@ -13,16 +14,7 @@ from autopeft.train.lengths import Lengths
 from autopeft.types import Arm, Fidelity, Measurement, MetricFacts, Plan, Proposal, RunSpec
 
 _THOROUGH_TRIALS, _THOROUGH_SEEDS = 48, 3  # of `--effort thorough`; heuristic
-_FEWEST_PROPOSED, _MOST_PROPOSED = 4, 12  # trials of the sampler; research/2026-12-02-proposals.md
-_FEWEST_TRIALS = 9  # also where a small budget leaves few listed plans; heuristic
 _FACTOR = 5  # between two budgets of `--sizes`; heuristic
-
-
-def usual_trials(lengths: Lengths, n_listed: int) -> int:
-    """Count the trials of normal effort: the sampler proposes as many as cost one full run."""
-    n_short_runs = round(1 / lengths.cost(lengths.short(seed=0)))
-    n_proposed = min(max(n_short_runs, _FEWEST_PROPOSED), _MOST_PROPOSED)
-    return max(n_listed + n_proposed, _FEWEST_TRIALS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +55,7 @@ class SearchProblem:
     @property
     def n_trials(self) -> int:
         """The number of short runs that the settings ask for."""
-        search, usual = self.spec.search, usual_trials(self.lengths, len(self.listed))
+        search, usual = self.spec.search, self.lengths.n_trials(len(self.listed))
         of_effort = {"quick": 0, "normal": usual, "thorough": max(usual, _THOROUGH_TRIALS)}
         return of_effort[search.effort] if search.trials is None else search.trials
 
@@ -99,12 +91,9 @@ class SearchProblem:
 
     @cached_property
     def sizes(self) -> tuple[SearchProblem, ...]:
-        """The same problem for a fifth of the budget, for a fifth of that …, as long as a small plan fits.
-
-        `--sizes` counts the full budget too, so that `--sizes 3` asks for two smaller ones.
-        """
+        """The same problem for a fifth of the budget, for a fifth of that …, as long as a small plan fits."""
         found: list[SearchProblem] = []
-        for power in range(1, self.spec.search.sizes):
+        for power in range(1, self.spec.search.sizes):  # `--sizes` counts the full budget too
             context = replace(self.context, max_params=self.context.max_params // _FACTOR**power)
             small = replace(self, family="small", context=context, user_plan=None)
             if not small.small_plans:
@@ -116,11 +105,6 @@ class SearchProblem:
     def small_plans(self) -> dict[Plan, Arm]:
         """The listed plans that have adapters and are not a baseline, with their arms."""
         return {plan: arm for arm, _, plan in self.listed if arm.kind == "usual" and plan.adapters}
-
-    @property
-    def budget_words(self) -> str:
-        """The budget as text: `7,500 parameters`."""
-        return f"{self.context.max_params:,} parameters"
 
     @property
     def sign(self) -> float:
@@ -156,15 +140,13 @@ class SearchProblem:
         """Phase -> its runs, as if no limit stops the search."""
         # The sampler's best plan may be one more; a thorough search adds a listed plan and the head alone.
         n_plans = 2 + (self.n_trials > len(self.listed)) + self.is_thorough * (1 + self.has_head)
-        phases = {
+        of_sizes = [[self.short] * len(small.small_plans) + [self.full] for small in self.sizes]
+        return {
             "short runs": [self.short] * self.n_trials,
             "full runs": self.full_runs(n_plans=n_plans),
             "test": self.test_runs(n_plans=2),
+            "smaller budgets": list(chain.from_iterable(of_sizes)),
         }
-        for small in self.sizes:
-            phases[f"short runs, {small.budget_words}"] = [self.short] * len(small.small_plans)
-            phases[f"full run, {small.budget_words}"] = [self.full]
-        return phases
 
 
 Key = tuple[Plan, Fidelity]
@@ -185,16 +167,12 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Runs that a search asks for at once, in one of its phases; or a `warning` for the user.
+    """Runs that a search asks for at once; or a `warning` for the user."""
 
-    `phase` is one of `SearchProblem.planned`, and `n_runs` counts its runs. `proposals` are the new trials of
-    the study.
-    """
-
-    phase: str = ""
-    n_runs: int = 0
+    phase: str = ""  # of `SearchProblem.planned`
+    n_runs: int = 0  # of the whole phase
     requests: Sequence[Request] = ()
-    proposals: Sequence[Proposal] = ()
+    proposals: Sequence[Proposal] = ()  # the new trials of the study
     warning: str = ""
 
 

@@ -1,6 +1,6 @@
 """The search, from top to bottom: short runs, full runs of the finalists, the verdict, the test split.
 
-All functions here are generators without I/O: they yield the runs to measure and receive the measurements.
+Its steps are generators without I/O: they yield the runs to measure and receive the measurements.
 """
 
 from __future__ import annotations
@@ -25,10 +25,7 @@ def search(problem: SearchProblem, study: optuna.Study, allowance: Allowance) ->
     """Yield the runs to measure, receive their measurements, and return the plan found and its evidence.
 
     `study` is new: what an earlier process measured is sent again. The caller adds the measurements to the
-    outcome.
-
-    Raises:
-        TrainingError: No baseline could be trained, or the machine broke off a run that is needed.
+    outcome. TrainingError is raised if no baseline could be trained, or a run that is needed broke off.
     """
     trials = Trials(problem, study)
     yield from short_runs(trials, allowance)
@@ -37,7 +34,8 @@ def search(problem: SearchProblem, study: optuna.Study, allowance: Allowance) ->
     outcome = judge.judge(trials, baseline, finished)
     tested = yield from read_test(trials, outcome)
     sizes = yield from smaller_budgets(trials, allowance, outcome, finished)
-    return replace(outcome, test=judge.full_runs(trials, outcome, tested), sizes=sizes)
+    named = [outcome.best, outcome.baseline, outcome.challenger]
+    return replace(outcome, test=judge.full_runs(trials, named, tested), sizes=sizes)
 
 
 def short_runs(trials: Trials, allowance: Allowance) -> Steps[None]:
@@ -67,8 +65,8 @@ def short_runs(trials: Trials, allowance: Allowance) -> Steps[None]:
         for trial, proposal in asked:
             trials.tell(trial, proposal, by_plan.get(proposal.plan))
     if not is_covered:
-        text = "The limits allow {} of {} short runs; raise --max-time or --max-cost for more."
-        yield Batch(warning=text.format(len(trials.short), n_trials))
+        allowed = f"The limits allow {len(trials.short)} of {n_trials} short runs"
+        yield Batch(warning=f"{allowed}; raise --max-time or --max-cost for more.")
 
 
 def train_in_full(
@@ -79,7 +77,7 @@ def train_in_full(
     Return the baseline, and the full runs of each plan that finished, one for each seed. If a baseline
     diverges, the next one is trained.
     """
-    factor = yield from best_head_factor(trials, allowance, baselines[0], n_challengers=len(challengers))
+    factor = yield from head_factor(trials, allowance, baselines[0], len(challengers))
     baseline, *others = (at_head_factor(plan, factor) for plan in baselines)
     plans = dict.fromkeys([baseline, *(at_head_factor(plan, factor) for plan in challengers)])
     covered = yield from within_limits(trials, allowance, list(plans))
@@ -95,9 +93,7 @@ def train_in_full(
     return baseline, finished
 
 
-def best_head_factor(
-    trials: Trials, allowance: Allowance, baseline: Plan, *, n_challengers: int
-) -> Steps[float]:
+def head_factor(trials: Trials, allowance: Allowance, baseline: Plan, n_challengers: int) -> Steps[float]:
     """Train the baseline at each factor of the head's learning rate; return that of the lowest loss.
 
     All plans are then trained at it. Without other factors, or time for them, it is the usual one.
@@ -110,9 +106,6 @@ def best_head_factor(
         return factors[0]
     n_runs = len(problem.full_runs(n_plans=1 + n_challengers))
     runs = yield Batch(phase="full runs", n_runs=n_runs, requests=requests)
-    for run in runs:
-        if run.status.is_of_machine:
-            yield left_out(run)
     losses = [math.inf if run.loss is None else run.loss for run in runs]
     return factors[losses.index(min(losses))]
 
@@ -123,19 +116,19 @@ def at_head_factor(plan: Plan, factor: float) -> Plan:
     return replace(plan, head_factor=factor) if is_free else plan
 
 
-def within_limits(trials: Trials, allowance: Allowance, plans: Sequence[Plan]) -> Steps[Sequence[Plan]]:
+def within_limits(trials: Trials, allowance: Allowance, plans: Sequence[Plan]) -> Steps[list[Plan]]:
     """Keep the baseline, which comes first, and as many challengers as the limits allow in full.
 
     If the baseline exceeds the budget, it cannot be returned: one challenger is kept beyond any limit.
     """
-    n_kept, n_needed = len(plans), 1 if trials.problem.is_allowed(plans[0]) else 2
-    tests = trials.problem.test_runs(n_plans=2)
-    while n_kept > n_needed and not allowance.covers(in_full(trials, plans[:n_kept]), tests):
-        n_kept -= 1
-    if n_kept < len(plans):
-        text = "The limits allow {} of {} challengers to be trained in full; raise --max-time or --max-cost."
-        yield Batch(warning=text.format(n_kept - 1, len(plans) - 1))
-    return plans[:n_kept]
+    kept, tests = list(plans), trials.problem.test_runs(n_plans=2)
+    n_needed = 1 if trials.problem.is_allowed(plans[0]) else 2
+    while len(kept) > n_needed and not allowance.covers(in_full(trials, kept), tests):
+        kept.pop()
+    if len(kept) < len(plans):
+        allowed = f"The limits allow {len(kept) - 1} of {len(plans) - 1} challengers to be trained in full"
+        yield Batch(warning=f"{allowed}; raise --max-time or --max-cost.")
+    return kept
 
 
 def in_full(trials: Trials, plans: Sequence[Plan]) -> list[Request]:
@@ -157,7 +150,8 @@ def finish(trials: Trials, baseline: Plan, plans: Sequence[Plan]) -> Steps[dict[
         elif failed.status.is_of_machine and plan == baseline:
             raise broken_off("The full run", failed)
         else:
-            yield left_out(failed)
+            again = "; --resume tries it again" if failed.status.is_of_machine else ""
+            yield Batch(warning=f"Plan {plan.digest} is left out: {failed.reason}{again}.")
     return finished
 
 
@@ -184,49 +178,33 @@ def smaller_budgets(
     """
     steps: list[SizeStep] = []
     for small in trials.problem.sizes:
-        runs = yield from best_of_size(small, allowance, outcome.baseline.head_factor)
-        if not runs or (best := runs[-1]).metric is None:
+        short = [Request(plan, small.short, arm) for plan, arm in small.small_plans.items()]
+        if not allowance.covers(short, [small.full]):
+            yield Batch(warning="The limits leave out smaller budgets; raise --max-time or --max-cost.")
             break
-        difference = judge.compare(small, [best], finished[outcome.best][:1])
+        n_runs = len(trials.problem.planned["smaller budgets"])
+        runs = yield Batch(phase="smaller budgets", n_runs=n_runs, requests=short)
+        if not (ranked := judge.rank(small, runs)):
+            break
+        plan, arm = ranked[0].plan, small.small_plans[ranked[0].plan]
+        full = Request(at_head_factor(plan, outcome.baseline.head_factor), small.full, arm)
+        (run,) = yield Batch(phase="smaller budgets", n_runs=n_runs, requests=[full])
+        if run.metric is None:
+            break
+        difference = judge.compare(small, [run], finished[outcome.best][:1])
         steps.append(
             SizeStep(
                 share=small.context.max_params / trials.problem.context.max_params,
                 max_trainable_params=small.context.max_params,
-                plan=best.plan,
-                arm=small.small_plans[replace(best.plan, head_factor=1.0)],
-                metric_mean=best.metric,
+                plan=run.plan,
+                arm=arm,
+                metric_mean=run.metric,
                 mean_difference=difference.mean,
                 interval_95=(difference.low, difference.high),
-                seconds=sum(run.total_seconds for run in runs),
+                seconds=math.fsum(each.total_seconds for each in (*runs, run)),
             )
         )
     return tuple(steps)
-
-
-def best_of_size(small: SearchProblem, allowance: Allowance, head_factor: float) -> Steps[list[Measurement]]:
-    """Measure small plans in short runs, and the best in full, which comes last; empty if none was."""
-    plans, beyond_limits = small.small_plans, f"The limits leave out plans of {small.budget_words}."
-    requests = [Request(plan, small.short, arm) for plan, arm in plans.items()]
-    if not allowance.covers(requests, [small.full]):
-        yield Batch(warning=beyond_limits)
-        return []
-    phase = f"short runs, {small.budget_words}"
-    runs = yield Batch(phase=phase, n_runs=len(requests), requests=requests)
-    if not (ranked := judge.rank(small, runs)):
-        return []
-    best = ranked[0].plan
-    request = Request(at_head_factor(best, head_factor), small.full, plans[best])
-    if not allowance.covers([request]):
-        yield Batch(warning=beyond_limits)
-        return []
-    (run,) = yield Batch(phase=f"full run, {small.budget_words}", n_runs=1, requests=[request])
-    return [*runs, run]
-
-
-def left_out(failed: Measurement) -> Batch:
-    """Warn that a plan is left out, since a run of it failed."""
-    again = "; --resume tries it again" if failed.status.is_of_machine else ""
-    return Batch(warning=f"Plan {failed.plan.digest} is left out: {failed.reason}{again}.")
 
 
 def broken_off(run: str, measurement: Measurement) -> TrainingError:

@@ -28,9 +28,8 @@ _N_STARTUP = 3
 class Trials:
     """The trials of a study with their plans and short runs.
 
-    The listed plans are enqueued with all their parameters, so that the sampler learns from them. The value
-    of a trial is the loss of its short run. A plan that is not a point of the space, such as the user's
-    baseline, has a trial without parameters.
+    Listed plans are enqueued with all their parameters, so that the sampler learns from them; one that is not
+    a point of the space, such as the user's, without any. The value of a trial is the loss of its short run.
     """
 
     def __init__(self, problem: SearchProblem, study: optuna.Study) -> None:

@@ -11,6 +11,8 @@ _SHORT_EXAMPLES = 384  # of the search split that rank short runs; heuristic
 # Cost of evaluating an example, relative to training on it: training adds a backward pass, which costs about
 # as much as the forward pass, since most weights are frozen. It is the price until runs are timed.
 EVAL_COST = 0.5
+_FEWEST_PROPOSED, _MOST_PROPOSED = 4, 12  # trials of the sampler; research/2026-12-02-proposals.md
+_FEWEST_TRIALS = 9  # also where a small budget leaves few listed plans; heuristic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,12 @@ class Lengths:
         return Fidelity(
             split=split, train_steps=steps, train_examples=n_rows, eval_examples=eval_examples, seed=seed
         )
+
+    def n_trials(self, n_listed: int) -> int:
+        """Trials of a search of normal effort: the sampler proposes as many as cost one full run."""
+        n_short_runs = round(1 / self.cost(self.short(seed=0)))
+        n_proposed = min(max(n_short_runs, _FEWEST_PROPOSED), _MOST_PROPOSED)
+        return max(n_listed + n_proposed, _FEWEST_TRIALS)
 
     @property
     def step_cost(self) -> float:

@@ -21,7 +21,7 @@ from surrogate import Surrogate, TableBench
 from table import TableError
 
 from autopeft import engine, space
-from autopeft.engine import Driver, Limits, SearchProblem
+from autopeft.engine import Driver, SearchProblem
 from autopeft.executors import EXECUTORS
 from autopeft.plugins import discover
 from autopeft.run.prepare import Prepared
@@ -76,9 +76,8 @@ def searched(settings: Mapping[str, Any]) -> Finder:
             progress=Lines(),
             problem=problem,
             clock=lambda: bench.seconds,
-            limits=Limits(
-                seconds=spec.search.max_time_seconds or math.inf, cost=spec.search.max_cost or math.inf
-            ),
+            max_seconds=spec.search.max_time_seconds or math.inf,
+            max_cost=spec.search.max_cost or math.inf,
         )
         with errors_alone("autopeft"), errors_alone("optuna"):
             study = optuna.create_study(study_name=engine.STUDY)

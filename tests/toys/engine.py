@@ -14,7 +14,7 @@ import optuna
 from optuna.storages import BaseStorage
 
 from autopeft import engine
-from autopeft.engine import STUDY, Driver, Key, Limits, SearchProblem
+from autopeft.engine import STUDY, Driver, Key, SearchProblem
 from autopeft.executors import Serial
 from autopeft.plugins import discover
 from autopeft.space import AllocationContext, ListedPlan, MethodSpace, Space, feasible, load
@@ -256,7 +256,8 @@ def run(
         record=records.append,
         interrupt=interrupt,
         clock=lambda: world.seconds,
-        limits=Limits(seconds=max_seconds, cost=max_cost),
+        max_seconds=max_seconds,
+        max_cost=max_cost,
     )
     study = optuna.create_study(storage=storage, study_name=STUDY)
     outcome = driver.run(engine.search(asked, study, driver))
