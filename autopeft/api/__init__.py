@@ -183,8 +183,8 @@ def suggest(
         data: A dataset as `--data` takes it, for the length of its rows and the number of steps.
         budget: Such as "r16", "0.5%" or "300k".
         **about: Further flags of `autopeft suggest`: text_column, label_column, task, revision, quantize,
-            device (such as "a100-80gb"), memory, gpu_price, components; and `trainer`, as `--for`: the memory is
-            that of its loop.
+            device (such as "a100-80gb"), memory, gpu_price, components; and `trainer` for --for, which also
+            decides the memory.
 
     Raises:
         BudgetError: The budget is too small for rank 1 on all linear layers.

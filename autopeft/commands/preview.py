@@ -6,8 +6,9 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 
-from autopeft import engine, space, statistics
+from autopeft import space, statistics
 from autopeft.commands.refit import refit_cost
 from autopeft.engine import SearchProblem
 from autopeft.errors import TrainingError
@@ -135,7 +136,7 @@ def preview(
 def _most_cost(prepared: Prepared, problem: SearchProblem) -> float:
     """Return the most that a search costs, in R; a limit never shortens the full runs of the baseline."""
     lengths = problem.lengths
-    planned = math.fsum(map(lengths.cost, engine.planned_runs(problem)))
+    planned = math.fsum(map(lengths.cost, planned_runs(problem)))
     planned += _further_steps(prepared, problem) * lengths.step_cost
     least = len(problem.seeds) * (lengths.cost(lengths.full(seed=0)) + lengths.cost(lengths.test(seed=0)))
     return min(planned, max(prepared.spec.search.max_cost or math.inf, least))
@@ -143,7 +144,7 @@ def _most_cost(prepared: Prepared, problem: SearchProblem) -> float:
 
 def _further_steps(prepared: Prepared, problem: SearchProblem) -> float:
     """Return the steps of the refit, less those that full runs do not repeat."""
-    return refit_cost(prepared) * problem.lengths.full_steps - engine.repeated_steps(problem)
+    return refit_cost(prepared) * problem.lengths.full_steps - repeated_steps(problem)
 
 
 def _forecast(prepared: Prepared, problem: SearchProblem, *, so_far: float) -> Forecast | None:
@@ -158,7 +159,7 @@ def _forecast(prepared: Prepared, problem: SearchProblem, *, so_far: float) -> F
         return None
     search, hourly = prepared.spec.search, prepared.spec.execution.gpu_price
     full_run = _seconds(problem.lengths.full(seed=0), pace)
-    most = math.fsum(_seconds(fidelity, pace) for fidelity in engine.planned_runs(problem))
+    most = math.fsum(_seconds(fidelity, pace) for fidelity in planned_runs(problem))
     most += _PASS_SHARE * full_run + _further_steps(prepared, problem) * pace.step_seconds
     overhead = so_far + _USUAL_REPORT_SECONDS
     least = overhead + len(problem.seeds) * full_run  # limits never shorten these runs
@@ -213,3 +214,16 @@ def _peak_bytes(prepared: Prepared, problem: SearchProblem) -> Mapping[str, int]
             kept = kept_bytes(bench, plan, rows)
             peaks[name] = prepared.base.weight_bytes + kept + _TRAINED_BYTES * trained
     return peaks
+
+
+def planned_runs(problem: SearchProblem) -> list[Fidelity]:
+    """List the runs of a search, as if no limit stops it."""
+    return list(chain.from_iterable(problem.planned.values()))
+
+
+def repeated_steps(problem: SearchProblem) -> int:
+    """Count the steps of planned full runs that short runs, which have the first seed alone, have done."""
+    from_scratch = len(problem.head_factors) - 1 + (problem.is_thorough and problem.has_head)
+    n_continued = problem.planned["full runs"].count(problem.full) - from_scratch
+    n_begun = min(problem.n_trials, n_continued) + len(problem.sizes)
+    return n_begun * problem.lengths.kept_steps

@@ -20,10 +20,11 @@ import torch
 from autopeft import engine, report, statistics
 from autopeft.commands.best import write_best, write_plans
 from autopeft.commands.refit import kept_refit, refit, refit_cost
-from autopeft.engine import Driver, Limits, SearchProblem
+from autopeft.engine import Driver, SearchProblem
 from autopeft.errors import AutopeftError, SpecError, first_line_of
 from autopeft.executors import EXECUTORS
 from autopeft.plugins import own_function
+from autopeft.report.cost import search_cost
 from autopeft.report.live import LivePage, live_page
 from autopeft.report.part_words import part_words
 from autopeft.report.progress import Lines
@@ -121,7 +122,7 @@ def run_search(
                 setting=so_far.setting,
                 targets=so_far.targets,
                 scores=so_far.scores,
-                cost=engine.search_cost(
+                cost=search_cost(
                     outcome,
                     paid=run.measurements.load_repeated(),
                     scoring_seconds=state.scoring_seconds,
@@ -153,19 +154,19 @@ def _outcome(
 ) -> Outcome:
     """Run the search on the workers; its study is `study.sqlite`, and `page` shows its progress."""
     spec = prepared.spec
-    seconds, cost = (limit or math.inf for limit in (spec.search.max_time_seconds, spec.search.max_cost))
     executor = EXECUTORS[spec.execution.executor]
     try:
         driver = Driver(
             executor=executor,
             measure_one=start_workers(executor, run, prepared),
             progress=page,
-            lengths=problem.lengths,
+            problem=problem,
             earlier=logged_measurements(run),
             record=lambda measurement: record(run, measurement),
             interrupt=interrupt,
             clock=clock,
-            limits=Limits(seconds=seconds, cost=cost),
+            max_seconds=spec.search.max_time_seconds or math.inf,
+            max_cost=spec.search.max_cost or math.inf,
         )
         page.watch(driver)
         with study_file(run.path / "study.sqlite") as storage, watched(page.step):

@@ -26,7 +26,7 @@ from autopeft import engine, model
 from autopeft.adapters import compile_plan
 from autopeft.client import Score, Trial
 from autopeft.commands.trials import TrialFolders, check_adapter, require_sound
-from autopeft.engine import Batch, Key, Lengths, Request, SearchProblem
+from autopeft.engine import Batch, Key, Request, SearchProblem
 from autopeft.errors import RunDirError, SpecError, TrainingError
 from autopeft.plugins import discover
 from autopeft.setup.feasible import fit_to_budget, of_one_config, requested_space, without_scores
@@ -44,6 +44,7 @@ from autopeft.store import (
 )
 from autopeft.store.study_file import errors_alone
 from autopeft.tasks._shared.token_metrics import TOKEN_METRICS
+from autopeft.train.lengths import Lengths
 from autopeft.types import (
     OWN_TRAINER,
     VERSION,

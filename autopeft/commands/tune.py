@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from autopeft import engine, model, report
+from autopeft import model, report
 from autopeft.client import Score, Trial
 from autopeft.commands.finished import document_without_head_rate, training_json
 from autopeft.commands.study import Study
@@ -19,6 +19,7 @@ from autopeft.commands.trials import weight_shapes
 from autopeft.engine import Batch
 from autopeft.errors import DISK_FULL, RunDirError, TrainingError, first_line_of
 from autopeft.model import is_out_of_memory
+from autopeft.report.cost import search_cost
 from autopeft.report.part_words import part_words
 from autopeft.report.write_card import write_card
 from autopeft.setup.search_problem import rate_ranges
@@ -113,7 +114,7 @@ def finish(study: Study) -> SearchResult:
             setting=facts,
             targets=study.base.chosen,
             scores=(),
-            cost=engine.search_cost(outcome, paid=study.run.measurements.load_repeated()),
+            cost=search_cost(outcome, paid=study.run.measurements.load_repeated()),
             environment={"autopeft": VERSION},
             **vars(replace(outcome, measurements=measured)),
         )

@@ -5,13 +5,12 @@ is decided by the seed and the measurements, in an order that does not depend on
 resumes when it runs again with its earlier measurements. Start with `search.py`.
 
 Inside the folder each file imports only from those before it:
-problem → cost → study → finalists → judge → search → driver.
+problem → study → judge → search → driver.
 """
 
 from __future__ import annotations
 
-from autopeft.engine.cost import planned_runs, repeated_steps, search_cost, usual_cost
-from autopeft.engine.driver import Driver, Limits, drive
-from autopeft.engine.problem import EVAL_COST, Batch, Key, Lengths, Request, SearchProblem
+from autopeft.engine.driver import Driver, drive
+from autopeft.engine.problem import Batch, Key, Request, SearchProblem
 from autopeft.engine.search import search
 from autopeft.engine.study import STUDY

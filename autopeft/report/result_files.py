@@ -15,7 +15,6 @@ from autopeft.report.plan_names import is_untrained, marks_of, name_of
 from autopeft.report.schema import (
     BaselineAnswer,
     BestAnswer,
-    FrontPlan,
     FullRunAnswer,
     Numbers,
     PlanAnswer,
@@ -58,7 +57,6 @@ def result_json(result: SearchResult) -> dict[str, Any]:
             for step in result.sizes
         ),
         sentences=sentences_of(result),
-        front=tuple(_filled(FrontPlan, run, run.plan) for run in result.front),
         sensitivity=SensitivityAnswer(
             score=result.spec.search.score,
             scores=tuple(_filled(ScoreTrust, score) for score in result.scores),

@@ -117,15 +117,6 @@ class SizeAnswer(PlanFacts):
     seconds: _Seconds
 
 
-class FrontPlan(_Keys):
-    """A short run that no other beats on loss and parameters."""
-
-    plan_id: str
-    trainable_params: _Count
-    loss: float | None
-    metric: float | None
-
-
 class ScoreTrust(_Keys):
     """How far a score agrees between two halves of its examples (Spearman's rho)."""
 
@@ -168,7 +159,6 @@ class ResultFile(_Keys):
     sizes: tuple[SizeAnswer, ...]
     sentences: tuple[str, ...]
     short_steps: _Count
-    front: tuple[FrontPlan, ...]
     sensitivity: SensitivityAnswer
     cost: Cost
     splits: SplitSizes

@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import geometric_mean
 
 from autopeft import adapters, model
-from autopeft.engine import EVAL_COST
 from autopeft.errors import DataError, SpecError
 from autopeft.plugins import is_own_metric, own_function
 from autopeft.report.trackers import check_trackers
@@ -21,6 +20,7 @@ from autopeft.setup.resuming import resumed
 from autopeft.setup.workers import check_executor
 from autopeft.space import AllocationContext, Space
 from autopeft.store import RunDir
+from autopeft.train.lengths import EVAL_COST
 from autopeft.types import Arm, Decision, Plan, RunSpec, with_setting
 
 USER_BASELINE = Arm(kind="given", label="your baseline")

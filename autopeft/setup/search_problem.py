@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from autopeft import space
-from autopeft.engine import Lengths, SearchProblem
+from autopeft.engine import SearchProblem
 from autopeft.plugins import metric_facts
 from autopeft.setup.build import Prepared
 from autopeft.setup.resources import memory_needed
 from autopeft.space import AllocationContext, Space
 from autopeft.train import MOVE, head_move
+from autopeft.train.lengths import Lengths
 from autopeft.types import SIZE_SCORE, Arm, Plan, RunSpec, TargetScores, with_setting
 
 _SHOWN_SCORES = ("gradient", "fisher")  # which the report shows next to the score that orders target modules

@@ -287,8 +287,7 @@ class Outcome:
 
     `best` is the plan that is returned; `challenger` is the one that the verdict compares with the baseline,
     None without one. `full_runs` has one record for each plan that was trained in full, on the confirm split;
-    `test` has those of best and baseline on the test split, if there is one. `front` has the short runs that
-    no other short run beats on both loss and parameters.
+    `test` has those of best and baseline on the test split, if there is one.
     """
 
     proposals: tuple[Proposal, ...]
@@ -299,7 +298,6 @@ class Outcome:
     full_runs: tuple[FullRun, ...]
     test: tuple[FullRun, ...]
     verdict: Verdict
-    front: tuple[Measurement, ...] = ()
     sizes: tuple[SizeStep, ...] = ()
 
     @property

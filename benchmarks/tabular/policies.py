@@ -19,7 +19,7 @@ from surrogate import Surrogate, TableBench
 from table import TableError
 
 from autopeft import engine, space
-from autopeft.engine import Driver, Limits, SearchProblem
+from autopeft.engine import Driver, SearchProblem
 from autopeft.executors import EXECUTORS
 from autopeft.plugins import discover
 from autopeft.report.progress import Lines
@@ -74,11 +74,10 @@ def searched(settings: Mapping[str, Any]) -> Finder:
             executor=EXECUTORS["serial"],
             measure_one=bench.measure,
             progress=Lines(),
-            lengths=problem.lengths,
+            problem=problem,
             clock=lambda: bench.seconds,
-            limits=Limits(
-                seconds=spec.search.max_time_seconds or math.inf, cost=spec.search.max_cost or math.inf
-            ),
+            max_seconds=spec.search.max_time_seconds or math.inf,
+            max_cost=spec.search.max_cost or math.inf,
         )
         with errors_alone("autopeft", "optuna"):
             study = optuna.create_study(study_name=engine.STUDY)

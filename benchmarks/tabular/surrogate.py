@@ -16,7 +16,7 @@ import numpy as np
 from description import Description
 from table import COMPLETE, DIVERGED, FULL_SEEDS, SEARCH_SEED, Results, Row, TableError
 
-from autopeft.engine import Lengths
+from autopeft.train.lengths import Lengths
 from autopeft.types import Adapter, Fidelity, Measurement, Plan, Status
 
 # How unlike two adapters of one method at one target module are (a target module that only one plan has

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from toys.engine import kind_of, levels, problem, run
+from toys.engine import kind_of, levels, run
 
 from autopeft.errors import TrainingError
 from autopeft.types import Fidelity, Plan, Status
@@ -63,24 +63,3 @@ def test_a_full_run_of_the_baseline_that_the_machine_broke_off_ends_the_search(s
 def test_a_run_on_the_test_split_that_broke_off_is_no_score(status: Status) -> None:
     with pytest.raises(TrainingError, match=r"on the test split of plan \w+ failed: It broke\..*--resume"):
         run(lambda plan, at: status if at.split == "test" else levels()(plan, at))
-
-
-@pytest.mark.parametrize(("n_broken", "ends"), [(5, False), (6, True), (9, True)])
-@pytest.mark.parametrize("status", [DIVERGED, *OF_MACHINE])
-def test_six_runs_in_a_row_that_the_machine_broke_off_end_the_search(
-    n_broken: int, ends: bool, status: Status
-) -> None:
-    seen: list[Plan] = []
-    baselines = [plan for arm, _, plan in problem().listed if arm.kind == "baseline"]
-
-    def truth(plan: Plan, fidelity: Fidelity) -> float | Status:
-        if plan not in baselines and plan not in seen:
-            seen.append(plan)
-        return status if plan in seen[:n_broken] else levels()(plan, fidelity)
-
-    if ends and status.is_of_machine:
-        with pytest.raises(TrainingError, match=r"The last 6 runs failed: It broke\..*--resume"):
-            run(truth, trials=20)
-        assert len(seen) == 6
-    else:
-        assert len(run(truth, trials=20).outcome.proposals) == 20

@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 from toys.engine import World, kind_of, run
 
-from autopeft.engine import planned_runs, search_cost
+from autopeft.commands.preview import planned_runs
+from autopeft.report.cost import search_cost
 from autopeft.types import Fidelity, Plan, Status
 
 USUAL, SLOW = 1.0, 0.25

@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from toys.engine import STEP_SECONDS, TIGHT, Display, Run, World, kind_of, levels, problem, run
 
 from autopeft import space
-from autopeft.engine import Batch, Driver, planned_runs, repeated_steps, search_cost, usual_cost
+from autopeft.commands.estimate import usual_cost
+from autopeft.commands.preview import planned_runs, repeated_steps
+from autopeft.engine import Batch, Driver
 from autopeft.executors import Serial
 from autopeft.plugins import discover
+from autopeft.report.cost import search_cost
 from autopeft.train.rates import short_steps
 from autopeft.types import Measurement, Status
 
@@ -173,12 +176,12 @@ def test_a_limit_that_pays_no_search_leaves_the_time_of_one_full_run() -> None:
 def test_the_time_left_on_many_workers_is_no_shorter_than_a_run() -> None:
     left = []
     for n_workers in (1, 2, 8):
-        driver = idle_driver(problem(effort="quick"))
+        driver = idle_driver(problem(effort="quick", n_examples=(100, 100, 0)))
         driver.executor, driver.progress = SimpleNamespace(n_workers=n_workers), Display()
         (_, _, plan), *_ = problem().listed
-        at = driver.lengths.full(seed=1)
+        at = driver.problem.lengths.full(seed=1)
         driver.measured[plan, at] = timed().measure(plan, at)
-        driver.run(iter_of(Batch(phase="full runs", ahead=[driver.lengths.full(seed=0)] * 2)))
+        driver.run(iter_of(Batch(phase="full runs", n_runs=2)))
         left.append(driver.progress.left_at["full runs"])
     assert left == pytest.approx([2 * FULL, FULL, FULL])
 
@@ -191,7 +194,7 @@ def iter_of(batch: Batch) -> Any:
 
 def idle_driver(asked: Any) -> Driver:
     """A driver that measures nothing: a test gives it the measurements."""
-    return Driver(executor=Serial(), measure_one=None, progress=None, lengths=asked.lengths)  # type: ignore[arg-type]
+    return Driver(problem=asked, executor=Serial(), measure_one=None, progress=None)  # type: ignore[arg-type]
 
 
 def test_a_run_takes_as_long_as_those_with_adapters_that_finished() -> None:
@@ -236,18 +239,9 @@ def test_an_evaluation_takes_as_long_as_those_on_its_own_split() -> None:
     assert estimated(measured, short) == pytest.approx(short.train_steps * 2 + 1)
 
 
-@pytest.mark.parametrize(("paces", "expected"), [((1, 1, 3, 3, 3, 3), 3), ((3, 3, 1, 1, 1, 1), 10 / 6)])
-def test_a_step_takes_the_mean_of_all_or_of_the_latest_four_runs(
-    paces: tuple[int, ...], expected: float
-) -> None:
-    lengths = problem().lengths
-    measured = [(lengths.full(seed=seed), float(pace), 0.0) for seed, pace in enumerate(paces)]
-    assert estimated(measured, lengths.full(seed=0)) == pytest.approx(200 * expected)
-
-
 def test_without_a_test_split_no_reading_of_it_is_planned() -> None:
     asked = problem(n_examples=(100, 100, 0))
-    assert {at.split for at in (*planned_runs(asked), *asked.full_runs(n_plans=2))} == {"search", "confirm"}
+    assert {at.split for at in planned_runs(asked)} == {"search", "confirm"}
 
 
 # What it cost.

@@ -155,7 +155,6 @@ def test_the_plan_of_the_user_is_not_handed_over_beyond_the_budget(
     outcome = run(seen, max_params=TIGHT, user_plan=(YOURS, big), max_cost=max_cost, effort=effort).outcome
     assert outcome.baseline == big
     assert outcome.best.trainable_params <= TIGHT and outcome.challenger == outcome.best
-    assert big not in {m.plan for m in outcome.front}
 
 
 @pytest.mark.parametrize("effort", ["quick", "normal"])

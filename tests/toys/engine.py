@@ -14,11 +14,12 @@ import optuna
 from optuna.storages import BaseStorage
 
 from autopeft import engine
-from autopeft.engine import STUDY, Driver, Key, Lengths, Limits, SearchProblem
+from autopeft.engine import STUDY, Driver, Key, SearchProblem
 from autopeft.executors import Serial
 from autopeft.plugins import discover
 from autopeft.space import AllocationContext, ListedPlan, MethodSpace, Space, feasible, load
 from autopeft.train import branch_step
+from autopeft.train.lengths import Lengths
 from autopeft.types import (
     Arm,
     Fidelity,
@@ -250,12 +251,13 @@ def run(
         executor=executor or Serial(),
         measure_one=world.measure,
         progress=display,
-        lengths=asked.lengths,
+        problem=asked,
         earlier={(m.plan, m.fidelity): m for m in known},
         record=records.append,
         interrupt=interrupt,
         clock=lambda: world.seconds,
-        limits=Limits(seconds=max_seconds, cost=max_cost),
+        max_seconds=max_seconds,
+        max_cost=max_cost,
     )
     study = optuna.create_study(storage=storage, study_name=STUDY)
     outcome = driver.run(engine.search(asked, study, driver))

@@ -102,7 +102,7 @@ def toy_result():
         spec=rec.RunSpec(), setting=SETTING, targets=TARGETS, measurements=MEASUREMENTS,
         best=BEST, baseline=BASELINE, challenger=BEST,
         scores=(rec.TargetScores(name="gradient", values=gradient), uniform),
-        proposals=tuple(proposals), verdict=VERDICT, cost=COST, front=MEASUREMENTS[1:3][::-1],
+        proposals=tuple(proposals), verdict=VERDICT, cost=COST,
         full_runs=tuple(toy_full_run(name, plan, "confirm", mean) for name, (plan, mean) in full.items()),
         test=(toy_full_run("best", BEST, "test", 0.948), toy_full_run("baseline", BASELINE, "test", 0.936)),
         environment={"python": "3.13.1", "torch": "2.9.0", "cpu": "2 cores"},
