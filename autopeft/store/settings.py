@@ -140,8 +140,10 @@ def by_dotted_name(arguments: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in arguments.items():
         if name not in dotted:
             raise UnknownNameError("setting", name, dotted if "." in name else SHORT_NAMES, listed_in=_PAGE)
-        if value is not None or dotted[name] not in by_name:
+        if by_name.get(dotted[name]) is None:
             by_name[dotted[name]] = value
+        elif value is not None:
+            raise SpecError(f"{name} and {dotted[name]} are one setting; pass one of them.")
     return by_name
 
 

@@ -159,7 +159,7 @@ def _stand_in(surrogate: Surrogate, spec: RunSpec) -> Prepared:
     stand_in = SimpleNamespace(
         spec=spec,
         groups={},
-        base=SimpleNamespace(targets=description.targets, head_params=int(has_head)),
+        base=SimpleNamespace(chosen=description.targets, head_params=int(has_head)),
         task=SimpleNamespace(**{**vars(facts), "metric": facts.name, "defaults": part.defaults}),
         methods=discover("autopeft.methods"),
         bench=SimpleNamespace(

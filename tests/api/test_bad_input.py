@@ -90,7 +90,7 @@ def test_weights_with_another_vocabulary_than_the_config_are_refused(analyze, to
     tokenizer.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": config["vocab_size"] + 9}))
-    with pytest.raises(ModelError, match=r"\(43, 16\)"):
+    with pytest.raises(ModelError, match="word_embeddings"):
         analyze("text-classification", labelled(), model=str(tmp_path))
 
 

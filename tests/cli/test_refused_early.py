@@ -27,13 +27,6 @@ def llama(tmp_path_factory):
     return folder
 
 
-def test_a_rank_that_no_target_can_use_is_said_with_the_one_that_is_counted(llama):
-    content = json.loads(run("count", "lora_r100", "--model", llama, "--json").stdout)
-    # 4 layers of 64 × 64 and 3 of 64 × 128 in its layer, at rank 64.
-    assert content["trainable_params"] == 64 * (4 * 128 + 3 * 192)
-    assert any("rank 64" in note for note in content["notes"])
-
-
 @pytest.mark.parametrize("place", ["a run", "a file", "below a file"])
 def test_a_dry_run_refuses_a_folder_that_the_search_refuses(model_dir, data_dir, tmp_path, place):
     run_dir = tmp_path / "run"

@@ -25,7 +25,7 @@ def one_row(model_dir: Path, data_dir: Path, tmp_path: Path) -> RunSpec:
 
 
 def test_a_validation_file_of_one_row_is_refused_before_training(one_row: RunSpec) -> None:
-    words = r"^The confirm split has 1 example, and comparing plans needs at least 2; .* cut from train\.$"
+    words = "The confirm split has 1 example"
     with pytest.raises(DataError, match=words):
         commands.preview(one_row)
     with pytest.raises(DataError, match=words):

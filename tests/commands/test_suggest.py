@@ -76,7 +76,7 @@ def test_memory_is_that_of_the_loop_in_which_the_lines_run(model, trainer, like)
         "model.id": model,
         "task.batch_size": step.n_rows,
         "task.max_length": step.n_tokens,
-        "execution.gradient_checkpointing": step.checkpointing,
+        "execution.checkpointing": "on" if step.checkpointing else "off",
         "execution.device": "t4",
     }
     spec, explicit = resolve_settings(config=None, env={}, flags=settings, assignments=())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from collections import defaultdict
 from dataclasses import replace
 
@@ -88,19 +87,6 @@ def test_a_resumed_search_adds_no_second_run_for_a_plan(finished):
     before = {path: path.stat().st_size for path in (out / "tensorboard").rglob("*")}
     autopeft.search(**data, out=out, resume=True, report_to="tensorboard")
     assert {path: path.stat().st_size for path in (out / "tensorboard").rglob("*")} == before
-
-
-def test_a_tracker_that_only_the_folder_names_is_not_started(finished, tmp_path, caplog):
-    out, data = finished
-    strange = shutil.copytree(out, tmp_path / "strange")
-    shutil.rmtree(strange / "tensorboard")
-    (strange / "state/tracked-tensorboard.json").unlink()
-    assert "tensorboard" in (strange / "run.yaml").read_text()
-    autopeft.search(**data, out=strange, resume=True)
-    assert any(message.endswith("tensorboard.") for message in caplog.messages)
-    assert not (strange / "tensorboard").exists()
-    assert autopeft.search(**data, out=strange, resume=True, report_to="tensorboard")
-    assert (strange / "tensorboard").exists()
 
 
 class Fake:

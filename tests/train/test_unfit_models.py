@@ -68,7 +68,7 @@ def test_model_whose_loss_overflows_in_float16_is_trained_in_float32_unless_the_
     norm = next(name for name in weights if name.endswith("LayerNorm.weight"))
     save_file(weights | {norm: weights[norm] * 1e6}, folder / "model.safetensors", {"format": "pt"})
     half = Precision(dtype="float16")
-    monkeypatch.setattr("autopeft.run.prepare.model.choose_precision", lambda config, device: half)
+    monkeypatch.setattr("autopeft.setup.look.model.choose_precision", lambda config, device: half)
     spec = small_spec(tmp_path / "out", model=folder)
     prepared = prepare(with_setting(spec, "execution.dtype", "auto"))
     assert prepared.spec.execution.dtype == prepared.base.precision.dtype == "float32"
