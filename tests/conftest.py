@@ -77,7 +77,7 @@ hypothesis.settings.register_profile("gate", deadline=None, max_examples=25)
 hypothesis.settings.register_profile("nightly", deadline=None, max_examples=500)
 
 # The folders with the longest tests. A worker that begins one of them last would end long after the other.
-SLOW_FOLDERS = ("repository", "faults", "run", "commands")
+SLOW_FOLDERS = ("repository", "faults", "trials", "commands")
 
 
 def is_nightly(config):

@@ -184,7 +184,7 @@ def tune(
         resolve_settings(config=None, env={}, flags=settings, assignments=())  # raises before torch is loaded
         with heavy_imports():
             from autopeft import commands
-            from autopeft.commands.trials import command
+            from autopeft.trials.trial_folders import command
 
         train = command(words, max_seconds=max_seconds)
         study = commands.Study(

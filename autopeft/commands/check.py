@@ -14,11 +14,11 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from autopeft import adapters, exports, model
 from autopeft.adapters import ConfigFile, Coverage, Finding, Severity
-from autopeft.commands.finished import finished_weights
-from autopeft.commands.same_outputs import Outputs, compare_outputs, find_reference
-from autopeft.commands.served_answers import ServedAnswers, ask_server, difference_here
 from autopeft.errors import SpecError, TargetError, UnknownNameError, reason_of
 from autopeft.exports import SERVERS
+from autopeft.finished.same_outputs import Outputs, compare_outputs, find_reference
+from autopeft.finished.served_answers import ServedAnswers, ask_server, difference_here
+from autopeft.finished.training_notes import finished_weights
 from autopeft.model import BaseModel
 from autopeft.model.checkpoint_source import own_class
 from autopeft.model.components import components, topology

@@ -15,8 +15,8 @@ from torch import nn
 
 from autopeft import adapters, exports, model
 from autopeft.adapters import ConfigFile
-from autopeft.commands.finished import finished_weights, has_other_base
 from autopeft.errors import ModelError, RunDirError, SpecError
+from autopeft.finished.training_notes import finished_weights, has_other_base
 from autopeft.model.checkpoint_source import own_class
 from autopeft.model.checks import text_configs
 from autopeft.model.quantization import dequantizing

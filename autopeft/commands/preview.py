@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from autopeft import space, statistics
-from autopeft.commands.refit import refit_cost
 from autopeft.engine import SearchProblem
 from autopeft.errors import TrainingError
+from autopeft.finished.refit import refit_cost
 from autopeft.setup.build import Prepared
 from autopeft.setup.look import NAMED, InMemory
 from autopeft.setup.opening import open_run

@@ -11,9 +11,9 @@ from huggingface_hub import HfApi, errors
 from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
-from autopeft.commands.finished import finished_seed, finished_weights
 from autopeft.errors import HubError, RunDirError, SpecError, reason_of
 from autopeft.exports import name_base
+from autopeft.finished.training_notes import finished_seed, finished_weights
 from autopeft.report.write_card import TRAINED, hub_base, read_trained, write_card, write_trained_card
 from autopeft.store import RunDir, is_run, read_plan, write_plan
 from autopeft.train import WRITTEN_TEXTS

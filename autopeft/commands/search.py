@@ -18,11 +18,11 @@ import optuna
 import torch
 
 from autopeft import engine, report, statistics
-from autopeft.commands.best import write_best, write_plans
-from autopeft.commands.refit import kept_refit, refit, refit_cost
 from autopeft.engine import Driver, SearchProblem
 from autopeft.errors import AutopeftError, SpecError, first_line_of
 from autopeft.executors import EXECUTORS
+from autopeft.finished.best import write_best, write_plans
+from autopeft.finished.refit import kept_refit, refit, refit_cost
 from autopeft.plugins import own_function
 from autopeft.report.cost import search_cost
 from autopeft.report.live import LivePage, live_page

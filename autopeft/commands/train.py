@@ -14,9 +14,9 @@ from typing import Any
 
 from autopeft import train
 from autopeft.adapters import check_plan, other_base_note
-from autopeft.commands.finished import base_facts, plan_document, training_json
 from autopeft.errors import RunDirError, SpecError, TrainingError
 from autopeft.exports import write_loading_files
+from autopeft.finished.training_notes import base_facts, plan_document, training_json
 from autopeft.plugins import is_own_metric, own_function
 from autopeft.report.formatting import duration
 from autopeft.report.write_card import TRAINED, write_trained_card

@@ -12,9 +12,9 @@ import torch
 from peft import PeftModel
 
 from autopeft import data
-from autopeft.commands.finished import finished_weights
-from autopeft.commands.load import load_with_base
 from autopeft.errors import DataError, ModelError, SpecError
+from autopeft.finished.loading import load_with_base
+from autopeft.finished.training_notes import finished_weights
 from autopeft.model import BaseModel
 from autopeft.model.checkpoint_source import reads_images
 from autopeft.plugins import IGNORED, LabelSpace, Task, discover

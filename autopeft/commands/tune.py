@@ -13,11 +13,9 @@ from dataclasses import replace
 
 from autopeft import model, report
 from autopeft.client import Score, Trial
-from autopeft.commands.finished import document_without_head_rate, training_json
-from autopeft.commands.study import Study
-from autopeft.commands.trials import weight_shapes
 from autopeft.engine import Batch
 from autopeft.errors import DISK_FULL, RunDirError, TrainingError, first_line_of
+from autopeft.finished.training_notes import document_without_head_rate, training_json
 from autopeft.model import is_out_of_memory
 from autopeft.report.cost import search_cost
 from autopeft.report.part_words import part_words
@@ -25,6 +23,8 @@ from autopeft.report.write_card import write_card
 from autopeft.setup.search_problem import rate_ranges
 from autopeft.store import TRAINING, replaced_folder, write_plan, write_text
 from autopeft.store.study_file import study_file
+from autopeft.trials.study import Study
+from autopeft.trials.trial_folders import weight_shapes
 from autopeft.types import (
     VERSION,
     Measurement,

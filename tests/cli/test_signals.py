@@ -103,7 +103,7 @@ def test_the_best_plan_stays_where_the_resume_of_a_finished_run_is_stopped(
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("autopeft.commands.best.write_card", stop)  # while best/ is written
+    monkeypatch.setattr("autopeft.finished.best.write_card", stop)  # while best/ is written
     with pytest.raises(KeyboardInterrupt):
         commands.run_search(spec, explicit=given, resume=True, progress=Lines())
     assert "--resume" in caplog.text

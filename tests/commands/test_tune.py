@@ -20,10 +20,10 @@ from toys.trainers import SCRIPT, cut, good_trainer, rows_without_seconds, save_
 import autopeft
 from autopeft.client import Score
 from autopeft.commands.push import push
-from autopeft.commands.study import Study
-from autopeft.commands.trials import command
 from autopeft.commands.tune import tune
 from autopeft.errors import RunDirError, SpecError, TrainingError
+from autopeft.trials.study import Study
+from autopeft.trials.trial_folders import command
 
 
 def raises(trial):

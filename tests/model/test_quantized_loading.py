@@ -13,8 +13,8 @@ from toys.bases import toy_config
 from toys.quantized import LLM, QUANTIZED_MARKS, by_bits, load_toy, search_spec
 
 from autopeft import commands, model
-from autopeft.commands.finished import plan_document
 from autopeft.errors import ModelError
+from autopeft.finished.training_notes import plan_document
 from autopeft.model.linear_layers import n_bits
 from autopeft.setup.build import prepare
 from autopeft.store import read_plan, write_plan

@@ -25,7 +25,6 @@ from pydantic import TypeAdapter, ValidationError
 from autopeft import engine, model
 from autopeft.adapters import compile_plan
 from autopeft.client import Score, Trial
-from autopeft.commands.trials import TrialFolders, check_adapter, require_sound
 from autopeft.engine import Batch, Key, Request, SearchProblem
 from autopeft.errors import RunDirError, SpecError, TrainingError
 from autopeft.plugins import discover
@@ -45,6 +44,7 @@ from autopeft.store import (
 from autopeft.store.study_file import errors_alone
 from autopeft.tasks._shared.token_metrics import TOKEN_METRICS
 from autopeft.train.lengths import Lengths
+from autopeft.trials.trial_folders import TrialFolders, check_adapter, require_sound
 from autopeft.types import (
     OWN_TRAINER,
     VERSION,

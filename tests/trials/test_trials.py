@@ -16,9 +16,9 @@ from toys.trainers import WEIGHTS, cut, save_other, write_adapter
 from transformers import Trainer, TrainingArguments
 
 from autopeft.client import Score, Trial
-from autopeft.commands.study import Study
-from autopeft.commands.trials import read_score, require_sound
 from autopeft.errors import TrainingError
+from autopeft.trials.study import Study
+from autopeft.trials.trial_folders import read_score, require_sound
 
 
 @pytest.fixture

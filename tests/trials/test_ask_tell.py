@@ -11,11 +11,11 @@ import pytest
 from toys.trainers import good_trainer, rows_without_seconds, score_of, write_adapter
 
 from autopeft.client import Score, Trial
-from autopeft.commands.study import Study
-from autopeft.commands.trials import check_adapter
 from autopeft.commands.tune import finish, tune
 from autopeft.errors import RunDirError, TrainingError
 from autopeft.store import read_plan
+from autopeft.trials.study import Study
+from autopeft.trials.trial_folders import check_adapter
 
 
 @pytest.fixture

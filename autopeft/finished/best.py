@@ -8,8 +8,8 @@ from pathlib import Path
 
 from autopeft import train
 from autopeft.adapters import compile_plan
-from autopeft.commands.finished import base_facts, plan_document, training_json
 from autopeft.exports import write_adapter, write_loading_files
+from autopeft.finished.training_notes import base_facts, plan_document, training_json
 from autopeft.plugins import Checkpoint, ExportSource
 from autopeft.report.write_card import hub_base, write_card
 from autopeft.setup.build import Prepared

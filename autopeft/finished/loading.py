@@ -11,8 +11,8 @@ from torch import nn
 
 from autopeft import model
 from autopeft.adapters import check_plan, compile_plan, other_base_note
-from autopeft.commands.finished import finished_weights, has_other_base, require_same_base
 from autopeft.errors import ModelError, RunDirError, SpecError
+from autopeft.finished.training_notes import finished_weights, has_other_base, require_same_base
 from autopeft.model import BaseModel
 from autopeft.model.attaching import modules_kept_whole
 from autopeft.model.checkpoint_source import name_labels

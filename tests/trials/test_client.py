@@ -12,10 +12,10 @@ import torch
 import transformers
 from toys.folders import write_model
 
-from autopeft.commands.study import Study
-from autopeft.commands.trials import command
 from autopeft.commands.tune import tune
 from autopeft.train.rates import MOVE, MOVE_BELOW
+from autopeft.trials.study import Study
+from autopeft.trials.trial_folders import command
 
 FLAGS = ["--budget", "r4", "--full-steps", "20", "--effort", "quick", "--metric", "accuracy"]
 # A trainer that can import the client, peft and transformers, but not autopeft.

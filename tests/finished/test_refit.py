@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from autopeft import commands
-from autopeft.commands.refit import refit_cost
+from autopeft.finished.refit import refit_cost
 from autopeft.report.progress import Lines
 from autopeft.train import pausing
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from autopeft.commands.same_outputs import TEXTS
 from autopeft.errors import AutopeftError, SpecError, reason_of
+from autopeft.finished.same_outputs import TEXTS
 
 _N_TOP = 5  # most likely next tokens; servers of OpenAI's protocol give up to five
 _SECONDS = 60.0  # for an answer, as the first request may load the adapter

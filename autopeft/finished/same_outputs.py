@@ -12,9 +12,9 @@ from torch import nn
 
 from autopeft import adapters, exports, model
 from autopeft.adapters import ConfigFile
-from autopeft.commands.finished import finished_seed, finished_weights, require_same_base
-from autopeft.commands.load import apply
 from autopeft.errors import SpecError
+from autopeft.finished.loading import apply
+from autopeft.finished.training_notes import finished_seed, finished_weights, require_same_base
 from autopeft.model import BaseModel
 from autopeft.model.checks import example_features
 from autopeft.plugins import discover
