@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
-from rows import MOST_CLASSES, SETS, TAGS, Rows, append, as_a_user_has_them
+from rows import SETS, TAGS, Rows, append, are_numbers, as_a_user_has_them
 from scipy.stats import spearmanr
 from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
@@ -216,7 +216,7 @@ def measure(folder: Path, name: str, *, base: str, n_rows: int, seed: int) -> It
     splits = as_a_user_has_them(folder / name, n_rows, seed)
     has_tags = name in TAGS
     labels = sorted({t for row in splits["train"] for t in (row["tags"] if has_tags else [row["label"]])})
-    problem = Problem(tuple(labels) if len(labels) <= MOST_CLASSES else (), has_tags)
+    problem = Problem(() if are_numbers(labels) else tuple(labels), has_tags)
     tokenizer = AutoTokenizer.from_pretrained(base)
     encoded = {split: encode(rows, problem, tokenizer) for split, rows in splits.items()}
     n_train, n_all = len(encoded["train"]), len(encoded["train"]) + len(encoded["validation"])
