@@ -22,9 +22,8 @@ _AMOUNT = re.compile(
     r"((?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d{0,2}(?:_\d{3})+|\d+)(?:\.\d+)?|\.\d+)\s*([kKmMbB%]?)", re.ASCII
 )
 _RANK = re.compile(r"[rR]([1-9]\d{0,3})")
-_LEAST_PERCENT = Fraction(1, 10)  # a smaller number without a unit is a fraction of 1; heuristic
-_LONGEST = 60  # characters of a budget; heuristic
 _FACTOR = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+_LARGEST_MODEL = 10**15  # parameters, more than any model has; heuristic
 _ALLOWED = "write a share of the base model such as 0.5%, a rank such as r16, or a number such as 300k"
 
 
@@ -32,57 +31,31 @@ def parse(requested: str, *, base_params: int, rank_params: int = 0) -> Budget:
     """Read `--budget` as a whole number of trainable parameters, in [1, base_params].
 
     It is `0.5%`, `300k`, `1.2M`, `2B` or `113000`; thousands may be separated by , or _. `r16` is what LoRA
-    of rank 16 on all linear layers trains, `rank_params` what it trains at rank 1.
-
-    Raises:
-        SpecError: Not a number, zero, negative, or over 100 %.
-        BudgetError: A share that is less than one parameter of this base model.
+    of rank 16 on all linear layers trains, `rank_params` what it trains at rank 1. Raises SpecError for text
+    that cannot be read and more than the model has, BudgetError for less than one parameter.
     """
-    if rank := _RANK.fullmatch(requested.strip()):
+    text = requested.strip()
+    if rank := _RANK.fullmatch(text):
         exact = Fraction(int(rank[1]) * rank_params)
+    elif match := _AMOUNT.fullmatch(text):
+        amount, unit = Fraction(match[1].replace(",", "").replace("_", "")), match[2].lower()
+        exact = amount * base_params / 100 if unit == "%" else amount * _FACTOR[unit]
     else:
-        amount, is_share = _amount(requested)
-        exact = amount * base_params if is_share else amount
+        raise SpecError(f"The budget {requested!r} cannot be read; {_ALLOWED}.")
     if exact > base_params:
         raise SpecError(
             f"The budget {requested!r} is more than the whole base model ({base_params:,} parameters); "
             "ask for less than 100%."
         )
     if exact < 1:
-        raise BudgetError(
-            f"The budget {requested!r} is less than one parameter of {base_params:,}; ask for more."
-        )
-    return Budget(max_trainable_params=int(exact), base_params=base_params, requested=requested.strip())
+        hint = "write 0.5% for a share" if text.replace(".", "").isdigit() else "ask for more"
+        raise BudgetError(f"The budget {requested!r} is less than one parameter of {base_params:,}; {hint}.")
+    return Budget(max_trainable_params=int(exact), base_params=base_params, requested=text)
 
 
 def check(requested: str) -> None:
-    """Raise SpecError for a `--budget` that fits no base model, before one is loaded."""
-    if _RANK.fullmatch(requested.strip()):
-        return
-    amount, is_share = _amount(requested)
-    if is_share and amount > 1:
-        raise SpecError(
-            f"The budget {requested!r} is more than the whole base model; ask for less than 100%."
-        )
-
-
-def _amount(requested: str) -> tuple[Fraction, bool]:
-    """Read a number above 0, and whether it is a share of the base model (1 is all of it)."""
-    text = requested.strip()
-    match = _AMOUNT.fullmatch(text)
-    if match is None or len(text) > _LONGEST:
-        raise SpecError(f"The budget {requested[:_LONGEST]!r} cannot be read; {_ALLOWED}.")
-    amount = Fraction(match[1].replace(",", "").replace("_", ""))
-    if amount == 0:
-        raise SpecError(f"The budget {requested!r} is zero; {_ALLOWED}.")
-    unit = match[2].lower()
-    if unit == "%":
-        return amount / 100, True
-    if amount * _FACTOR[unit] < 1:
-        percent = float(amount if amount >= _LEAST_PERCENT else 100 * amount)
-        hint = "ask for more." if unit else f"did you mean '{percent:g}%'?"
-        raise SpecError(f"The budget {requested!r} is less than one parameter; {hint}")
-    return amount * _FACTOR[unit], False
+    """Raise SpecError or BudgetError for a `--budget` that fits no base model, before one is loaded."""
+    parse(requested, base_params=_LARGEST_MODEL, rank_params=1)
 
 
 @dataclass(frozen=True, kw_only=True)

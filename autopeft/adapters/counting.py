@@ -17,7 +17,6 @@ from autopeft.adapters.skeleton import (
     attach_without_weights,
     fitting_errors,
     held_names,
-    remarks,
 )
 from autopeft.errors import SpecError, TargetError
 from autopeft.model import BaseModel, adapter_names, for_task
@@ -83,7 +82,7 @@ def count_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method], *, ta
     configs = for_task(stack.configs, base.module, task_type=task_type, head_names=base.head_names)
     attached = attach_without_weights(base.module, configs)
     names = tuple(dict.fromkeys(adapter.method for adapter in plan.adapters)) or ("head",)
-    count = _tally(attached, base, methods=names, notes=[n for config in configs for n in remarks(config)])
+    count = _tally(attached, base, methods=names, notes=())
     if count.trainable_params != plan.trainable_params:
         raise TargetError(
             f"The plan has {plan.trainable_params:,} trainable parameters, but peft attaches "
@@ -108,7 +107,9 @@ def count_configs(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) -
         for file, name in zip(files, adapter_names([file.config for file in files]), strict=True):
             targeted = [target for target, layer in attached.targets() if name in held_names(layer)]
             lost = unmatched(file, targeted, modules=modules, model=base.module)
-            notes += [*unknown_keys(file), *lost, *remarks(file.config)]
+            notes += [*unknown_keys(file), *lost]
+            if type_name(file.config) == "ADALORA" and not getattr(file.config, "rank_pattern", None):
+                notes.append("AdaLoRA is counted at the rank that it begins with; training prunes it.")
         return _tally(attached, base, methods=methods, notes=notes)
 
 

@@ -99,13 +99,6 @@ def held_names(layer: BaseTunerLayer) -> set[str]:
     return {name for kind in layer.adapter_layer_names for name in getattr(layer, kind, {})}
 
 
-def remarks(config: Any) -> list[str]:
-    """Note that AdaLoRA's training prunes the ranks that are counted; no notes for other types."""
-    if config.peft_type == PeftType.ADALORA and not config.rank_pattern:
-        return [f"AdaLoRA begins at rank {config.init_r}, which is counted, and prunes to {config.target_r}."]
-    return []
-
-
 def forgo_initial_values(config: Any) -> None:
     """Change a config so that `peft` computes no initial values; the number of parameters stays the same."""
     if config.peft_type == PeftType.LORA and config.init_lora_weights != "mica":  # mica freezes A
@@ -126,8 +119,7 @@ def add_shira_indices(adapted: nn.Module) -> None:
 def attach_fitting(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) -> Attached:
     """Attach adapter configs, read from `path`, to a skeleton, which is changed in place.
 
-    Raises:
-        TargetError: Two adapters at one target module, or a config that `peft` cannot attach.
+    Raises TargetError for two adapters at one target module, or a config that `peft` cannot attach.
     """
     return attach_one_each(base.module, [file.config for file in files], base_name=base.name, path=path)
 
