@@ -106,7 +106,7 @@ def other_base_note(document: PlanDocument, base: BaseModel) -> str | None:
 def _require_rank(adapter: Adapter, method: Method, target: Target) -> None:
     """Raise SpecError for a rank that the method cannot have at the target module; without ranks it is 0."""
     ranks = method.ranks(target, dict(adapter.options)) if method.ranked else (0,)
-    if method.ranked and method.readable_type is not None and method.low_rank:
+    if method.ranked and method.readable_type is not None:
         # A user's config may have ranks that no search proposes: `peft` attaches low-rank matrices of any
         # rank. Above both sides of a layer it can only be a mistake.
         ranks = range(ranks[0], max(target.in_features, target.out_features) + 1, ranks[0])

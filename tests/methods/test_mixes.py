@@ -116,7 +116,7 @@ def test_mix_of_methods_saves_and_loads(life):
 @every_architecture
 def test_mix_of_methods_that_merge_merges(architecture, make_base, make_plan, attach, batch_for):
     base, batch = make_base(architecture), batch_for(make_base(architecture))
-    plan = make_plan(base, [a for a in mixed(base) if METHODS[a.method].merges])
+    plan = make_plan(base, mixed(base))
     with attach(base, plan) as model:
         train(model, batch)
         trained = logits(model, batch)
