@@ -59,11 +59,8 @@ def read_user_plan(path: Path, base: BaseModel, methods: Mapping[str, Method]) -
     """Read a user's file as a plan on a base model; its learning rate is 0 if the file has none.
 
     The path is a plan.yaml, a run directory, an adapter_config.json, or a folder of one or of several with
-    their order.json. A folder with a plan and a config is read as the plan.
-
-    Raises:
-        SpecError: The file cannot be read, or has settings that a plan cannot have.
-        TargetError: The file was made for another base model, or adapts one target module twice.
+    their order.json. A folder with a plan and a config is read as the plan. Raises SpecError for a file that
+    cannot be read or become a plan, TargetError for one of another base model.
     """
     if is_adapter(path) and not holds_plan(path):
         return _plan_of_configs(path, base, methods)

@@ -207,11 +207,8 @@ def text_of(name: str) -> str:
 def load(name: str, *, known_methods: Mapping[str, Method], only: Sequence[str] = ()) -> Space:
     """Read a search space by its name or its file; `only` keeps some methods, with the mixes of these alone.
 
-    Families of tasks that the file does not list have the plans of the default space.
-
-    Raises:
-        UnknownNameError: No such space, method, option or key.
-        SpecError: The file cannot be read, or `only` leaves nothing of the space.
+    Families of tasks that the file does not list have the plans of the default space. Raises SpecError for a
+    file that cannot be read, for unknown names in it, and if `only` leaves nothing of the space.
     """
     source = name if is_path_of_space(name) else f"search space {name}"
     content = read_yaml(_file_of(name))
@@ -241,11 +238,7 @@ def load(name: str, *, known_methods: Mapping[str, Method], only: Sequence[str] 
 
 
 def _without_missing(space: Space, methods: Mapping[str, Method]) -> Space:
-    """Leave out what the installed `peft` does not have, and log which `peft` has it.
-
-    Raises:
-        SpecError: Nothing of the space is left.
-    """
+    """Leave out what the installed `peft` does not have, and log it; SpecError if nothing is left."""
     missing: Mapping[str, str] = getattr(methods, "broken", {})
     no_mixes = missing_in_peft("A mix of methods", MIXES_SINCE_PEFT) if space.mixes else ""
     kept = space.narrowed(lambda method, part: None if method in missing else part)
@@ -296,9 +289,7 @@ def servable(space: Space, servers: Sequence[str], methods: Mapping[str, Method]
     """Narrow a space to what each of some servers reads, by an exact export of the trained adapter.
 
     A method loses the options that one of the servers does not read. A mix with such an option is dropped.
-
-    Raises:
-        SpecError: Nothing of the space is read by all servers.
+    Raises SpecError if nothing is left.
     """
 
     def narrow(name: str, part: MethodSpace) -> MethodSpace | None:

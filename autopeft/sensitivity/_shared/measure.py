@@ -33,11 +33,8 @@ def measure(
 
     The pass ends early once even and odd batches rank the target modules alike: if Spearman's rho of every
     score is at least `enough`, after 64 examples and whenever their number has doubled. The model is run in
-    eval mode; mode, hooks, gradients, flags and weights are left as found.
-
-    Raises:
-        DataError: A loss that is not finite.
-        SpecError: A score that is not finite, or one example that does not fit into memory.
+    eval mode; mode, hooks, gradients, flags and weights are left as found. Raises DataError for a loss that
+    is not finite, SpecError for such a score and for an example that does not fit into memory.
     """
     started = time.perf_counter()
     gpus = [device for device in devices_of(scored.model) if device.type == "cuda"]
