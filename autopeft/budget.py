@@ -6,7 +6,6 @@ Pure arithmetic: the cost of a method at a target module is passed in as a funct
 from __future__ import annotations
 
 import heapq
-import math
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
@@ -62,14 +61,15 @@ def check(requested: str) -> None:
 class Claim:
     """The claim of one target module, by its name, on the budget.
 
-    `weight`, >= 0, is its importance. `ranks` are those that it may get, ascending and >= 1. `cost` returns
-    the trainable parameters of a rank, strictly increasing.
+    `ranks` are those that it may get, ascending and >= 1. `cost` returns the trainable parameters of a rank,
+    strictly increasing. A claim that `comes_first` is
+    served before all others.
     """
 
     target: str
-    weight: float
     ranks: Sequence[int]
     cost: Callable[[int], int]
+    comes_first: bool = False
 
 
 def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
@@ -78,11 +78,10 @@ def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
     An upgrade takes a target module to its next rank. The budget is never exceeded, and no upgrade that still
     fits remains. A target module that gets no rank is left out.
 
-    Divisor method: each upgrade goes to the target module with the largest weight / rank, as seats go to
-    parties (Jefferson, D'Hondt), so ranks are in proportion to the weights. Ranks count in units of the
-    target module's smallest one, so that methods can share a budget. Ties go to the smaller rank, then to the
-    cheaper upgrade, then to the later target module in natural order; the order of claims does not matter.
-    The cost of the result never falls when the budget rises.
+    Each upgrade goes to the target module with the smallest next rank, in units of its smallest one, so that
+    methods can share a budget. Ties go to the smaller rank, then to the cheaper upgrade, then to the later
+    target module in natural order; the order of claims does not matter. The cost of the result never falls
+    when the budget rises.
     """
     ordered = sorted(claims, key=lambda claim: natural_key(claim.target), reverse=True)
     assert len({claim.target for claim in ordered}) == len(ordered), "two claims for one target module"
@@ -91,7 +90,7 @@ def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
     heap = [_upgrade(claim, index, taken=0) for index, claim in enumerate(ordered) if claim.ranks]
     heapq.heapify(heap)
     while heap:
-        _, _, price, index = heapq.heappop(heap)
+        *_, price, index = heapq.heappop(heap)
         if spent + price > max_params:
             continue  # for good, since what remains of the budget only shrinks
         spent += price
@@ -102,11 +101,11 @@ def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
     return dict(sorted(granted.items(), key=lambda item: natural_key(item[0])))
 
 
-def _upgrade(claim: Claim, index: int, *, taken: int) -> tuple[float, int, int, int]:
-    """Return the heap entry of the next rank: by worth, then rank, price and name."""
+def _upgrade(claim: Claim, index: int, *, taken: int) -> tuple[bool, float, int, int, int]:
+    """Return the heap entry of the next rank: by its size, then price and name."""
     rank, rank_before = claim.ranks[taken], claim.ranks[taken - 1] if taken else 0
     price = claim.cost(rank) - (claim.cost(rank_before) if taken else 0)
-    return (-claim.weight * claim.ranks[0] / rank, rank, price, index)
+    return (not claim.comes_first, -claim.ranks[0] / rank, rank, price, index)
 
 
 def at_one_rank(claims: Sequence[Claim], *, max_params: int, may_differ: bool) -> Sequence[Claim]:
@@ -118,7 +117,7 @@ def at_one_rank(claims: Sequence[Claim], *, max_params: int, may_differ: bool) -
     2. If they may not, target modules without the most common lowest rank are left out, such as those of OFT
        with inputs that no power of two divides. If no rank fits at all targets, each claims the lowest rank.
 
-    Cut claims have infinite weights, so that they come first.
+    Cut claims come first.
     """
     if not claims:
         return claims
@@ -132,7 +131,7 @@ def at_one_rank(claims: Sequence[Claim], *, max_params: int, may_differ: bool) -
         granted = [(claim, rank) for claim in kept if rank in claim.ranks]
         if may_differ:
             granted = [(c, c.ranks[max(1, bisect_right(c.ranks, rank)) - 1]) for c in kept]
-        return [replace(claim, ranks=(its_rank,), weight=math.inf) for claim, its_rank in granted]
+        return [replace(claim, ranks=(its_rank,), comes_first=True) for claim, its_rank in granted]
 
     n_fitting = bisect_right(ladder, max_params, key=lambda r: sum(c.cost(c.ranks[0]) for c in at(r)))
     if not n_fitting:

@@ -159,10 +159,7 @@ def _allocate(policy: Policy, context: AllocationContext) -> tuple[Adapter, ...]
             place = place_at(target, method, dict(part.options), part.max_rank)
             if place is not None:
                 places.setdefault(target.name, (place, part))
-    claims = [
-        Claim(target=name, weight=1.0, ranks=place.ranks, cost=place.cost)
-        for name, (place, _) in places.items()
-    ]
+    claims = [Claim(target=name, ranks=place.ranks, cost=place.cost) for name, (place, _) in places.items()]
     ranks = allocate(claims, max_params=context.max_params)
     for part in (policy, *policy.other_parts):
         may_differ = getattr(context.methods[part.method], "takes_rank_pattern", False)
