@@ -36,8 +36,7 @@ class Rates:
 class Card:
     """A GPU: GiB of memory that torch finds; by its data sheet dense TFLOP/s in 16 and 32 bits, and GB/s.
 
-    `dtype` is the number format in which a search computes on it. `sustained_tflops` is set for a card whose
-    power limit keeps it far below its data sheet.
+    `dtype` is the number format in which a search computes on it.
     """
 
     gib: float
@@ -45,7 +44,6 @@ class Card:
     float32_tflops: float
     gb_per_second: float
     dtype: str = "bfloat16"
-    sustained_tflops: float | None = None
 
 
 # Memory as unsloth's banner prints it in public logs (T4 14.563 and 14.741, L4 22.161, RTX 3090 23.684, 4090
@@ -53,14 +51,7 @@ class Card:
 # without sparsity, sums in float32. T4 and V100 have no bfloat16. A T4 of 70 W sustains 24 TFLOP/s in
 # products of 4,096 rows (forums.developer.nvidia.com/t/264462).
 CARDS = {
-    "t4": Card(
-        gib=14.5,
-        tflops=65,
-        float32_tflops=8.1,
-        gb_per_second=300,
-        dtype="float16",
-        sustained_tflops=24,
-    ),
+    "t4": Card(gib=14.5, tflops=24 / _FLOPS_SHARE, float32_tflops=8.1, gb_per_second=300, dtype="float16"),
     "v100-16gb": Card(gib=15.7, tflops=125, float32_tflops=15.7, gb_per_second=900, dtype="float16"),
     "v100-32gb": Card(gib=31.7, tflops=125, float32_tflops=15.7, gb_per_second=900, dtype="float16"),
     "a10": Card(gib=22, tflops=125, float32_tflops=31, gb_per_second=600),
@@ -83,7 +74,7 @@ def rates_of(card: str, *, dtype: str = "bfloat16") -> Rates:
     tflops = _FLOPS_SHARE * (sheet.float32_tflops if dtype == "float32" else sheet.tflops)
     return Rates(
         name=card,
-        flops=min(tflops, sheet.sustained_tflops or tflops) * 1e12,
+        flops=tflops * 1e12,
         bytes=_BYTES_SHARE * sheet.gb_per_second * 1e9,
         call_seconds=_CALL_SECONDS,
     )
