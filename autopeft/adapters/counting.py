@@ -99,11 +99,12 @@ def count_configs(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) -
     if odd := [type_name(file.config) for file in files if reads_weights(file.config)]:
         raise SpecError(f"{path} is {odd[0]}, which cannot be counted without weights; attach it with peft.")
     modules = [name for name, _ in base.module.named_modules() if name]
-    attached = attach_fitting(files, base, path=path)
+    configs = [file.config for file in files]
+    attached = attach_fitting(base.module, configs, base_name=base.name, path=path)
     methods = tuple(dict.fromkeys(type_name(file.config).lower() for file in files))
     notes = []
     with fitting_errors(path, base.name):
-        for file, name in zip(files, adapter_names([file.config for file in files]), strict=True):
+        for file, name in zip(files, adapter_names(configs), strict=True):
             targeted = [target for target, layer in attached.targets() if name in held_names(layer)]
             lost = unmatched(file, targeted, modules=modules, model=base.module)
             notes += [*unknown_keys(file), *lost]

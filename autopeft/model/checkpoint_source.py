@@ -29,7 +29,7 @@ _HUB_SECONDS = 4.0  # for the hub's answer; heuristic
 _OWN_CODE = "contains custom code which must be executed"  # in the error of transformers
 _COMMIT = re.compile("/snapshots/([0-9a-f]{40})/")  # in a path of the hub's cache
 _CAUSAL, _SEQ2SEQ = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
-_WITH_IMAGES, _SPEECH = "AutoModelForImageTextToText", "AutoModelForSpeechSeq2Seq"
+_WITH_IMAGES = "AutoModelForImageTextToText"
 _WHOLE = "ForConditionalGeneration"  # ends the names of encoder-decoders, and of models of texts and images
 
 
@@ -258,19 +258,9 @@ def reads_images(class_name: str) -> bool:
 def require_class(config: Any, auto_class: str, *, name: str) -> None:
     """Raise ModelError for a config of which transformers has no model of an auto class."""
     if not _maps(auto_class, config):
-        require_no_speech(config, name=name)
         raise ModelError(
             f"{name} has the type {config.model_type!r}, for which transformers has no {auto_class}; choose "
-            "a base model for this task, or the --task that the model is for."
-        )
-
-
-def require_no_speech(config: Any, *, name: str) -> None:
-    """Raise ModelError for a model that reads speech."""
-    if _maps(_SPEECH, config):
-        raise ModelError(
-            f"{name} has the type {config.model_type!r}, and speech models are not supported; choose a "
-            "base model that reads texts or images."
+            "a base model for this task, or the --task that the model is for. Speech is not supported."
         )
 
 
