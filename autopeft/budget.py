@@ -6,7 +6,6 @@ Pure arithmetic: the cost of a method at a target module is passed in as a funct
 from __future__ import annotations
 
 import heapq
-import math
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
@@ -22,9 +21,8 @@ _AMOUNT = re.compile(
     r"((?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d{0,2}(?:_\d{3})+|\d+)(?:\.\d+)?|\.\d+)\s*([kKmMbB%]?)", re.ASCII
 )
 _RANK = re.compile(r"[rR]([1-9]\d{0,3})")
-_LEAST_PERCENT = Fraction(1, 10)  # a smaller number without a unit is a fraction of 1; heuristic
-_LONGEST = 60  # characters of a budget; heuristic
 _FACTOR = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+_LARGEST_MODEL = 10**15  # parameters, more than any model has; heuristic
 _ALLOWED = "write a share of the base model such as 0.5%, a rank such as r16, or a number such as 300k"
 
 
@@ -32,71 +30,46 @@ def parse(requested: str, *, base_params: int, rank_params: int = 0) -> Budget:
     """Read `--budget` as a whole number of trainable parameters, in [1, base_params].
 
     It is `0.5%`, `300k`, `1.2M`, `2B` or `113000`; thousands may be separated by , or _. `r16` is what LoRA
-    of rank 16 on all linear layers trains, `rank_params` what it trains at rank 1.
-
-    Raises:
-        SpecError: Not a number, zero, negative, or over 100 %.
-        BudgetError: A share that is less than one parameter of this base model.
+    of rank 16 on all linear layers trains, `rank_params` what it trains at rank 1. Raises SpecError for text
+    that cannot be read and more than the model has, BudgetError for less than one parameter.
     """
-    if rank := _RANK.fullmatch(requested.strip()):
+    text = requested.strip()
+    if rank := _RANK.fullmatch(text):
         exact = Fraction(int(rank[1]) * rank_params)
+    elif match := _AMOUNT.fullmatch(text):
+        amount, unit = Fraction(match[1].replace(",", "").replace("_", "")), match[2].lower()
+        exact = amount * base_params / 100 if unit == "%" else amount * _FACTOR[unit]
     else:
-        amount, is_share = _amount(requested)
-        exact = amount * base_params if is_share else amount
+        raise SpecError(f"The budget {requested!r} cannot be read; {_ALLOWED}.")
     if exact > base_params:
         raise SpecError(
             f"The budget {requested!r} is more than the whole base model ({base_params:,} parameters); "
             "ask for less than 100%."
         )
     if exact < 1:
-        raise BudgetError(
-            f"The budget {requested!r} is less than one parameter of {base_params:,}; ask for more."
-        )
-    return Budget(max_trainable_params=int(exact), base_params=base_params, requested=requested.strip())
+        hint = "write 0.5% for a share" if text.replace(".", "").isdigit() else "ask for more"
+        raise BudgetError(f"The budget {requested!r} is less than one parameter of {base_params:,}; {hint}.")
+    return Budget(max_trainable_params=int(exact), base_params=base_params, requested=text)
 
 
 def check(requested: str) -> None:
-    """Raise SpecError for a `--budget` that fits no base model, before one is loaded."""
-    if _RANK.fullmatch(requested.strip()):
-        return
-    amount, is_share = _amount(requested)
-    if is_share and amount > 1:
-        raise SpecError(
-            f"The budget {requested!r} is more than the whole base model; ask for less than 100%."
-        )
-
-
-def _amount(requested: str) -> tuple[Fraction, bool]:
-    """Read a number above 0, and whether it is a share of the base model (1 is all of it)."""
-    text = requested.strip()
-    match = _AMOUNT.fullmatch(text)
-    if match is None or len(text) > _LONGEST:
-        raise SpecError(f"The budget {requested[:_LONGEST]!r} cannot be read; {_ALLOWED}.")
-    amount = Fraction(match[1].replace(",", "").replace("_", ""))
-    if amount == 0:
-        raise SpecError(f"The budget {requested!r} is zero; {_ALLOWED}.")
-    unit = match[2].lower()
-    if unit == "%":
-        return amount / 100, True
-    if amount * _FACTOR[unit] < 1:
-        percent = float(amount if amount >= _LEAST_PERCENT else 100 * amount)
-        hint = "ask for more." if unit else f"did you mean '{percent:g}%'?"
-        raise SpecError(f"The budget {requested!r} is less than one parameter; {hint}")
-    return amount * _FACTOR[unit], False
+    """Raise SpecError or BudgetError for a `--budget` that fits no base model, before one is loaded."""
+    parse(requested, base_params=_LARGEST_MODEL, rank_params=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     """The claim of one target module, by its name, on the budget.
 
-    `weight`, >= 0, is its importance. `ranks` are those that it may get, ascending and >= 1. `cost` returns
-    the trainable parameters of a rank, strictly increasing.
+    `ranks` are those that it may get, ascending and >= 1. `cost` returns the trainable parameters of a rank,
+    strictly increasing. A claim that `comes_first` is
+    served before all others.
     """
 
     target: str
-    weight: float
     ranks: Sequence[int]
     cost: Callable[[int], int]
+    comes_first: bool = False
 
 
 def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
@@ -105,11 +78,10 @@ def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
     An upgrade takes a target module to its next rank. The budget is never exceeded, and no upgrade that still
     fits remains. A target module that gets no rank is left out.
 
-    Divisor method: each upgrade goes to the target module with the largest weight / rank, as seats go to
-    parties (Jefferson, D'Hondt), so ranks are in proportion to the weights. Ranks count in units of the
-    target module's smallest one, so that methods can share a budget. Ties go to the smaller rank, then to the
-    cheaper upgrade, then to the later target module in natural order; the order of claims does not matter.
-    The cost of the result never falls when the budget rises.
+    Each upgrade goes to the target module with the smallest next rank, in units of its smallest one, so that
+    methods can share a budget. Ties go to the smaller rank, then to the cheaper upgrade, then to the later
+    target module in natural order; the order of claims does not matter. The cost of the result never falls
+    when the budget rises.
     """
     ordered = sorted(claims, key=lambda claim: natural_key(claim.target), reverse=True)
     assert len({claim.target for claim in ordered}) == len(ordered), "two claims for one target module"
@@ -118,7 +90,7 @@ def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
     heap = [_upgrade(claim, index, taken=0) for index, claim in enumerate(ordered) if claim.ranks]
     heapq.heapify(heap)
     while heap:
-        _, _, price, index = heapq.heappop(heap)
+        *_, price, index = heapq.heappop(heap)
         if spent + price > max_params:
             continue  # for good, since what remains of the budget only shrinks
         spent += price
@@ -129,11 +101,11 @@ def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
     return dict(sorted(granted.items(), key=lambda item: natural_key(item[0])))
 
 
-def _upgrade(claim: Claim, index: int, *, taken: int) -> tuple[float, int, int, int]:
-    """Return the heap entry of the next rank: by worth, then rank, price and name."""
+def _upgrade(claim: Claim, index: int, *, taken: int) -> tuple[bool, float, int, int, int]:
+    """Return the heap entry of the next rank: by its size, then price and name."""
     rank, rank_before = claim.ranks[taken], claim.ranks[taken - 1] if taken else 0
     price = claim.cost(rank) - (claim.cost(rank_before) if taken else 0)
-    return (-claim.weight * claim.ranks[0] / rank, rank, price, index)
+    return (not claim.comes_first, -claim.ranks[0] / rank, rank, price, index)
 
 
 def at_one_rank(claims: Sequence[Claim], *, max_params: int, may_differ: bool) -> Sequence[Claim]:
@@ -145,7 +117,7 @@ def at_one_rank(claims: Sequence[Claim], *, max_params: int, may_differ: bool) -
     2. If they may not, target modules without the most common lowest rank are left out, such as those of OFT
        with inputs that no power of two divides. If no rank fits at all targets, each claims the lowest rank.
 
-    Cut claims have infinite weights, so that they come first.
+    Cut claims come first.
     """
     if not claims:
         return claims
@@ -159,7 +131,7 @@ def at_one_rank(claims: Sequence[Claim], *, max_params: int, may_differ: bool) -
         granted = [(claim, rank) for claim in kept if rank in claim.ranks]
         if may_differ:
             granted = [(c, c.ranks[max(1, bisect_right(c.ranks, rank)) - 1]) for c in kept]
-        return [replace(claim, ranks=(its_rank,), weight=math.inf) for claim, its_rank in granted]
+        return [replace(claim, ranks=(its_rank,), comes_first=True) for claim, its_rank in granted]
 
     n_fitting = bisect_right(ladder, max_params, key=lambda r: sum(c.cost(c.ranks[0]) for c in at(r)))
     if not n_fitting:

@@ -53,33 +53,24 @@ def test_a_text_that_is_not_an_amount_is_refused(requested: str) -> None:
         parse(requested, base_params=BASE_PARAMS)
 
 
-@pytest.mark.parametrize("requested", ["0", "0%", "101%", "22713217", "1B", "0.0001k"])
-def test_an_amount_outside_of_the_model_is_refused(requested: str) -> None:
+@pytest.mark.parametrize("requested", ["101%", "22713217", "1B"])
+def test_more_than_the_model_is_refused(requested: str) -> None:
     with pytest.raises(SpecError, match=repr(requested)):
         parse(requested, base_params=BASE_PARAMS)
 
 
-def test_a_share_below_one_parameter_is_a_budget_that_no_plan_fits() -> None:
-    with pytest.raises(BudgetError, match="less than one parameter"):
-        parse("0.000001%", base_params=1_000_000)
-    assert BudgetError.exit_code == 4
+@pytest.mark.parametrize("requested", ["0", "0%", "0.5", "0.0001k", "0.000001%"])
+def test_less_than_one_parameter_is_a_budget_that_no_plan_fits(requested: str) -> None:
+    with pytest.raises(BudgetError, match=repr(requested)):
+        parse(requested, base_params=1_000_000)
     assert parse("0.0001%", base_params=1_000_000).max_trainable_params == 1
 
 
-@pytest.mark.parametrize(
-    ("requested", "meant"),
-    [
-        ("0.5", "0.5%"),  # the sign is missing
-        (".25", "0.25%"),
-        ("0.005", "0.5%"),  # a fraction, as Python code has it
-    ],
-)
-def test_a_slip_is_answered_with_what_was_meant_before_any_model_is_loaded(
-    requested: str, meant: str
-) -> None:
-    for refuse in (check, lambda requested: parse(requested, base_params=BASE_PARAMS)):
-        with pytest.raises(SpecError, match=f"'{meant}'"):
-            refuse(requested)
+@pytest.mark.parametrize("requested", ["0.5", "0", "101%", "many"])
+def test_a_slip_is_found_before_any_model_is_loaded(requested: str) -> None:
+    with pytest.raises((SpecError, BudgetError), match=repr(requested)):
+        check(requested)
+    check("0.5%")
 
 
 def test_an_impossible_budget_names_the_cheapest_plan() -> None:

@@ -58,11 +58,9 @@ def common_learning_rate(plan: Plan) -> float | None:
 def check_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> None:
     """Refuse a plan that cannot be attached to the base model, as after an edit of its file.
 
-    Raises:
-        UnknownNameError: A method, or a value of an option, that does not exist.
-        TargetError: A target module that does not exist, has two adapters, or does not fit the method.
-        SpecError: Options that do not fit the target module, a rank out of range, or a wrong number of
-            parameters.
+    Raises UnknownNameError for a method or option that does not exist, TargetError for a target module that
+    does not exist, has two adapters or does not fit the method, and SpecError for options, a rank or a number
+    of parameters that the target module cannot have.
     """
     check_targets(plan.adapters, base)
     targets = {target.name: target for target in base.targets}
@@ -96,24 +94,19 @@ def check_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> No
 
 
 def other_base_note(document: PlanDocument, base: BaseModel) -> str | None:
-    """Note if a plan was made for a base model of another size, and layers without adapters; else None."""
+    """Note if a plan was made for a base model of another size; else None."""
     if document.base_params == base.base_params:
         return None
-    used = {
-        target.layer for target in base.targets if target.name in {a.target for a in document.plan.adapters}
-    }
-    bare = sorted({target.layer for target in base.targets if target.layer is not None} - used)
-    without = f" and gets no adapters in layers {', '.join(map(str, bare))}" if bare else ""
     return (
         f"The plan was made for a base model of {document.base_params:,} parameters; {base.name} has "
-        f"{base.base_params:,}{without}."
+        f"{base.base_params:,}, and what the plan does not name gets no adapters."
     )
 
 
 def _require_rank(adapter: Adapter, method: Method, target: Target) -> None:
     """Raise SpecError for a rank that the method cannot have at the target module; without ranks it is 0."""
     ranks = method.ranks(target, dict(adapter.options)) if method.ranked else (0,)
-    if method.ranked and method.readable_type is not None and method.low_rank:
+    if method.ranked and method.readable_type is not None:
         # A user's config may have ranks that no search proposes: `peft` attaches low-rank matrices of any
         # rank. Above both sides of a layer it can only be a mistake.
         ranks = range(ranks[0], max(target.in_features, target.out_features) + 1, ranks[0])

@@ -122,11 +122,8 @@ def is_adapter(path: Path) -> bool:
 def read_configs(path: Path) -> list[ConfigFile]:
     """Read the configs of an adapter, in the order in which they are attached.
 
-    The path is an adapter_config.json, its folder, or a folder with an order.json of several.
-
-    Raises:
-        UnknownNameError: A type that this `peft` does not know.
-        SpecError: A file that is missing or damaged, or that `peft` or autopeft refuses.
+    The path is an adapter_config.json, its folder, or a folder with an order.json of several. Raises
+    SpecError for a file that is missing or damaged, or that `peft` or autopeft refuses.
     """
     if not path.is_dir():
         if path.name != _CONFIG:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from autopeft.adapters.skeleton import (
     attach_without_weights,
     fitting_errors,
     held_names,
-    remarks,
 )
 from autopeft.errors import SpecError, TargetError
 from autopeft.model import BaseModel, adapter_names, for_task
@@ -34,7 +33,7 @@ _WRAPPED = tuple(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Coverage:
+class ComponentCount:
     """How many modules of a component are adapted, of how many, and with how many parameters."""
 
     adapted: int
@@ -48,7 +47,6 @@ class Count:
     """Trainable parameters of a plan without the task head; `by_role` and `by_layer` each add up to them.
 
     `by_component` has all components of the base model, with what is adapted of each.
-
     `targets` counts the target modules of each role. `ranks` has the lowest and highest rank of each role
     with ranks. `adapter_bytes` is the size of the tensors that `save_pretrained` writes, head included.
     """
@@ -64,7 +62,7 @@ class Count:
     targets: dict[str, int]
     ranks: dict[str, tuple[int, int]]
     topology: str
-    by_component: dict[str, Coverage]
+    by_component: dict[str, ComponentCount]
     notes: tuple[str, ...] = ()
 
     @property
@@ -83,7 +81,7 @@ def count_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method], *, ta
     configs = for_task(stack.configs, base.module, task_type=task_type, head_names=base.head_names)
     attached = attach_without_weights(base.module, configs)
     names = tuple(dict.fromkeys(adapter.method for adapter in plan.adapters)) or ("head",)
-    count = _tally(attached, base, methods=names, notes=[n for config in configs for n in remarks(config)])
+    count = _tally(attached, base, methods=names, notes=())
     if count.trainable_params != plan.trainable_params:
         raise TargetError(
             f"The plan has {plan.trainable_params:,} trainable parameters, but peft attaches "
@@ -101,57 +99,44 @@ def count_configs(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) -
     if odd := [type_name(file.config) for file in files if reads_weights(file.config)]:
         raise SpecError(f"{path} is {odd[0]}, which cannot be counted without weights; attach it with peft.")
     modules = [name for name, _ in base.module.named_modules() if name]
-    attached = attach_fitting(files, base, path=path)
+    configs = [file.config for file in files]
+    attached = attach_fitting(base.module, configs, base_name=base.name, path=path)
     methods = tuple(dict.fromkeys(type_name(file.config).lower() for file in files))
     notes = []
     with fitting_errors(path, base.name):
-        for file, name in zip(files, adapter_names([file.config for file in files]), strict=True):
+        for file, name in zip(files, adapter_names(configs), strict=True):
             targeted = [target for target, layer in attached.targets() if name in held_names(layer)]
             lost = unmatched(file, targeted, modules=modules, model=base.module)
-            notes += [*unknown_keys(file), *lost, *remarks(file.config)]
+            notes += [*unknown_keys(file), *lost]
+            if type_name(file.config) == "ADALORA" and not getattr(file.config, "rank_pattern", None):
+                notes.append("AdaLoRA is counted at the rank that it begins with; training prunes it.")
         return _tally(attached, base, methods=methods, notes=notes)
 
 
 def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes: Sequence[str]) -> Count:
     """Count what requires a gradient in a skeleton with adapters, by the targets and head of `base`."""
+    tensors = list(_trained_tensors(attached, base))
     by_role: Counter[str] = Counter()
     by_layer: Counter[str] = Counter()
-    targets_of_role: dict[str, set[str]] = defaultdict(set)
     by_component: Counter[str] = Counter()
+    targets_of_role: dict[str, set[str]] = defaultdict(set)
     adapted: dict[str, set[str]] = defaultdict(set)
-    head_params = 0
-    known_targets = {target.name: target for target in base.targets}
-    names_of_tensor: dict[int, list[str]] = defaultdict(list)  # several if modules share the tensor
-    for name, parameter in attached.model.get_base_model().named_parameters(remove_duplicate=False):
-        names_of_tensor[id(parameter)].append(name)
-    for parameter in attached.model.parameters():
-        if not parameter.requires_grad:
+    components = base.parts | {target.name: target.component for target in base.targets}
+    for tensor in tensors:
+        if tensor.is_in_head:
             continue
-        places = [_locate(name, known_targets, base) for name in names_of_tensor[id(parameter)]]
-        if places and all(is_in_head for *_, is_in_head in places):
-            head_params += parameter.numel()
-            continue
-        # Parameters outside the base model have no place; all target modules share them.
-        roles = {role for _, role, _, _ in places}
-        layers = {layer for _, _, layer, _ in places} or {_OUTSIDE}
-        role = roles.pop() if len(roles) == 1 else _SHARED
-        by_role[role] += parameter.numel()
-        by_layer[layers.pop() if len(layers) == 1 else _SHARED] += parameter.numel()
-        targets_of_role[role] |= {name for name, *_ in places} or {_SHARED}
-        for name in {name for name, *_ in places}:
-            target = known_targets.get(name)
-            component = base.parts.get(name, "other") if target is None else target.component
-            adapted[component].add(name)
-        if places:
-            by_component[component] += parameter.numel()
+        by_role[tensor.role] += tensor.size
+        by_layer[tensor.layer] += tensor.size
+        targets_of_role[tensor.role] |= tensor.modules or {_SHARED}
+        for name in tensor.modules:
+            adapted[components.get(name, "other")].add(name)
+        if tensor.modules:
+            by_component[components.get(max(tensor.modules), "other")] += tensor.size
     # Layers on the parameters of experts are nested in each other, and each has its own rank.
     by_target: dict[str, list[int]] = defaultdict(list)
     for layer, of_adapters in attached.ranks().items():
         by_target[layer.replace(".base_layer", "")] += of_adapters.values()
-    ranks = {
-        role: [r for target in targets for r in by_target[target]]
-        for role, targets in targets_of_role.items()
-    }
+    ranks = {role: [r for name in names for r in by_target[name]] for role, names in targets_of_role.items()}
     # Layers by number, then tensors shared between layers, then those outside of them.
     ordered = sorted(
         by_layer, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else name == _OUTSIDE)
@@ -160,7 +145,7 @@ def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes
         base_model=base.name,
         methods=tuple(methods),
         trainable_params=by_role.total(),
-        head_params=head_params,
+        head_params=sum(tensor.size for tensor in tensors if tensor.is_in_head),
         base_params=base.base_params,
         adapter_bytes=attached.saved_bytes(),
         by_role=dict(by_role.most_common()),
@@ -169,7 +154,7 @@ def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes
         ranks={role: (min(values), max(values)) for role, values in ranks.items() if values},
         topology=base.topology,
         by_component={
-            component: Coverage(
+            component: ComponentCount(
                 adapted=len(adapted[component]),
                 modules=n_modules,
                 base_params=n_params,
@@ -179,6 +164,36 @@ def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes
         },
         notes=tuple(notes),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tensor:
+    """A trained tensor: its size, the target modules that have it, their role, and their layer."""
+
+    size: int
+    modules: set[str]  # empty outside of the base model: all target modules share the tensor
+    role: str
+    layer: str
+    is_in_head: bool
+
+
+def _trained_tensors(attached: Attached, base: BaseModel) -> Iterator[_Tensor]:
+    targets = {target.name: target for target in base.targets}
+    names: dict[int, list[str]] = defaultdict(list)  # several if modules share the tensor
+    for name, parameter in attached.model.get_base_model().named_parameters(remove_duplicate=False):
+        names[id(parameter)].append(name)
+    for parameter in attached.model.parameters():
+        if parameter.requires_grad:
+            places = [_locate(name, targets, base) for name in names[id(parameter)]]
+            roles = {role for _, role, _, _ in places}
+            layers = {layer for _, _, layer, _ in places} or {_OUTSIDE}
+            yield _Tensor(
+                size=parameter.numel(),
+                modules={module for module, *_ in places},
+                role=roles.pop() if len(roles) == 1 else _SHARED,
+                layer=layers.pop() if len(layers) == 1 else _SHARED,
+                is_in_head=bool(places) and all(is_in_head for *_, is_in_head in places),
+            )
 
 
 def _locate(name: str, targets: Mapping[str, Target], base: BaseModel) -> tuple[str, str, str, bool]:

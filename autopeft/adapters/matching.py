@@ -55,12 +55,6 @@ def unmatched(
 
 
 def _matches_ending(entry: str, name: str) -> bool:
-    """Whether an entry of a list matches a module.
-
-    Example:
-        >>> _matches_ending("q", "h.0.q"), _matches_ending("q", "h.0.eq")
-        (True, False)
-    """
     return name == entry or name.endswith(f".{entry}")
 
 

@@ -29,9 +29,9 @@ from autopeft.adapters.configs import (
     unknown_keys,
 )
 from autopeft.adapters.matching import in_head, unmatched
-from autopeft.adapters.skeleton import attach_one_each
-from autopeft.errors import SpecError, TargetError
-from autopeft.model import DEMO_NAME, BaseModel
+from autopeft.adapters.skeleton import attach_fitting
+from autopeft.errors import SpecError
+from autopeft.model import BaseModel
 from autopeft.model.linear_layers import role_by_name
 from autopeft.model.quantization import conv1d_to_linear
 from autopeft.plugins import Method, rate_factor
@@ -59,23 +59,13 @@ def read_user_plan(path: Path, base: BaseModel, methods: Mapping[str, Method]) -
     """Read a user's file as a plan on a base model; its learning rate is 0 if the file has none.
 
     The path is a plan.yaml, a run directory, an adapter_config.json, or a folder of one or of several with
-    their order.json. A folder with a plan and a config is read as the plan.
-
-    Raises:
-        SpecError: The file cannot be read, or has settings that a plan cannot have.
-        TargetError: The file was made for another base model, or adapts one target module twice.
+    their order.json. A folder with a plan and a config is read as the plan. Raises SpecError for a file that
+    cannot be read or become a plan, TargetError for one of another base model.
     """
     if is_adapter(path) and not holds_plan(path):
         return _plan_of_configs(path, base, methods)
     document = read_plan(path)
-    try:
-        check_plan(document.plan, base, methods)
-    except TargetError as error:
-        made_for = document.model.id or DEMO_NAME
-        raise TargetError(
-            f"{path} was made for {made_for} and does not fit ({str(error).rstrip('.')}); "
-            "use a plan of this base model."
-        ) from error
+    check_plan(document.plan, base, methods)
     note = other_base_note(document, base)
     return UserPlan(plan=document.plan, notes=(note,) if note else ())
 
@@ -209,4 +199,4 @@ def _attached_layers(config: PeftConfig, base: BaseModel, *, path: Path) -> dict
     config.task_type = None
     if hasattr(config, "modules_to_save"):
         config.modules_to_save = None
-    return dict(attach_one_each(module, [config], base_name=base.name, path=path).targets())
+    return dict(attach_fitting(module, [config], base_name=base.name, path=path).targets())

@@ -20,9 +20,8 @@ from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from autopeft.adapters.configs import ConfigFile
 from autopeft.errors import TargetError, foreign_file, reason_of
-from autopeft.model import BaseModel, adapter_names
+from autopeft.model import adapter_names
 from autopeft.model.attaching import attach_configs, require_shapes
 
 
@@ -99,13 +98,6 @@ def held_names(layer: BaseTunerLayer) -> set[str]:
     return {name for kind in layer.adapter_layer_names for name in getattr(layer, kind, {})}
 
 
-def remarks(config: Any) -> list[str]:
-    """Note that AdaLoRA's training prunes the ranks that are counted; no notes for other types."""
-    if config.peft_type == PeftType.ADALORA and not config.rank_pattern:
-        return [f"AdaLoRA begins at rank {config.init_r}, which is counted, and prunes to {config.target_r}."]
-    return []
-
-
 def forgo_initial_values(config: Any) -> None:
     """Change a config so that `peft` computes no initial values; the number of parameters stays the same."""
     if config.peft_type == PeftType.LORA and config.init_lora_weights != "mica":  # mica freezes A
@@ -123,19 +115,13 @@ def add_shira_indices(adapted: nn.Module) -> None:
                 cast(Any, layer).shira_indices[name] = indices
 
 
-def attach_fitting(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) -> Attached:
-    """Attach adapter configs, read from `path`, to a skeleton, which is changed in place.
-
-    Raises:
-        TargetError: Two adapters at one target module, or a config that `peft` cannot attach.
-    """
-    return attach_one_each(base.module, [file.config for file in files], base_name=base.name, path=path)
-
-
-def attach_one_each(
+def attach_fitting(
     module: nn.Module, configs: Sequence[PeftConfig], *, base_name: str, path: Path
 ) -> Attached:
-    """Attach configs to a model without weights; TargetError if they do not fit or two adapt one target."""
+    """Attach configs, read from `path`, to a model without weights, which is changed in place.
+
+    Raises TargetError if they do not fit, or two adapt one target module.
+    """
     with fitting_errors(path, base_name):
         attached = attach_without_weights(module, configs)
     for name, layer in attached.layers():

@@ -59,9 +59,9 @@ def methods(
             facts = [(field.replace("_", " "), _shown(value)) for field, value in shown[0].items()]
             print(f"{name}: {shown[0]['label']}", "", *table((), facts, n_texts=2, width=columns()), sep="\n")
         else:
-            rows = [(m["name"], m["label"], m["summary"], _shown(m["merges"]), _range(m)) for m in shown]
+            rows = [(m["name"], m["label"], m["summary"], _range(m)) for m in shown]
             note = f"The learning rates are for a hidden size of {REFERENCE_WIDTH}; a search adapts them."
-            print(_texts(("name", "method", "what is trained", "merges", "learning rate"), rows), end="\n\n")
+            print(_texts(("name", "method", "what is trained", "learning rate"), rows), end="\n\n")
             print(*lines_of([note, *catalogue.broken.values()]), sep="\n")
 
 

@@ -196,7 +196,7 @@ def _attach(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what `peft` warns of is among the findings
-            attached = adapters.attach_fitting(files, base, path=path)
+            attached = adapters.attach_fitting(base.module, configs, base_name=base.name, path=path)
     except (TargetError, SpecError) as error:
         is_unknown = any(map(adapters.reads_weights, configs))  # which fails without weights
         severity: Severity = "warning" if is_unknown else "broken"

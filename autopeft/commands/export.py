@@ -79,7 +79,7 @@ def export(
         source = replace(source, dtype=dtype)
         notes: list[str] = []
         if not exporter.problems(source):
-            notes += _check_fit(files, source, spec, document, folder=folder, needs_base=exporter.needs_base)
+            notes += _check_fit(source, spec, document, folder=folder, needs_base=exporter.needs_base)
             if exporter.needs_base != "none":
                 source = with_base(source, spec, exporter=exporter, folder=folder, path=path)
             if exporter.needs_base == "weights" and has_other_base(folder, cast("nn.Module", source.base)):
@@ -150,7 +150,6 @@ def _read(
 
 
 def _check_fit(
-    files: Sequence[ConfigFile],
     source: ExportSource,
     spec: ModelSpec,
     document: PlanDocument | None,
@@ -174,7 +173,7 @@ def _check_fit(
         return [f"not checked against {source.base_model}, since peft needs weights to attach it"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `peft` warns of things that matter for training only
-        attached = adapters.attach_fitting(files, base, path=folder)
+        attached = adapters.attach_fitting(base.module, source.configs, base_name=base.name, path=folder)
         adapters.refuse_weights(attached, source.weights, path=folder)
     note = None if document is None else adapters.other_base_note(document, base)
     return [note] if note else []

@@ -9,7 +9,7 @@ from functools import partial
 
 from autopeft.errors import SpecError
 from autopeft.estimate.memory_tracker import FORWARD, HEAD
-from autopeft.estimate.replay import StepMemory
+from autopeft.estimate.replay import StepMemory, UntracedError
 from autopeft.estimate.scaling import MemoryModel
 from autopeft.estimate.traced_model import Description
 
@@ -126,8 +126,11 @@ def answer(request: StepRequest, describe: Callable[[str], Description]) -> Step
         raise SpecError(f"--max-length is {n_tokens:,}; {described.base_model} takes {max_tokens:,} at most.")
     steps = _Steps(describe=describe, max_tokens=max_tokens)
     limits = None
-    if request.accumulates and request.max_bytes is not None:
-        step = steps.largest_micro_batch(request, n_rows, n_tokens, request.max_bytes)
+    if request.accumulates:
+        try:
+            step = steps.largest_micro_batch(request, n_rows, n_tokens)
+        except UntracedError:
+            return _without_activations(described, request, n_rows, n_tokens)
     else:
         step = steps.at(n_rows, n_tokens, request.quantize, checkpointing=bool(request.checkpointing))
         if request.max_bytes is not None:
@@ -161,13 +164,15 @@ class _Steps:
             seconds=None if rates is None else rates.of_step(step.busy_seconds, step.n_calls),
         )
 
-    def largest_micro_batch(self, request: StepRequest, n_rows: int, n_tokens: int, max_bytes: int) -> Step:
+    def largest_micro_batch(self, request: StepRequest, n_rows: int, n_tokens: int) -> Step:
         """Find how many of the rows fit at a time: all, a half, a quarter … and 1 at least.
 
-        If the request leaves checkpointing open, layers are checkpointed only if a single row does not fit
-        otherwise. If a single row never fits, its step is returned.
+        All fit if no memory is set. If the request leaves checkpointing open, layers are checkpointed only if
+        a single row does not fit otherwise. If a single row never fits, its step is returned.
         """
         at = partial(self.at, n_tokens=n_tokens, quantize=request.quantize)
+        if (max_bytes := request.max_bytes) is None:
+            return at(n_rows, checkpointing=bool(request.checkpointing))
         for checkpointing in (False, True) if request.checkpointing is None else (request.checkpointing,):
             single = at(1, checkpointing=checkpointing)
             if single.memory.high > max_bytes:
@@ -227,6 +232,36 @@ class _Steps:
             replays, traced = twin.replays if twin else {}, self.describe(quantize).traced
             self._models[key] = MemoryModel(traced=traced, checkpointing=checkpointing, replays=replays)
         return self._models[key]
+
+
+def _without_activations(
+    described: Description, request: StepRequest, n_rows: int, n_tokens: int
+) -> StepAnswer:
+    """Count the weights, the adapters and the optimizer of a step that cannot be replayed."""
+    sizes = {True: 0, False: 0}
+    for parameter in described.traced.build(None).parameters():
+        sizes[parameter.requires_grad] += parameter.nbytes
+    memory = Memory(
+        weights=sizes[False],
+        trained=4 * sizes[True],  # with gradients and AdamW's two moments
+        activations=0,
+        logits=0,
+        reserve=(0, 0, 0),
+        phase=FORWARD,
+    )
+    step = Step(
+        n_rows=n_rows,
+        n_tokens=n_tokens,
+        quantize=request.quantize,
+        checkpointing=bool(request.checkpointing),
+        memory=memory,
+        flops=0,
+    )
+    note = (
+        "the memory of activations and the time are not known, since a step of this model cannot be replayed "
+        "without weights; the memory is that of weights, adapters and optimizer alone."
+    )
+    return StepAnswer(described=replace(described, notes=(*described.notes, note)), step=step, typical=step)
 
 
 def in_parts(memory: StepMemory, *, on_gpu: bool) -> Memory:

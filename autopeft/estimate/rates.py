@@ -12,35 +12,31 @@ _FLOPS_SHARE, _BYTES_SHARE, _CALL_SECONDS = 0.85, 0.68, 8e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """The rates of a device that training reaches.
+    """The rates of a GPU that training reaches.
 
     `flops` are the operations of products in a second, `bytes` the memory traffic in a second,
-    `call_seconds` the time from one kernel's start to the next. With `runs_ahead`, as on a GPU, the device
-    computes while further kernels are started.
+    `call_seconds` the time from one kernel's start to the next.
     """
 
     name: str
     flops: float
     bytes: float
     call_seconds: float
-    runs_ahead: bool
 
     def of_kernel(self, flops: int, n_bytes: int) -> float:
         """Return the seconds of a kernel: of its products or memory traffic, the larger (a roofline)."""
         return max(flops / self.flops, n_bytes / self.bytes)
 
     def of_step(self, busy_seconds: float, n_calls: float) -> float:
-        """Return the seconds of a step of `n_calls` kernels that compute for `busy_seconds`."""
-        starting = n_calls * self.call_seconds
-        return max(busy_seconds, starting) if self.runs_ahead else busy_seconds + starting
+        """Return the seconds of a step of `n_calls` kernels that compute while later ones are started."""
+        return max(busy_seconds, n_calls * self.call_seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
     """A GPU: GiB of memory that torch finds; by its data sheet dense TFLOP/s in 16 and 32 bits, and GB/s.
 
-    `dtype` is the number format in which a search computes on it. `sustained_tflops` is set for a card whose
-    power limit keeps it far below its data sheet.
+    `dtype` is the number format in which a search computes on it.
     """
 
     gib: float
@@ -48,7 +44,6 @@ class Card:
     float32_tflops: float
     gb_per_second: float
     dtype: str = "bfloat16"
-    sustained_tflops: float | None = None
 
 
 # Memory as unsloth's banner prints it in public logs (T4 14.563 and 14.741, L4 22.161, RTX 3090 23.684, 4090
@@ -56,14 +51,7 @@ class Card:
 # without sparsity, sums in float32. T4 and V100 have no bfloat16. A T4 of 70 W sustains 24 TFLOP/s in
 # products of 4,096 rows (forums.developer.nvidia.com/t/264462).
 CARDS = {
-    "t4": Card(
-        gib=14.5,
-        tflops=65,
-        float32_tflops=8.1,
-        gb_per_second=300,
-        dtype="float16",
-        sustained_tflops=24,
-    ),
+    "t4": Card(gib=14.5, tflops=24 / _FLOPS_SHARE, float32_tflops=8.1, gb_per_second=300, dtype="float16"),
     "v100-16gb": Card(gib=15.7, tflops=125, float32_tflops=15.7, gb_per_second=900, dtype="float16"),
     "v100-32gb": Card(gib=31.7, tflops=125, float32_tflops=15.7, gb_per_second=900, dtype="float16"),
     "a10": Card(gib=22, tflops=125, float32_tflops=31, gb_per_second=600),
@@ -86,8 +74,7 @@ def rates_of(card: str, *, dtype: str = "bfloat16") -> Rates:
     tflops = _FLOPS_SHARE * (sheet.float32_tflops if dtype == "float32" else sheet.tflops)
     return Rates(
         name=card,
-        flops=min(tflops, sheet.sustained_tflops or tflops) * 1e12,
+        flops=tflops * 1e12,
         bytes=_BYTES_SHARE * sheet.gb_per_second * 1e9,
         call_seconds=_CALL_SECONDS,
-        runs_ahead=True,
     )

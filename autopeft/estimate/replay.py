@@ -43,6 +43,10 @@ _VALUE_ERRORS = (
 _LEFT_ON_CPU = ("boft_P",)
 
 
+class UntracedError(SpecError):
+    """A model or an adapter reads values of tensors, so that it cannot be replayed without weights."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingStep:
     """What is computed in one step; a replay only uses the shapes of its batches, which are on the CPU."""
@@ -140,14 +144,14 @@ def _attaching() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_values() -> Iterator[None]:
-    """Turn errors about missing values into a SpecError within a context; torch does not log them."""
+    """Turn errors about missing values into an UntracedError within a context; torch does not log them."""
     log = logging.getLogger("torch._subclasses.fake_tensor")
     level = log.level
     log.setLevel(logging.CRITICAL)
     try:
         yield
     except _VALUE_ERRORS as error:
-        raise SpecError(
+        raise UntracedError(
             f"The memory of this plan cannot be predicted without weights: {reason_of(error)}; model or peft "
             "read values of tensors there. Train a few steps to see it, or choose another method."
         ) from error
@@ -170,7 +174,7 @@ class Replay:
         self._optimizers: dict[bool, _Optimizer] = {}  # by whether AdamW goes over all parameters at once
 
     def memory(self, step: TrainingStep) -> StepMemory:
-        """Replay a training step and count its memory; raise SpecError if a pass needs values of tensors."""
+        """Replay a training step and count its memory; raise UntracedError if a pass needs values."""
         n_terms = iter([step.n_terms(batch) if step.n_terms else 0 for batch in step.micro_batches])
 
         def loss(model: nn.Module, batch: Batch) -> torch.Tensor:

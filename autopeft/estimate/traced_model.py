@@ -69,10 +69,8 @@ def describe(
 ) -> Description:
     """Describe what is trained on which model, from the model's config alone.
 
-    Raises:
-        SpecError: We cannot make batches for its class, or all its weights are trained quantized.
-        ModelError: `--quantize` is set, and the model is quantized already.
-        TargetError: What is trained does not fit the model.
+    Raises SpecError if we cannot make batches for its class, TargetError if what is trained does not fit it,
+    and ModelError or SpecError for weights that cannot be quantized, or trained so.
     """
     auto_class = auto_class_of([file.config for file in part.files])
     if part.task is not None:  # a plan names its task; the checkpoint may name the class of its pretraining

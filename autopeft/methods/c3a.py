@@ -39,7 +39,6 @@ PLUGIN = Method(
     step_time=1.24,
     refusal=only_plain_linear,
     options=lambda target, **choices: {"gcd": _gcd(target)},  # divided by the rank it is the block size
-    low_rank=False,
     ranks=lambda target, options: [rank for rank in range(1, _gcd(target) + 1) if _gcd(target) % rank == 0],
     cost=lambda target, rank, options: rank * target.in_features * target.out_features // _gcd(target),
     takes_rank_pattern=True,

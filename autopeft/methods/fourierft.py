@@ -46,7 +46,6 @@ PLUGIN = Method(
     width_exponent=0.0,
     step_time=1.80,
     refusal=only_linear_layers,
-    low_rank=False,
     ranks=_ranks,
     cost=lambda target, rank, options: rank,
     takes_rank_pattern=True,

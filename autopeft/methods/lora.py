@@ -133,8 +133,7 @@ PLUGIN = Method(
     "3072); 0.002 nats above the best rate on 24 models of 1 to 550 B (Tinker's sweep)",
     # Of the four best rates above; Tinker's sweep did not choose it (research/2026-12-02-language-models.md).
     width_exponent=0.44,
-    step_time=1.0,
-    step_time_source="the measure itself; DoRA took 1.26 in peft's method comparison on Llama-3.2-3B",
+    step_time=1.0,  # DoRA took 1.26
     choices={"scale_rule": ("rslora", "constant"), "dora": (False, True), "init": ("default", "orthogonal")},
     choice_labels={"dora=True": "DoRA", "init=orthogonal": "orthogonal start"},
     refusal=_refusal,

@@ -39,7 +39,6 @@ PLUGIN = Method(
     "(peft's method comparison, 3072, the only one tried)",
     step_time=1.27,
     refusal=_refusal,
-    low_rank=False,
     ranks=_ranks,
     # A skew matrix for each block.
     cost=lambda target, rank, options: target.in_features * (rank - 1) // 2 if rank else 0,

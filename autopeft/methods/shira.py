@@ -34,7 +34,6 @@ PLUGIN = Method(
     "best published 3e-4 (peft's method comparison, 3072, 1 weight in 50)",
     step_time=1.06,
     refusal=_refusal,
-    low_rank=False,
     ranks=lambda target, options: range(1, _largest_rank(target) + 1),
     cost=lambda target, rank, options: rank * (target.in_features + target.out_features),
     configs=one_config_per_rank(

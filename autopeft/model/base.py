@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import logging
 import zlib
 from collections.abc import Iterator, Sequence
@@ -344,10 +343,8 @@ def check_targets(adapters: Sequence[Adapter], base: BaseModel) -> None:
     taken: set[str] = set()
     for adapter in adapters:
         if adapter.target not in known_targets:
-            near = difflib.get_close_matches(adapter.target, sorted(known_targets), n=3)
-            hint = f"; nearest: {', '.join(near)}" if near else ""
             raise TargetError(
-                f"{base.name} has no target module {adapter.target!r}{hint}. Use the base model of the plan."
+                f"{base.name} has no target module {adapter.target!r}; use the base model of the plan."
             )
         if adapter.target in taken:
             raise TargetError(

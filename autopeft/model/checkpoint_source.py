@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import pickle
-import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Any, cast
 import transformers
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub import errors as hub_errors
+from transformers.utils.hub import extract_commit_hash
 
 from autopeft.errors import ModelError, first_line_of, foreign_file
 from autopeft.model.devices import is_out_of_memory
@@ -27,9 +27,8 @@ DEMO_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 
 _HUB_SECONDS = 4.0  # for the hub's answer; heuristic
 _OWN_CODE = "contains custom code which must be executed"  # in the error of transformers
-_COMMIT = re.compile("/snapshots/([0-9a-f]{40})/")  # in a path of the hub's cache
 _CAUSAL, _SEQ2SEQ = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
-_WITH_IMAGES, _SPEECH = "AutoModelForImageTextToText", "AutoModelForSpeechSeq2Seq"
+_WITH_IMAGES = "AutoModelForImageTextToText"
 _WHOLE = "ForConditionalGeneration"  # ends the names of encoder-decoders, and of models of texts and images
 
 
@@ -69,8 +68,7 @@ def commit_of(spec: ModelSpec) -> str | None:
         path = try_to_load_from_cache(spec.id, "config.json", revision=spec.revision)
     except ValueError:  # not a valid name of a hub repository
         return None
-    commit = _COMMIT.search(Path(path).as_posix()) if isinstance(path, str) else None
-    return commit[1] if commit else None
+    return extract_commit_hash(path, None) if isinstance(path, str) else None
 
 
 def pretrained_arguments(source: str, spec: ModelSpec, *, here_only: bool = False) -> dict[str, Any]:
@@ -258,19 +256,9 @@ def reads_images(class_name: str) -> bool:
 def require_class(config: Any, auto_class: str, *, name: str) -> None:
     """Raise ModelError for a config of which transformers has no model of an auto class."""
     if not _maps(auto_class, config):
-        require_no_speech(config, name=name)
         raise ModelError(
             f"{name} has the type {config.model_type!r}, for which transformers has no {auto_class}; choose "
-            "a base model for this task, or the --task that the model is for."
-        )
-
-
-def require_no_speech(config: Any, *, name: str) -> None:
-    """Raise ModelError for a model that reads speech."""
-    if _maps(_SPEECH, config):
-        raise ModelError(
-            f"{name} has the type {config.model_type!r}, and speech models are not supported; choose a "
-            "base model that reads texts or images."
+            "a base model for this task, or the --task that the model is for. Speech is not supported."
         )
 
 

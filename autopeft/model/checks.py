@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from autopeft.errors import ModelError, TargetError, reason_of
 from autopeft.model.base import BaseModel
-from autopeft.model.checkpoint_source import reads_images, require_no_speech
+from autopeft.model.checkpoint_source import reads_images
 from autopeft.model.components import is_task_model
 from autopeft.model.devices import is_out_of_memory
 from autopeft.model.quantization import rows_independent
-from autopeft.types import Target, counted, layer_name, listed
+from autopeft.types import Target, counted, listed
 
 # Raised by models for inputs that do not fit, and if a library or a kernel is missing.
 PASS_ERRORS = (
@@ -96,11 +96,10 @@ def text_configs(config: Any) -> tuple[Any, ...]:
 def require_causal(module: Any, name: str) -> None:
     """Raise ModelError if a causal loss of this model would be meaningless.
 
-    That is a model of speech, a decoder without its encoder, as transformers makes of BART and TrOCR, or a
-    model that fails on four tokens or sees the token that it should predict.
+    That is a decoder without its encoder, as transformers makes of BART and Whisper, or a model that fails on
+    four tokens or sees the token that it should predict.
     """
     config, remedy = module.config, "use a decoder such as GPT-2, Llama or Qwen"
-    require_no_speech(config, name=name)
     has_encoder = getattr(config, "encoder_layers", None) or getattr(config, "num_encoder_layers", None)
     if has_encoder or any(child.rpartition(".")[2] in _TO_ENCODER for child, _ in module.named_modules()):
         raise ModelError(
@@ -127,11 +126,7 @@ def require_causal(module: Any, name: str) -> None:
 
 
 def require_targets(base: BaseModel) -> None:
-    """Raise TargetError for a model that cannot be adapted.
-
-    It has no target modules or no known head, or other modules end in the head's name, by which `peft` finds
-    what to train, so that it would train them too.
-    """
+    """Raise TargetError for a model without target modules, or with a task head of unknown name."""
     if not base.targets:
         raise TargetError(
             f"{base.name} (model type {base.model_type!r}) has no linear layer or norm to adapt; "
@@ -142,18 +137,10 @@ def require_targets(base: BaseModel) -> None:
             f"The task head of {base.name} ({type(base.module).__name__}) has an unknown name, so that "
             "nothing would learn the labels; use another model."
         )
-    inside = tuple(f"{head}." for head in base.head_names)
-    outside = [name for name, _ in base.module.named_modules() if not f"{name}.".startswith(inside)]
-    for head in base.head_names:
-        if namesakes := [name for name in outside if name.endswith(head)]:
-            raise TargetError(
-                f"{base.name} calls its task head {head}, and peft would train {len(namesakes)} other "
-                f"modules whose names end like that (such as {namesakes[0]}); use another model."
-            )
 
 
 def reachable_targets(base: BaseModel, *, auto_class: str) -> tuple[Target, ...]:
-    """Return the target modules that short passes in eval and in train mode both reach.
+    """Return the target modules that a short pass reaches.
 
     An adapter elsewhere would spend the budget on nothing: a task may leave out modules of a model, and some
     modules are never called because another one reads their weight. A target module is reached if
@@ -163,12 +150,12 @@ def reachable_targets(base: BaseModel, *, auto_class: str) -> tuple[Target, ...]
     2. the logits depend on what it returns.
 
     If one expert of a layer is reached, all are: it depends on the token which of them it visits. If the
-    first pass fails, all target modules are returned. `auto_class` names the transformers class of the task.
+    pass fails, all target modules are returned. `auto_class` names the transformers class of the task.
     """
     try:
         with rows_independent(base.module), base.autocast():
             features = example_features(base, auto_class)
-            reached = _reached_in_training(base, features, reached=_reached(base, features))
+            reached = _reached(base, features)
     except PASS_ERRORS as error:
         log.debug("%s: all target modules are kept, as a short forward pass failed: %s", base.name, error)
         return base.targets
@@ -214,21 +201,6 @@ def _reached(base: BaseModel, features: Mapping[str, Tensor]) -> set[str]:
     )
     pairs = zip(named_zeros, gradients, strict=True)
     return {name for (name, _), gradient in pairs if gradient is not None}
-
-
-def _reached_in_training(base: BaseModel, features: Mapping[str, Tensor], *, reached: set[str]) -> set[str]:
-    """Keep the names that a pass in train mode reaches too; all if that pass fails.
-
-    A layer without any reached target module was skipped at random (LayerDrop) and keeps its target modules.
-    """
-    try:
-        with base.in_train_mode():
-            in_training = _reached(base, features)
-    except PASS_ERRORS as error:
-        log.debug("%s: a short pass in train mode failed: %s", base.name, error)
-        return reached
-    layers = {layer_name(name) for name in in_training}
-    return {name for name in reached if name in in_training or layer_name(name) not in layers}
 
 
 def _without_expert(name: str) -> str:

@@ -64,14 +64,7 @@ class StoredWeights:
 
 
 def stored_weights(config: Any) -> StoredWeights | None:
-    """Read the format of a quantized checkpoint from its config; None for plain weights.
-
-    Example:
-        >>> from transformers import LlamaConfig
-        >>> config = LlamaConfig(quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 128})
-        >>> stored_weights(config).weight_bytes
-        0.51953125
-    """
+    """Read the format of a quantized checkpoint from its config; None for plain weights."""
     settings = getattr(config, "quantization_config", None)
     if settings is None:
         return None

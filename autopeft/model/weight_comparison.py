@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from transformers.utils import cached_file
 
 from autopeft.model.linear_layers import n_bits
 from autopeft.types.plans import LAYER
@@ -150,17 +150,10 @@ def _checkpoint_files(source: str, *, revision: str | None) -> list[Path]:
     """List the files of a checkpoint, from its folder or from the cache of the hub."""
 
     def find(name: str) -> Path:
-        if Path(source).is_dir():
-            path = Path(source) / name
-        else:
-            cached = try_to_load_from_cache(source, name, revision=revision)
-            path = Path(cached) if isinstance(cached, str) else Path(name)
-        if not path.is_file():
-            raise FileNotFoundError(f"{name} of {source}")
-        return path
+        return Path(cached_file(source, name, revision=revision, local_files_only=True))
 
     try:
         return [find(_WHOLE)]
-    except FileNotFoundError:
+    except OSError:
         shards = json.loads(find(_INDEX).read_bytes())["weight_map"]
         return [find(name) for name in sorted(set(shards.values()))]

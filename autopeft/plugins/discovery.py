@@ -85,10 +85,7 @@ def discover(package: str) -> Catalogue[Any]:
     `package` is the dotted name of the folder, such as `autopeft.methods`, and the group of the entry points.
     Sub-folders, and files whose name starts with an underscore, hold no plug-ins. An entry point that cannot
     be loaded or does not meet its protocol is logged and goes to `broken`: only using its name raises. So
-    does a method that the installed `peft` does not have.
-
-    Raises:
-        SpecError: Two plug-ins have the same name.
+    does a method that the installed `peft` does not have. Raises SpecError for two plug-ins of one name.
     """
     folder = importlib.import_module(package)
     kind = package.rpartition(".")[2].removesuffix("s").replace("sensitivity", "score")

@@ -24,7 +24,6 @@ REFERENCE_WIDTH = 384  # hidden size of MiniLM-L6, on which most ranges of learn
 # 384 to those published at 3072 for most methods (benchmarks/studies/learning_rates.md), and is the exponent
 # published for LoRA (Thinking Machines 2025, LoRA Without Regret); LoRA itself has a smaller one here.
 WIDTH_EXPONENT = 0.775
-COMPARISON = "peft's method comparison on Llama-3.2-3B: seconds of training, plain LoRA's 942 being 1"
 
 
 def no_rank(target: Target, options: Options) -> Sequence[int]:
@@ -53,18 +52,14 @@ class Method:
     learning_rate_source: str
     width_exponent: float = WIDTH_EXPONENT
     rank_exponent: float = 0.0
-    step_time: float  # duration of a training step relative to plain LoRA at the same target modules
-    step_time_source: str = COMPARISON
+    # Duration of a training step relative to plain LoRA at the same target modules; those of our methods are
+    # from peft's method comparison on Llama-3.2-3B.
+    step_time: float
 
-    # Whether ranks are those of low-rank matrices, and not a number of frequencies, tokens or units:
-    # `--max-rank` limits only these, and a user's plan may have ranks that no search proposes.
-    low_rank: bool = True
     takes_rank_pattern: bool = False  # whether one config may hold several ranks; else a plan has one rank
     # Whether the adapters of a plan have a common state: then the plan has one config of the method, and
     # attaches it first.
     shared: bool = False
-    identity_at_start: bool = True  # whether untrained adapters leave the base model's outputs as they are
-    merges: bool = True  # whether trained adapters can be merged into the base model's weights
     starts_slowly: bool = False  # whether short runs rank the method too low, so that a search extends them
 
     choices: Mapping[str, tuple[OptionValue, ...]] = field(default_factory=dict)  # the first is the default

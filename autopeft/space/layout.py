@@ -69,7 +69,7 @@ def cheapest(space: Space, context: AllocationContext) -> dict[str, int]:
         for name, part in space.parts(arm):
             method = context.methods[name]
             options = {option: values[0] for option, values in part.options.items()}
-            # `plan_of` widens a placement that is too dear to all target modules, so that all of them count.
+            # `plan_of` widens a placement that is too expensive to all target modules, so that all count.
             fits = bool(_fitting_placements(method, part, context))
             fitting = [target for target in context.targets if fits and method.refusal(target) is None]
             places = [place_at(target, method, options, part.max_rank) for target in fitting]
@@ -86,8 +86,8 @@ def plan_of(policy: Policy, context: AllocationContext) -> Plan:
        target modules.
     2. Ranks that are the same everywhere, from 8 on, are one rank too, as people write LoRA. Otherwise some
        target modules have one rank more, until no further one fits.
-    3. A policy whose target modules are all too dear is widened, first to all layers and roles, then to plain
-       options, so that no proposal is rejected for its size.
+    3. A policy whose target modules are all too expensive is widened, first to all layers and roles, then to
+       plain options, so that no proposal is rejected for its size.
     """
     wider = _changed_parts(policy, placement="all", layer_share=1.0, select="last_layers")
     attempts = (policy, wider, _changed_parts(wider, options=()))
@@ -159,10 +159,7 @@ def _allocate(policy: Policy, context: AllocationContext) -> tuple[Adapter, ...]
             place = place_at(target, method, dict(part.options), part.max_rank)
             if place is not None:
                 places.setdefault(target.name, (place, part))
-    claims = [
-        Claim(target=name, weight=1.0, ranks=place.ranks, cost=place.cost)
-        for name, (place, _) in places.items()
-    ]
+    claims = [Claim(target=name, ranks=place.ranks, cost=place.cost) for name, (place, _) in places.items()]
     ranks = allocate(claims, max_params=context.max_params)
     for part in (policy, *policy.other_parts):
         may_differ = getattr(context.methods[part.method], "takes_rank_pattern", False)

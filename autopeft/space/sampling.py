@@ -21,7 +21,7 @@ from autopeft.space.spaces import ListedPlan, MethodSpace, Policy, Space
 
 ARM, RATE, HEAD = "method", "rate_position", "head_factor"
 _CHOICES = ("placement", "select")  # fields of `MethodSpace` that list values
-_RANGES = ("layer_share",)  # fields with a lower and an upper end
+_SHARE = "layer_share"
 
 Parameters = dict[str, Any]
 
@@ -47,10 +47,9 @@ def parameters(space: Space) -> dict[str, BaseDistribution]:
             values = _union(getattr(part, name) for part in parts_at_index)
             if len(values) > 1:
                 distributions[_prefix(index) + name] = CategoricalDistribution(values)
-        for name in _RANGES:
-            ends = [end for part in parts_at_index for end in getattr(part, name)]
-            if min(ends) < max(ends):
-                distributions[_prefix(index) + name] = FloatDistribution(min(ends), max(ends))
+        ends = [end for part in parts_at_index for end in part.layer_share]
+        if min(ends) < max(ends):
+            distributions[_prefix(index) + _SHARE] = FloatDistribution(min(ends), max(ends))
         for option in _union(part.options for part in parts_at_index):
             values = _union(part.options.get(option, ()) for part in parts_at_index)
             if len(values) > 1:
@@ -95,7 +94,7 @@ def parameters_of(
         ARM: policy.method,
         RATE: min(max(position, 0.0), 1.0),
         HEAD: policy.head_factor,
-        **{name: getattr(policy, name) for name in (*_CHOICES, *_RANGES)},
+        **{name: getattr(policy, name) for name in (*_CHOICES, _SHARE)},
         **{option: values[0] for option, values in method.choices.items()},
         **dict(policy.options),
     }
@@ -132,15 +131,12 @@ def _policy_of_part(
         value = drawn.get(_prefix(index) + name, choices[0])
         return value if value in choices else choices[0]
 
-    def number(name: str, bounds: tuple[float, float]) -> float:
-        value: float = drawn.get(_prefix(index) + name, bounds[0])
-        return min(max(value, bounds[0]), bounds[1])
-
+    lowest, highest = part.layer_share
     options = {option: choice(option, values) for option, values in part.options.items()}
     return Policy(
         method=method.name,
         placement=choice("placement", part.placement),
-        layer_share=number("layer_share", part.layer_share),
+        layer_share=min(max(drawn.get(_prefix(index) + _SHARE, lowest), lowest), highest),
         select=choice("select", part.select),
         options=tuple((o, value) for o, value in options.items() if value != method.choices[o][0]),
         max_rank=part.max_rank,

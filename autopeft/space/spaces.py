@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import resources
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -20,7 +20,6 @@ from autopeft.types import ROLE_GROUPS, Arm, OptionPairs, OptionValue, path_at_h
 
 BASELINE_METHOD = "lora"  # what people write without a search
 SERVERS = ("vllm", "tgi", "llama.cpp")
-_MOST_RANK = 2**20  # far above the width of any model; heuristic
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +30,6 @@ def _refuse_descending(values: tuple[float, float]) -> tuple[float, float]:
     return values
 
 
-def _refuse_repeats(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    repeated = next((value for place, value in enumerate(values) if value in values[:place]), None)
-    if repeated is not None:
-        raise ValueError(f"have each value once, but {repeated!r} is there twice")
-    return values
-
-
 def _require_power_of_two(value: float) -> float:
     """Return a factor by which a rate can be multiplied and divided again without rounding."""
     if math.frexp(value)[0] != 0.5:
@@ -45,26 +37,13 @@ def _require_power_of_two(value: float) -> float:
     return value
 
 
-def _require_role_sets(values: tuple[str, ...]) -> tuple[str, ...]:
-    """Return placements; ValueError unless each is `all` or a set of roles, and no two are equal sets."""
-    sets = [frozenset(value.split("+")) for value in values]
-    for place, value in enumerate(values):
-        if len(sets[place]) < len(value.split("+")):
-            raise ValueError(f"name each role once, unlike {value!r}")
-        if "all" in sets[place] and value != "all":
-            raise ValueError(f"have no role next to all, unlike {value!r}")
-        if sets[place] in sets[:place]:
-            raise ValueError(f"have each value once, but {value!r} is there twice")
-    return values
-
-
 Share = Annotated[float, Field(gt=0, le=1)]
 Position = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Rank = Annotated[int, Field(ge=1, le=_MOST_RANK)]
+Rank = Annotated[int, Field(ge=1)]
 HeadFactor = Annotated[float, Field(gt=0), AfterValidator(_require_power_of_two)]
 Selection = Literal["last_layers", "best_layers", "best_modules"]
-Choices = dict[str, Annotated[tuple[OptionValue, ...], Field(min_length=1), AfterValidator(_refuse_repeats)]]
+Choices = dict[str, Annotated[tuple[OptionValue, ...], Field(min_length=1)]]
 
 
 class MethodSpace(BaseModel):
@@ -78,11 +57,9 @@ class MethodSpace(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    placement: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_require_role_sets)] = ("all",)
+    placement: Annotated[tuple[str, ...], Field(min_length=1)] = ("all",)
     layer_share: Annotated[tuple[Share, Share], AfterValidator(_refuse_descending)] = (1.0, 1.0)
-    select: Annotated[tuple[Selection, ...], Field(min_length=1), AfterValidator(_refuse_repeats)] = (
-        "last_layers",
-    )
+    select: Annotated[tuple[Selection, ...], Field(min_length=1)] = ("last_layers",)
     options: Choices = {}
     max_rank: Rank | None = None
     learning_rate: Annotated[tuple[Rate, Rate], AfterValidator(_refuse_descending)] | None = None
@@ -134,9 +111,7 @@ class Space(BaseModel):
     about: str
     methods: dict[str, MethodSpace] = {}
     mixes: dict[str, Annotated[tuple[MixPart, ...], Field(min_length=2)]] = {}
-    head_factor: Annotated[tuple[HeadFactor, ...], Field(min_length=1), AfterValidator(_refuse_repeats)] = (
-        1.0,
-    )
+    head_factor: Annotated[tuple[HeadFactor, ...], Field(min_length=1)] = (1.0,)
     listed: dict[Family, tuple[ListedPlan, ...]] = {}
 
     @property
@@ -215,76 +190,55 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _folder().glob("*.yaml")))
 
 
-def text_of(name: str) -> str:
-    """Read the YAML text of a search space, by its name or its file, to copy and change.
-
-    Raises:
-        UnknownNameError: No space has this name.
-        OSError: The file cannot be read.
-    """
+def _file_of(name: str) -> Path:
+    """Return the file of a search space, by its name or its path; UnknownNameError for another name."""
     if is_path_of_space(name):
-        return path_at_home(name).read_text(encoding="utf-8")
+        return path_at_home(name)
     if name not in names():
         raise UnknownNameError("search space", name, names())
-    return (_folder() / f"{name}.yaml").read_text(encoding="utf-8")
+    return _folder() / f"{name}.yaml"
+
+
+def text_of(name: str) -> str:
+    """Read the YAML text of a search space, by its name or its file, to copy and change."""
+    return _file_of(name).read_text(encoding="utf-8")
 
 
 def load(name: str, *, known_methods: Mapping[str, Method], only: Sequence[str] = ()) -> Space:
     """Read a search space by its name or its file; `only` keeps some methods, with the mixes of these alone.
 
-    Raises:
-        UnknownNameError: No such space, method, option or key.
-        SpecError: The file cannot be read, or `only` leaves nothing of the space.
+    Families of tasks that the file does not list have the plans of the default space. Raises SpecError for a
+    file that cannot be read, for unknown names in it, and if `only` leaves nothing of the space.
     """
-    is_path = is_path_of_space(name)
-    if not is_path and name not in names():
-        raise UnknownNameError("search space", name, names())
-    source = name if is_path else f"search space {name}"
-    content = read_yaml(path_at_home(name) if is_path else _folder() / f"{name}.yaml")
+    source = name if is_path_of_space(name) else f"search space {name}"
+    content = read_yaml(_file_of(name))
     if isinstance(methods := content.get("methods"), dict):
         # A method with nothing below it has the defaults.
-        filled = {method: {} if part is None else part for method, part in methods.items()}
-        content = {**content, "methods": filled}
-    if "listed" not in content:  # a space without a list takes what its methods allow of the default one
-        content = {**content, "listed": read_yaml(_folder() / "default.yaml")["listed"]}
-    space = _without_missing(validate(Space, dict(content), source=source), known_methods)
+        content["methods"] = {method: {} if part is None else part for method, part in methods.items()}
+    default = validate(Space, read_yaml(_file_of("default")), source="search space default")
+    space = validate(Space, content, source=source)
+    space = space.model_copy(update={"listed": {**default.listed, **space.listed}})
+    space = _without_missing(space, known_methods)
     _check(space, known_methods, source=source)
-
-    def with_typed_options(method: str, part: MethodSpace) -> MethodSpace:
-        # Instead of YAML's 1 and 64.0 the values that the method has, which equal them: true and 64.
-        choices = known_methods[method].choices
-        options = {
-            option: tuple(choices[option][choices[option].index(value)] for value in values)
-            for option, values in part.options.items()
-        }
-        return part.model_copy(update={"options": options})
-
-    space = space.narrowed(with_typed_options)
     methods_of = {arm: {method for method, _ in space.parts(arm)} for arm in space.arms}
-    in_space = set().union(*methods_of.values())
     for method in only:
-        if known_methods[method].name not in in_space:
-            listed = ", ".join(sorted(in_space))
+        if not any(known_methods[method].name in of_arm for of_arm in methods_of.values()):
+            held = ", ".join(sorted(set().union(*methods_of.values())))
             raise SpecError(
-                f"The search space {name!r} has no method {method!r}; it holds {listed}. "
+                f"The search space {name!r} has no method {method!r}; it holds {held}. "
                 "Choose from these, or another --space (`autopeft info spaces` lists them)."
             )
     kept = [arm for arm in space.arms if not only or methods_of[arm] <= set(only)]
     if not kept:
-        mixes = "; ".join(" + ".join(sorted(methods)) for methods in methods_of.values())
         raise SpecError(
-            f"The search space {name!r} has no plan of {', '.join(only)} alone; it mixes {mixes}. "
-            "Name all methods of a mix, or choose another --space."
+            f"The search space {name!r} has {', '.join(only)} only in a mix with other methods; name all "
+            "methods of the mix, or choose another --space."
         )
     return space.only(kept)
 
 
 def _without_missing(space: Space, methods: Mapping[str, Method]) -> Space:
-    """Leave out what the installed `peft` does not have, and log which `peft` has it.
-
-    Raises:
-        SpecError: Nothing of the space is left.
-    """
+    """Leave out what the installed `peft` does not have, and log it; SpecError if nothing is left."""
     missing: Mapping[str, str] = getattr(methods, "broken", {})
     no_mixes = missing_in_peft("A mix of methods", MIXES_SINCE_PEFT) if space.mixes else ""
     kept = space.narrowed(lambda method, part: None if method in missing else part)
@@ -295,7 +249,8 @@ def _without_missing(space: Space, methods: Mapping[str, Method]) -> Space:
     kept = kept.model_copy(update={"listed": lists, "mixes": {} if no_mixes else kept.mixes})
     listed = {entry.method for entries in space.listed.values() for entry in entries}
     sentences = [missing[method] for method in sorted({*space.methods, *listed} & missing.keys())]
-    sentences += [no_mixes] if no_mixes else []
+    if no_mixes:
+        sentences.append(no_mixes)
     if sentences:
         log.warning("%s", " ".join(sentences))
     if space.arms and not kept.arms:
@@ -304,25 +259,15 @@ def _without_missing(space: Space, methods: Mapping[str, Method]) -> Space:
 
 
 def _check(space: Space, methods: Mapping[str, Method], *, source: str) -> None:
-    """Raise SpecError for what no method has, methods that cannot be mixed, and missing or wrong entries."""
+    """Raise SpecError for an empty space, and for methods, options and roles that do not exist."""
     if not space.arms:
         raise SpecError(f"The {source} names no method and no mix; give one under methods or mixes.")
-    for arm in space.mixes:
-        if not arm.strip() or not arm.isprintable() or arm == "head" or arm.startswith("baseline"):
-            raise SpecError(
-                f"The {source} calls a mix {arm!r}; a name is not empty, has no control characters, and is "
-                "neither head nor one that begins with baseline. Rename it."
-            )
-        if arm in methods:
-            raise SpecError(f"The {source} calls a mix {arm!r}, which is the name of a method; rename it.")
-    if missing := {*get_args(Family)} - {*space.listed}:
-        raise SpecError(f"The {source} has no list for {', '.join(sorted(missing))} under listed; add it.")
-    roles = {"all", "dense", "norm", *ROLE_GROUPS, *chain.from_iterable(ROLE_GROUPS.values())}
+    roles = {"dense", "norm", *ROLE_GROUPS, *chain.from_iterable(ROLE_GROUPS.values())}
 
     def check_choices(
         method: str, placement: Sequence[str], options: Mapping[str, Sequence[OptionValue]]
     ) -> None:
-        for role in "+".join(placement).split("+"):
+        for role in chain.from_iterable(place.split("+") for place in placement if place != "all"):
             if role not in roles:
                 raise UnknownNameError(f"role or role group ({source})", role, roles)
         choices, of_method = methods[method].choices, f"of {methods[method].name} ({source})"
@@ -335,34 +280,16 @@ def _check(space: Space, methods: Mapping[str, Method], *, source: str) -> None:
 
     for entry in chain.from_iterable(space.listed.values()):
         check_choices(entry.method, [entry.placement], {name: [v] for name, v in entry.options.items()})
-        if entry.baseline and entry.method != BASELINE_METHOD:
-            raise SpecError(f"The {source} calls {entry.method} a baseline; only {BASELINE_METHOD} is one.")
     for arm in space.arms:
         for name, part in space.parts(arm):
             check_choices(name, part.placement, part.options)
-            if part.max_rank is not None and not methods[name].ranked:
-                raise SpecError(f"The {source} gives max_rank to {name}, which has no ranks; leave it out.")
-        parts = space.parts(arm)
-        if any(part.learning_rate is not None for _, part in parts[1:]):
-            raise SpecError(
-                f"The {source} has a learning_rate in a later part of {arm!r}; each later part trains at a "
-                "multiple of the first part's rate, so give it to the first part."
-            )
-        shared = [name for name, _ in parts if methods[name].shared]
-        if len(shared) > 1:
-            raise SpecError(
-                f"The mix {arm!r} has {' and '.join(shared)}, which share one state among their targets; "
-                "a plan takes one such method, once."
-            )
 
 
 def servable(space: Space, servers: Sequence[str], methods: Mapping[str, Method]) -> Space:
     """Narrow a space to what each of some servers reads, by an exact export of the trained adapter.
 
     A method loses the options that one of the servers does not read. A mix with such an option is dropped.
-
-    Raises:
-        SpecError: Nothing of the space is read by all servers.
+    Raises SpecError if nothing is left.
     """
 
     def narrow(name: str, part: MethodSpace) -> MethodSpace | None:

@@ -36,12 +36,9 @@ def verdict(
     3. `inconclusive`: ahead by a standard error or more. The challenger is returned all the same.
     4. `default kept`: the baseline is returned.
 
-    Args:
-        difference: Challenger minus baseline; None if only one plan was trained in full.
-        names: Names of the challenger and the baseline. Without a difference only the baseline's is used.
-        params: Trainable parameters of the challenger and the baseline.
-        margin: Largest difference that does not matter, >= 0, in units of the scores.
-        metric: Decides the unit in the sentence: points for a share, else the metric's own.
+    `names` and `params`, the numbers of trainable parameters, are those of the challenger and the baseline.
+    `difference` is None if only the baseline was trained in full. `margin`, >= 0 in units of the scores, is
+    the largest difference that does not matter.
     """
     challenger, baseline = names
     if difference is None:

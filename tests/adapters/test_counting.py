@@ -8,8 +8,8 @@ from itertools import product
 
 import peft
 import pytest
-import transformers
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from toys import topologies
 from toys.architectures import build
 from toys.bases import adapters_of, toy_base
 from toys.counting import LORA, n_trained, tensor_bytes, tiny_config, write_config
@@ -69,10 +69,8 @@ def test_all_linear_is_counted_as_peft_attaches_it_or_refused_as_peft_does(kind,
 @pytest.mark.parametrize("task", ["CAUSAL_LM", "SEQ_2_SEQ_LM", None])
 def test_encoder_with_decoder_is_counted_whole_whatever_the_task_is_called(task, tmp_path):
     """`AutoModelForCausalLM` makes Whisper's decoder alone of it."""
-    size = {"d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2}
-    size |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "vocab_size": 60}
-    ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 1)
-    config = transformers.WhisperConfig(**size, **ids, architectures=["WhisperForConditionalGeneration"])
+    config = topologies.build("whisper").config
+    config.architectures = ["WhisperForConditionalGeneration"]
     config.save_pretrained(tmp_path / "model")
     content = {"peft_type": "LORA", "r": 1, "target_modules": ["q_proj"], "task_type": task}
     counted = count(write_config(tmp_path / "adapter", content), model_id=str(tmp_path / "model"))

@@ -148,12 +148,6 @@ def test_lines_allow_rows_as_long_as_the_run_does_and_not_as_the_longest_train_r
     assert suggestion.max_length == 32 > suggestion.estimate.answer.step.n_tokens
 
 
-def test_first_plans_of_language_models_merge_exactly_or_are_served():
-    methods = discover("autopeft.methods")
-    for plan in space.load("default", known_methods=methods).listed["language"]:
-        assert methods[plan.method].merges or methods[plan.method].servers({})
-
-
 @pytest.fixture
 def tickets(tmp_path):
     """Rows whose columns have no usual names."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from toys.bases import EVERY_ARCHITECTURE, toy_base
 
-from autopeft.plugins import REFERENCE_WIDTH, Method, discover
+from autopeft.plugins import REFERENCE_WIDTH, discover
 from autopeft.types import Adapter, Target
 
 METHODS = discover("autopeft.methods")
@@ -18,15 +18,6 @@ TARGETS = {name: toy_base(name).targets for name in EVERY_ARCHITECTURE}
 
 def fitting(method, architectures=EVERY_ARCHITECTURE):
     return [target for name in architectures for target in TARGETS[name] if method.refusal(target) is None]
-
-
-@by_method
-def test_method_describes_itself(name):
-    method = METHODS[name]
-    assert isinstance(method, Method)
-    assert method.name == name
-    assert all(values for values in method.choices.values())
-    assert method.step_time > 0
 
 
 @by_method

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from test_classes import MAKERS
+from toys import topologies
 from toys.bases import toy_config
 from toys.families import V
 from toys.memory import SMALL, toy_dataset
@@ -34,7 +34,7 @@ def folder_of(tmp_path, tokenizer):
 
 def test_a_classifier_whose_text_model_has_a_config_of_its_own_knows_the_padding(folder_of, tokenizer):
     """Qwen3.5's looks for the last token before the padding by the inner config."""
-    folder = folder_of(MAKERS["qwen3_5"]())
+    folder = folder_of(topologies.build("qwen3_5", device="cpu"))
     base = model.load(ModelSpec(id=str(folder)), auto_class=CLASSIFIER, label_names=("a", "b"))
     short, long = "the film", "the film was good and the food was bad"
     batch = tokenizer([short, long], padding=True, return_tensors="pt")

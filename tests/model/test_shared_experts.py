@@ -7,32 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers
-from toys.architectures import FEW, MLA, MOE, V
+from toys import topologies
+from toys.families import V
 
 from autopeft.adapters import compile_plan
 from autopeft.model import BaseModel
 from autopeft.plugins import discover
 
 METHODS = discover("autopeft.methods")
-DENSE_FIRST = {"n_shared_experts": 1, "first_k_dense_replace": 1, "moe_intermediate_size": 12}
-DEEPSEEK = {**MOE, "num_key_value_heads": 4, **MLA, **DENSE_FIRST, "n_group": 1, "topk_group": 1}
-DENSE = {**DEEPSEEK, "first_k_dense_replace": 2}  # all layers are
-LINEAR = {
-    "linear_num_value_heads": 4,
-    "linear_num_key_heads": 2,
-    "linear_key_head_dim": 4,
-    "linear_value_head_dim": 4,
-    "layer_types": ["linear_attention", "full_attention"],
-}
-CONFIGS = {
-    "deepseek_v2": lambda: transformers.DeepseekV2Config(**DEEPSEEK, n_routed_experts=4),
-    "deepseek_v3": lambda: transformers.DeepseekV3Config(**DEEPSEEK, n_routed_experts=4),
-    "deepseek_v3 without experts": lambda: transformers.DeepseekV3Config(**DENSE, n_routed_experts=4),
-    "glm4_moe": lambda: transformers.Glm4MoeConfig(**MOE, **DENSE_FIRST, n_routed_experts=4),
-    "qwen3_next": lambda: transformers.Qwen3NextConfig(
-        **MOE, **FEW, **LINEAR, shared_expert_intermediate_size=20
-    ),
-}
 # The folder in the model's names of the layers that peft takes for experts.
 TAKEN = {
     **{name: {"mlp", "mlp.shared_experts"} for name in ("deepseek_v2", "deepseek_v3", "glm4_moe")},
@@ -40,14 +22,17 @@ TAKEN = {
     "qwen3_next": {"mlp.shared_expert"},
 }
 OTHERS = {"oft"}
-by_architecture = pytest.mark.parametrize("architecture", CONFIGS)
+by_architecture = pytest.mark.parametrize("architecture", TAKEN)
 
 
 @pytest.fixture
 def base(architecture):
+    config = topologies.build(architecture.split()[0]).config
+    if "without experts" in architecture:
+        config.first_k_dense_replace = config.num_hidden_layers
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module = transformers.AutoModelForCausalLM.from_config(CONFIGS[architecture]())
+        module = transformers.AutoModelForCausalLM.from_config(config)
         for parameter in module.parameters():
             if parameter.ndim == 3:  # experts lie as they are in memory
                 torch.nn.init.normal_(parameter, std=0.2)

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import torch
-import transformers
+from toys import topologies
 from toys.sensitivity import ModelLoss, run_scores
 
-from autopeft.model import BaseModel, Precision
-
-SIZES = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
-HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4}
-LINEAR = {
-    "linear_num_value_heads": 2,
-    "linear_num_key_heads": 2,
-    "linear_key_head_dim": 4,
-    "linear_value_head_dim": 4,
-    "linear_conv_kernel_dim": 2,
-    "layer_types": ["linear_attention", "full_attention"],
-}
+from autopeft.model import BaseModel
 
 
 def test_a_norm_with_a_gate_is_not_scored_and_the_others_are() -> None:
-    torch.manual_seed(0)
-    config = transformers.Qwen3_5TextConfig(**SIZES, **HEADS, **LINEAR)
-    module = transformers.AutoModelForCausalLM.from_config(config).eval()
-    base = BaseModel(module, None, name="toy", untrained=frozenset(), precision=Precision())
+    module = topologies.build("qwen3_5_text", device="cpu").eval()
+    base = BaseModel(module, None, name="toy", untrained=frozenset())
     gated = "model.layers.0.linear_attn.norm"
     assert gated in [target.name for target in base.targets]
     tokens = torch.arange(4, 18).reshape(2, 7)

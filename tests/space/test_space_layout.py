@@ -1,4 +1,4 @@
-"""Plans of policies: ranks that the budget pays."""
+"""Plans of policies: ranks that the budget covers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_plan_is_within_the_budget_and_never_empty(policy: Policy, budget: int
 
 
 @given(policies(), st.integers(24, 6000))
-def test_methods_without_rank_patterns_have_the_largest_rank_that_the_budget_pays(
+def test_methods_without_rank_patterns_have_the_largest_rank_that_the_budget_covers(
     policy: Policy, budget: int
 ) -> None:
     allocation, plan = context(budget), plan_of(policy, context(budget))
@@ -36,13 +36,13 @@ def test_methods_without_rank_patterns_have_the_largest_rank_that_the_budget_pay
             prices(policy, target) for target in select_targets(policy, allocation, METHODS[policy.method])
         ]
         common = set.intersection(*map(set, costs)) if all(costs) and costs else set()
-        paid = [rank for rank in common if sum(cost[rank] for cost in costs) <= budget]
-        assert not paid or [a.rank for a in plan.adapters] == [max(paid)] * len(costs)
+        fitting = [rank for rank in common if sum(cost[rank] for cost in costs) <= budget]
+        assert not fitting or [a.rank for a in plan.adapters] == [max(fitting)] * len(costs)
 
 
 @given(budget=st.integers(100, 6000))
 def test_even_ranks_of_lora_are_one_rank_from_eight_on_and_spend_the_budget_below(budget: int) -> None:
-    """Of four maps of 40 inputs and outputs together."""
+    """Of four layers of 40 inputs and outputs together."""
     policy = Policy(method="lora", placement="up", learning_rate=1e-3)
     wide = tuple(replace(target, in_features=20, out_features=20) for target in targets())
     plan = plan_of(policy, replace(context(budget), targets=wide))
@@ -99,7 +99,7 @@ def test_parts_of_a_mix_take_what_is_left_and_keep_their_own_learning_rates(widt
     assert str(mix.arm) == "lora/attention & c3a/all & ln_tuning/all"
 
 
-def test_a_policy_with_nothing_affordable_is_widened_to_what_is() -> None:
+def test_a_policy_that_the_budget_does_not_cover_is_widened() -> None:
     # Rank 1 at up costs 40 and 72 with DoRA; at q 16 and 24.
     policy = Policy(method="lora", placement="mlp", layer_share=0.25, options=DORA, learning_rate=1e-3)
     all_roles, no_dora = plan_of(policy, context(30)), plan_of(policy, context(20))

@@ -68,7 +68,7 @@ def scores(by_layer: Mapping[int, float]) -> dict[str, float]:
         (32, {"q and v of the last layers": 1}),
     ],
 )
-def test_baselines_have_as_many_of_the_last_layers_as_the_budget_pays(
+def test_baselines_have_as_many_of_the_last_layers_as_the_budget_covers(
     budget: int, shares: dict[str, int]
 ) -> None:
     allocation, found = context(budget), listed(LORA, AT_Q_AND_V, budget=budget)
@@ -83,7 +83,7 @@ def test_baselines_have_as_many_of_the_last_layers_as_the_budget_pays(
 
 
 @pytest.mark.parametrize(("budget", "position"), [(RANK_ONE, 0.2), (RANK_ONE - 1, 0.6)])
-def test_a_plan_may_have_another_rate_where_the_budget_pays_only_some_layers(
+def test_a_plan_may_have_another_rate_where_the_budget_covers_only_some_layers(
     budget: int, position: float
 ) -> None:
     entry = ListedPlan(method="lora", rate=0.2, rate_in_some_layers=0.6, baseline=True)
@@ -129,7 +129,7 @@ def test_equal_plans_are_listed_once_and_baselines_first() -> None:
     assert kinds == ["baseline", "baseline", "baseline", "usual"]
 
 
-def test_a_plan_is_named_after_the_maps_that_it_adapts() -> None:
+def test_a_plan_is_named_after_the_layers_that_it_adapts() -> None:
     entries = [("ia3", "all"), ("bitfit", "mlp"), ("ia3", "attention"), ("ln_tuning", "all")]
     challengers = [ListedPlan(method=method, placement=where, rate=0.5) for method, where in entries]
     names = [arm.label for arm, _ in listed(LORA, *challengers, space=DEFAULT, budget=5000)]

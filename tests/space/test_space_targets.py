@@ -56,7 +56,7 @@ def test_a_placement_keeps_its_roles(method: str, placement: str, roles: set[str
     assert {target.role for target in select_targets(policy, context(), METHODS[method])} == roles
 
 
-# Name of a map -> role and widths in one layer; which of them "q and v" adapts, and what it is called.
+# Name of a layer -> role and widths in one layer; which of them "q and v" adapts, and what it is called.
 FUSED = {
     "gpt2": ({"c_attn": ("qkv", (8, 24)), "c_fc": ("up", (8, 32))}, {"c_attn"}, "qkv"),
     "deberta": (
@@ -80,11 +80,11 @@ FUSED = {
 }
 
 
-def of_layers(maps: Mapping[str, tuple[str, tuple[int, int]]], prefix: str = "h") -> list[Target]:
+def of_layers(layers: Mapping[str, tuple[str, tuple[int, int]]], prefix: str = "h") -> list[Target]:
     return [
         linear(f"{prefix}.{layer}.{name}", layer=layer, role=role, widths=widths)
         for layer in range(2)
-        for name, (role, widths) in maps.items()
+        for name, (role, widths) in layers.items()
     ]
 
 
@@ -101,9 +101,9 @@ def baselines_at(
 
 
 @pytest.mark.parametrize("architecture", FUSED)
-def test_where_a_layer_has_no_map_of_v_alone_its_fused_map_is_adapted_and_named(architecture: str) -> None:
-    maps, adapted, label = FUSED[architecture]
-    allocation, baselines = baselines_at(of_layers(maps))
+def test_where_no_layer_is_v_alone_the_fused_layer_is_adapted_and_named(architecture: str) -> None:
+    layers, adapted, label = FUSED[architecture]
+    allocation, baselines = baselines_at(of_layers(layers))
     named = "" if label is None else f"LoRA on {label}"
     assert set(baselines) == {"LoRA on all linear layers", named} - {""}
     policy = Policy(method="lora", placement="q+v", learning_rate=1e-3)
@@ -114,7 +114,7 @@ def test_where_a_layer_has_no_map_of_v_alone_its_fused_map_is_adapted_and_named(
 
 
 def test_layers_of_two_kinds_count_each_by_itself() -> None:
-    """A tower with fused maps beside one with maps of their own, numbered alike."""
+    """A tower with fused layers next to one with separate ones, numbered alike."""
     split = {role: (role, (8, 8)) for role in ("q", "k", "v")}
     found = [*of_layers({"qkv": ("qkv", (8, 24))}, "tower"), *of_layers(split, "text")]
     assert set(baselines_at(found)[1]) == {"LoRA on all linear layers", "LoRA on q and v and qkv"}

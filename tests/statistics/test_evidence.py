@@ -273,11 +273,7 @@ def test_one_number_per_run_gives_the_interval_of_a_paired_t_test_over_the_seeds
     assert (difference.n_examples, difference.n_seeds) == (1, 3)
 
 
-def test_scores_that_allow_no_interval_are_refused() -> None:
-    single, many = np.ones((1, 1)), np.ones((2, 9))
+def test_one_row_allows_no_interval() -> None:
+    single = np.ones((1, 1))
     with pytest.raises(SpecError, match="2 examples"):
         paired_difference(single, single, span=1.0)
-    with pytest.raises(SpecError, match="100 apart"):
-        paired_difference(100 * many, 0 * many, span=1.0)
-    with pytest.raises(SpecError, match="2 apart"):
-        mean_and_std_error([[0.0, 2.0, 1.0]], span=1.0)

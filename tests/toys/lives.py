@@ -7,19 +7,16 @@ from dataclasses import dataclass, field
 import torch
 from peft import PeftModel
 
-from autopeft.errors import SpecError
 from autopeft.model import load_weights, merge, save_weights
 from toys.architectures import train
 from toys.bases import state_of
-
-UNMERGEABLE = (NotImplementedError, AttributeError, TypeError, SpecError)
 
 
 @dataclass(kw_only=True)
 class Life:
     """All that was seen of a plan; logits have shape (B, …). Without training only the first three fields.
 
-    `is_left_alone` tells for each time that the base model was lent whether it came back bit-identical.
+    `is_left_alone` says for each use of the base model whether it was bit-identical afterwards.
     """
 
     plan: object
@@ -110,17 +107,9 @@ def live(base, spare, plan, *, batch, attach, names, folder):
     if len(names) == 1:  # several are merged folder by folder: see the tests of mixes
         model = PeftModel.from_pretrained(spare.module, folder)
         life.loaded_by_peft = logits(model, batch)
-        life.merged = merged_logits(model, batch)
+        life.merged = logits(merge(model), batch)
     else:
         with attach(spare, plan, seed=5) as model:
             load_weights(model, names, folder)
-            life.merged = merged_logits(model, batch)
+            life.merged = logits(merge(model), batch)
     return life
-
-
-def merged_logits(model, batch):
-    """None where the adapters cannot be merged."""
-    try:
-        return logits(merge(model), batch)
-    except UNMERGEABLE:
-        return None

@@ -26,15 +26,12 @@ def method_table() -> str:
     rows = []
     for name, method in discover("autopeft.methods").items():
         low, high = method.learning_rate_range
-        start = "yes" if method.identity_at_start else "no"
         rows.append(
             (
                 f"`{name}`",
                 method.label,
                 method.summary,
                 method.formula,
-                start,
-                "yes" if method.merges else "no",
                 ", ".join(method.servers({})) or "–",
                 f"{rate(low)} … {rate(high)}",
                 f"{method.step_time:.2f}",
@@ -45,8 +42,6 @@ def method_table() -> str:
         "method",
         "trains",
         "parameters per target module",
-        "identity at start",
-        "merges",
         "servers",
         "learning rates at 384",
         "step time",

@@ -99,10 +99,7 @@ def by_inner_pattern(values: Mapping[str, int]) -> tuple[int, dict[str, int]]:
     r"""`by_pattern` for fields that `peft` looks up with `re.match(rf".*\.{key}$", name)`.
 
     A key cannot match the whole name there: a look-behind matches the part before the first dot, and a name
-    without a dot can only have the default.
-
-    Raises:
-        SpecError: Names without a dot have different values.
+    without a dot can only have the default. Raises SpecError if such names have different values.
 
     Example:
         >>> by_inner_pattern({"h.0.q": 8, "h.1.q": 8, "h.0.v": 2})
@@ -141,12 +138,7 @@ def alphas_of(adapters: Iterable[Adapter]) -> tuple[float, dict[str, float]]:
 
 
 def doublings(limit: int) -> tuple[int, ...]:
-    """List 1, 2, 4, … up to a limit, for ranks that divide a width.
-
-    Example:
-        >>> doublings(12)
-        (1, 2, 4, 8)
-    """
+    """List 1, 2, 4, … up to a limit, for ranks that divide a width."""
     return tuple(2**power for power in range(max(1, limit).bit_length()))
 
 

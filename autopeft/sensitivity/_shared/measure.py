@@ -7,7 +7,6 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from autopeft.sensitivity._shared.gradients import ScoredModel, backward, holder
 from autopeft.sensitivity._shared.layout import split_in_half
 from autopeft.types import SEEN_ENOUGH, Sensitivity, Target, TargetScores
 
+Values = dict[tuple[str, str], float]  # by score and target module
 _FIRST_LOOK = 64  # examples after which even and odd batches are first compared; heuristic
 
 
@@ -33,11 +33,8 @@ def measure(
 
     The pass ends early once even and odd batches rank the target modules alike: if Spearman's rho of every
     score is at least `enough`, after 64 examples and whenever their number has doubled. The model is run in
-    eval mode; mode, hooks, gradients, flags and weights are left as found.
-
-    Raises:
-        DataError: A loss that is not finite.
-        SpecError: A score that is not finite, or one example that does not fit into memory.
+    eval mode; mode, hooks, gradients, flags and weights are left as found. Raises DataError for a loss that
+    is not finite, SpecError for such a score and for an example that does not fit into memory.
     """
     started = time.perf_counter()
     gpus = [device for device in devices_of(scored.model) if device.type == "cuda"]
@@ -52,7 +49,7 @@ def measure(
         finally:
             restore()
     names = [target.name for target in scored.targets]
-    results, notes = [], examples.notes
+    results, notes = [], []
     for score in scores:
         values = examples.means(score) if score.reads_examples else _without_examples(score, scored)
         if broken := next((name for name, value in values.items() if not math.isfinite(value)), None):
@@ -83,29 +80,18 @@ def measure(
 
 
 class _Pass:
-    """Sums of scores over the even and over the odd batches.
-
-    A batch goes through the model in smaller parts where memory runs out; a limit that one batch shows holds
-    for later batches.
-    """
+    """Sums of scores over the even and over the odd batches."""
 
     def __init__(self, scores: Sequence[Score], scored: ScoredModel) -> None:
         self.scores = scores
-        self.notes: list[str] = []
         self._scored = scored
-        self._max_examples: float = math.inf  # that fit into memory at once
         self._sums = defaultdict[tuple[str, str], float](float), defaultdict[tuple[str, str], float](float)
         self._counts = [0, 0]  # examples
-        self._reached: set[str] = set()
+        self.reached: set[str] = set()  # names of the target modules that had a gradient
 
     @property
     def n_examples(self) -> int:
         return sum(self._counts)
-
-    @property
-    def reached(self) -> set[str]:
-        """Names of the target modules that had a gradient."""
-        return self._reached & {target.name for target in self._scored.targets}
 
     def run(self, batches: Iterable[Batch], *, enough: float) -> None:
         next_look = _FIRST_LOOK
@@ -134,28 +120,33 @@ class _Pass:
         return [{key[1]: half.get(key, 0.0) for key in keys} for half in self._sums]
 
     def _add_batch(self, batch: Batch, index: int) -> None:
-        waiting = [batch]
-        while waiting:
-            part = waiting.pop()
-            if self._is_too_large(part):
-                waiting += reversed(split_in_half(part))
-                continue
-            self._scored.interrupt()
-            values = self._values_of(part, index)
-            if values is None:
-                waiting.append(part)  # memory ran out, and the limits are lower now
-                continue
+        for values in self._parts_of(batch, index):
             for key, value in values.items():
-                self._sums[index % 2][key] += float(value)
+                self._sums[index % 2][key] += value
         self._counts[index % 2] += len(batch["labels"])
 
-    def _is_too_large(self, part: Batch) -> bool:
-        n_examples, tokens, max_tokens = len(part["labels"]), part.get("input_ids"), self._scored.max_tokens
-        has_too_many_tokens = tokens is not None and max_tokens is not None and tokens.numel() > max_tokens
-        return n_examples > self._max_examples or (n_examples > 1 and has_too_many_tokens)
+    def _parts_of(self, batch: Batch, index: int) -> Iterator[Values]:
+        """Yield (score, target module) -> value of a batch, or of its halves if it is too large."""
+        tokens, max_tokens = batch.get("input_ids"), self._scored.max_tokens
+        is_single = len(batch["labels"]) == 1
+        is_large = tokens is not None and max_tokens is not None and tokens.numel() > max_tokens
+        if not is_large or is_single:
+            try:
+                yield self._values_of(batch, index)
+                return
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if is_single:
+                    raise SpecError(
+                        f"One example does not fit into memory ({reason_of(error)}); lower --max-length, or "
+                        "use a smaller base model."
+                    ) from error
+            release_memory(batch["labels"].device)  # after the handler, whose error holds on to the tensors
+        for half in split_in_half(batch):
+            yield from self._parts_of(half, index)
 
-    def _values_of(self, part: Batch, index: int) -> dict[tuple[str, str], Tensor] | None:
-        """Compute (score, target module) -> value; None if memory ran out."""
+    def _values_of(self, batch: Batch, index: int) -> Values:
         values: dict[tuple[str, str], Tensor] = {}
         reached: set[str] = set()
 
@@ -166,40 +157,15 @@ class _Pass:
                 if value is not None:
                     values[score.name, target.name] = value
 
-        try:
-            loss = backward(self._scored, part, receive)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            self._lower_limits(len(part["labels"]), error)
-        else:
-            if not math.isfinite(loss):
-                raise DataError(
-                    f"The loss of batch {index + 1} ({len(part['labels'])} examples) is {loss}; it should be "
-                    f"finite. {_advice_on_loss(self._scored.model)}"
-                )
-            self._reached |= reached
-            return values
-        values.clear()
-        release_memory(part["labels"].device)  # after the handler, whose error holds on to the tensors
-        return None
-
-    def _lower_limits(self, n_examples: int, error: RuntimeError | MemoryError) -> None:
-        """Halve the examples at once; for a single one, leave out experts in one parameter."""
-        without_experts = tuple(target for target in self._scored.targets if target.kind != "parameter")
-        if n_examples > 1:
-            self._max_examples = (n_examples + 1) // 2
-            self.notes.append(
-                f"Memory ran out at {n_examples} examples at once; continued with {self._max_examples}."
+        self._scored.interrupt()
+        loss = backward(self._scored, batch, receive)
+        if not math.isfinite(loss):
+            raise DataError(
+                f"The loss of batch {index + 1} ({len(batch['labels'])} examples) is {loss}; it should be "
+                "finite. Check the texts and labels of that batch, and the weights of the base model."
             )
-        elif len(without_experts) < len(self._scored.targets):
-            self._scored = replace(self._scored, targets=without_experts)
-            self.notes.append("Memory ran out at one example; experts in one parameter score 0.")
-        else:
-            raise SpecError(
-                f"One example does not fit into memory ({reason_of(error)}); lower --max-length, or use a "
-                "smaller base model."
-            ) from error
+        self.reached |= reached
+        return {key: float(value) for key, value in values.items()}
 
 
 def _at_least_two(batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -219,10 +185,3 @@ def _without_examples(score: Score, scored: ScoredModel) -> dict[str, float]:
         for target in scored.targets
     }
     return {name: float(value) for name, value in values.items() if value is not None}
-
-
-def _advice_on_loss(model: nn.Module) -> str:
-    for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            return f"{name} of the base model is not finite; download the weights again."
-    return "Check the texts and labels of that batch; the weights are finite."
