@@ -247,6 +247,9 @@ def analyze(
         "checkpointing": None,
         "metric": "The metric of the plan; required to allow a function of your own to run.",
         "quantize": "4bit, 8bit or none, instead of what the plan says.",
+        "epochs": "Epochs instead of the plan's length, such as 3 after a short search.",
+        "max_steps": "Steps instead of the plan's length.",
+        "report_to": "Experiment trackers to log the training to, separated by commas.",
         "out": None,
     }
 )
@@ -271,12 +274,8 @@ def train(
         values = {name: attrgetter(name)(spec) for name in explicit}
         out = values.get("output.out")
         execution = ("device", "dtype", "attention", "memory_bytes", "micro_batch_tokens", "checkpointing")
-        overridden = (
-            "model.id",
-            "data.source",
-            "model.quantize",
-            *(f"execution.{name}" for name in execution),
-        )
+        of_plan = ("model.id", "data.source", "model.quantize", "task.epochs", "task.max_steps")
+        overridden = (*of_plan, "output.report_to", *(f"execution.{name}" for name in execution))
         trained = commands.train_plan(
             plan,
             out=None if out is None else Path(out),
