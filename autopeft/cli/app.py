@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import sys
@@ -86,6 +87,7 @@ def search_command(
     config: opt.Config = None,
     assignments: opt.Assignments = None,
     dry_run: opt.DryRun = False,
+    yes: opt.Yes = False,
     as_json: opt.Json = False,
     verbose: opt.Verbose = False,
     quiet: opt.Quiet = False,
@@ -101,7 +103,7 @@ def search_command(
             print(f"Loading {'the run' if resume else named} …", file=sys.stderr, flush=True)
         with heavy_imports():
             from autopeft import commands
-            from autopeft.cli.results import preview_text
+            from autopeft.cli.results import confirm_long_search, preview_text
             from autopeft.report.progress import progress_display
 
         if dry_run:
@@ -115,6 +117,7 @@ def search_command(
                 resume=resume,
                 progress=progress,
                 interrupt=interrupt,
+                confirm=functools.partial(confirm_long_search, yes=yes),
                 started=started,
             )
         _print_run(result, path, as_json=as_json)
@@ -244,6 +247,9 @@ def analyze(
         "checkpointing": None,
         "metric": "The metric of the plan; required to allow a function of your own to run.",
         "quantize": "4bit, 8bit or none, instead of what the plan says.",
+        "epochs": "Epochs instead of the plan's length, such as 3 after a short search.",
+        "max_steps": "Steps instead of the plan's length.",
+        "report_to": "Experiment trackers to log the training to, separated by commas.",
         "out": None,
     }
 )
@@ -268,12 +274,8 @@ def train(
         values = {name: attrgetter(name)(spec) for name in explicit}
         out = values.get("output.out")
         execution = ("device", "dtype", "attention", "memory_bytes", "micro_batch_tokens", "checkpointing")
-        overridden = (
-            "model.id",
-            "data.source",
-            "model.quantize",
-            *(f"execution.{name}" for name in execution),
-        )
+        of_plan = ("model.id", "data.source", "model.quantize", "task.epochs", "task.max_steps")
+        overridden = (*of_plan, "output.report_to", *(f"execution.{name}" for name in execution))
         trained = commands.train_plan(
             plan,
             out=None if out is None else Path(out),

@@ -9,7 +9,10 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from autopeft.cli.printing import blocks_text, columns, lines_of, table
+from autopeft.errors import SpecError
 from autopeft.report import answer_of, enough_examples, full_rows, name_of
 from autopeft.report.formatting import (
     NOTHING,
@@ -28,6 +31,7 @@ from autopeft.types import counted, in_words_of, listed, quoted, resume_command,
 
 if TYPE_CHECKING:
     from autopeft.commands import Analysis, Preview, Reply
+    from autopeft.commands.forecast import SearchTime
     from autopeft.report.table_rows import FullRow
     from autopeft.types import FullRun, SearchResult
 
@@ -214,21 +218,30 @@ def _work(preview: Preview) -> Iterator[tuple[str, str]]:
 
 
 def _costs(preview: Preview) -> Iterator[tuple[str, str]]:
-    """Write the rows on time, memory and price."""
+    """Write the rows on time, price and memory."""
     forecast = preview.forecast
     if forecast is None:
         yield "time", "unknown: the baseline could not be trained for a few steps"
         return
-    seconds, price = forecast.seconds, forecast.price
-    low, expected, high = map(duration, (seconds.low, seconds.expected, seconds.high))
-    span = f"{expected} ({low} to {high})"
-    if seconds.low == seconds.high:
-        span = f"{expected}, since limits shorten the search, but never the full runs"
-    yield "time", f"{span}; R is {duration(forecast.full_run_seconds)}"
-    if price is not None:
-        yield "price", f"{price.expected:,.2f} ({price.low:,.2f} to {price.high:,.2f})"
+    yield "time", str(forecast)
     yield (
         "memory",
         f"{memory(forecast.peak_bytes)} for a training step with {forecast.dearest}, which takes the most, "
         "weights included",
     )
+
+
+def confirm_long_search(time: SearchTime, *, yes: bool) -> None:
+    """Ask whether to start a search of more than 8 hours; raise SpecError if the answer is not yes.
+
+    Where nobody can answer, `--yes` is the answer.
+    """
+    if yes or not time.is_long:
+        return
+    hours = duration(time.seconds.expected)
+    is_terminal = sys.stdin.isatty() and sys.stderr.isatty()
+    if not (is_terminal and typer.confirm(f"Start a search of about {hours}?", err=True)):
+        raise SpecError(
+            f"The search would take about {hours}. Pass --yes to start it. Or search with --max-steps "
+            f"{time.fitting_steps}, and train the result in full: `autopeft train --plan RUN --epochs N`."
+        )

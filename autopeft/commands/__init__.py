@@ -1,6 +1,6 @@
 """One file for each thing that a user asks for, readable from top to bottom.
 
-Of these files, only count and suggest import another one, estimate.
+Of these files, only count and suggest import another one, estimate, and preview and search forecast.
 """
 
 from __future__ import annotations

@@ -5,33 +5,31 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from itertools import chain
+from dataclasses import dataclass
 
 from autopeft import space, statistics
+from autopeft.commands.forecast import (
+    PROBE_RATE,
+    SearchTime,
+    further_steps,
+    planned_runs,
+    problem_of,
+    search_time,
+)
 from autopeft.engine import SearchProblem
-from autopeft.errors import TrainingError
-from autopeft.finished.refit import refit_cost
 from autopeft.setup.build import Prepared
 from autopeft.setup.look import NAMED, InMemory
 from autopeft.setup.opening import open_run
 from autopeft.setup.resources import memory_needed
 from autopeft.setup.search_facts import setting_of
-from autopeft.setup.search_problem import head_factors, search_problem
 from autopeft.space import Policy
 from autopeft.store import RunDir
-from autopeft.train import Pace, kept_bytes, pace_of
-from autopeft.types import Fidelity, RunSpec, SearchFacts
+from autopeft.train import kept_bytes
+from autopeft.types import RunSpec, SearchFacts
 
 # Share of the confirm rows that two good plans answer differently: 0.02 if accuracy is 98 %, 0.1 at 78 %.
 _DISAGREEMENTS = (0.02, 0.1)
-_PROBE_RATE = 1e-5  # so low that no run diverges
-_PASS_SHARE = 0.05  # of a full run, what the sensitivity pass takes at most
 _TRAINED_BYTES = 16  # of a trained parameter: itself, its gradient, and AdamW's two moments in float32
-_USUAL_REPORT_SECONDS = 5.0  # for weights, exports and the report; heuristic
-# The time of a search as shares of what its plan takes at the pace of LoRA: other methods are slower.
-# Heuristic.
-_LOW, _EXPECTED, _HIGH = 0.9, 1.1, 1.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,29 +61,15 @@ class Preview:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Span:
-    """An estimate."""
+class Forecast(SearchTime):
+    """What a search takes: its time, and memory.
 
-    low: float
-    expected: float
-    high: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Forecast:
-    """What a search takes.
-
-    `full_run_seconds` is R, one full run of the baseline with its evaluation. `seconds` are those of the
-    whole command. `peak_bytes` is what a training step of the longest rows takes, weights included, with the
-    method `dearest`: of all methods that spend the whole budget it takes most. `price` is in the currency of
-    `--gpu-price`; None without it.
+    `peak_bytes` is what a training step of the longest rows takes, weights included, with the method
+    `dearest`: of all methods that spend the whole budget it takes most.
     """
 
-    full_run_seconds: float
-    seconds: Span
     peak_bytes: int
     dearest: str
-    price: Span | None = None
 
 
 def preview(
@@ -105,13 +89,7 @@ def preview(
         RunDir.check(spec.output.out)
     with open_run(spec, explicit=explicit, resume=resume, out=None, memory=memory) as opened:
         prepared = opened.prepared
-        problem = search_problem(
-            prepared,
-            opened.feasible,
-            opened.context,
-            user_plan=opened.user_plan,
-            head_factors=head_factors(prepared),
-        )
+        problem = problem_of(opened)
         forecast = _forecast(prepared, problem, so_far=time.monotonic() - started)
     lengths = problem.lengths
     low, high = (statistics.least_difference(lengths.n_confirm, disagreement=d) for d in _DISAGREEMENTS)
@@ -137,57 +115,19 @@ def _most_cost(prepared: Prepared, problem: SearchProblem) -> float:
     """Return the most that a search costs, in R; a limit never shortens the full runs of the baseline."""
     lengths = problem.lengths
     planned = math.fsum(map(lengths.cost, planned_runs(problem)))
-    planned += _further_steps(prepared, problem) * lengths.step_cost
+    planned += further_steps(prepared, problem) * lengths.step_cost
     least = len(problem.seeds) * (lengths.cost(lengths.full(seed=0)) + lengths.cost(lengths.test(seed=0)))
     return min(planned, max(prepared.spec.search.max_cost or math.inf, least))
 
 
-def _further_steps(prepared: Prepared, problem: SearchProblem) -> float:
-    """Return the steps of the refit, less those that full runs do not repeat."""
-    return refit_cost(prepared) * problem.lengths.full_steps - repeated_steps(problem)
-
-
 def _forecast(prepared: Prepared, problem: SearchProblem, *, so_far: float) -> Forecast | None:
-    """Time a few steps of the baseline, and estimate what a search takes at this pace.
-
-    Loading took the seconds `so_far`. The answer is None if the baseline cannot be trained.
-    """
-    baseline = space.plan_of(space.default_lora(problem.space, problem.context), problem.context)
-    try:
-        pace = pace_of(prepared.bench, replace(baseline, learning_rate=_PROBE_RATE))
-    except TrainingError:
+    """Predict time and memory; None if the baseline cannot be trained."""
+    time = search_time(prepared, problem, so_far=so_far)
+    if time is None:
         return None
-    search, hourly = prepared.spec.search, prepared.spec.execution.gpu_price
-    full_run = _seconds(problem.lengths.full(seed=0), pace)
-    most = math.fsum(_seconds(fidelity, pace) for fidelity in planned_runs(problem))
-    most += _PASS_SHARE * full_run + _further_steps(prepared, problem) * pace.step_seconds
-    overhead = so_far + _USUAL_REPORT_SECONDS
-    least = overhead + len(problem.seeds) * full_run  # limits never shorten these runs
-    limit = min(search.max_time_seconds or math.inf, (search.max_cost or math.inf) * full_run)
-    low, expected, high = (
-        min(max(limit, least), overhead + share * most) for share in (_LOW, _EXPECTED, _HIGH)
-    )
-    price = None
-    if hourly is not None:
-        price = Span(low=hourly * low / 3600, expected=hourly * expected / 3600, high=hourly * high / 3600)
     peaks = _peak_bytes(prepared, problem)
     dearest = max(peaks, key=lambda name: peaks[name])
-    return Forecast(
-        full_run_seconds=full_run,
-        seconds=Span(low=low, expected=expected, high=high),
-        peak_bytes=peaks[dearest],
-        dearest=dearest,
-        price=price,
-    )
-
-
-def _seconds(fidelity: Fidelity, pace: Pace) -> float:
-    steps = 0 if fidelity.split == "test" else fidelity.train_steps
-    example = pace.example_seconds
-    if fidelity.split == "search":  # short runs make no texts, which may take most of an evaluation
-        rows = fidelity.train_examples / fidelity.train_steps
-        example = min(example, pace.step_seconds / rows)
-    return steps * pace.step_seconds + fidelity.eval_examples * example + pace.run_seconds
+    return Forecast(**vars(time), peak_bytes=peaks[dearest], dearest=dearest)
 
 
 def _peak_bytes(prepared: Prepared, problem: SearchProblem) -> Mapping[str, int]:
@@ -205,7 +145,7 @@ def _peak_bytes(prepared: Prepared, problem: SearchProblem) -> Mapping[str, int]
     with memory_needed("a training step on the longest rows", prepared.spec):
         for name, part in dict(pair for arm in feasible.arms for pair in feasible.parts(arm)).items():
             placement = "all" if "all" in part.placement else part.placement[0]
-            policy = Policy(method=name, placement=placement, learning_rate=_PROBE_RATE)
+            policy = Policy(method=name, placement=placement, learning_rate=PROBE_RATE)
             plan = space.plan_of(policy, problem.context)
             tokens = bench.compute.of(plan).micro_batch_tokens
             n_rows = bench.batch_size if tokens is None else max(1, tokens // n_tokens)
@@ -214,16 +154,3 @@ def _peak_bytes(prepared: Prepared, problem: SearchProblem) -> Mapping[str, int]
             kept = kept_bytes(bench, plan, rows)
             peaks[name] = prepared.base.weight_bytes + kept + _TRAINED_BYTES * trained
     return peaks
-
-
-def planned_runs(problem: SearchProblem) -> list[Fidelity]:
-    """List the runs of a search, as if no limit stops it."""
-    return list(chain.from_iterable(problem.planned.values()))
-
-
-def repeated_steps(problem: SearchProblem) -> int:
-    """Count the steps of planned full runs that short runs, which have the first seed alone, have done."""
-    from_scratch = len(problem.head_factors) - 1 + (problem.is_thorough and problem.has_head)
-    n_continued = problem.planned["full runs"].count(problem.full) - from_scratch
-    n_begun = min(problem.n_trials, n_continued) + len(problem.sizes)
-    return n_begun * problem.lengths.kept_steps

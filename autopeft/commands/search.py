@@ -18,6 +18,7 @@ import optuna
 import torch
 
 from autopeft import engine, report, statistics
+from autopeft.commands.forecast import SearchTime, problem_of, search_time
 from autopeft.engine import Driver, SearchProblem
 from autopeft.errors import AutopeftError, SpecError, first_line_of
 from autopeft.executors import EXECUTORS
@@ -35,13 +36,14 @@ from autopeft.setup.opening import open_run
 from autopeft.setup.resuming import begin
 from autopeft.setup.scoring import logged_scores
 from autopeft.setup.search_facts import environment, setting_of
-from autopeft.setup.search_problem import head_factors, rate_ranges, score_names, search_problem
+from autopeft.setup.search_problem import rate_ranges, score_names
 from autopeft.setup.workers import start_workers
 from autopeft.store import RunDir, claimed_folder
 from autopeft.store.state import logged_measurements, record, with_scores
 from autopeft.store.study_file import study_file
 from autopeft.train import watched
 from autopeft.types import (
+    Cost,
     Outcome,
     OwnEvaluation,
     Plan,
@@ -65,6 +67,7 @@ def run_search(
     progress: Lines,
     memory: InMemory = NAMED,
     interrupt: Callable[[], None] = lambda: None,
+    confirm: Callable[[SearchTime], None] = lambda time: None,
     started: float | None = None,
 ) -> tuple[SearchResult, Path]:
     """Search and write the run directory; returns the result and the directory's path.
@@ -77,6 +80,7 @@ def run_search(
         memory: Model and data that are objects; the caller wraps the model in `model.restoring`.
         interrupt: Called before each measurement and training step; what it raises stops the run, which can
             be resumed then.
+        confirm: Called with the predicted time before a new search begins; what it raises keeps it from that.
         started: When the command began, in seconds of `time.monotonic`, so that its imports count too; None
             is now.
     """
@@ -92,22 +96,18 @@ def run_search(
             spec, explicit=explicit, resume=resume, out=out, memory=memory, interrupt=interrupt
         ) as opened,
     ):
-        run, prepared = RunDir(out), opened.prepared  # locked by `open_run`
-        spec = prepared.spec
-        state = begin(run, prepared, requested=opened.requested, user_plan=opened.user_plan)
-        prepared = replace(prepared, decisions=state.decisions)
+        run = RunDir(out)  # locked by `open_run`
+        if not resume and (predicted := search_time(opened.prepared, problem_of(opened), so_far=clock())):
+            progress.note(f"time    {predicted}")
+            confirm(predicted)
+        spec = opened.prepared.spec
+        state = begin(run, opened.prepared, requested=opened.requested, user_plan=opened.user_plan)
+        prepared = replace(opened.prepared, decisions=state.decisions)
         run.write_spec(spec)
         load_seconds = clock()
         progress.phase("sensitivity", 0)
         state = with_scores(run, state, lambda: logged_scores(prepared, score_names(spec), clock=clock))
-        problem = search_problem(
-            prepared,
-            opened.feasible,
-            opened.context,
-            state.scores or (),
-            user_plan=opened.user_plan,
-            head_factors=head_factors(prepared),
-        )
+        problem = problem_of(opened, state.scores or ())
         so_far = SearchSoFar(
             spec=spec,
             setting=setting_of(prepared, rate_ranges(problem)),
@@ -117,30 +117,48 @@ def run_search(
         )
         with live_page(run, so_far, progress) as page:
             outcome = _outcome(run, prepared, problem, page=page, interrupt=interrupt, clock=clock)
-            result = SearchResult(
-                spec=spec,
-                setting=so_far.setting,
-                targets=so_far.targets,
-                scores=so_far.scores,
-                cost=search_cost(
-                    outcome,
-                    paid=run.measurements.load_repeated(),
-                    scoring_seconds=state.scoring_seconds,
-                    load_seconds=load_seconds,
-                ),
-                environment=so_far.environment,
-                **vars(outcome),
+            cost = search_cost(
+                outcome,
+                paid=run.measurements.load_repeated(),
+                scoring_seconds=state.scoring_seconds,
+                load_seconds=load_seconds,
             )
+            result = _result(so_far, outcome, cost)
             _write(run, prepared, result)
-        result = _refitted(run, prepared, problem, result, clock=clock, progress=progress)
-        if result.refit is not None:
-            _write(run, prepared, result)
-        if spec.search.evaluate is not None:  # the answer is on the disk, whatever the function does
-            progress.phase(f"calling {spec.search.evaluate}", 0)
-            result = replace(result, evaluation=_evaluated(run, prepared, result))
-            _write(run, prepared, result)
-        log_plans(run, result)
-        return result, run.path
+        return _completed(run, prepared, problem, result, clock=clock, progress=progress), run.path
+
+
+def _result(so_far: SearchSoFar, outcome: Outcome, cost: Cost) -> SearchResult:
+    return SearchResult(
+        spec=so_far.spec,
+        setting=so_far.setting,
+        targets=so_far.targets,
+        scores=so_far.scores,
+        cost=cost,
+        environment=so_far.environment,
+        **vars(outcome),
+    )
+
+
+def _completed(
+    run: RunDir,
+    prepared: Prepared,
+    problem: SearchProblem,
+    result: SearchResult,
+    *,
+    clock: Callable[[], float],
+    progress: Lines,
+) -> SearchResult:
+    """Add what follows the verdict: the refit, the user's evaluation and the trackers."""
+    result = _refitted(run, prepared, problem, result, clock=clock, progress=progress)
+    if result.refit is not None:
+        _write(run, prepared, result)
+    if (function := prepared.spec.search.evaluate) is not None:  # the answer is on the disk, whatever it does
+        progress.phase(f"calling {function}", 0)
+        result = replace(result, evaluation=_evaluated(run, prepared, result))
+        _write(run, prepared, result)
+    log_plans(run, result)
+    return result
 
 
 def _outcome(

@@ -19,6 +19,7 @@ from autopeft.exports import write_loading_files
 from autopeft.finished.training_notes import base_facts, plan_document, training_json
 from autopeft.plugins import is_own_metric, own_function
 from autopeft.report.formatting import duration
+from autopeft.report.trackers import check_trackers, logged_curve
 from autopeft.report.write_card import TRAINED, write_trained_card
 from autopeft.setup.build import Prepared, prepare, with_all_rows
 from autopeft.setup.resuming import loaded_facts
@@ -43,6 +44,7 @@ from autopeft.train import SCHEDULE, Bench, kept_step
 from autopeft.types import (
     Fidelity,
     Measurement,
+    Plan,
     PlanDocument,
     RunSpec,
     SearchSpec,
@@ -51,7 +53,9 @@ from autopeft.types import (
     to_json,
 )
 
+CURVE = "curve.jsonl"  # next to the weights: loss, learning rate, gradient norm and speed every ten steps
 _SECONDS = 10.0  # between two log lines about the steps; heuristic
+_LENGTHS = frozenset({"task.epochs", "task.max_steps"})
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +93,8 @@ def train_plan(
         out: Folder for the adapter; must be empty or absent. None is `reports/adapter-<plan>-<seed>`.
         seed: None uses the plan's seed.
         overrides: Values instead of the plan's: of `model.id`, `model.quantize`, `data.source` (it must have
-            the columns that the plan names), and of `execution`. None is no value.
+            the columns that the plan names), `task.epochs` or `task.max_steps`, of `execution`, and of
+            `output.report_to`. None is no value.
         resume: Continue a training that was stopped; plan, seed, model and data must be the same.
         all_rows: Train on the rows of search and confirm too, for as many epochs as the plan says.
 
@@ -114,29 +119,28 @@ def train_plan(
         eval_examples=1 if all_rows else prepared.n_evaluated("confirm"),
         seed=seed,
     )
-    facts = {  # all that the bits of the adapter depend on
-        **loaded_facts(prepared),
-        "plan": document.plan.digest,
-        "seed": seed,
-        "steps": fidelity.train_steps,
-        "train rows": len(prepared.data.train.labels),
-        "batch size": prepared.bench.batch_size,
-        "number format": prepared.spec.execution.dtype,
-        "quantization": prepared.spec.model.quantize,
-    }
-    with (
-        _kept(unfinished, facts, resume=resume) as state,
-        train.watched(_Steps().add),
-        fresh_folder(target) as fresh,
-    ):
-        bench = replace(prepared.bench, keep_weights=lambda *_: fresh, under_way=lambda *_: state)
-        measurement = bench.measure(document.plan, fidelity)
+    facts = _facts(prepared, document.plan, fidelity)
+    with _kept(unfinished, facts, resume=resume) as state, fresh_folder(target) as fresh:
+        curve = unfinished / CURVE
+        bench = replace(
+            prepared.bench,
+            keep_weights=lambda *_: fresh,
+            under_way=lambda *_: state,
+            curve=lambda *_: curve,
+        )
+        with (
+            logged_curve(prepared.spec, curve, target) as log_new_points,
+            train.watched(_Steps(log_new_points).add),
+        ):
+            measurement = bench.measure(document.plan, fidelity)
         if measurement.status is not Status.COMPLETE:
             if not measurement.status.is_of_machine:
                 shutil.rmtree(unfinished, ignore_errors=True)  # it would fail in the same way again
             raise TrainingError(f"Training plan {document.plan.digest} failed: {measurement.reason}.")
         if all_rows:
             measurement = _tested(measurement, bench, n_test=prepared.n_evaluated("test"))
+        if curve.exists():  # a plan without parameters trains nothing
+            shutil.copyfile(curve, fresh / CURVE)
         _write_files(fresh, prepared, measurement, at=f"./{target.name}")
     return Trained(
         measurement=measurement,
@@ -144,6 +148,20 @@ def train_plan(
         is_share=prepared.task.is_share,
         folder=target,
     )
+
+
+def _facts(prepared: Prepared, plan: Plan, fidelity: Fidelity) -> dict[str, Any]:
+    """Return all that the bits of the adapter depend on."""
+    return {
+        **loaded_facts(prepared),
+        "plan": plan.digest,
+        "seed": fidelity.seed,
+        "steps": fidelity.train_steps,
+        "train rows": len(prepared.data.train.labels),
+        "batch size": prepared.bench.batch_size,
+        "number format": prepared.spec.execution.dtype,
+        "quantization": prepared.spec.model.quantize,
+    }
 
 
 def _prepare(
@@ -155,12 +173,14 @@ def _prepare(
     if document.schedule != SCHEDULE:
         log.warning("The training does not follow the schedule in %s, but its own: %s.", path, SCHEDULE)
     spec = spec_of_plan(document, overridden)
+    check_trackers(spec)
     if is_own_metric(spec.task.metric):
         own_function(str(spec.task.metric))  # raises for a bad one before the model is loaded
     prepared = prepare(spec)
-    head_rate = document.head_learning_rate
-    bench = replace(prepared.bench, head_learning_rate=head_rate and head_rate / document.plan.head_factor)
-    prepared = replace(prepared, bench=bench)
+    if (head_rate := document.head_learning_rate) and not _LENGTHS & overridden.keys():
+        # For another length it is derived again, since it depends on the epochs.
+        bench = replace(prepared.bench, head_learning_rate=head_rate / document.plan.head_factor)
+        prepared = replace(prepared, bench=bench)
     prepared = with_all_rows(prepared) if all_rows else prepared
     check_plan(document.plan, prepared.base, prepared.methods)
     if note := other_base_note(document, prepared.base):
@@ -211,12 +231,16 @@ def spec_of_plan(document: PlanDocument, overridden: Mapping[str, object] | None
     data = document.data
     if checked.data.source is not None:
         data = data.model_copy(update={"source": whole_path(checked.data.source)})
+    task = document.task.model_copy(update={"metric": checked.task.metric or document.task.metric})
+    if _LENGTHS & flags.keys():
+        task = task.model_copy(update={"epochs": checked.task.epochs, "max_steps": checked.task.max_steps})
     return RunSpec(
         model=base.model_copy(update={"id": base_id, "quantize": checked.model.quantize}),
         execution=checked.execution,
         data=data,
-        task=document.task.model_copy(update={"metric": checked.task.metric or document.task.metric}),
+        task=task,
         search=SearchSpec(seed=document.seed),
+        output=checked.output,
     )
 
 
@@ -277,10 +301,12 @@ def _kept(folder: Path, facts: Mapping[str, Any], *, resume: bool) -> Iterator[P
 
 
 class _Steps:
-    """Logs the step, the loss and the time left of a training, every ten seconds or so."""
+    """Logs the step, the loss and the time left of a training every ten seconds or so, and calls `then`."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(
+        self, then: Callable[[], None] = lambda: None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._then, self._clock = then, clock
         self._started, self._first_step, self._last_step, self._last_logged = 0.0, 0, 0, 0.0
 
     def add(self, step: int, n_steps: int, loss: Callable[[], float]) -> None:
@@ -293,3 +319,4 @@ class _Steps:
             self._last_logged = now
             left = (now - self._started) / (step - self._first_step) * (n_steps - step)
             log.info("step %s of %s: loss %.4f, %s left", f"{step:,}", f"{n_steps:,}", loss(), duration(left))
+            self._then()

@@ -29,6 +29,9 @@ class Progress(Protocol):
     def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
         """A measurement has ended."""
 
+    def waiting(self) -> None:
+        """Runs are under way in other processes; called twice a second."""
+
 
 def drive(steps: Steps[Outcome], measure: Callable[[Batch], list[Measurement] | None]) -> Outcome | Batch:
     """Send a search what it asks for, and return its outcome, or the first batch that has no answer."""
@@ -60,6 +63,7 @@ class Driver:
     max_cost: float = math.inf  # in R
     measured: dict[Key, Measurement] = field(default_factory=dict)  # in the order of the requests
     proposals: list[Proposal] = field(default_factory=list)  # the trials of the study
+    requested: Sequence[Request] = ()  # the latest runs that the search asked for
     _phase: str = ""
     _n_begun: int = 0  # runs of the phase
 
@@ -78,6 +82,7 @@ class Driver:
             log.warning("%s", batch.warning)
             return []
         self.proposals += batch.proposals
+        self.requested = batch.requests
         ahead = self._begin(batch)
         waiting = deque({each.key: each for each in batch.requests if each.key not in self.measured}.values())
         pending: dict[Key, Future[Measurement]] = {}
@@ -100,6 +105,7 @@ class Driver:
             take_finished()  # an executor that runs at submit has finished: a signal may come before the next
         while waiting:  # in slices, since Windows notices Ctrl-C only between them
             wait(pending.values(), timeout=_SLICE_SECONDS, return_when=FIRST_COMPLETED)
+            self.progress.waiting()
             take_finished()
         return [self.measured[request.key] for request in batch.requests]
 

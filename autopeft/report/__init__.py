@@ -3,16 +3,18 @@
 All functions but the two that write are pure. `templates/` has the layout.
 
 Inside the folder each file imports only from those before it: schema, formatting, plan_names → table_rows,
-layer_maps, charts → answer, result_files → card → page.
+layer_maps, charts, curves → answer, result_files → card → page.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from autopeft.report.answer import answer_of
 from autopeft.report.card import BEST_WEIGHTS, CardFacts, hub_id, model_card, trained_card
+from autopeft.report.curves import LossCurve
 from autopeft.report.layer_maps import enough_examples
 from autopeft.report.page import (
     page_html,
@@ -41,7 +43,9 @@ def write(result: SearchResult, out: Path, *, words: PartWords) -> None:
     write_text(out / "result.json", answer + "\n")
 
 
-def write_so_far(search: SearchSoFar, out: Path, *, words: PartWords, status: str) -> None:
-    """Write the page and the trials of an unfinished search; `status` is that of its `RunPage`."""
+def write_so_far(
+    search: SearchSoFar, out: Path, *, words: PartWords, status: str, curves: Sequence[LossCurve] = ()
+) -> None:
+    """Write the page and the trials of an unfinished search; `status` and `curves` are of its `RunPage`."""
     write_text(out / "trials.csv", trials_csv(search))
-    write_text(out / "report.html", page_html(page_of(search, words, status)))
+    write_text(out / "report.html", page_html(page_of(search, words, status, curves)))

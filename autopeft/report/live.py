@@ -12,8 +12,10 @@ from datetime import datetime
 from autopeft import report
 from autopeft.engine import Driver
 from autopeft.errors import RunDirError, TrainingError, WorkerLostError, reason_of
+from autopeft.report.curves import LossCurve, read_points
 from autopeft.report.formatting import duration
 from autopeft.report.part_words import part_words
+from autopeft.report.plan_names import name_of
 from autopeft.report.progress import Lines
 from autopeft.store import RunDir
 from autopeft.types import Measurement, SearchSoFar, resume_command
@@ -60,9 +62,13 @@ class LivePage:
         self._write_in_time()
 
     def step(self, step: int, n_steps: int, _loss: Callable[[], float]) -> None:
-        """Show a training step of this process; workers do not report their steps."""
+        """Show a training step of this process."""
         self._step = f", step {step:,} of {n_steps:,}"
         self._display.step(step, n_steps)
+        self._write_in_time()
+
+    def waiting(self) -> None:
+        """Show how far the full runs of other processes are."""
         self._write_in_time()
 
     def _write_in_time(self) -> None:
@@ -82,7 +88,21 @@ class LivePage:
             return
         measured = tuple(self._driver.measured.values())
         search = replace(self._so_far, proposals=tuple(self._driver.proposals), measurements=measured)
-        report.write_so_far(search, self._run.path, words=self._words, status=status)
+        report.write_so_far(
+            search, self._run.path, words=self._words, status=status, curves=self._curves(self._driver)
+        )
+
+    def _curves(self, driver: Driver) -> list[LossCurve]:
+        """Read the losses of the latest full runs."""
+        return [
+            LossCurve(
+                words=name_of(plan, self._so_far, self._words.labels),
+                n_steps=fidelity.train_steps,
+                points=read_points(self._run.curve(plan, fidelity)),
+            )
+            for plan, fidelity, _ in driver.requested
+            if fidelity.split == "confirm"
+        ]
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
 from autopeft.report.answer import Answer, answer_of
 from autopeft.report.card import python_lines
 from autopeft.report.charts import TrialMark, difference_chart, trials_chart
+from autopeft.report.curves import LossCurve, curves_chart
 from autopeft.report.formatting import render
 from autopeft.report.layer_maps import MAX_ROWS, Map, enough_examples, rank_map, score_map
 from autopeft.report.plan_names import PartWords, method_words, name_of
@@ -53,9 +55,9 @@ class RunPage:
 
     An unfinished run has no answer and no best plan (None), and some empty tables. `status` is complete, or a
     sentence that begins with running, stopped or failed. `short_rows` has the short runs, `unjudged_rows` the
-    full runs before a verdict. `scores` pairs each score's map with a phrase on whether more examples would
-    change it; the score that ordered the modules is the first. `splits` are names, examples and uses;
-    `costs` are stages, seconds and R.
+    full runs before a verdict, `curves` their training losses. `scores` pairs each score's map with a phrase
+    on whether more examples would change it; the score that ordered the modules is the first. `splits` are
+    names, examples and uses; `costs` are stages, seconds and R.
     """
 
     spec: RunSpec
@@ -68,6 +70,7 @@ class RunPage:
     short_rows: tuple[RunRow, ...]
     unjudged_rows: tuple[RunRow, ...]
     trials: tuple[TrialMark, ...]
+    curves: tuple[LossCurve, ...]
     failures: tuple[tuple[str, Measurement], ...]
     best: BestPlan | None
     scores: tuple[tuple[Map, str], ...]
@@ -97,7 +100,12 @@ class RunPage:
         return max((row.run.fidelity.train_steps for row in self.short_rows), default=0)
 
 
-def page_of(result: SearchResult | SearchSoFar, words: PartWords, status: str = "complete") -> RunPage:
+def page_of(
+    result: SearchResult | SearchSoFar,
+    words: PartWords,
+    status: str = "complete",
+    curves: Sequence[LossCurve] = (),
+) -> RunPage:
     """Gather what the report of a run shows, finished or not."""
     finished = result if isinstance(result, SearchResult) else None
     scores = sorted(result.scores, key=lambda score: score.name != result.spec.search.score)
@@ -122,6 +130,7 @@ def page_of(result: SearchResult | SearchSoFar, words: PartWords, status: str = 
         short_rows=run_rows("search", result, words),
         unjudged_rows=run_rows("confirm", result, words) if finished is None else (),
         trials=_trials(result, words),
+        curves=tuple(curves),
         failures=tuple((name_of(run.plan, result, words.labels), run) for run in failed[:_MAX_RUNS]),
         best=_best_plan(finished, words) if finished else None,
         scores=tuple((drawn, phrase) for drawn, phrase in maps if drawn is not None),
@@ -205,6 +214,7 @@ def page_html(page: RunPage) -> str:
         page=page,
         difference_chart=page.answer and difference_chart(page.answer.verdict, is_share=page.is_share),
         trials_chart=trials_chart(page.trials),
+        curves_chart=curves_chart(page.curves),
         max_runs=_MAX_RUNS,
         max_layers=MAX_ROWS,
     )

@@ -41,6 +41,10 @@ class Lines:
         self._write(f"{model} on {data}: {rows}, {steps}, budget {setting.budget.requested}")
         self._write(f"report  {page}  (live)")
 
+    def note(self, line: str) -> None:
+        """Write a line."""
+        self._write(line)
+
     def phase(self, name: str, n_measurements: int, *, seconds_left: float | None = None) -> None:
         """Start a phase; its first measurement gets headings."""
         self._has_headings = False

@@ -1,4 +1,7 @@
-"""Experiment trackers of `accelerate`: when a search ends, each of its plans becomes an experiment there."""
+"""Experiment trackers of `accelerate`: each plan of a search becomes an experiment there, and each training.
+
+A search logs its plans when it ends, a training while it runs.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,12 @@ import re
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from autopeft.errors import SpecError, UnknownNameError, reason_of
+from autopeft.report.curves import read_points
 from autopeft.store import RunDir, write_text
 from autopeft.types import Measurement, Plan, RunSpec, SearchResult, proposal_of, to_json
 
@@ -45,20 +49,68 @@ def log_plans(run: RunDir, result: SearchResult) -> None:
     What a tracker's client prints goes to stderr.
     """
     for name in result.spec.output.report_to:
-        try:
-            with contextlib.redirect_stdout(sys.stderr):
-                _log_new_plans(name, run, result)
-        except Exception as error:  # a client may raise anything, and the result is finished
-            reason = f"{type(error).__name__}: {reason_of(error)}"
-            log.warning("The tracker %s failed (%s); --resume logs the missing plans.", name, reason)
+        with _only_warning(name, "--resume logs the missing plans"):
+            _log_new_plans(name, run, result)
 
 
-def _log_new_plans(name: str, run: RunDir, result: SearchResult) -> None:
-    """Log plans to one tracker, an experiment each, and list the logged ones in `tracked-<name>.json`."""
+@contextlib.contextmanager
+def logged_curve(spec: RunSpec, curve: Path, target: Path) -> Iterator[Callable[[], None]]:
+    """Yield a function that logs the new points of a training's curve; it is called once more at the end.
+
+    The experiment has the name of the folder `target`, next to which trackers that write files write them. A
+    tracker that fails gets no more points.
+    """
+    trackers: dict[str, Any] = {}
+    for name in spec.output.report_to:
+        with _only_warning(name, "it is left out"):
+            trackers[name] = _started(name, target.name, target.absolute().parent)
+    n_logged = 0
+
+    def log_new_points() -> None:
+        nonlocal n_logged
+        points = read_points(curve)[n_logged:] if trackers else []
+        n_logged += len(points)
+        for name in [*trackers]:
+            tracker = trackers.pop(name)
+            with _only_warning(name, "it is left out"):
+                for point in points:
+                    values = {f"training_{key}": value for key, value in point.items() if value is not None}
+                    tracker.log(values, step=values.pop("training_step"))
+                trackers[name] = tracker
+
+    yield log_new_points
+    log_new_points()
+    for name, tracker in trackers.items():
+        with _only_warning(name, "its last points may be missing"):
+            tracker.finish()
+
+
+@contextlib.contextmanager
+def _only_warning(name: str, consequence: str) -> Iterator[None]:
+    """Log what a tracker's client raises as a warning; what it prints goes to stderr."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except Exception as error:  # a client may raise anything, and the training matters more
+        log.warning(
+            "The tracker %s failed (%s: %s); %s.", name, type(error).__name__, reason_of(error), consequence
+        )
+
+
+def _started(name: str, label: str, folder: Path) -> Any:
+    """Start an experiment `label` of the search or training in `folder`."""
     from accelerate import PartialState
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     PartialState()  # needed by the trackers' own logging
+    target, options = _tracker_arguments(name, label, folder)
+    tracker = LOGGER_TYPE_TO_CLASS[name](target, **options)
+    tracker.start()
+    return tracker
+
+
+def _log_new_plans(name: str, run: RunDir, result: SearchResult) -> None:
+    """Log plans to one tracker, an experiment each, and list the logged ones in `tracked-<name>.json`."""
     path = run.state / f"tracked-{name}.json"
     logged = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     plans: dict[Plan, list[Measurement]] = defaultdict(list)
@@ -70,9 +122,7 @@ def _log_new_plans(name: str, run: RunDir, result: SearchResult) -> None:
         proposal = proposal_of(plan, result.proposals)
         arm = "size" if proposal is None else str(proposal.arm)  # only plans of --sizes have no proposal
         label = re.sub(r"[^\w.]+", "-", f"{arm} {plan.digest}")  # trackers make folders and URLs of it
-        target, options = _tracker_arguments(name, label, run.path)
-        tracker = LOGGER_TYPE_TO_CLASS[name](target, **options)
-        tracker.start()
+        tracker = _started(name, label, run.path)
         tracker.store_init_configuration(_description(plan, arm, result))
         for step, values in _values_by_step(measurements, run):
             tracker.log(values, step=step)
@@ -89,9 +139,7 @@ def _values_by_step(measurements: Iterable[Measurement], run: RunDir) -> list[tu
         for name, value in (("loss", measurement.loss), ("metric", measurement.metric)):
             if value is not None and math.isfinite(value):
                 values[fidelity.train_steps][f"{fidelity.split}/{name}"].append(value)
-        curve = run.curve(measurement.plan, fidelity)
-        for line in curve.read_text(encoding="utf-8").splitlines() if curve.exists() else ():
-            point = json.loads(line)
+        for point in read_points(run.curve(measurement.plan, fidelity)):
             at_step = values[point.pop("step")]
             for name, value in point.items():
                 if value is not None:

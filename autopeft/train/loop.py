@@ -78,7 +78,8 @@ def train(
 ) -> TrainingCost:
     """Train parameter groups, whose `lr` is the peak, in place, from the start or from a kept state.
 
-    Raises DivergedError if a loss is not finite, or if float16 leaves no finite gradients.
+    Raises DivergedError if a loss is not finite or long far above the first ones, or if float16 leaves no
+    finite gradients.
     """
     started, schedule, under_way = time.perf_counter(), run.schedule, run.under_way
     n_steps = schedule.n_steps
@@ -94,6 +95,7 @@ def train(
         if schedule.branch is not None:  # a short run that was stopped after its branch counts whole
             start = replace(start, began=0, seconds=start.seconds + start.short_seconds)
         peak = _PeakBytes(run, start, model)
+        curve = Curve(run.curve, start=start, n_steps=n_steps)
 
         def position_after(n_done: int) -> Position:
             return replace(
@@ -101,10 +103,11 @@ def train(
                 step=n_done,
                 widest_tokens=peak.widest_tokens,
                 saved_bytes=peak.saved_bytes,
+                first_loss=curve.first_loss,
+                n_high=curve.n_high,
                 seconds=start.seconds + time.perf_counter() - started,
             )
 
-        curve = Curve(run.curve, start=start.step, n_steps=n_steps)
         for step in range(start.step, n_steps):
             run.interrupt()
             if step == schedule.branch and under_way is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -41,6 +42,8 @@ class Position:
     began: int = 0  # step at which the full run took over from its short run; 0 without one
     seconds: float = 0.0  # of training since `began`
     short_seconds: float = 0.0  # of the short run up to its branch, in the state of a branch
+    first_loss: float = math.inf  # mean loss of the first ten steps, or of those so far
+    n_high: int = 0  # latest steps, one after the other, whose loss was far above it
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -57,3 +58,17 @@ def test_a_plan_is_trained_on_other_data_by_the_columns_it_names(document, tmp_p
     other = str(tmp_path / "other.csv")
     trained = train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter", overrides={"data.source": other})
     assert read_plan(trained.folder / "plan.yaml").data == DataSpec(source=other, **named)
+
+
+def test_a_plan_is_trained_for_other_epochs_with_the_schedule_of_that_length(document, tmp_path):
+    write_plan(tmp_path / "plan.yaml", document)
+    trained = train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter", overrides={"task.epochs": 3.0})
+    task, n_steps = read_plan(trained.folder).task, trained.measurement.fidelity.train_steps
+    assert (task.epochs, task.max_steps) == (3.0, None) and n_steps % 3 == 0 and n_steps > 2
+    last = json.loads((trained.folder / "curve.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    n_warmup = max(1, round(0.06 * n_steps))
+    assert last["step"] == n_steps
+    assert last["learning_rate"] == pytest.approx(document.plan.learning_rate / (n_steps - n_warmup + 1))
+    again = train_plan(trained.folder, out=tmp_path / "again")  # its plan has the new length
+    weights = "adapter_model.safetensors"
+    assert (again.folder / weights).read_bytes() == (trained.folder / weights).read_bytes()

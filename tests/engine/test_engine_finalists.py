@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from toys.engine import LIST, ROOMY, SPACE, kind_of, levels, problem, run
 from toys.metrics import ACCURACY, ERROR_RATE
 
-from autopeft.commands.preview import planned_runs
+from autopeft.commands.forecast import planned_runs
 from autopeft.engine.judge import rank
 from autopeft.types import Fidelity, Measurement, Plan, Status
 

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from toys.engine import World, kind_of, run
 
-from autopeft.commands.preview import planned_runs
+from autopeft.commands.forecast import planned_runs
 from autopeft.report.cost import search_cost
 from autopeft.types import Fidelity, Plan, Status
 

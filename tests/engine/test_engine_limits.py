@@ -15,7 +15,7 @@ from toys.engine import STEP_SECONDS, TIGHT, Display, Run, World, kind_of, level
 
 from autopeft import space
 from autopeft.commands.estimate import usual_cost
-from autopeft.commands.preview import planned_runs, repeated_steps
+from autopeft.commands.forecast import planned_runs, repeated_steps
 from autopeft.engine import Batch, Driver
 from autopeft.executors import Serial
 from autopeft.plugins import discover

@@ -85,7 +85,7 @@ def test_a_page_is_written_at_once_and_then_every_ten_seconds(tmp_path, monkeypa
     monkeypatch.setattr(live.report, "write_so_far", write)
     page = live.LivePage(RunDir(tmp_path), so_far, Lines(), clock=lambda: now[0])
     measured = {(m.plan, m.fidelity): m for m in result.measurements}
-    page.watch(SimpleNamespace(proposals=list(result.proposals), measured=measured))
+    page.watch(SimpleNamespace(proposals=list(result.proposals), measured=measured, requested=()))
     page.phase("short runs", 40)
     for n in range(40):
         now[0] += 1.0

@@ -16,7 +16,7 @@ from toys.specs import run_spec
 
 import autopeft
 from autopeft.errors import SpecError, UnknownNameError
-from autopeft.report.trackers import check_trackers, log_plans
+from autopeft.report.trackers import check_trackers, log_plans, logged_curve
 from autopeft.store import RunDir
 from autopeft.types import OutputSpec
 
@@ -153,3 +153,32 @@ def test_a_missing_client_is_one_sentence_with_the_command(monkeypatch):
 def test_an_unknown_tracker_is_refused_with_the_known_ones():
     with pytest.raises(UnknownNameError, match="'tensorboard'"):
         check_trackers(spec_with("tensorbord"))
+
+
+def points_written(path, *, n_points):
+    lines = [{"step": 10 * n, "loss": 1 / n, "gradient_norm": None} for n in range(1, n_points + 1)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_a_training_is_logged_while_it_runs_and_has_the_name_of_its_folder(tmp_path):
+    curve = tmp_path / "curve.jsonl"
+    with logged_curve(spec_with("tensorboard"), curve, tmp_path / "adapter") as log_new_points:
+        for n_points in (2, 2, 3):
+            points_written(curve, n_points=n_points)
+            log_new_points()
+        points_written(curve, n_points=4)
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "adapter"))
+    events.Reload()
+    seen = [(each.step, each.value) for each in events.Scalars("training_loss")]
+    assert seen == [(10 * n, pytest.approx(1 / n)) for n in range(1, 5)]
+
+
+@pytest.mark.parametrize("failing", ["start", "log", "finish"])
+def test_a_tracker_that_fails_in_a_training_is_one_warning(failing, fake, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(fake, "failing", failing)
+    fake.calls.append("start")  # it fails from its second start on
+    points_written(tmp_path / "curve.jsonl", n_points=2)
+    with logged_curve(spec_with("fake"), tmp_path / "curve.jsonl", tmp_path / "adapter") as log_new_points:
+        log_new_points()
+    (message,) = caplog.messages
+    assert "ConnectionError: the server is gone" in message

@@ -161,6 +161,9 @@ class Display:
         self.shown.append(measurement)
         self.left.append(seconds_left)
 
+    def waiting(self) -> None:
+        pass
+
 
 class Threads(ThreadPoolExecutor):
     """Three measurements side by side, which end in any order."""

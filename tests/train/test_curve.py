@@ -7,8 +7,11 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 
 from autopeft.train import watched
+from autopeft.train.curve import Curve, DivergedError
+from autopeft.train.pausing import Position
 from autopeft.types import Status
 
 
@@ -39,3 +42,30 @@ def test_a_diverged_run_ends_its_curve_and_a_file_that_cannot_be_written_is_left
         assert bench.measure(plan, fidelity(train_steps=20)).status is Status.DIVERGED
         assert bench.measure(make_plan(bench.base, "lora"), fidelity()).status is Status.COMPLETE
     assert all(math.isfinite(point["loss"]) for point in points_of(tmp_path / "curves" / "run.jsonl"))
+
+
+def test_a_run_whose_loss_stays_far_above_its_start_is_stopped_at_the_same_step_if_it_is_resumed():
+    """The loss is 1 for twenty steps, then 3: the hundredth of these steps is the last one."""
+    for kept in (20, 67, 115):
+        curve = Curve(None, start=Position(), n_steps=500)
+        with pytest.raises(DivergedError, match="step 120 of 500"):
+            for step in range(500):
+                if step == kept:
+                    curve.look(learning_rate=0.1)
+                    start = Position(step=step, first_loss=curve.first_loss, n_high=curve.n_high)
+                    curve = Curve(None, start=start, n_steps=500)
+                losses = [torch.tensor(1.0 if step < 20 else 3.0)]
+                curve.add(step, losses, gradient_norm=torch.tensor(1.0), n_tokens=1)
+                if (step + 1) % 10 == 0:
+                    curve.look(learning_rate=0.1)
+
+
+@pytest.mark.parametrize("high", [1.9, 3.0])
+def test_a_loss_that_is_not_high_enough_or_falls_again_stops_no_run(high):
+    curve = Curve(None, start=Position(), n_steps=500)
+    for step in range(500):
+        is_low = step < 20 or (high > 2 and step % 90 == 0)
+        losses = [torch.tensor(1.0 if is_low else high)]
+        curve.add(step, losses, gradient_norm=torch.tensor(1.0), n_tokens=1)
+        curve.look(learning_rate=0.1)
+    assert curve.first_loss == pytest.approx(1.0)
