@@ -240,22 +240,6 @@ class Refit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnEvaluation:
-    """Scores of a user's function for the finished adapters of best and baseline; larger is better.
-
-    `best` and `baseline` are its numbers, or the means of its scores of `n_rows`. Scores of two plans are
-    compared in pairs; positive differences favor the best plan.
-    """
-
-    function: str
-    best: float
-    baseline: float
-    n_rows: int
-    mean_difference: float | None = None
-    interval_95: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Cost:
     """Seconds by stage, each with the overhead of its runs; a resumed run counts every measurement.
 
@@ -317,7 +301,6 @@ class SearchResult(Outcome):
     scores: tuple[TargetScores, ...]
     cost: Cost
     environment: dict[str, str] = field(default_factory=dict)
-    evaluation: OwnEvaluation | None = None
     refit: Refit | None = None
 
     @property
