@@ -137,7 +137,7 @@ def _split(name: str, rows: list[Row], label_space: LabelSpace, *, has_groups: b
     def encoded(label: Any) -> Any:
         if isinstance(label, tuple):
             return tuple(IGNORED if item is None else indices[item] for item in label)
-        return indices[label] if label_space.kind in ("class", "choice") else label
+        return indices[label] if label_space.kind == "class" else label
 
     members = groups_of(rows)
     number_of = {row: number for number, group in enumerate(members) for row in group}

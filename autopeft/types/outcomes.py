@@ -130,7 +130,6 @@ class SearchFacts:
     - `learning_rate_ranges`: the lowest and the highest rate of each method, and under "" of the head alone.
     - `metric_is_share`: whether the metric lies in [0, 1] and is shown in percent. `metric_label` is its name
       in texts; empty if that is `metric`.
-    - `text_form`: how the texts of a row become one text, in words.
     - `lacking`: sentences on weights that are missing in the base model's checkpoint.
     - `chance`: the metric of guesses, see `setup.search_facts.chance_of`.
     - `auto_class`: the class that loads the model of a user's trainer; empty if the task has it.
@@ -154,7 +153,6 @@ class SearchFacts:
     learning_rate_ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     metric_is_share: bool = False
     decisions: tuple[Decision, ...] = ()
-    text_form: str = ""
     lacking: str = ""
     chance: float | None = None
     metric_label: str = ""

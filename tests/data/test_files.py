@@ -111,7 +111,6 @@ def test_file_that_cannot_be_read_is_refused(tmp_path, name, content, word):
         ("token-classification", {"tokens": ["it's", "b"], "tags": ["O", "B-X"]}),
         ("text-classification", {"text": "some text", "labels": ["a", "b"]}),
         ("text-classification", {"text": "some text", "labels": np.array(["a", "b"])}),
-        ("multiple-choice", {"question": "which?", "choices": ["x", "y", "z"], "answer": "A"}),
         ("text-generation", {"messages": [{"role": "user", "content": "hello"}]}),
     ],
 )

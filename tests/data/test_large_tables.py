@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from autopeft.data import load, read_choices, read_language, read_texts, read_tokens
+from autopeft.data import load, read_language, read_texts, read_tokens
 from autopeft.errors import DataError
 from autopeft.types import DataSpec
 
@@ -45,7 +45,7 @@ def test_a_column_of_numbers_costs_less_than_a_call_for_each_of_its_cells(tmp_pa
     assert calls[1] - calls[0] < 100 * N
 
 
-@pytest.mark.parametrize("read", [read_texts, read_tokens, read_choices, read_language])
+@pytest.mark.parametrize("read", [read_texts, read_tokens, read_language])
 def test_an_error_lists_the_first_of_many_columns(tmp_path, read):
     pd.DataFrame({f"f{i}": [1, 2] for i in range(500)}).to_parquet(tmp_path / "rows.parquet")
     with pytest.raises(DataError, match="f24 and 475 more"):
