@@ -301,13 +301,6 @@ class SearchResult(Outcome):
     environment: dict[str, str] = field(default_factory=dict)
     refit: Refit | None = None
 
-    @property
-    def returned_test(self) -> tuple[FullRun, ...]:
-        """Records on the test split of the returned adapter, which may be a refit, and of the baseline."""
-        if self.refit is None or self.refit.test is None:
-            return self.test
-        return tuple(self.refit.test if record.plan == self.best else record for record in self.test)
-
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSoFar:
