@@ -44,9 +44,8 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
                 "raise --max-examples."
             )
         label_space = replace(label_space, counts=tuple(counts[name] for name in label_space.names))
-    are_counted = (
-        spec.group_column is not None and label_space.kind != "documents"
-    )  # whose blocks have no group
+    # The blocks that documents are cut into have no group.
+    are_counted = spec.group_column is not None and label_space.kind != "documents"
     n_rows, n_groups = len(splits["confirm"]), len(groups_of(splits["confirm"]))
     if n_groups < n_rows and not are_counted:
         notes.append(
