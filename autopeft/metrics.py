@@ -168,9 +168,9 @@ _CORRELATION: dict[str, Any] = {"kinds": ("number",), "chance": 0.0}
 PLUGINS = (
     LabelMetric(
         name="accuracy",
-        kinds=("class", "choice"),
+        kinds=("class",),
         score=lambda truth, guesses: mean_of(truth == guesses),
-        default_for=("class", "choice"),
+        default_for=("class",),
         **_MEAN_SHARE,
     ),
     LabelMetric(

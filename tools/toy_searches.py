@@ -33,7 +33,6 @@ SEARCHES = {
 }
 SEARCHES |= {
     "tokens": ["bert", "--budget", "6%", "--task", "token-classification"],
-    "choices": ["bert", "--budget", "6%", "--task", "multiple-choice"],
     "text_to_text": ["t5", "--budget", "6%", "--task", "text2text-generation"],
     "images": ["vit", "--budget", "6%", "--task", "image-classification"],
 }
@@ -86,12 +85,10 @@ def make_model(architecture: str, folder: Path) -> None:
 
 
 def row_of(text: str, label: int, task: str) -> dict[str, Any]:
-    """Make a row of a task: a label, a tag per word, the right one of two texts, or reversed words."""
+    """Make a row of a task: a label, a tag per word, or reversed words."""
     words = text.split()
     if task == "token-classification":
         return {"tokens": words, "tags": ["B-X" if word in BAD + GOOD else "O" for word in words]}
-    if task == "multiple-choice":
-        return {"question": text, "choices": [" ".join(BAD), " ".join(GOOD)], "answer": label}
     if task.endswith("-generation"):
         return {"prompt": text, "completion": " ".join(reversed(words))}
     return {"text": text, "label": label}

@@ -19,7 +19,7 @@ from torch import nn
 from autopeft import commands
 from autopeft.api.result import Result, in_python_words, training_modes, with_path
 from autopeft.client import Score, Trial
-from autopeft.commands import Analysis, Preview, Suggestion, SuggestRequest, apply, save
+from autopeft.commands import Analysis, Preview, Suggestion, apply, save
 from autopeft.errors import ModelError, SpecError
 from autopeft.model import require_plain, restoring
 from autopeft.report.progress import progress_display
@@ -30,7 +30,6 @@ from autopeft.store import read_plan as load_plan
 from autopeft.types import IN_MEMORY, RunSpec
 
 _YAML = (".yaml", ".yml")
-_COLUMNS = {"text", "label", "text_column", "label_column"}
 
 
 @overload
@@ -195,16 +194,13 @@ def suggest(
         peft_model = peft.get_peft_model(model, suggestion.config)  # train it at suggestion.learning_rate
     """
     with in_python_words():
-        columns = {name: about.pop(name) for name in _COLUMNS & about.keys()}
         for word, value in (("model", model), ("dataset", data)):
             if not isinstance(value, str | Path | None):
                 raise SpecError(f"autopeft.suggest takes the name of a {word}, not a {type(value).__name__}.")
-        flags = by_dotted_name({"data": data, **columns})
-        spec, _ = resolve_settings(config=None, env={}, flags=flags, assignments=(), origin="argument")
-        model_id = None if model is None else str(model)
-        return commands.suggest(
-            SuggestRequest(model_id=model_id, data=spec.data, budget=str(budget), **about)
-        )
+        trainer = about.pop("trainer", "peft")
+        flags = by_dotted_name({"model": model, "data": data, "budget": budget, **about})
+        spec, explicit = resolve_settings(config=None, env={}, flags=flags, assignments=(), origin="argument")
+        return commands.suggest(spec, explicit=explicit, trainer=trainer)
 
 
 def load_result(folder: str | Path) -> Result:

@@ -96,26 +96,25 @@ def estimate(
 
 
 @app.command()
-@opt.takes_settings({**_DATA, **_COMPONENTS})
+@opt.takes_settings(
+    {
+        "budget": "Such as r16, what LoRA of rank 16 trains, 0.5% or 300k. Default: r16.",
+        "task": "Default: that of the class that the config names.",
+        **_DATA,
+        **_COMPONENTS,
+        "revision": _REVISION,
+        "quantize": "Default: none, or 4bit if only that fits.",
+        "device": _DEVICE,
+        "memory": _MEMORY,
+        "gpu_price": "Price of an hour, in any currency.",
+    }
+)
 def suggest(
     model: Annotated[
         str | None, typer.Argument(help="Hub id, or directory with a config.json. Default: the demo model.")
     ] = None,
     *,
-    budget: Annotated[
-        str, typer.Option(help="Such as r16, what LoRA of rank 16 trains, 0.5% or 300k.")
-    ] = "r16",
-    task: Annotated[
-        str | None, typer.Option(help="Default: that of the class that the config names.")
-    ] = None,
     settings: Mapping[str, Any],
-    revision: Annotated[str | None, typer.Option(help=_REVISION)] = None,
-    quantize: Annotated[
-        Literal["none", "4bit", "8bit"] | None, typer.Option(help="Default: none, or 4bit if only that fits.")
-    ] = None,
-    device: Annotated[str, typer.Option(help=_DEVICE)] = "cuda",
-    memory: Annotated[str | None, typer.Option(help=_MEMORY)] = None,
-    gpu_price: Annotated[float | None, typer.Option(min=0, help="Price of an hour, in any currency.")] = None,
     trainer: Annotated[
         str, typer.Option("--for", help="Print lines for peft, trl, unsloth, axolotl or llama-factory.")
     ] = "peft",
@@ -123,26 +122,13 @@ def suggest(
 ) -> None:
     """Suggest a LoRA in seconds, with rate, batch, memory, time and price: no weights, no GPU."""
     with exit_codes(as_json=as_json):
-        spec, _ = resolve_settings(config=None, env={}, flags=settings, assignments=())
+        flags = {"budget.requested": "r16", **settings, "model.id": model}
+        spec, explicit = resolve_settings(config=None, env={}, flags=flags, assignments=())
         with heavy_imports():
             from autopeft import commands
             from autopeft.cli.sizes import suggestion_json, suggestion_text
 
-        suggestion = commands.suggest(
-            commands.SuggestRequest(
-                model_id=model,
-                revision=revision,
-                budget=budget,
-                task=task,
-                data=spec.data,
-                device=device,
-                memory=memory,
-                gpu_price=gpu_price,
-                quantize=quantize,
-                components=spec.model.components,
-                trainer=trainer,
-            )
-        )
+        suggestion = commands.suggest(spec, explicit=explicit, trainer=trainer)
         lines = suggestion.snippet(trainer) if suggestion.estimate.fits else None
         if as_json:
             print(json_text(suggestion_json(suggestion) | {"snippet": lines}))

@@ -13,7 +13,7 @@ from autopeft.commands.export import export
 from autopeft.commands.preview import Preview, preview
 from autopeft.commands.push import Pushed, push
 from autopeft.commands.search import run_search
-from autopeft.commands.suggest import Suggestion, SuggestRequest, suggest
+from autopeft.commands.suggest import Suggestion, suggest
 from autopeft.commands.train import Trained, train_plan
 from autopeft.commands.try_run import Reply, predict, try_run
 from autopeft.commands.tune import finish, tune

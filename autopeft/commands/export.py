@@ -217,7 +217,6 @@ def training_facts(document: PlanDocument | None, spec: ModelSpec, folder: Path)
         dtype=environment.get("dtype"),
         checkpointing=environment["checkpointing"] == "on" if "checkpointing" in environment else None,
         packs=result is not None and result.setting.label_kind in PACKED_KINDS,
-        text_form="" if result is None else result.setting.text_form,
     )
 
 

@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from statistics import fmean
-from typing import Any
 
 import optuna
-import torch
 
-from autopeft import engine, report, statistics
+from autopeft import engine, report
 from autopeft.commands.forecast import SearchTime, problem_of, search_time
 from autopeft.engine import Driver, SearchProblem
-from autopeft.errors import AutopeftError, SpecError, first_line_of
+from autopeft.errors import AutopeftError, first_line_of
 from autopeft.executors import EXECUTORS
 from autopeft.finished.best import write_best, write_plans
 from autopeft.finished.refit import kept_refit, refit, refit_cost
-from autopeft.plugins import own_function
 from autopeft.report.cost import search_cost
 from autopeft.report.live import LivePage, live_page
 from autopeft.report.part_words import part_words
 from autopeft.report.progress import Lines
 from autopeft.report.trackers import log_plans
-from autopeft.setup.build import Prepared, prepare
+from autopeft.setup.build import Prepared
 from autopeft.setup.look import NAMED, InMemory
 from autopeft.setup.opening import open_run
 from autopeft.setup.resuming import begin
@@ -45,13 +40,10 @@ from autopeft.train import watched
 from autopeft.types import (
     Cost,
     Outcome,
-    OwnEvaluation,
-    Plan,
     RunSpec,
     SearchResult,
     SearchSoFar,
     resume_command,
-    shortened,
 )
 
 _NAME_LENGTH = 50  # characters of a dataset in the name of a folder, at most; heuristic
@@ -125,7 +117,11 @@ def run_search(
             )
             result = _result(so_far, outcome, cost)
             _write(run, prepared, result)
-        return _completed(run, prepared, problem, result, clock=clock, progress=progress), run.path
+        result = _refitted(run, prepared, problem, result, clock=clock, progress=progress)
+        if result.refit is not None:
+            _write(run, prepared, result)
+        log_plans(run, result)
+        return result, run.path
 
 
 def _result(so_far: SearchSoFar, outcome: Outcome, cost: Cost) -> SearchResult:
@@ -138,27 +134,6 @@ def _result(so_far: SearchSoFar, outcome: Outcome, cost: Cost) -> SearchResult:
         environment=so_far.environment,
         **vars(outcome),
     )
-
-
-def _completed(
-    run: RunDir,
-    prepared: Prepared,
-    problem: SearchProblem,
-    result: SearchResult,
-    *,
-    clock: Callable[[], float],
-    progress: Lines,
-) -> SearchResult:
-    """Add what follows the verdict: the refit, the user's evaluation and the trackers."""
-    result = _refitted(run, prepared, problem, result, clock=clock, progress=progress)
-    if result.refit is not None:
-        _write(run, prepared, result)
-    if (function := prepared.spec.search.evaluate) is not None:  # the answer is on the disk, whatever it does
-        progress.phase(f"calling {function}", 0)
-        result = replace(result, evaluation=_evaluated(run, prepared, result))
-        _write(run, prepared, result)
-    log_plans(run, result)
-    return result
 
 
 def _outcome(
@@ -235,43 +210,6 @@ def _write(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
     write_plans(run, prepared, result)
     run.save_result(result)
     report.write(result, run.path, words=part_words(result))
-
-
-def _evaluated(run: RunDir, prepared: Prepared, result: SearchResult) -> OwnEvaluation | None:
-    """Call the user's function with the finished adapters of best and baseline; None if it fails."""
-    name, bench = str(prepared.spec.search.evaluate), prepared.bench
-    function, scores = own_function(name, flag="--evaluate"), dict[Plan, list[float]]()
-    try:
-        if not EXECUTORS[prepared.spec.execution.executor].shares_memory:  # the weights left for the workers
-            bench = prepare(prepared.spec, keep_weights=run.weights).bench
-        for plan in (result.best, result.baseline):
-            if plan not in scores:
-                seed = next(record.seeds[0] for record in result.full_runs if record.plan == plan)
-                with redirect_stdout(sys.stderr), bench.finished(plan, seed=seed) as model:
-                    scores[plan] = _numbers(function(model, bench.base.tokenizer))
-        best, baseline = scores[result.best], scores[result.baseline]
-        if len(best) != len(baseline):
-            raise SpecError(f"{len(best)} scores for the best plan, {len(baseline)} for the baseline")
-    except Exception as error:  # of the user's function
-        cause = f"{type(error).__name__}: {first_line_of(error)}"
-        log.warning(
-            "--evaluate %s failed (%s); it is not in the report; --resume calls it again.", name, cause
-        )
-        return None
-    numbers: dict[str, Any] = {"best": fmean(best), "baseline": fmean(baseline), "n_rows": len(best)}
-    if len(best) > 1 and result.best != result.baseline:
-        span = 1.0 if {*best, *baseline} <= {0.0, 1.0} else None  # hits, else scores without bounds
-        pair = statistics.paired_difference([best], [baseline], span=span)
-        numbers |= {"mean_difference": pair.mean, "interval_95": (pair.low, pair.high)}
-    return OwnEvaluation(function=name, **numbers)
-
-
-def _numbers(answer: Any) -> list[float]:
-    """Read what the user's function gave, on any device; raise SpecError for other shapes, and NaN."""
-    scores = torch.as_tensor(answer, dtype=torch.float64, device="cpu")
-    if scores.ndim > 1 or not scores.numel() or not scores.isfinite().all():
-        raise SpecError(f"it gave {shortened(repr(answer), 60)}, not a finite number or one a row")
-    return scores.reshape(-1).tolist()
 
 
 def _folder(spec: RunSpec) -> AbstractContextManager[Path]:

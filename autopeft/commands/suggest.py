@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from peft import PeftConfig
@@ -19,43 +19,13 @@ from autopeft.report.formatting import render
 from autopeft.setup.look import methods_for
 from autopeft.setup.resources import budget_of
 from autopeft.space import BASELINE_METHOD, AllocationContext
-from autopeft.store import resolve_settings
 from autopeft.train import MOVE_BELOW, MOVE_OF_NUMBERS, WARMUP_SHARE, head_move, warmup_steps
-from autopeft.types import (
-    BudgetSpec,
-    Component,
-    DataSpec,
-    ModelSpec,
-    Plan,
-    RunSpec,
-    TaskSpec,
-    with_setting,
-)
+from autopeft.types import BudgetSpec, Plan, RunSpec, with_setting
 
 _RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # powers of two, as people and kernels use them
 _USUAL_ROWS = 16  # of a step without --data; usual for language models
 # Compute their loss without all logits at once: unsloth, and TRL from 1.7 on, by default.
 _LOSS_IN_PIECES = ("trl", "unsloth")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SuggestRequest:
-    """The argument and flags of `autopeft suggest`, as the user typed them.
-
-    The memory is that of `trainer`, which `--for` names.
-    """
-
-    model_id: str | None = None
-    revision: str | None = None
-    budget: str = "r16"
-    task: str | None = None
-    data: DataSpec = field(default_factory=DataSpec)
-    device: str = "cuda"
-    memory: str | None = None
-    gpu_price: float | None = None
-    quantize: str | None = None
-    components: tuple[Component, ...] = ()
-    trainer: str = "peft"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,44 +135,33 @@ class Suggestion:
         return f"{lines}\n\n{optimizer.rstrip()}"
 
 
-def suggest(request: SuggestRequest) -> Suggestion:
+def suggest(spec: RunSpec, *, explicit: frozenset[str] = frozenset(), trainer: str = "peft") -> Suggestion:
     """Spend the budget on LoRA of one rank on all layers to adapt; predict batch, memory, time and price.
 
-    These are the linear layers of `components`, by default those that suit the topology of the model.
+    These are the linear layers of `model.components`, by default those that suit the topology of the model.
+    The memory is that of `trainer`.
 
-    No weights are read, and no tokenizer without `data`. If the step does not fit and the user set no
-    `quantize`, the base model is quantized to 4 bits, if it can be and then fits.
+    No weights are read, and no tokenizer without `data.source`. If the step does not fit and the user set no
+    `model.quantize`, the base model is quantized to 4 bits, if it can be and then fits.
 
     Raises:
         BudgetError: The budget does not cover rank 1 on these layers.
         TargetError: The model has none of a component.
         SpecError, ModelError, DataError: As for `estimate`.
     """
-    spec = RunSpec(
-        model=ModelSpec(id=request.model_id, revision=request.revision, components=request.components),
-        budget=BudgetSpec(requested=request.budget),
-        task=TaskSpec(name=request.task or TaskSpec().name),
-    )
-    task = None if request.task is None else discover("autopeft.tasks")[request.task]
+    task = discover("autopeft.tasks")[spec.task.name] if "task.name" in explicit else None
     with model.quiet_libraries():
         base = model.load_skeleton(spec.model, auto_class=task.auto_class if task else None)
     rank, plan, config = _largest_lora(spec, base)
-    settings = {
-        "model.id": spec.model.id or model.DEMO_HUB_ID,
-        "model.revision": request.revision,
-        "model.quantize": request.quantize,
-        "model.components": request.components or None,
-        "task.name": request.task,
-        "task.batch_size": None if request.data.source else _USUAL_ROWS,
-        "execution.device": request.device,
-        "execution.memory_bytes": request.memory,
-        "execution.gpu_price": request.gpu_price,
-    }
-    run, explicit = resolve_settings(config=None, env={}, flags=settings, assignments=())
-    run, lora = run.model_copy(update={"data": request.data}), f"{BASELINE_METHOD}_r{rank}"
-    like = "autopeft" if request.trainer in _LOSS_IN_PIECES else "trainer"
+    run, lora = (
+        with_setting(spec, "model.id", spec.model.id or model.DEMO_HUB_ID),
+        f"{BASELINE_METHOD}_r{rank}",
+    )
+    if run.data.source is None:
+        run = with_setting(run, "task.batch_size", _USUAL_ROWS)
+    like = "autopeft" if trainer in _LOSS_IN_PIECES else "trainer"
     step = estimate_step(lora, run, explicit=explicit, accumulates=True, like=like)
-    if request.quantize is None and not step.fits and step.answer.described.can_be_quantized:
+    if "model.quantize" not in explicit and not step.fits and step.answer.described.can_be_quantized:
         run, explicit = with_setting(run, "model.quantize", "4bit"), explicit | {"model.quantize"}
         in_4_bits = estimate_step(lora, run, explicit=explicit, accumulates=True)
         step = in_4_bits if in_4_bits.fits else step

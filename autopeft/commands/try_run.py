@@ -30,7 +30,7 @@ _MAX_NEW_TOKENS = "128"  # of a written text, if the run derived no length; heur
 class Reply:
     """The answer of a model to one input; fields that its task does not fill are None or empty.
 
-    - `label`: the class of the highest probability, or the choice.
+    - `label`: the class of the highest probability.
     - `labels`: the labels above 50 %, if an input may have several.
     - `probabilities`: the probability of each label.
     - `tags`: pairs of a token and its tag.
@@ -48,10 +48,9 @@ class Reply:
 def try_run(run: Path, words: Sequence[str]) -> tuple[Reply, ...]:
     """Return the replies of a run's finished adapter to the words of a command line.
 
-    As many words make an input as the rows of the run have texts. For multiple choice all words are one
-    input, the question first. The errors are those of `predict`.
+    As many words make an input as the rows of the run have texts. The errors are those of `predict`.
     """
-    n_texts = _n_texts(RunDir.open(run).load_result().setting) or len(words)
+    n_texts = _n_texts(RunDir.open(run).load_result().setting)
     return predict(run, [words[start : start + n_texts] for start in range(0, len(words), n_texts)])
 
 
@@ -59,7 +58,7 @@ def predict(run: Path, rows: Sequence[Sequence[str]]) -> tuple[Reply, ...]:
     """Return the replies of a run's finished adapter.
 
     Each of `rows` has the words of one input: a text, a prompt or the path of an image; several texts, if
-    rows of the run have several; a question and its choices.
+    rows of the run have several.
 
     Raises:
         SpecError: The words do not make an input, or are names of files instead of texts. Or the model was in
@@ -89,21 +88,18 @@ def predict(run: Path, rows: Sequence[Sequence[str]]) -> tuple[Reply, ...]:
         return tuple(answer(each, adapted, base, task, label_space, result) for each in inputs)
 
 
-def _n_texts(setting: SearchFacts) -> int | None:
-    """Return how many texts make an input; None for a question with any number of choices."""
-    if setting.label_kind == "choice":
-        return None
+def _n_texts(setting: SearchFacts) -> int:
+    """Return how many texts make an input."""
     return 1 if setting.label_kind in (*_WRITTEN, "tags") else max(1, len(setting.input_columns))
 
 
 def _input(run: Path, words: Sequence[str], setting: SearchFacts) -> tuple[Any, ...]:
     """Check the words of an input, and return it in the form in which the task reads it."""
     n_texts = _n_texts(setting)
-    if len(words) != n_texts and (n_texts is not None or len(words) < 3):
-        parts = "a question and at least two choices" if n_texts is None else counted(n_texts, "text")
+    if len(words) != n_texts:
         raise SpecError(
-            f"An input has {parts} ({', '.join(setting.input_columns)}), and this one has {len(words)}; pass "
-            "them one after the other, each in quotes."
+            f"An input has {counted(n_texts, 'text')} ({', '.join(setting.input_columns)}), and this one has "
+            f"{len(words)}; pass them one after the other, each in quotes."
         )
     if reads_images(discover("autopeft.tasks")[setting.task].auto_class):
         if not Path(words[0]).is_file():
@@ -140,9 +136,8 @@ def _label(
     text = " | ".join(words)
     if label_space.kind == "number":
         return Reply(input=text, number=float(logits[0]))
-    names = tuple(words[1:]) if label_space.kind == "choice" else label_space.names
     shares = logits.sigmoid() if label_space.kind == "classes" else logits.softmax(-1)
-    probabilities = dict(zip(names, shares.tolist(), strict=True))
+    probabilities = dict(zip(label_space.names, shares.tolist(), strict=True))
     if label_space.kind == "classes":
         likely = tuple(name for name, share in probabilities.items() if share > 0.5)
         return Reply(input=text, labels=likely, probabilities=probabilities)

@@ -2,7 +2,7 @@
 
 Inside the folder each file imports only from those before it:
 dataset → files, chats, cells → sources, columns → labels →
-tokens, language, images, choices, cutting → splits → frames.
+tokens, language, images, cutting → splits → frames.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autopeft.data.chats import chat_of
-    from autopeft.data.choices import read_choices
     from autopeft.data.dataset import LabelledData, ReadRows, Split, UncutRows
     from autopeft.data.frames import load_in_memory
     from autopeft.data.images import ImageFile, read_images
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 # Imported one after the other until one has the name: pandas, datasets and scikit-learn take a second, which
 # commands that read no rows need not wait for.
-_MODULES = ("dataset", "chats", "labels", "language", "tokens", "choices", "images", "splits", "frames")
+_MODULES = ("dataset", "chats", "labels", "language", "tokens", "images", "splits", "frames")
 
 
 def __getattr__(name: str) -> Any:

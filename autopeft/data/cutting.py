@@ -31,7 +31,7 @@ def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int) -> tupl
         DataError: Too few rows remain to learn from, or a cut is impossible.
     """
     kind, train, confirm = uncut.label_space.kind, uncut.splits["train"], uncut.splits.get("confirm", [])
-    has_classes = bool(uncut.label_space.names) and kind not in ("number", "choice")
+    has_classes = bool(uncut.label_space.names) and kind != "number"
     cutter = Cutter(has_classes=has_classes, seed=seed % 2**32)
     counts = Counter(name for row in train for name in names_in(row.label)) if has_classes else Counter()
     spread = frozenset(name for name, n in counts.items() if n >= _SPREAD and kind != "tags")

@@ -108,7 +108,7 @@ def label_column(spec: DataSpec, names: Sequence[str], *, inputs: Sequence[str],
         raise DataError(
             f"There is no label column among {column_list(names)}; name it with --label-column, or set "
             "--task: text-generation for chats and for prompts with completions, token-classification for "
-            "lists of tokens, multiple-choice for questions with choices."
+            "lists of tokens."
         )
     return label
 

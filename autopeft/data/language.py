@@ -145,7 +145,9 @@ def _choose_layout(spec: DataSpec, table: Any) -> _Layout:
         return _Layout(kind="documents", inputs=inputs)
     by_lower = {name.strip().lower(): name for name in names}
     pairs = [[by_lower.get(name) for name in pair.split("+")] for pair in PAIRS.split()]
-    pairs.append([*[name for name in names if name.startswith(f"{TRANSLATION}.")], None, None][:2])
+    languages = [name for name in names if name.startswith(f"{TRANSLATION}.")]
+    if len(languages) > 1:
+        pairs.append(languages[:2])
     prompt = inputs[0] if inputs else next((p for p, c in pairs if p and (c or spec.label_column)), None)
     completion = spec.label_column or next((c for p, c in pairs if c and p == prompt), None)
     if prompt and completion:

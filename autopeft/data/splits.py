@@ -44,9 +44,8 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
                 "raise --max-examples."
             )
         label_space = replace(label_space, counts=tuple(counts[name] for name in label_space.names))
-    are_counted = (
-        spec.group_column is not None and label_space.kind != "documents"
-    )  # whose blocks have no group
+    # The blocks that documents are cut into have no group.
+    are_counted = spec.group_column is not None and label_space.kind != "documents"
     n_rows, n_groups = len(splits["confirm"]), len(groups_of(splits["confirm"]))
     if n_groups < n_rows and not are_counted:
         notes.append(
@@ -137,7 +136,7 @@ def _split(name: str, rows: list[Row], label_space: LabelSpace, *, has_groups: b
     def encoded(label: Any) -> Any:
         if isinstance(label, tuple):
             return tuple(IGNORED if item is None else indices[item] for item in label)
-        return indices[label] if label_space.kind in ("class", "choice") else label
+        return indices[label] if label_space.kind == "class" else label
 
     members = groups_of(rows)
     number_of = {row: number for number, group in enumerate(members) for row in group}

@@ -112,8 +112,6 @@ def _probe(model: nn.Module) -> torch.Tensor | None:
         return None
     device, dtype = next(model.parameters()).device, _dtype_of(model)
     tokens = torch.arange(1, 1 + _PROBE_TOKENS, device=device).remainder(size)[None]
-    if type(plain).__name__.endswith("ForMultipleChoice"):
-        tokens = tokens.reshape(1, 2, -1)  # a row for each of two choices
     try:
         # Trained weights are float32; the frozen ones may be narrower.
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pprint import pformat
-from textwrap import fill, indent
+from textwrap import indent
 from typing import Any
 
 import peft
@@ -83,10 +83,8 @@ class Recipe:
         """Write the file, to which the user adds the data; return notes."""
         also = "--to trl or " if self.keys is not None and not TRL.problems(source) else ""
         refuse(self.name, self.problems(source), instead=f"Use {also}--to native")
-        form = source.training.text_form
-        comment = indent(fill(f"The search wrote each row as one text: {form!r}", 100), "# ") + "\n\n"
         with fresh_folder(out) as fresh:
-            write_text(fresh / self.file, f"{comment if form else ''}{self.text(source)}\n")
+            write_text(fresh / self.file, f"{self.text(source)}\n")
         is_unknown = source.training.learning_rate is None
         return ("the learning rate is not known; set it",) if is_unknown else ()
 

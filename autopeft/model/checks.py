@@ -218,8 +218,6 @@ def example_features(base: BaseModel, auto_class: str, text: str = _TEXT) -> dic
     cut = {} if base.max_tokens is None else {"truncation": True, "max_length": base.max_tokens}
     encoded = base.tokenizer(text, return_tensors="pt", **cut)
     features = {name: encoded[name].to(base.device) for name in ("input_ids", "attention_mask")}
-    if auto_class == "AutoModelForMultipleChoice":
-        return {name: tensor[:, None] for name, tensor in features.items()}
     if auto_class == "AutoModelForSeq2SeqLM":
         features["decoder_input_ids"] = features["input_ids"]
     return features

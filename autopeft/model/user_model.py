@@ -160,8 +160,7 @@ def _require_fitting_head(module: nn.Module, auto_class: str, label_names: Seque
     is_custom = not kind.__module__.startswith("transformers.")  # may fit; the first forward shows it
     if task_classes and not is_custom and not issubclass(kind, task_classes):
         raise ModelError(f"The model in memory is a {kind.__name__}; the task needs one of {auto_class}.")
-    # The heads for multiple choice have 1 output, however many choices there are.
-    if not label_names or auto_class == "AutoModelForMultipleChoice":
+    if not label_names:
         return
     n_outputs = int(getattr(config, "num_labels", 0))
     if n_outputs != len(label_names):

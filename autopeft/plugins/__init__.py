@@ -37,5 +37,4 @@ from autopeft.plugins.task import (
     WrittenText,
     last_answer,
     metric_facts,
-    text_form,
 )

@@ -31,7 +31,6 @@ class TrainingFacts:
     checkpointing: bool | None = None
     quantize: str = "none"  # or 4bit or 8bit
     packs: bool = False  # whether rows are blocks of joined texts
-    text_form: str = ""  # how the texts of a row became one text, in words; empty if not known
 
 
 @dataclass(frozen=True, kw_only=True)

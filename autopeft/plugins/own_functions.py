@@ -24,13 +24,13 @@ def allow_own_function(name: str | None) -> None:
         _ALLOWED.add(name)
 
 
-def own_function(name: str, *, flag: str = "--metric") -> Callable[..., Any]:
-    """Import the function of `module:function`, the value of a flag, from the working directory or installed.
+def own_function(name: str) -> Callable[..., Any]:
+    """Import the function of `module:function` from the working directory or installed packages.
 
     Raises SpecError if only a file named it (see `allow_own_function`), or there is no such function.
     """
     if name not in _ALLOWED:
-        raise SpecError(f"{name} is code, and only a file names it; pass {flag} {name} if you trust it.")
+        raise SpecError(f"{name} is code, and only a file names it; pass --metric {name} if you trust it.")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     module, _, function = name.partition(":")
@@ -39,9 +39,9 @@ def own_function(name: str, *, flag: str = "--metric") -> Callable[..., Any]:
     except Exception as error:  # a module may raise anything
         cause = f"{type(error).__name__}: {reason_of(error)}"
         raise SpecError(
-            f"{flag} {name} cannot be imported ({cause}); write module:function, with the module in the "
+            f"--metric {name} cannot be imported ({cause}); write module:function, with the module in the "
             "working directory or installed."
         ) from error
     if not callable(loaded):
-        raise SpecError(f"{flag} {name} is {type(loaded).__name__}; it should be a function.")
+        raise SpecError(f"--metric {name} is {type(loaded).__name__}; it should be a function.")
     return loaded  # type: ignore[no-any-return]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Batch = dict[str, Any]
 Example = dict[str, Any]
-LabelKind = Literal["class", "classes", "number", "tags", "choice", "completion", "chat", "documents"]
+LabelKind = Literal["class", "classes", "number", "tags", "completion", "chat", "documents"]
 PACKED_KINDS = ("documents",)  # are joined and cut into blocks of tokens
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
 
@@ -36,9 +36,8 @@ def last_answer(labels: Sequence[int]) -> tuple[int, Sequence[int]]:
 class LabelSpace:
     """The labels of a dataset.
 
-    `kind` is `class` (one per row), `classes` (any number per row), `number`, `tags` (one per token) or
-    `choice` (which of a row's answers is right). Language models learn to write a `completion`, the answers
-    of a `chat`, or all of `documents`.
+    `kind` is `class` (one per row), `classes` (any number per row), `number` or `tags` (one per token).
+    Language models learn to write a `completion`, the answers of a `chat`, or all of `documents`.
     """
 
     kind: LabelKind = "class"
@@ -72,7 +71,6 @@ class Encoded:
     examples: tuple[Example, ...]  # a dictionary of features each, such as `input_ids`
     labels: tuple[Any, ...]  # one per example, as `Task.collate` takes it
     notes: tuple[str, ...] = ()  # sentences for the user about what was cut off
-    text_form: str = ""  # how a row becomes one text, in words, if that depends on the rows
     # Why nothing can be learned from these rows, for a DataError; empty if they are fine.
     refusal: str = ""
     dropped: tuple[int, ...] = ()  # examples to leave out, ascending; they have no labels that count
@@ -170,11 +168,6 @@ def metric_facts(task: Task) -> MetricFacts:
     )
 
 
-def text_form(task: Task) -> str:
-    """Describe how a fitted task writes a row as one text; empty if the task has no description."""
-    return str(getattr(task, "text_form", ""))
-
-
 @runtime_checkable
 class PlacesBatches(Protocol):
     """A task that reads values of a batch on the CPU, so that its loss need not read them on the device.
@@ -195,7 +188,7 @@ class Metric(Protocol):
     """
 
     name: str  # of the setting, such as `accuracy`
-    kinds: tuple[str, ...]  # the kinds of `LabelSpace` that it judges: `class`, `classes`, `number`, `choice`
+    kinds: tuple[str, ...]  # the kinds of `LabelSpace` that it judges: `class`, `classes`, `number`
     # The kinds whose default metric it is; `uneven` is one class per row with very uneven counts.
     default_for: tuple[str, ...]
     greater_is_better: bool  # true for accuracies, false for errors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from autopeft.report.formatting import count, difference, duration, interval, memory, metric, percent
+from autopeft.report.formatting import count, duration, memory, metric, percent
 from autopeft.report.plan_names import PartWords, is_untrained
 from autopeft.report.table_rows import FullRow, full_rows, scored_record
 from autopeft.space import BASELINE_METHOD
@@ -25,8 +25,8 @@ _MARKS = {
 class Answer:
     """Sentences below a mark; `tone` decides the color of the mark.
 
-    `evaluated` (the score of the user's own function), `refit` (the returned adapter, if it was trained on
-    all rows) and `served` (what serves the adapter of a language model) may be empty.
+    `refit` (the returned adapter, if it was trained on all rows) and `served` (what serves the adapter of a
+    language model) may be empty.
     """
 
     mark: str
@@ -34,7 +34,6 @@ class Answer:
     use: str
     cost: str
     sure: str
-    evaluated: str
     refit: str
     served: str
     verdict: Verdict
@@ -46,7 +45,6 @@ class Answer:
             "How sure": self.sure,
             "What it costs": self.cost,
             "What you get": self.refit,
-            "Your evaluation": self.evaluated,
             "Serving": self.served,
         }
         return tuple((label, sentence) for label, sentence in labelled.items() if sentence)
@@ -74,7 +72,6 @@ def answer_of(result: SearchResult, words: PartWords) -> Answer:
         use=in_words_of(result.spec, _use(result, label, best.words, default, is_compared=is_compared)),
         cost=_cost(result, best, baseline if is_compared else None),
         sure=in_words_of(result.spec, verdict.sentence),
-        evaluated=_evaluated(result, default),
         refit=_refit(result),
         served=_served(words) if not is_untrained(result, result.best) else "",
         verdict=verdict,
@@ -116,20 +113,6 @@ def _cost(result: SearchResult, best: FullRow, baseline: FullRow | None) -> str:
         f"{cost} The default trains {count(baseline.plan.trainable_params)} in "
         f"{duration(baseline.train_seconds)}{peak}; its file is {memory(baseline.file_bytes)}."
     )
-
-
-def _evaluated(result: SearchResult, default: str) -> str:
-    evaluation = result.evaluation
-    if evaluation is None:
-        return ""
-    sentence = f"By {evaluation.function} (larger is better): {metric(evaluation.best, False)}"
-    if result.best != result.baseline:
-        sentence += f" for the best plan, {metric(evaluation.baseline, False)} for {default}"
-    if evaluation.interval_95 is not None:
-        gap = difference(evaluation.mean_difference, False)
-        ends = interval(*evaluation.interval_95, False)
-        sentence += f", difference {gap} ({ends}) over {count(evaluation.n_rows)} rows"
-    return f"{sentence}."
 
 
 def _refit(result: SearchResult) -> str:

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from autopeft.types import (
     Budget,
     Cost,
-    OwnEvaluation,
     Plan,
     RunSpec,
     SplitSizes,
@@ -153,7 +152,6 @@ class ResultFile(_Keys):
     challenger: PlanAnswer | None
     verdict: Verdict
     test: TestNumbers | None
-    evaluation: OwnEvaluation | None
     refit: RefitAnswer | None
     full_runs: tuple[FullRunAnswer, ...]
     sizes: tuple[SizeAnswer, ...]

@@ -15,7 +15,7 @@ from autopeft.data import LabelledData
 from autopeft.errors import DataError, ModelError, UnknownNameError
 from autopeft.model import BaseModel
 from autopeft.model.user_model import narrow_format_of
-from autopeft.plugins import Catalogue, Method, Task, discover, is_own_metric, text_form
+from autopeft.plugins import Catalogue, Method, Task, discover, is_own_metric
 from autopeft.setup.derive import LONGER, Facts
 from autopeft.setup.resources import with_spread
 from autopeft.types import IN_MEMORY, OWN_TRAINER, RunSpec, with_setting
@@ -68,8 +68,6 @@ def look(spec: RunSpec, memory: InMemory) -> tuple[RunSpec, LabelledData, BaseMo
     if (commit := model.commit_of(spec.model)) is not None:  # a repeated run loads the same weights
         spec = with_setting(spec, "model.revision", commit)
     task = task.fitted(spec.task, loaded.label_space, base.tokenizer)
-    if form := text_form(task):
-        log.info("%s", form)
     return spec, loaded, base, task
 
 

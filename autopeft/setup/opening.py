@@ -100,8 +100,6 @@ def _check_settings(spec: RunSpec) -> None:
     check_trackers(spec)
     if is_own_metric(spec.task.metric):
         own_function(str(spec.task.metric))
-    if spec.search.evaluate is not None:
-        own_function(spec.search.evaluate, flag="--evaluate")
     if spec.search.baseline is not None:
         adapters.check_user_file(Path(spec.search.baseline))
 

@@ -24,11 +24,10 @@ _MEMORY = "execution.memory_bytes"
 PIECES = {"execution.micro_batch_tokens": None, "execution.checkpointing": "auto"}
 # What a resumed run may change: the deadline, where model, data and the user's files are (digests of their
 # content are compared), how measurements are spread over processes and devices of one kind, the pieces of a
-# step, which have gradients that add up to the same, trackers, the machine's price, and the function that
-# evaluates finished adapters.
+# step, which have gradients that add up to the same, trackers, and the machine's price.
 CHANGEABLE = frozenset(
     {
-        *("search.max_time_seconds", "search.evaluate", "output.out", "output.report_to"),
+        *("search.max_time_seconds", "output.out", "output.report_to"),
         *("model.id", "model.revision", "data.source", "search.space", "search.baseline"),
         *("execution.executor", "execution.workers", "execution.device", "execution.gpu_price"),
         *(_MEMORY, *PIECES),

@@ -13,7 +13,7 @@ from autopeft import model
 from autopeft.model import BaseModel
 from autopeft.model.quantization import unquantized_modules
 from autopeft.model.user_model import loaded_from
-from autopeft.plugins import metric_facts, text_form
+from autopeft.plugins import metric_facts
 from autopeft.setup.build import Prepared
 from autopeft.setup.resources import n_workers
 from autopeft.types import IN_MEMORY, VERSION, ExecutionSpec, SearchFacts, SplitSizes
@@ -59,7 +59,6 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
         decisions=prepared.decisions,
         chance=chance_of(prepared),
         lacking=prepared.base.lacking,
-        text_form=text_form(prepared.task) or prepared.bench.splits["train"].text_form,
         label_kind=loaded.label_space.kind,
         input_columns=loaded.text_columns,
     )

@@ -44,7 +44,6 @@ STATE = "state.json"
 TRAINING = "training.json"  # next to trained weights: how they were trained, and on which base model
 _LOG = "measurements.jsonl"
 _EARLY_FILES = ("run.yaml", "state", ".lock")  # all that a run writes before the sensitivity is measured
-_OF_EMPTY_FOLDERS = {".gitkeep", ".gitignore", ".DS_Store"}  # in a folder that people call empty
 
 log = logging.getLogger(__name__)
 
@@ -251,8 +250,8 @@ def _refuse_used_folder(path: Path) -> None:
 
 
 def _is_unused(path: Path) -> bool:
-    """Whether a folder is empty but for files of git or macOS, and of a run killed before its run.yaml."""
-    names = {entry.name for entry in path.iterdir() if entry.suffix != ".tmp"} - _OF_EMPTY_FOLDERS
+    """Whether a folder is empty but for the files of a run that was killed before its run.yaml."""
+    names = {entry.name for entry in path.iterdir() if entry.suffix != ".tmp"}
     return names <= {".lock", "state"} and not (path / "state" / _LOG).exists()
 
 

@@ -64,9 +64,8 @@ def resolve_settings(
         if place in env:
             log.info("%s sets %s to %s.", place, name, values[name])  # it may have been set days ago
     spec = _with_whole_paths(_checked(values, places), values)
-    for name in ("task.metric", "search.evaluate"):
-        if name in values and places[name] != str(config):
-            allow_own_function(attrgetter(name)(spec))
+    if "task.metric" in values and places["task.metric"] != str(config):
+        allow_own_function(spec.task.metric)
     return spec, frozenset(values)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from autopeft.plugins import Encoded
 from autopeft.tasks._shared.batches import Rows, pad_features
 from autopeft.tasks._shared.labelled import LabelledTask
-from autopeft.tasks._shared.tokens import pair_form, tokenized
+from autopeft.tasks._shared.tokens import tokenized
 
 
 def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
@@ -17,9 +17,8 @@ def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int
     examples, cut = tokenized(tokenizer, columns, max_length=max_length)
     longest = max(cut, default=0)
     note = f"{len(cut)} of {len(inputs)} texts were cut to {max_length} tokens; the longest has {longest}."
-    form = pair_form(tokenizer) if len(inputs[0]) > 1 else ""
     notes = (note,) if cut else ()
-    return Encoded(examples=tuple(examples), labels=tuple(labels), notes=notes, text_form=form)
+    return Encoded(examples=tuple(examples), labels=tuple(labels), notes=notes)
 
 
 PLUGIN = LabelledTask(

@@ -234,23 +234,6 @@ def _added_end(tokenizer: Any) -> list[int]:
     return [] if end is None else [end]
 
 
-def _text_form(kind: LabelKind, tokenizer: Any) -> str:
-    """Describe how a row with a prompt is written as one text; empty for other rows."""
-    if kind not in WITH_PROMPT:
-        return ""
-    if not tokenizer.chat_template:
-        end = "" if tokenizer.eos_token is None else f", {tokenizer.eos_token}"
-        return (
-            f"A row is written as prompt, line break, completion{end}; without the line break where white "
-            "space ends the prompt or begins the completion."
-        )
-    prompt = "the prompt" if kind == "chat" else "the prompt as the user's message"
-    added = tokenizer.convert_ids_to_tokens(_added_end(tokenizer))
-    end = "".join(f", followed by {token}" for token in added)
-    learned = " Every answer of the assistant is learned." if kind == "chat" else ""
-    return f"The tokenizer's chat template writes {prompt}, and the completion as the answer{end}.{learned}"
-
-
 def _generate(model: nn.Module, batch: Batch, tokenizer: Any, max_new_tokens: int) -> list[str]:
     """Continue the prompts of a batch greedily; a prompt is what precedes the last answer."""
     # A dropped row, if it is read at all, has no label: its prompt is its first token.
@@ -308,6 +291,5 @@ PLUGIN = WritingTask(
         # At each position (B, T) the label of the next token; -100 at the last position.
         targets=lambda labels: nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED),
         generate=_generate,
-        text_form=_text_form,
     ),
 )

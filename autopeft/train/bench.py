@@ -176,20 +176,6 @@ class Bench:
         ):
             yield model, stack.names
 
-    @contextlib.contextmanager
-    def finished(self, plan: Plan, *, seed: int) -> Iterator[nn.Module]:
-        """Yield a model with a plan's kept weights; raise TrainingError if the base model was changed."""
-        assert self.keep_weights is not None, "weights are kept for a later evaluation"
-        watch = self.base.watch
-        with exact_products(), quick_attention(), self._attached(plan, seed=seed) as (model, names):
-            load_weights(model, names, self.keep_weights(plan, seed))
-            with self.base.autocast(), torch.no_grad():
-                yield model.eval()
-        if changed := watch.first_change(self.base.module):
-            raise TrainingError(
-                f"The function changed {changed} of the base model; it must leave it as it is."
-            )
-
     @property
     def n_epochs(self) -> float | None:
         """The epochs of a full run; None if its length is unknown."""

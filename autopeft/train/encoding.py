@@ -20,7 +20,7 @@ from autopeft.errors import DataError, ModelError, reason_of
 from autopeft.model import BaseModel, is_out_of_memory
 from autopeft.model.checks import PASS_ERRORS
 from autopeft.plugins import Encoded, Example, Task
-from autopeft.train.rows import Counts, LazyRows, length_of, rows_of_tokens, size_of
+from autopeft.train.rows import Counts, LazyRows, length_of, size_of
 
 log = logging.getLogger(__name__)
 
@@ -43,19 +43,18 @@ class EncodedSplit:
 
     examples: Sequence[Example]
     labels: Sequence[Any]
-    text_form: str = ""  # how a row became one text, if that depends on the rows
     lazy: LazyRows | None = None  # whose columns are examples and labels; encodes a row when it is read
     rows: tuple[int, ...] | None = None  # the row of each example; None if no row was dropped
     n_late: int = 0  # examples at the end that a full run sees only after the steps of its short run
 
     @cached_property
     def lengths(self) -> Counts:
-        """Tokens per example: those of its longest row; 1 if it has none (an image)."""
+        """Tokens per example; 1 if it has none (an image)."""
         return self.lazy.lengths if self.lazy else np.array([*map(length_of, self.examples)], dtype=np.int64)
 
     @cached_property
     def sizes(self) -> Counts:
-        """Tokens that an example adds to a batch: those of its rows, or labels if more."""
+        """Tokens that an example adds to a batch: its own, or its labels if more."""
         return (
             self.lazy.sizes
             if self.lazy
@@ -105,8 +104,6 @@ def encode_splits(
     if not task.defaults.is_packed:
         splits = (data.joined("train", "search"), *splits[1:])
     encoded = {split.name: encode(split) for split in splits if split.inputs}
-    if form := encoded["train"].text_form:
-        log.info("%s", form)
     train = encoded["train"]
     # Lazy rows are all kept; of others, those that the task drops are missing in both splits.
     n_late = len(encoded["search"].examples if train.lazy is None else data.search.inputs)
@@ -132,7 +129,9 @@ def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int |
     def encode(rows: Sequence[int]) -> Encoded:
         inputs, labels = [split.inputs[i] for i in rows], [split.labels[i] for i in rows]
         encoded = task.encode(inputs, labels, base.tokenizer, longest)
-        _require_known_tokens([row for example in encoded.examples for row in rows_of_tokens(example)], base)
+        _require_known_tokens(
+            [example["input_ids"] for example in encoded.examples if "input_ids" in example], base
+        )
         if task.peft_task_type == "SEQ_2_SEQ_LM":  # the only task whose labels are rows of tokens
             _require_known_tokens(encoded.labels, base)
         return encoded
@@ -144,9 +143,7 @@ def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int |
         if len(sample.examples) == len(lazy.known):
             lazy.keep(lazy.known.tolist(), sample)
             _warn_or_refuse(sample, f"{split.name} (a sample)")
-            return EncodedSplit(
-                examples=lazy.examples, labels=lazy.labels, text_form=sample.text_form, lazy=lazy
-            )
+            return EncodedSplit(examples=lazy.examples, labels=lazy.labels, lazy=lazy)
     encoded = encode(range(len(split.inputs)))
     _warn_or_refuse(encoded, split.name)
     dropped = frozenset(encoded.dropped)
@@ -154,7 +151,6 @@ def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int |
     return EncodedSplit(
         examples=tuple(encoded.examples[i] for i in kept),
         labels=tuple(encoded.labels[i] for i in kept),
-        text_form=encoded.text_form,
         rows=kept if dropped else None,
     )
 

@@ -79,21 +79,13 @@ class LazyColumn(Sequence[Any]):
         return iter(self[:])
 
 
-def rows_of_tokens(example: Example) -> Sequence[Sequence[int]]:
-    """Return the rows of token ids of an example: one, one per choice, or none for an image."""
-    ids = example.get("input_ids", ())
-    if not len(ids):
-        return ()
-    return ids if isinstance(ids[0], Sequence | np.ndarray) else (ids,)
-
-
 def length_of(example: Example) -> int:
-    """Count the tokens of the longest row of an example; 1 if it has none (an image)."""
-    return max(map(len, rows_of_tokens(example)), default=1)
+    """Count the tokens of an example; 1 if it has none (an image)."""
+    return len(example.get("input_ids", ())) or 1
 
 
 def size_of(example: Example, label: Any) -> int:
-    """Count the tokens that an example adds to a batch: of its rows, or labels if more."""
-    rows = rows_of_tokens(example)
+    """Count the tokens that an example adds to a batch: its own, or its labels if more."""
+    n_tokens = len(example.get("input_ids", ()))
     n_labels = len(label) if isinstance(label, Sequence | np.ndarray) else 0
-    return max(len(rows) * max(map(len, rows)), n_labels) if rows else IMAGE_TOKENS
+    return max(n_tokens, n_labels) if n_tokens else IMAGE_TOKENS

@@ -116,8 +116,8 @@ class Study:
         """
         flags = by_dotted_name(settings) | {"task.max_steps": full_steps, "data.source": OWN_TRAINER}
         self.spec, _ = resolve_settings(config=None, env={}, flags=flags, assignments=(), origin="argument")
-        if self.spec.search.evaluate is not None or self.spec.search.baseline is not None:
-            raise SpecError("evaluate and baseline are for search alone, not for a study; leave them out.")
+        if self.spec.search.baseline is not None:
+            raise SpecError("baseline is for search alone, not for a study; leave it out.")
         self.metric = _metric_facts(metric, lower_is_better=lower_is_better)
         self._auto_class, self._is_tested, self._full_steps = auto_class, test, full_steps
         requested = without_scores(requested_space(self.spec))

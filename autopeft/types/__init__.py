@@ -26,7 +26,6 @@ from autopeft.types.outcomes import (
     Decision,
     FullRun,
     Outcome,
-    OwnEvaluation,
     Proposal,
     Refit,
     SearchFacts,

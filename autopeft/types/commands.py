@@ -50,7 +50,6 @@ def resume_command(spec: RunSpec, out: Path) -> str:
     metric = spec.task.metric if ":" in (spec.task.metric or "") else None
     named = {
         "--report-to": ",".join(spec.output.report_to),
-        "--evaluate": spec.search.evaluate,
         "--metric": metric,
     }
     words = [f" {flag} {quoted(name)}" for flag, name in named.items() if name]

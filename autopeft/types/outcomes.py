@@ -130,7 +130,6 @@ class SearchFacts:
     - `learning_rate_ranges`: the lowest and the highest rate of each method, and under "" of the head alone.
     - `metric_is_share`: whether the metric lies in [0, 1] and is shown in percent. `metric_label` is its name
       in texts; empty if that is `metric`.
-    - `text_form`: how the texts of a row become one text, in words.
     - `lacking`: sentences on weights that are missing in the base model's checkpoint.
     - `chance`: the metric of guesses, see `setup.search_facts.chance_of`.
     - `auto_class`: the class that loads the model of a user's trainer; empty if the task has it.
@@ -154,7 +153,6 @@ class SearchFacts:
     learning_rate_ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     metric_is_share: bool = False
     decisions: tuple[Decision, ...] = ()
-    text_form: str = ""
     lacking: str = ""
     chance: float | None = None
     metric_label: str = ""
@@ -240,22 +238,6 @@ class Refit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnEvaluation:
-    """Scores of a user's function for the finished adapters of best and baseline; larger is better.
-
-    `best` and `baseline` are its numbers, or the means of its scores of `n_rows`. Scores of two plans are
-    compared in pairs; positive differences favor the best plan.
-    """
-
-    function: str
-    best: float
-    baseline: float
-    n_rows: int
-    mean_difference: float | None = None
-    interval_95: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Cost:
     """Seconds by stage, each with the overhead of its runs; a resumed run counts every measurement.
 
@@ -317,15 +299,7 @@ class SearchResult(Outcome):
     scores: tuple[TargetScores, ...]
     cost: Cost
     environment: dict[str, str] = field(default_factory=dict)
-    evaluation: OwnEvaluation | None = None
     refit: Refit | None = None
-
-    @property
-    def returned_test(self) -> tuple[FullRun, ...]:
-        """Records on the test split of the returned adapter, which may be a refit, and of the baseline."""
-        if self.refit is None or self.refit.test is None:
-            return self.test
-        return tuple(self.refit.test if record.plan == self.best else record for record in self.test)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -217,12 +217,6 @@ class SearchSpec(Extent):
         "Search",
         gt=0,
     )
-    evaluate: str | None = setting(
-        None,
-        "Your own function, module:function, of a finished adapter and its tokenizer; returns a number or "
-        "one for each row; larger is better",
-        "Options",
-    )
     seed: int = setting(0, "Seed of splits, proposals and training runs", "Search", ge=0, le=MAX_SEED)
 
 

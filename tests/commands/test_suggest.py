@@ -28,11 +28,9 @@ from autopeft import space
 from autopeft.cli.app import app
 from autopeft.cli.sizes import suggestion_json, suggestion_text
 from autopeft.commands.estimate import estimate_step
-from autopeft.commands.suggest import SuggestRequest, suggest
 from autopeft.estimate import TrainingStep, measure
 from autopeft.plugins import discover
 from autopeft.store import resolve_settings
-from autopeft.types import DataSpec
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +46,7 @@ def model(tmp_path_factory):
 
 @pytest.mark.parametrize(("quantize", "held"), [(None, "4bit"), ("none", "none")])
 def test_a_base_that_does_not_fit_is_held_in_4_bits_unless_the_user_says_how(model, quantize, held):
-    request = SuggestRequest(model_id=model, budget="r8", device="l4", memory="900MB", quantize=quantize)
-    suggestion = suggest(request)
+    suggestion = autopeft.suggest(model, budget="r8", device="l4", memory="900MB", quantize=quantize)
     answer = suggestion_json(suggestion)
     assert (answer["quantize"], answer["fits"]) == (held, held == "4bit")
     assert ("BitsAndBytesConfig(load_in_4bit=True" in suggestion.snippet("trl")) == (held == "4bit")
@@ -70,7 +67,7 @@ def test_a_suggestion_that_does_not_fit_exits_with_3_and_names_cards_that_have_t
     ("trainer", "like"), [("peft", "trainer"), ("axolotl", "trainer"), ("trl", "autopeft")]
 )
 def test_memory_is_that_of_the_loop_in_which_the_lines_run(model, trainer, like):
-    suggestion = suggest(SuggestRequest(model_id=model, budget="r8", device="t4", trainer=trainer))
+    suggestion = autopeft.suggest(model, budget="r8", device="t4", trainer=trainer)
     step = suggestion.estimate.answer.step
     settings = {
         "model.id": model,
@@ -89,7 +86,7 @@ def test_weights_in_mxfp4_are_dequantized_by_trl_and_axolotl(tmp_path):
     config.quantization_config = {"quant_method": "mxfp4"}
     config.architectures = ["GptOssForCausalLM"]
     config.save_pretrained(tmp_path)
-    suggestion = suggest(SuggestRequest(model_id=str(tmp_path), budget="r2", trainer="trl"))
+    suggestion = autopeft.suggest(tmp_path, budget="r2", trainer="trl")
     written: dict = {}
     exec(suggestion.snippet("trl").replace("bf16=True", "use_cpu=True"), written)
     assert written["args"].model_init_kwargs["quantization_config"].dequantize
@@ -102,7 +99,7 @@ def test_its_rate_is_that_of_the_first_plan_of_a_search(model):
     methods = discover("autopeft.methods")
     first = space.load("default", known_methods=methods).listed["language"][0]
     low, high = methods["lora"].at_width(1024).learning_rate_range
-    suggestion = suggest(SuggestRequest(model_id=model, budget="r16", device="l4"))
+    suggestion = autopeft.suggest(model, budget="r16", device="l4")
     rate = low * (high / low) ** first.rate * (4 / 16**0.5) / (suggestion.config.lora_alpha / 16)
     assert suggestion.learning_rate == pytest.approx(rate, rel=1e-6)
     assert suggestion_json(suggestion)["n_steps"] is None
@@ -110,7 +107,7 @@ def test_its_rate_is_that_of_the_first_plan_of_a_search(model):
 
 
 def test_lines_for_trainers_of_language_models_are_for_them_alone():
-    suggestion = suggest(SuggestRequest(budget="r4", task="text-classification"))
+    suggestion = autopeft.suggest(budget="r4", task="text-classification")
     assert "SEQ_CLS" in suggestion.snippet("peft")
     with pytest.raises(autopeft.AutopeftError, match="SEQ_CLS"):
         suggestion.snippet("trl")
@@ -118,7 +115,7 @@ def test_lines_for_trainers_of_language_models_are_for_them_alone():
 
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
 def test_lines_for_all_trainers_quantize_the_base_as_the_estimate_does(model, bits):
-    suggestion = suggest(SuggestRequest(model_id=model, budget="r8", device="l4", quantize=bits))
+    suggestion = autopeft.suggest(model, budget="r8", device="l4", quantize=bits)
     in_axolotl = yaml.safe_load(suggestion.snippet("axolotl"))
     assert in_axolotl["adapter"] == ("qlora" if bits == "4bit" else "lora")
     written: dict = {}
@@ -134,17 +131,15 @@ def test_a_model_that_overflows_in_float16_computes_in_float32_on_a_t4(tmp_path)
     Gemma2Config(hidden_size=64, num_hidden_layers=2, architectures=["Gemma2ForCausalLM"]).save_pretrained(
         tmp_path
     )
-    suggestion = suggest(SuggestRequest(model_id=str(tmp_path), budget="r2", device="t4"))
+    suggestion = autopeft.suggest(tmp_path, budget="r2", device="t4")
     assert suggestion.estimate.dtype == "float32"
     assert "fp16" not in suggestion.snippet("trl")
     assert "'dtype': 'float32'" in suggestion.snippet("trl")
 
 
 def test_lines_allow_rows_as_long_as_the_run_does_and_not_as_the_longest_train_row(model_dir, tickets):
-    columns = {"text_columns": ("message",), "label_column": "team"}
-    data = DataSpec(source=tickets, **columns)
-    request = SuggestRequest(model_id=str(model_dir), task="text-classification", data=data)
-    suggestion = suggest(request)
+    columns = {"text": "message", "label": "team"}
+    suggestion = autopeft.suggest(model_dir, tickets, task="text-classification", **columns)
     assert suggestion.max_length == 32 > suggestion.estimate.answer.step.n_tokens
 
 
@@ -179,7 +174,7 @@ def test_no_server_is_named_for_ranks_that_differ(tmp_path):
     LlamaConfig(
         hidden_size=64, num_hidden_layers=2, architectures=["LlamaForCausalLM"], **heads
     ).save_pretrained(tmp_path)
-    narrow, wide = (suggest(SuggestRequest(model_id=str(tmp_path), budget=f"r{rank}")) for rank in (16, 32))
+    narrow, wide = (autopeft.suggest(tmp_path, budget=f"r{rank}") for rank in (16, 32))
     assert (bool(narrow.config.rank_pattern), bool(narrow.servers)) == (False, True)
     assert (bool(wide.config.rank_pattern), bool(wide.servers)) == (True, False)
 
@@ -194,8 +189,7 @@ def experts(tmp_path_factory):
 
 @pytest.mark.parametrize("components", [(), ("attention", "routed_experts")])
 def test_the_snippet_trains_the_reported_parameters_of_a_model_with_experts(experts, components):
-    request = SuggestRequest(model_id=str(experts), budget="r8", device="t4", components=components)
-    suggestion = suggest(request)
+    suggestion = autopeft.suggest(experts, budget="r8", device="t4", components=components)
     written: dict = {}
     exec(suggestion.snippet("peft"), written)
     base = MixtralForCausalLM(CONFIGS["mixtral"]())
@@ -217,7 +211,7 @@ def test_a_step_of_images_takes_the_bytes_of_a_real_one(tmp_path):
     )
     config.save_pretrained(tmp_path)
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
-    suggestion = suggest(SuggestRequest(model_id=str(tmp_path), budget="r4", device="l4"))
+    suggestion = autopeft.suggest(tmp_path, budget="r4", device="l4")
     assert "16 images" in suggestion_text(suggestion)
     assert suggestion_json(suggestion)["max_length"] is None
     on_cpu = run_spec(tmp_path, batch_size=3, device="cpu", dtype="float32")
@@ -248,8 +242,7 @@ def test_a_quantized_checkpoint_that_does_not_fit_is_reported(model, tmp_path):
     config = json.loads((Path(model) / "config.json").read_text())
     stored = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}
     (tmp_path / "config.json").write_text(json.dumps(config | stored))
-    request = SuggestRequest(model_id=str(tmp_path), budget="r8", device="l4", memory="100MB")
-    assert not suggest(request).estimate.fits
+    assert not autopeft.suggest(tmp_path, budget="r8", device="l4", memory="100MB").estimate.fits
 
 
 @pytest.mark.parametrize(("n_labels", "move"), [(3, 2.0), (1, 0.66)])
@@ -259,7 +252,7 @@ def test_the_lines_for_peft_move_the_outputs_of_a_head_by_equal_steps(tmp_path, 
     config = RobertaConfig(**sizes, vocab_size=99, num_labels=n_labels)
     config.architectures = ["RobertaForSequenceClassification"]
     config.save_pretrained(tmp_path)
-    suggestion = suggest(SuggestRequest(model_id=str(tmp_path), budget="r2"))
+    suggestion = autopeft.suggest(tmp_path, budget="r2")
     written: dict = {}
     exec(suggestion.snippet("peft"), written)
     model = peft.get_peft_model(RobertaForSequenceClassification(config).eval(), written["config"])

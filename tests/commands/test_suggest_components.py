@@ -8,7 +8,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from toys.topologies import build
 
-from autopeft.commands import SuggestRequest, suggest
+import autopeft
 from autopeft.errors import TargetError
 from autopeft.model import components
 
@@ -41,7 +41,7 @@ def suggested(name, folder, **settings):
     model = build(name, device="cpu")
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
-    suggestion = suggest(SuggestRequest(model_id=str(folder), budget="r4", **settings))
+    suggestion = autopeft.suggest(folder, budget="r4", **settings)
     parts = components(model)
     adapted = peft.get_peft_model(model, suggestion.config)
     layers = {

@@ -38,16 +38,11 @@ def row_of(name, draw):
         "number": {"text": text, "label": round(draw.uniform(1, 5), 2)},
         "pair": {"premise": text, "hypothesis": sentence(draw), "label": draw.choice("xyz")},
         "tags": {"tokens": words, "tags": draw.choices(["O", "B-a"], k=len(words))},
-        "choice": {
-            "question": text,
-            "choices": [sentence(draw), sentence(draw)],
-            "answer": draw.randint(0, 1),
-        },
         "completion": {"prompt": text, "completion": sentence(draw)},
     }[name]
 
 
-TASKS = {"tags": "token-classification", "choice": "multiple-choice", "completion": "text-generation"}
+TASKS = {"tags": "token-classification", "completion": "text-generation"}
 
 
 @pytest.fixture
@@ -136,17 +131,6 @@ def test_every_token_gets_a_tag(make_run, model_dir):
     guesses = logits[1:-1].argmax(-1).tolist()  # without [CLS] and [SEP]
     names = RunDir.open(run).load_result().setting.label_names
     assert reply.tags == tuple(zip(("good", "film", "day"), (names[i] for i in guesses), strict=True))
-
-
-def test_one_of_the_choices_is_the_answer(make_run):
-    run = make_run("choice")
-    question, choices = "good film", ["bad day", "good day"]
-    (reply,) = commands.try_run(run, [question, *choices])
-    assert list(reply.probabilities) == choices and sum(reply.probabilities.values()) == pytest.approx(1)
-    (swapped,) = commands.try_run(run, [question, *reversed(choices)])
-    assert swapped.probabilities == pytest.approx(reply.probabilities, abs=1e-5)
-    rows = [("good film", "bad day", "good day"), ("bad film", "good day", "bad day")]  # each is one input
-    assert commands.predict(run, rows) == tuple(reply for row in rows for reply in commands.try_run(run, row))
 
 
 def test_a_prompt_gets_what_the_model_writes_greedily(make_run, llama_with_weights):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import random
 
 import datasets
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -71,19 +69,13 @@ def test_blanks_around_the_names_of_a_csv_do_not_count(tmp_path):
     assert (data.text_columns, data.label_names) == (("text",), ("a", "b"))
 
 
-ROW = "text,label\nfine,1\n"
-
-
 @pytest.mark.parametrize(
     ("name", "content", "word"),
     [
         ("a.parquet", b"not parquet at all", "Parquet"),
         ("a.csv", "text,label\ncafé,1\n".encode("cp1252"), "encoding='cp1252'"),
-        ("a.csv", ROW.encode("utf-16"), "UTF-8"),
-        ("a.jsonl", '{"text": "é"}'.encode("latin-1"), "UTF-8"),
         ("a.csv", b"text,label\nfine,1\nyes, it is,1\n", "line 3"),
         ("a.csv", b"text,label\nyes, it is,1\n", "header"),
-        ("a.csv", b'text,label\n"fine,1\nmore,2\n', "EOF inside string"),
         ("a.csv", b"text;label\nfine;1\n", "sep=';'"),
         ("a.tsv", b"text\tlabel\nfine\t1\n", "read_csv"),
         ("a.csv", b"text,label\n", "no rows"),
@@ -91,10 +83,6 @@ ROW = "text,label\nfine,1\n"
         ("a.json", b'{"text": "a", "lab', "line 1"),
         ("a.jsonl", b'{"text": "a", "label": 1}\nhello\n', "line 2"),
         ("a.jsonl", b'{"text": "a", "label": 1}\n["b", 2]', "not a record"),
-        ("a.jsonl", b"null", "not a record"),
-        ("a.jsonl", b"", "no rows"),
-        ("a.json", b"[]", "no rows"),
-        ("a.csv.gz", gzip.compress(ROW.encode()), "read_csv"),
         ("a.xlsx", b"PK", r"\.csv"),
     ],
 )
@@ -110,8 +98,6 @@ def test_file_that_cannot_be_read_is_refused(tmp_path, name, content, word):
     [
         ("token-classification", {"tokens": ["it's", "b"], "tags": ["O", "B-X"]}),
         ("text-classification", {"text": "some text", "labels": ["a", "b"]}),
-        ("text-classification", {"text": "some text", "labels": np.array(["a", "b"])}),
-        ("multiple-choice", {"question": "which?", "choices": ["x", "y", "z"], "answer": "A"}),
         ("text-generation", {"messages": [{"role": "user", "content": "hello"}]}),
     ],
 )
@@ -125,13 +111,6 @@ def test_texts_that_begin_with_a_bracket_stay_texts(tmp_path):
     rows = [{"text": f"[sic] number {i}", "label": "[a]" if i % 2 else "b"} for i in range(N)]
     pd.DataFrame(rows).to_csv(tmp_path / "rows.csv", index=False)
     assert read(tmp_path / "rows.csv").label_names == ("[a]", "b")
-
-
-def test_bytes_are_refused(tmp_path):
-    rows = [{"text": b"text %d" % i, "label": i % 2} for i in range(N)]
-    pd.DataFrame(rows).to_parquet(tmp_path / "rows.parquet")
-    with pytest.raises(DataError, match="Column text"):
-        read(tmp_path / "rows.parquet")
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from autopeft.data import load, read_choices, read_images, read_texts
+from autopeft.data import load, read_images, read_texts
 from autopeft.errors import DataError
 from autopeft.types import DataSpec
 
@@ -58,16 +58,6 @@ def test_a_class_that_duplicates_take_away_is_refused(tmp_path):
     rows.insert(0, {"text": "the same", "label": "a"})
     with pytest.raises(DataError, match="--text-column"):
         read(write(tmp_path / "rows.jsonl", rows))
-
-
-def test_the_text_that_questions_are_about_follows_them(tmp_path):
-    rows = [
-        {"article": f"{LONG} {i}", "question": f"why {i}", "options": ["a", "b"], "answer": "AB"[i % 2]}
-        for i in range(100)
-    ]
-    data = read(write(tmp_path / "rows.jsonl", rows), read_choices)
-    assert all(row[0].split("\n\n")[1].startswith(LONG) for row in data.train.inputs)
-    assert {row[0].split("\n\n")[0] for row in data.train.inputs} <= {f"why {i}" for i in range(100)}
 
 
 def png(shade):

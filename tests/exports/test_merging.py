@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 import transformers
-from toys.exports import TOKENS, logits_of, shake, trained
-from toys.families import CONTEXT, GROUPED, HEADED, SEQ2SEQ, SIZE, V
+from toys.exports import logits_of, trained
+from toys.families import CONTEXT, GROUPED, HEADED, SEQ2SEQ, V
 
-from autopeft.adapters import compile_plan
 from autopeft.errors import SpecError
-from autopeft.exports import read_weights
-from autopeft.model import BaseModel, save_weights
-from autopeft.plugins import ExportSource, discover
+from autopeft.model import BaseModel
+from autopeft.plugins import discover
 
 MERGED, METHODS = discover("autopeft.exports")["merged"], discover("autopeft.methods")
 
@@ -43,28 +39,6 @@ def test_output_layer_that_is_the_embeddings_of_a_decoder_is_still_that_when_rea
     module, report = read_again(tmp_path / "out")
     assert not report["missing_keys"]
     torch.testing.assert_close(logits_of(module), toy.logits, rtol=0, atol=1e-5)
-
-
-def test_model_of_multiple_choice_is_merged(make_plan, tmp_path):
-    base = base_of("AutoModelForMultipleChoice", transformers.BertConfig(**SIZE, initializer_range=0.2))
-    plan, raw, choices = make_plan(base, "lora"), copy.deepcopy(base.module), TOKENS.view(1, 2, -1)
-    configs = compile_plan(plan, METHODS).configs
-    with base.attached(configs, plan=plan, task_type=None, seed=0) as model, torch.no_grad():
-        shake(model, seed=0)
-        expected = model.eval()(input_ids=choices).logits
-        save_weights(model, ("default",), tmp_path / "weights")
-    source = ExportSource(
-        configs=configs,
-        base_model="toy",
-        task_type=None,
-        head=base.head_names,
-        weights=(read_weights(tmp_path / "weights"),),
-        base=raw,
-    )
-    MERGED.export(source, tmp_path / "out")
-    module, _ = read_again(tmp_path / "out", "AutoModelForMultipleChoice")
-    with torch.no_grad():
-        torch.testing.assert_close(module.eval()(input_ids=choices).logits, expected, rtol=0, atol=1e-5)
 
 
 def test_adapters_of_modules_that_share_a_weight_are_not_merged(make_plan, tmp_path):

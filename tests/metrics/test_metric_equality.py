@@ -145,14 +145,6 @@ def of_numbers(name, metric, tokenizer):
     return Known(toy, OF_NUMBERS[metric](labels, guesses), metrics.mean_squared_error(labels, guesses))
 
 
-def of_choices(name, metric, tokenizer):
-    toy = make_toy(TASKS[name], tokenizer)
-    scores = np.stack([logits.numpy() for logits, _ in saved(toy)])
-    chances = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
-    value = metrics.accuracy_score(toy.labels, scores.argmax(axis=1))
-    return Known(toy, value, metrics.log_loss(toy.labels, chances))
-
-
 def of_tags(name, metric, tokenizer):
     toy, rng = make_toy(TASKS[name], tokenizer), np.random.default_rng(0)
     toy.task = TASKS[name].fitted(TaskSpec(metric=metric), TAGS)
@@ -224,7 +216,6 @@ CASES = [
     *((of_numbers, "text-classification", metric) for metric in OF_NUMBERS),
     *((of_classes, "image-classification", metric) for metric in OF_CLASSES),
     *((of_several, "image-classification", metric) for metric in OF_SEVERAL),
-    (of_choices, "multiple-choice", "accuracy"),
     *((of_tags, "token-classification", metric) for metric in OF_TAGS),
     *((of_texts, "text-generation", metric) for metric in OF_TEXTS),
     *((of_texts, "text2text-generation", metric) for metric in OF_TEXTS),

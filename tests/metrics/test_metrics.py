@@ -31,10 +31,10 @@ def test_it_meets_the_protocol(name):
     metric = METRICS[name]
     assert isinstance(metric, Metric)
     assert metric.name == name
-    assert metric.kinds and {*metric.kinds} <= {"class", "classes", "number", "choice"}
+    assert metric.kinds and {*metric.kinds} <= {"class", "classes", "number"}
 
 
-@pytest.mark.parametrize("kind", ["class", "uneven", "classes", "number", "choice"])
+@pytest.mark.parametrize("kind", ["class", "uneven", "classes", "number"])
 def test_every_kind_of_target_has_one_default_metric(kind):
     (default,) = [metric for metric in METRICS.values() if kind in metric.default_for]
     assert kind.replace("uneven", "class") in default.kinds

@@ -12,11 +12,10 @@ from toys.sensitivity import mean_squares, score_by_target, weights_of
 from autopeft.model import BaseModel
 from autopeft.plugins import discover
 
-CHOICE = discover("autopeft.tasks")["multiple-choice"]
 CLASSES = discover("autopeft.tasks")["text-classification"]
 IMAGES = discover("autopeft.tasks")["image-classification"]
-# (examples, choices, tokens of the longest): T as many as the examples, as their rows, as the choices.
-SHAPES = [(6, 2, 6), (3, 2, 6), (4, 3, 9), (4, 5, 5), (1, 3, 6)]
+CLASSIFIER = "AutoModelForSequenceClassification"
+SHAPES = [(6, 6), (3, 6), (4, 9), (1, 6)]  # (examples, tokens of the longest)
 
 
 def built(module):
@@ -27,23 +26,6 @@ def toy(architecture, auto_class):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return built(getattr(transformers, auto_class).from_config(model_toys.CONFIGS[architecture]()))
-
-
-def questions(n, n_choices, n_tokens, *, seed=0):
-    """Choices of different lengths, of which the first is the longest."""
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(3, n_tokens + 1, size=(n, n_choices))
-    lengths[0, 0] = n_tokens
-    rows = [
-        {
-            "input_ids": [rng.integers(4, model_toys.V, size=length).tolist() for length in of_row],
-            "attention_mask": [[1] * length for length in of_row],
-        }
-        for of_row in lengths
-    ]
-    batch = CHOICE.collate(rows, rng.integers(0, n_choices, size=n).tolist(), 0)
-    assert batch["input_ids"].shape == (n, n_choices, n_tokens)
-    return batch
 
 
 def texts(n, n_tokens):
@@ -65,27 +47,27 @@ def assert_is_brute_force(base, task, batch, batches, *, rel):
 
 @pytest.mark.parametrize("architecture", ["bert", "distilbert"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_fisher_of_multiple_choice_is_that_of_single_examples(architecture, shape):
-    base, batch = toy(architecture, "AutoModelForMultipleChoice"), questions(*shape)
-    assert_is_brute_force(base, CHOICE, batch, [batch, batch], rel=1e-4)
+def test_fisher_of_a_batch_is_that_of_single_examples(architecture, shape):
+    base, batch = toy(architecture, CLASSIFIER), texts(*shape)
+    assert_is_brute_force(base, CLASSES, batch, [batch, batch], rel=1e-4)
 
 
-def test_choices_are_kept_apart_where_the_batch_is_halved():
-    base, batch = toy("bert", "AutoModelForMultipleChoice"), questions(12, 2, 6)  # T as many as each half
-    assert_is_brute_force(base, CHOICE, batch, [batch], rel=1e-4)
+def test_texts_are_kept_apart_where_the_batch_is_halved():
+    base, batch = toy("bert", CLASSIFIER), texts(12, 6)  # T as many as each half
+    assert_is_brute_force(base, CLASSES, batch, [batch], rel=1e-4)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_padding_of_choices_does_not_count(shape):
+def test_padding_does_not_count(shape):
     """More padding, of other ids, changes no value."""
-    base, batch = toy("bert", "AutoModelForMultipleChoice"), questions(*shape)
+    base, batch = toy("bert", CLASSIFIER), texts(*shape)
     longer = {
         name: torch.nn.functional.pad(batch[name], (0, 3), value=7 if name == "input_ids" else 0)
         for name in ("input_ids", "attention_mask")
     }
     for score in ("gradient", "fisher"):
         first, second = (
-            score_by_target(score, base, [padded, padded], task=CHOICE)
+            score_by_target(score, base, [padded, padded], task=CLASSES)
             for padded in (batch, {**longer, "labels": batch["labels"]})
         )
         assert second == pytest.approx(first, rel=1e-3, abs=1e-9)

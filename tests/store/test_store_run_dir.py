@@ -45,16 +45,6 @@ def test_a_folder_that_holds_files_is_refused_without_resume(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-@pytest.mark.parametrize("name", [".gitkeep", ".DS_Store"])
-def test_a_folder_that_is_empty_for_people_is_used_and_left_as_it_was(name, tmp_path):
-    (tmp_path / name).write_text("kept")
-    RunDir.check(tmp_path)
-    with RunDir.create(tmp_path, resume=False) as run:
-        run.write_spec(RunSpec())
-        run.discard()
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "kept")]
-
-
 def test_a_folder_that_is_not_a_run_is_not_resumed(tmp_path):
     (tmp_path / "mine.txt").touch()
     with pytest.raises(RunDirError, match=r"run\.yaml"):

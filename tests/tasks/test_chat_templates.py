@@ -88,10 +88,10 @@ def test_an_answer_follows_thoughts_that_its_prompt_closed(words):
     assert before.endswith("time <think>\n\n</think>\n\n") and after == "good [SEP] "
 
 
-def ends(words, template):
+def end_of(words, template):
     words = with_template(words, template)
-    task, (text,) = encoded(words, ["the food"], ["good"])
-    return text.split()[-1], task.text_form
+    _, (text,) = encoded(words, ["the food"], ["good"])
+    return text.split()[-1]
 
 
 def test_an_answer_without_an_end_is_given_one(words):
@@ -101,9 +101,7 @@ def test_an_answer_without_an_end_is_given_one(words):
         "{% for m in messages %}{{ '<user>' if m.role == 'user' else '<bot>' }} {{ m.content }}{% endfor %}"
         "{% if add_generation_prompt %}<bot> {% endif %}"
     )
-    end, form = ends(words, glm)
-    assert end == "<user>" and "<user>" in form
-    end, form = ends(words, glm.replace("<user>", "day").replace("<bot>", "time"))
-    assert end == "[SEP]" and "[SEP]" in form
+    assert end_of(words, glm) == "<user>"
+    assert end_of(words, glm.replace("<user>", "day").replace("<bot>", "time")) == "[SEP]"
     words.bos_token = "<user>"  # begins texts, and ends none
-    assert ends(words, glm)[0] == "[SEP]"
+    assert end_of(words, glm) == "[SEP]"

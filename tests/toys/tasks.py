@@ -90,12 +90,6 @@ def _text2text_generation(_):
     return LabelSpace(kind="completion"), "t5", "AutoModelForSeq2SeqLM", inputs, answers
 
 
-def _multiple_choice(_):
-    texts, labels = toy_rows(N, seed=3)
-    inputs = [(text, "good", "bad film") for text in texts]
-    return LabelSpace(kind="choice", names=("A", "B")), "bert", "AutoModelForMultipleChoice", inputs, labels
-
-
 def _image_classification(_):
     inputs = [(image_file(np.random.default_rng(i).integers(0, 255, (10, 10, 3))),) for i in range(N)]
     label_space = LabelSpace(names=("dark", "light"))
@@ -118,7 +112,6 @@ TOYS = {
     "text-classification": _text_classification,
     "token-classification": _token_classification,
     "text-generation": _text_generation,
-    "multiple-choice": _multiple_choice,
     "text2text-generation": _text2text_generation,
     "image-classification": _image_classification,
 }

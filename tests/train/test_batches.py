@@ -15,11 +15,10 @@ from autopeft.train import Compute, EncodedSplit
     ("example", "label", "size"),
     [
         ({"input_ids": [1, 2, 3]}, 0, 3),
-        ({"input_ids": [[1, 2, 3], [4]]}, 1, 6),  # two choices, padded alike
         ({"input_ids": [1, 2]}, [5, 6, 7, 8], 4),  # a completion of its own
         ({"pixel_values": torch.zeros(3, 8, 8)}, 1, 196),
     ],
-    ids=["text", "choices", "completion", "image"],
+    ids=["text", "completion", "image"],
 )
 def test_size_of_an_example_is_what_a_batch_grows_by(example, label, size):
     assert EncodedSplit(examples=(example,), labels=(label,)).sizes.tolist() == [size]

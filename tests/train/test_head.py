@@ -66,7 +66,6 @@ def test_head_starts_at_the_mean_of_the_numbers(bert, attach, make_plan):
 @pytest.mark.parametrize(
     ("name", "config", "output"),
     [
-        ("BertForMultipleChoice", transformers.BertConfig(**TINY), "classifier"),
         ("BertForSequenceClassification", transformers.BertConfig(**TINY), "classifier"),
         ("RobertaForSequenceClassification", transformers.RobertaConfig(**TINY), "classifier.out_proj"),
         (

@@ -17,8 +17,6 @@ from autopeft.types import (
     SETTINGS,
     SHORT_NAMES,
     Adapter,
-    Decision,
-    Measurement,
     Plan,
     digest_of,
     from_json,
@@ -70,12 +68,6 @@ def test_a_record_comes_back_from_json_text_as_it_was(kind: type[Any], data: st.
     assert repr(through_text(record)) == repr(record)  # equal, and of equal types: True is no 1
 
 
-@given(records_of(Plan), records_of(Plan))
-def test_digests_are_equal_exactly_where_plans_are(first: Plan, second: Plan) -> None:
-    assert (first.digest == second.digest) == (repr(first) == repr(second))
-    assert through_text(first).digest == first.digest
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -107,23 +99,9 @@ def test_a_digest_is_the_start_of_the_sha256_of_sorted_json() -> None:
     assert digest_of({"b": None, "a": [1, "é"]}) == digest_of({"a": [1, "é"], "b": None}) == expected
 
 
-@given(records_of(Measurement))
-def test_a_plan_and_a_measurement_are_dictionary_keys(measurement: Measurement) -> None:
-    counts = {(measurement.plan, measurement.fidelity): 1, measurement: 2}
-    again = through_text(measurement)
-    assert (counts[again.plan, again.fidelity], counts[again]) == (1, 2)
-
-
 def test_every_setting_has_a_help_a_group_and_a_name_of_its_own() -> None:
     for field in SETTINGS.values():
         assert field.help and field.help[-1] != ".", field.name
         assert field.group in get_args(Group), field.name
     assert len({field.short for field in SETTINGS.values() if field.short}) == len(SHORT_NAMES)
     assert len({field.variable for field in SETTINGS.values()}) == len(SETTINGS)
-
-
-def test_decision_names_the_flag_or_else_the_setting():
-    with_flag = next(name for name, field in SETTINGS.items() if field.flag == "--batch-size")
-    without = next(name for name, field in SETTINGS.items() if field.flag is None)
-    assert str(Decision(setting=with_flag, value="8", rule="by hand")) == "--batch-size 8: by hand"
-    assert str(Decision(setting=without, value="8", rule="by hand")) == f"{without} 8: by hand"

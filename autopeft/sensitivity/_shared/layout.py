@@ -14,20 +14,18 @@ from autopeft.plugins import IGNORED, Batch, Task
 class Layout:
     """Reshapes the inputs and output gradients of layers to (B, T, features), in float32.
 
-    An example may be several rows of the batch: with `input_ids` (B, C, T), as in multiple choice, layers see
-    (B C, T, features), which become (B, C T, features); windows of an image likewise. Rows that belong to no
-    example (tokens routed to an expert) become one example each, shape (N, 1, features).
+    An example may be several rows of the batch, such as windows of an image: layers see (B C, T, features),
+    which become (B, C T, features). Rows that belong to no example (tokens routed to an expert) become one
+    example each, shape (N, 1, features).
 
     Padding needs no mask: the loss does not depend on it, so its gradients are 0.
     """
 
     def __init__(self, batch: Batch, task: Task) -> None:
         self._n_examples = n = len(batch["labels"])
-        ids: Tensor | None = batch.get("input_ids")
-        n_sequences = n if ids is None else ids[..., 0].numel()  # B C in multiple choice
         values = [value for value in batch.values() if isinstance(value, Tensor)]
         # Lengths of a layer's input (N, features) that holds every example: some layers see (B T, features).
-        self._whole_lengths = {n, n_sequences, *(v.numel() for v in values if v.ndim in (2, 3))}
+        self._whole_lengths = {n, *(v.numel() for v in values if v.ndim in (2, 3))}
         self._weights = _example_weights(batch, task)
 
     def inputs(self, tensor: Tensor) -> Tensor:

@@ -28,8 +28,7 @@ class LabelledTask:
     """A task learned from the logits (B, C) of a model's head.
 
     `reader` names the function of `autopeft.data` that reads rows; `encode` turns rows into examples;
-    `collate_inputs` turns examples and the padding token's id into the features of a batch. `kinds` are the
-    kinds of `LabelSpace` that the task learns.
+    `collate_inputs` turns examples and the padding token's id into the features of a batch.
     """
 
     name: str
@@ -38,7 +37,6 @@ class LabelledTask:
     encode: Callable[[Rows, Sequence[Any], Any, int], Encoded]
     collate_inputs: Callable[[Sequence[Example], int], Batch]
     peft_task_type: str | None = None
-    kinds: tuple[str, ...] = ("class", "classes", "number")
     label_space: LabelSpace = field(default_factory=LabelSpace)
     chosen_metric: str | None = None
     notes: tuple[str, ...] = ()
@@ -73,7 +71,7 @@ class LabelledTask:
 
     def fitted(self, spec: TaskSpec, label_space: LabelSpace, tokenizer: Any = None) -> LabelledTask:
         """Adapt the task to a dataset; the default metric depends on the labels and how even they are."""
-        require_kind(self.name, label_space, self.kinds)
+        require_kind(self.name, label_space, ("class", "classes", "number"))
         task = replace(self, label_space=label_space, chosen_metric=spec.metric, notes=())
         if spec.metric is not None:
             require_metric(f"{self.name} ({label_space.kind})", spec.metric, task.metrics)

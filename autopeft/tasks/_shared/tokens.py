@@ -98,13 +98,6 @@ def pair_start(tokenizer: Any) -> str:
     return "\n" if alone == pair else ""
 
 
-def pair_form(tokenizer: Any) -> str:
-    """Describe how a pair is written as one text; empty if the tokenizer puts a token between its texts."""
-    if not pair_start(tokenizer):
-        return ""
-    return "The second text of a pair follows a line break, since the tokenizer puts nothing between the two."
-
-
 def tokenized(
     tokenizer: Any, columns: Sequence[Sequence[str]], *, max_length: int
 ) -> tuple[list[Example], list[int]]:

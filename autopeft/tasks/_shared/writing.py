@@ -53,14 +53,12 @@ class TextModel:
     - `features`: model and batch -> what the model is called with.
     - `targets`: labels (B, T) -> the label that each position predicts (B, T), -100 if it predicts none.
     - `generate`: model, batch, tokenizer and max_new_tokens -> one text per example.
-    - `text_form`: the kind of labels and tokenizer -> a sentence on how a row becomes one text, or nothing.
     """
 
     encode: Callable[[LabelKind, Sequence[str], Sequence[str], Any, int], Encoded]
     features: Callable[[nn.Module, Batch], Batch]
     targets: Callable[[Tensor], Tensor]
     generate: Callable[[nn.Module, Batch, Any, int], list[str]]
-    text_form: Callable[[LabelKind, Any], str] = lambda kind, tokenizer: ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,12 +100,6 @@ class WritingTask:
         if self.judges_texts:
             return GENERATED
         return COMPLETIONS if self.label_space.kind in WITH_PROMPT else BLOCKS
-
-    @property
-    def text_form(self) -> str:
-        """How a row with a prompt becomes one text, in words; empty without tokenizer and for other rows."""
-        kind = self.label_space.kind
-        return "" if self.tokenizer is None else self.model_type.text_form(kind, self.tokenizer)
 
     metrics = tuple(TOKEN_METRICS)  # the default first
     judges_texts = property(lambda self: self.metric == EXACT_MATCH or is_own_metric(self.metric))
