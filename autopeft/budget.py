@@ -22,10 +22,12 @@ _AMOUNT = re.compile(
     r"((?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d{0,2}(?:_\d{3})+|\d+)(?:\.\d+)?|\.\d+)\s*([kKmMbB%]?)", re.ASCII
 )
 _RANK = re.compile(r"[rR]([1-9]\d{0,3})")
+AUTO = "auto"
+RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # powers of two, as people and kernels use them
 _LEAST_PERCENT = Fraction(1, 10)  # a smaller number without a unit is a fraction of 1; heuristic
 _LONGEST = 60  # characters of a budget; heuristic
 _FACTOR = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
-_ALLOWED = "write a share of the base model such as 0.5%, a rank such as r16, or a number such as 300k"
+_ALLOWED = "write a share of the base model such as 0.5%, a rank such as r16, a number such as 300k, or auto"
 
 
 def parse(requested: str, *, base_params: int, rank_params: int = 0) -> Budget:
@@ -35,9 +37,11 @@ def parse(requested: str, *, base_params: int, rank_params: int = 0) -> Budget:
     of rank 16 on all linear layers trains, `rank_params` what it trains at rank 1.
 
     Raises:
-        SpecError: Not a number, zero, negative, or over 100 %.
+        SpecError: Not a number, zero, negative, or over 100 %; or `auto`, which needs rows (`rank_for`).
         BudgetError: A share that is less than one parameter of this base model.
     """
+    if requested.strip() == AUTO:
+        raise SpecError("The budget 'auto' needs the rows of a language model: pass --data, or a rank.")
     if rank := _RANK.fullmatch(requested.strip()):
         exact = Fraction(int(rank[1]) * rank_params)
     else:
@@ -57,13 +61,24 @@ def parse(requested: str, *, base_params: int, rank_params: int = 0) -> Budget:
 
 def check(requested: str) -> None:
     """Raise SpecError for a `--budget` that fits no base model, before one is loaded."""
-    if _RANK.fullmatch(requested.strip()):
+    if requested.strip() == AUTO or _RANK.fullmatch(requested.strip()):
         return
     amount, is_share = _amount(requested)
     if is_share and amount > 1:
         raise SpecError(
             f"The budget {requested!r} is more than the whole base model; ask for less than 100%."
         )
+
+
+def rank_for(n_tokens: int, *, rank_params: int, base_params: int) -> int:
+    """Return the lowest rank at which LoRA has a parameter for each token that it learns to write.
+
+    If none has, return the highest rank with fewer parameters than the base model.
+
+    Source: "a very rough approximation" of tinker-docs.thinkingmachines.ai/lora-primer.
+    """
+    ranks = [rank for rank in RANKS if rank * rank_params < base_params] or [1]
+    return next((rank for rank in ranks if rank * rank_params >= n_tokens), ranks[-1])
 
 
 def _amount(requested: str) -> tuple[Fraction, bool]:

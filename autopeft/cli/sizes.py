@@ -226,6 +226,9 @@ def suggestion_text(suggestion: Suggestion) -> str:
     elif step.n_rows > 1:
         memory += ", for all rows at once; with --device, how many at a time fit the card"
     learning_rate = rate(suggestion.learning_rate)
+    if suggestion.rate_range is not None:
+        low, high = map(rate, suggestion.rate_range)
+        learning_rate += f" ({low} to {high} costs about 0.001 nats)"
     facts = {
         "rank, alpha": f"{config.r}, {config.lora_alpha}",
         "learning rate": f"{learning_rate}, {suggestion.warmup} of warm-up, then linear to 0",
@@ -234,7 +237,7 @@ def suggestion_text(suggestion: Suggestion) -> str:
         "base model": "" if step.quantize == "none" else f"--quantize {step.quantize}",
         "memory": memory,
         "time": _suggested_time(suggestion),
-        "served by": f"{', '.join(suggestion.servers)}, as it is" if suggestion.servers else "",
+        "servers": _servers(suggestion),
     }
     share = percent(100 * suggestion.trainable_params / described.base_params)
     params = f"{suggestion.trainable_params:,} parameters ({share})"
@@ -253,6 +256,15 @@ def suggestion_text(suggestion: Suggestion) -> str:
         _coverage(count),
         lines_of([*(f"note: {note}" for note in _notes(estimated)), *fitting]),
     )
+
+
+def _servers(suggestion: Suggestion) -> str:
+    """List the servers without a known fault, and what depends on version or flags of others."""
+    good = ", ".join(name for name, warnings in suggestion.servers.items() if not warnings)
+    warned = [
+        f"{name} {warning.text}" for name, warnings in suggestion.servers.items() for warning in warnings
+    ]
+    return "; ".join([*([f"no fault known for {good}"] if good else []), *warned])
 
 
 def _suggested_time(suggestion: Suggestion) -> str:
@@ -281,6 +293,7 @@ def suggestion_json(suggestion: Suggestion) -> dict[str, Any]:
         "lora_alpha": suggestion.config.lora_alpha,
         **suggestion.places,
         "learning_rate": suggestion.learning_rate,
+        "learning_rate_range": suggestion.rate_range,
         "warmup_steps": suggestion.warmup_steps,
         "batch_size": suggestion.batch_size,
         "micro_batch_size": step.n_rows,
@@ -293,6 +306,7 @@ def suggestion_json(suggestion: Suggestion) -> dict[str, Any]:
         "n_steps": estimated.n_steps,
         "seconds": estimated.run_seconds,
         "price": _price(estimated),
+        "servers": {name: [each.text for each in found] for name, found in suggestion.servers.items()},
         "notes": _notes(estimated),
     }
 

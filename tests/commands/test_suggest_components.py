@@ -8,7 +8,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from toys.topologies import build
 
-from autopeft.commands import SuggestRequest, suggest
+from autopeft.commands import SuggestRequest, check, suggest
 from autopeft.errors import TargetError
 from autopeft.model import components
 
@@ -82,3 +82,23 @@ def test_components_are_adapted_on_request(name, wanted, tmp_path):
 def test_a_component_that_the_model_has_not_is_refused(tmp_path):
     with pytest.raises(TargetError, match="recurrent"):
         suggested("mixtral", tmp_path, components=("recurrent",))
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("qwen3_next", ()),
+        ("qwen3_next", ("recurrent",)),
+        ("qwen3_moe", ("attention", "routed_experts")),
+        ("gemma3", ("attention", "vision")),
+    ],
+)
+def test_named_servers_are_those_for_which_check_finds_no_more_than_warnings(name, wanted, tmp_path):
+    suggestion, adapted, _ = suggested(name, tmp_path, components=wanted)
+    adapted.peft_config["default"].base_model_name_or_path = str(tmp_path)
+    adapted.save_pretrained(tmp_path / "adapter")
+    config = tmp_path / "adapter/adapter_config.json"
+    servers = check(str(config)).servers
+    loading = {server for server, faults in servers.items() if all(f.severity == "warning" for f in faults)}
+    assert set(suggestion.servers) == loading
+    assert {server: suggestion.servers[server] for server in loading} == {s: servers[s] for s in loading}
