@@ -146,7 +146,7 @@ def analysis_text(analysis: Analysis) -> str:
     notes += [f"note: {note}" for note in sensitivity.notes]
     if analysis.routing:
         rows = [_routing_row(name, counts) for name, counts in analysis.routing.items()]
-        blocks.append(table(("experts", "number", "tokens of most routed quarter", "without tokens"), rows))
+        blocks.append(table(("experts", "number", "most routed quarter", "never routed"), rows))
     files = [f"look for a plan: {analysis.search_command}", *analysis.files]
     return blocks_text(*blocks, [*lines_of(notes), *files])
 

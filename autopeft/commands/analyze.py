@@ -78,6 +78,6 @@ def analyze(
         n_train=len(prepared.bench.splits["train"].labels),
         targets=targets,
         sensitivity=scored,
-        routing=routing(prepared, n_examples=max_examples or scored.n_asked),
+        routing=routing(prepared, max_examples=max_examples),
         files=tuple(map(str, files)),
     )

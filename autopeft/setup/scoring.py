@@ -29,7 +29,7 @@ _SHARE = 0.05  # of a full run's cost: the project's promise
 _PASS_COST, _SCORE_COST = 1.2, 0.7
 _TIME_SHARE = 0.1  # of the time left by --max-time, for the whole pass; heuristic
 _BATCH = 16  # examples; heuristic: few examples must also make several batches
-_ROUTED_EXAMPLES = 128  # whose routing is counted; heuristic
+_ROUTED_EXAMPLES = 128  # whose routing is counted by default; heuristic
 _SORTED_BATCHES = 4  # batches whose examples are sorted by length together; heuristic
 
 log = logging.getLogger(__name__)
@@ -81,12 +81,12 @@ def sensitivity(
     return replace(scored, n_asked=n_requested, notes=notes)
 
 
-def routing(prepared: Prepared, *, n_examples: int) -> dict[str, tuple[int, ...]]:
+def routing(prepared: Prepared, *, max_examples: int | None = None) -> dict[str, tuple[int, ...]]:
     """Count the tokens that each expert gets from train examples; empty without routed experts."""
     base, task = prepared.base, prepared.task
     if "routed_experts" not in components(base.module).values():
         return {}
-    n_examples = min(n_examples, prepared.bench.splits["train"].n_early, _ROUTED_EXAMPLES)
+    n_examples = min(max_examples or _ROUTED_EXAMPLES, prepared.bench.splits["train"].n_early)
     restore = note_flags(base.module)
     base.module.eval()
     try:
