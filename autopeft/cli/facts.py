@@ -103,7 +103,7 @@ def suggest(
     ] = None,
     *,
     budget: Annotated[
-        str, typer.Option(help="Such as r16, what LoRA of rank 16 trains, 0.5% or 300k.")
+        str, typer.Option(help="Such as r16, what LoRA of rank 16 trains, 0.5%, 300k, or auto, by --data.")
     ] = "r16",
     task: Annotated[
         str | None, typer.Option(help="Default: that of the class that the config names.")
