@@ -130,7 +130,6 @@ def _spent(seconds: float, price: float | None) -> str:
 
 
 def _limits(limits: Limits, step: Step, described: Description) -> Iterator[str]:
-    """Write sentences about what fits into the memory."""
     from autopeft.estimate import MOST_ROWS
 
     whole = f"{_gib(limits.max_bytes)} GiB"
@@ -226,9 +225,8 @@ def suggestion_text(suggestion: Suggestion) -> str:
     elif step.n_rows > 1:
         memory += ", for all rows at once; with --device, how many at a time fit the card"
     learning_rate = rate(suggestion.learning_rate)
-    if suggestion.rate_range is not None:
-        low, high = map(rate, suggestion.rate_range)
-        learning_rate += f" ({low} to {high} costs about 0.001 nats)"
+    if (span := suggestion.rate_range) is not None:
+        learning_rate += f" ({rate(span[0])} to {rate(span[1])} costs about 0.001 nats)"
     facts = {
         "rank, alpha": f"{config.r}, {config.lora_alpha}",
         "learning rate": f"{learning_rate}, {suggestion.warmup} of warm-up, then linear to 0",
@@ -259,12 +257,11 @@ def suggestion_text(suggestion: Suggestion) -> str:
 
 
 def _servers(suggestion: Suggestion) -> str:
-    """List the servers without a known fault, and what depends on version or flags of others."""
-    good = ", ".join(name for name, warnings in suggestion.servers.items() if not warnings)
-    warned = [
-        f"{name} {warning.text}" for name, warnings in suggestion.servers.items() for warning in warnings
-    ]
-    return "; ".join([*([f"no fault known for {good}"] if good else []), *warned])
+    good = [name for name, warnings in suggestion.servers.items() if not warnings]
+    facts = [f"no fault known for {', '.join(good)}"] if good else []
+    for name, warnings in suggestion.servers.items():
+        facts += [f"{name} {warning.text}" for warning in warnings]
+    return "; ".join(facts)
 
 
 def _suggested_time(suggestion: Suggestion) -> str:
@@ -328,7 +325,6 @@ def _notes(estimate: StepEstimate) -> list[str]:
 
 
 def _price(estimate: StepEstimate) -> float | None:
-    """Return the price of a full run; None if its time or the price of an hour is not known."""
     if estimate.run_seconds is None or estimate.price is None:
         return None
     return estimate.price * estimate.run_seconds / 3600

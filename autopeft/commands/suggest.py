@@ -230,7 +230,7 @@ def suggest(request: SuggestRequest) -> Suggestion:
         warmup_steps=None if step.n_steps is None else warmup_steps(step.n_steps),
         estimate=step,
         is_everywhere=not base.left_out,
-        servers=_servers(config, base) if config.task_type == "CAUSAL_LM" else {},
+        servers=_servers(config, base, spec.model) if config.task_type == "CAUSAL_LM" else {},
         output_layer=base.output_layer if config.modules_to_save else None,
     )
 
@@ -279,12 +279,13 @@ def _largest_lora(spec: RunSpec, base: BaseModel) -> tuple[int, Plan, PeftConfig
     return rank, plan, config
 
 
-def _servers(config: PeftConfig, base: BaseModel) -> dict[str, tuple[Finding, ...]]:
+def _servers(config: PeftConfig, base: BaseModel, spec: ModelSpec) -> dict[str, tuple[Finding, ...]]:
     """Return the servers that load an adapter, with their warnings; attaches it to the skeleton `base`."""
-    places, whole = model.components(base.module), own_class(base.module.config, "AutoModelForCausalLM")
+    places, whole = model.components(base.module), own_class(model.config_of(spec), "AutoModelForCausalLM")
     file = adapters.ConfigFile(folder=Path(), config=config, content={})
     attached = adapters.attach_fitting([file], base, path=file.folder)
-    served = exports.served_adapter(config, attached, places, whole=whole or "")
+    is_in_text = not any("language_model." in name for name, _ in attached.targets())
+    served = exports.served_adapter(config, attached, places, whole=(whole or "") if is_in_text else "")
     findings = {name: tuple(exports.server_faults(name, served)) for name in exports.SERVERS}
     return {
         name: faults
