@@ -17,6 +17,7 @@ import csv
 import math
 from pathlib import Path
 
+import pandas as pd
 import peft
 import torch
 import transformers
@@ -107,6 +108,18 @@ def adapted(folder: Path, components: tuple[Component, ...], seed: int) -> tuple
     return peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(folder), config), rank
 
 
+def print_table(out: Path) -> None:
+    """Print the test losses of the three seeds at each component's rate, the mean first."""
+    rows = pd.read_csv(out)
+    best = rows[rows.seed == 0].sort_values("validation").drop_duplicates(["model", "components"])
+    kept = rows.merge(best[["model", "components", "factor"]])
+    for (name, label), group in kept.groupby(["model", "components"], sort=False):
+        losses = " ".join(f"{value:.3f}" for value in group.test)
+        first = group.iloc[0]
+        facts = f"r {first['rank']}, {first.params:,} parameters, rate {first.rate:.2g}"
+        print(f"{name:10} {label:18} {group.test.mean():.3f} ({losses}); {facts}; before {first.before:.3f}")
+
+
 def main() -> None:
     """Pretrain the models and write a row for each adaptation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -150,6 +163,7 @@ def main() -> None:
                     with arguments.out.open("a", newline="") as file:
                         csv.writer(file, lineterminator="\n").writerow(row)
                     print(*row, flush=True)
+    print_table(arguments.out)
 
 
 if __name__ == "__main__":
