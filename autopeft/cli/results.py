@@ -148,8 +148,18 @@ def analysis_text(analysis: Analysis) -> str:
         names = listed(sensitivity.unreachable, _MAX_NAMES)
         notes.append(f"no gradient reaches {len(sensitivity.unreachable)} target modules (score 0): {names}")
     notes += [f"note: {note}" for note in sensitivity.notes]
+    if analysis.routing:
+        rows = [_routing_row(name, counts) for name, counts in analysis.routing.items()]
+        blocks.append(table(("experts", "number", "most routed quarter", "never routed"), rows))
     files = [f"look for a plan: {analysis.search_command}", *analysis.files]
     return blocks_text(*blocks, [*lines_of(notes), *files])
+
+
+def _routing_row(name: str, counts: Sequence[int]) -> tuple[str, ...]:
+    """Show how unequally the tokens of a layer are routed; a quarter of equal experts gets 25 %."""
+    highest = sorted(counts, reverse=True)[: max(1, round(len(counts) / 4))]
+    share = percent(100 * sum(highest) / max(1, sum(counts)))
+    return name, f"{len(counts)}", share, f"{sum(not count for count in counts)}"
 
 
 def analysis_json(analysis: Analysis) -> dict[str, Any]:
@@ -161,6 +171,7 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
         "n_train_examples": analysis.n_train,
         "targets": [to_json(target) for target in analysis.targets],
         **to_json(analysis.sensitivity),
+        "routing": dict(analysis.routing),
         "search": analysis.search_command,
         "files": list(analysis.files),
     }

@@ -130,7 +130,6 @@ def _spent(seconds: float, price: float | None) -> str:
 
 
 def _limits(limits: Limits, step: Step, described: Description) -> Iterator[str]:
-    """Write sentences about what fits into the memory."""
     from autopeft.estimate import MOST_ROWS
 
     whole = f"{_gib(limits.max_bytes)} GiB"
@@ -226,6 +225,8 @@ def suggestion_text(suggestion: Suggestion) -> str:
     elif step.n_rows > 1:
         memory += ", for all rows at once; with --device, how many at a time fit the card"
     learning_rate = rate(suggestion.learning_rate)
+    if (span := suggestion.rate_range) is not None:
+        learning_rate += f" ({rate(span[0])} to {rate(span[1])} costs about 0.001 nats)"
     facts = {
         "rank, alpha": f"{config.r}, {config.lora_alpha}",
         "learning rate": f"{learning_rate}, {suggestion.warmup} of warm-up, then linear to 0",
@@ -234,7 +235,7 @@ def suggestion_text(suggestion: Suggestion) -> str:
         "base model": "" if step.quantize == "none" else f"--quantize {step.quantize}",
         "memory": memory,
         "time": _suggested_time(suggestion),
-        "served by": f"{', '.join(suggestion.servers)}, as it is" if suggestion.servers else "",
+        "servers": _servers(suggestion),
     }
     share = percent(100 * suggestion.trainable_params / described.base_params)
     params = f"{suggestion.trainable_params:,} parameters ({share})"
@@ -253,6 +254,14 @@ def suggestion_text(suggestion: Suggestion) -> str:
         _coverage(count),
         lines_of([*(f"note: {note}" for note in _notes(estimated)), *fitting]),
     )
+
+
+def _servers(suggestion: Suggestion) -> str:
+    good = [name for name, warnings in suggestion.servers.items() if not warnings]
+    facts = [f"no fault known for {', '.join(good)}"] if good else []
+    for name, warnings in suggestion.servers.items():
+        facts += [f"{name} {warning.text}" for warning in warnings]
+    return "; ".join(facts)
 
 
 def _suggested_time(suggestion: Suggestion) -> str:
@@ -281,6 +290,7 @@ def suggestion_json(suggestion: Suggestion) -> dict[str, Any]:
         "lora_alpha": suggestion.config.lora_alpha,
         **suggestion.places,
         "learning_rate": suggestion.learning_rate,
+        "learning_rate_range": suggestion.rate_range,
         "warmup_steps": suggestion.warmup_steps,
         "batch_size": suggestion.batch_size,
         "micro_batch_size": step.n_rows,
@@ -293,6 +303,7 @@ def suggestion_json(suggestion: Suggestion) -> dict[str, Any]:
         "n_steps": estimated.n_steps,
         "seconds": estimated.run_seconds,
         "price": _price(estimated),
+        "servers": {name: [each.text for each in found] for name, found in suggestion.servers.items()},
         "notes": _notes(estimated),
     }
 
@@ -314,7 +325,6 @@ def _notes(estimate: StepEstimate) -> list[str]:
 
 
 def _price(estimate: StepEstimate) -> float | None:
-    """Return the price of a full run; None if its time or the price of an hour is not known."""
     if estimate.run_seconds is None or estimate.price is None:
         return None
     return estimate.price * estimate.run_seconds / 3600

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from autopeft import report
 from autopeft.plugins import discover
 from autopeft.setup.build import prepare, with_demo_settings
 from autopeft.setup.look import NAMED, InMemory
-from autopeft.setup.scoring import sensitivity
+from autopeft.setup.scoring import routing, sensitivity
 from autopeft.store import refuse_files, write_text
 from autopeft.types import RunSpec, Sensitivity, Target, TargetScores, search_command
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Analysis:
-    """Scores of a base model's target modules on a dataset with `n_train` examples in its train split."""
+    """Scores of a base model's target modules on a dataset with `n_train` examples in its train split.
+
+    `routing` has the tokens of each expert, by the module that holds a layer's experts.
+    """
 
     spec: RunSpec
     base_model: str
@@ -25,6 +28,7 @@ class Analysis:
     n_train: int
     targets: tuple[Target, ...]
     sensitivity: Sensitivity
+    routing: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     files: tuple[str, ...] = ()  # that were written
 
     @property
@@ -74,5 +78,6 @@ def analyze(
         n_train=len(prepared.bench.splits["train"].labels),
         targets=targets,
         sensitivity=scored,
+        routing=routing(prepared, max_examples=max_examples),
         files=tuple(map(str, files)),
     )

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig
 
-from autopeft import exports, model, space
-from autopeft.adapters import compile_plan
-from autopeft.commands.estimate import StepEstimate, estimate_step
+from autopeft import adapters, exports, model, space
+from autopeft.adapters import Finding, compile_plan
+from autopeft.budget import AUTO, RANKS
+from autopeft.commands.estimate import StepEstimate, estimate_step, row_lengths
 from autopeft.errors import BudgetError, SpecError, UnknownNameError
 from autopeft.estimate import CARDS
 from autopeft.exports.recipes import RECIPES
 from autopeft.model import BaseModel
+from autopeft.model.checkpoint_source import own_class
 from autopeft.plugins import PACKED_KINDS, Checkpoint, ExportSource, TrainingFacts, discover
 from autopeft.report.formatting import render
 from autopeft.setup.look import methods_for
-from autopeft.setup.resources import budget_of
+from autopeft.setup.resources import budget_of, with_rank
 from autopeft.space import BASELINE_METHOD, AllocationContext
 from autopeft.train import MOVE_BELOW, MOVE_OF_NUMBERS, WARMUP_SHARE, head_move, warmup_steps
-from autopeft.types import BudgetSpec, Plan, RunSpec, with_setting
+from autopeft.types import BudgetSpec, ModelSpec, Plan, RunSpec, with_setting
 
-_RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # powers of two, as people and kernels use them
+# From half to twice the rate, published runs of language models lose 0.001 to 0.0015 nats per token
+# (benchmarks/studies/language_model_rates.py).
+_RATE_SPAN = (0.5, 2.0)
 _USUAL_ROWS = 16  # of a step without --data; usual for language models
 # Compute their loss without all logits at once: unsloth, and TRL from 1.7 on, by default.
 _LOSS_IN_PIECES = ("trl", "unsloth")
@@ -35,9 +41,9 @@ class Suggestion:
     `is_everywhere` if no linear layer is left out.
 
     `batch_size` rows make a step, `estimate.answer.step.n_rows` of them at a time. With data, the estimate
-    has the steps of a run, their time and price; without, `warmup_steps` is None. `servers` can read the
-    adapter of a causal language model. `output_layer` is the last linear layer of a task head that is trained
-    with the adapter.
+    has the steps of a run, their time and price; without, `warmup_steps` is None. `servers` are those that
+    load the adapter of a causal language model, with what depends on their version or flags. `output_layer`
+    is the last linear layer of a task head that is trained with the adapter.
     """
 
     base_model: str
@@ -47,13 +53,21 @@ class Suggestion:
     warmup_steps: int | None
     estimate: StepEstimate
     is_everywhere: bool = True
-    servers: tuple[str, ...] = ()
+    servers: Mapping[str, tuple[Finding, ...]] = field(default_factory=dict)
     output_layer: str | None = None
 
     @property
     def learning_rate(self) -> float:
         """Return the peak learning rate of AdamW."""
         return self.plan.learning_rate
+
+    @property
+    def rate_range(self) -> tuple[float, float] | None:
+        """Rates that cost about 0.001 nats per token; None if the model is not a language model."""
+        if self.config.task_type != "CAUSAL_LM":
+            return None
+        low, high = _RATE_SPAN
+        return low * self.learning_rate, high * self.learning_rate
 
     @property
     def trainable_params(self) -> int:
@@ -152,6 +166,8 @@ def suggest(spec: RunSpec, *, explicit: frozenset[str] = frozenset(), trainer: s
     task = discover("autopeft.tasks")[spec.task.name] if "task.name" in explicit else None
     with model.quiet_libraries():
         base = model.load_skeleton(spec.model, auto_class=task.auto_class if task else None)
+    if spec.budget.requested == AUTO:
+        spec = _with_rank(spec, base, explicit)
     rank, plan, config = _largest_lora(spec, base)
     run, lora = (
         with_setting(spec, "model.id", spec.model.id or model.DEMO_HUB_ID),
@@ -173,13 +189,25 @@ def suggest(spec: RunSpec, *, explicit: frozenset[str] = frozenset(), trainer: s
         warmup_steps=None if step.n_steps is None else warmup_steps(step.n_steps),
         estimate=step,
         is_everywhere=not base.left_out,
-        servers=exports.servers_of((config,)) if config.task_type == "CAUSAL_LM" else (),
+        servers=_servers(config, base, spec.model) if config.task_type == "CAUSAL_LM" else {},
         output_layer=base.output_layer if config.modules_to_save else None,
     )
 
 
+def _with_rank(spec: RunSpec, base: BaseModel, explicit: frozenset[str]) -> RunSpec:
+    """Replace the budget `auto` by a rank for the labelled tokens of the data."""
+    tasks = {task.peft_task_type: task.name for task in discover("autopeft.tasks").values()}
+    name = spec.task.name if "task.name" in explicit else tasks.get(model.task_type_of(base.module))
+    if spec.data.source is None or name is None:
+        raise SpecError("The budget 'auto' needs the rows of a language model: pass --data, or a rank.")
+    spec = with_setting(spec, "task.name", name)
+    rows = row_lengths(spec, device="cpu" if (spec.execution.device or "").startswith("cpu") else "cuda")
+    assert rows.n_labelled is not None, "the budget is auto"
+    return with_rank(spec, base, n_labelled=rows.n_labelled)[0]
+
+
 def _largest_lora(spec: RunSpec, base: BaseModel) -> tuple[int, Plan, PeftConfig]:
-    """Return rank, plan and config of the largest LoRA of a rank in `_RANKS` on the chosen components."""
+    """Return rank, plan and config of the largest LoRA of a rank in `RANKS` on the chosen components."""
     methods, budget = methods_for(base), budget_of(spec, base)
     per_rank = budget_of(spec.model_copy(update={"budget": BudgetSpec(requested="r1")}), base)
     max_rank = budget.max_trainable_params // per_rank.max_trainable_params
@@ -189,7 +217,7 @@ def _largest_lora(spec: RunSpec, base: BaseModel) -> tuple[int, Plan, PeftConfig
             f"rank 1 on its linear layers trains {per_rank.max_trainable_params:,}; raise --budget, or let "
             "autopeft search choose fewer modules."
         )
-    rank = max(rank for rank in _RANKS if rank <= max_rank)
+    rank = max(rank for rank in RANKS if rank <= max_rank)
     context = AllocationContext(
         targets=base.chosen,
         scores=dict.fromkeys((target.name for target in base.chosen), 1.0),
@@ -208,3 +236,17 @@ def _largest_lora(spec: RunSpec, base: BaseModel) -> tuple[int, Plan, PeftConfig
         head_names=base.head_names,
     )
     return rank, plan, config
+
+
+def _servers(config: PeftConfig, base: BaseModel, spec: ModelSpec) -> dict[str, tuple[Finding, ...]]:
+    """Return the servers that load an adapter, with their warnings; attaches it to the skeleton `base`."""
+    places, whole = model.components(base.module), own_class(model.config_of(spec), "AutoModelForCausalLM")
+    attached = adapters.attach_fitting(base.module, [config], base_name=base.name, path=Path())
+    is_in_text = not any("language_model." in name for name, _ in attached.targets())
+    served = exports.served_adapter(config, attached, places, whole=(whole or "") if is_in_text else "")
+    findings = {name: tuple(exports.server_faults(name, served)) for name in exports.SERVERS}
+    return {
+        name: faults
+        for name, faults in findings.items()
+        if all(fault.severity == "warning" for fault in faults)
+    }

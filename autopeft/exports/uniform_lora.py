@@ -24,7 +24,7 @@ from autopeft.errors import SpecError
 from autopeft.exports._shared import problems
 from autopeft.exports._shared.adapter import PREFIX, in_head, save_tensors, trained_tensors
 from autopeft.exports._shared.servers import VLLM_RANKS
-from autopeft.model.attaching import WEIGHTS, plain_names
+from autopeft.model.attaching import WEIGHTS, plain_names, rewrites_targets
 from autopeft.model.linear_layers import linear_shape
 from autopeft.plugins import ExportSource, NeededBase
 from autopeft.store import fresh_folder
@@ -75,20 +75,25 @@ PLUGIN = UniformLora()
 
 def _factors(source: ExportSource) -> Factors:
     """Compute A and B of every target module; if two configs adapt one, their ranks are joined."""
+    assert source.base is not None, "the shapes of the base model are needed"
+    modules = dict(source.base.named_modules())
     factors: Factors = {}
     configs: tuple[Any, ...] = source.configs
     for config, weights in zip(configs, source.weights, strict=True):
         halves: dict[str, dict[str, torch.Tensor]] = {}
         for key, tensor in weights.items():
-            if match := _KEY.match(key):
+            match = _KEY.match(key)
+            if match and match[1] in modules and linear_shape(modules[match[1]]):
                 halves.setdefault(match[1], {})[match[2]] = tensor.detach().cpu().float()
             elif not in_head(key, source.head):
                 raise SpecError(
                     f"The weights hold {key}, which is not LoRA of a linear layer; use --to merged."
                 )
+        by_weight = tuple(name.removesuffix(".weight") for name in config.target_parameters or ())
         for target, pair in halves.items():
             down, up = pair["A"], pair["B"]
-            rank, key = down.shape[0], get_pattern_key(config.alpha_pattern.keys(), target)
+            named = f"{target}.weight" if target.endswith(by_weight) else target
+            rank, key = down.shape[0], get_pattern_key(config.alpha_pattern.keys(), named)
             alpha = config.alpha_pattern.get(key, config.lora_alpha)
             up = up * (alpha / (math.sqrt(rank) if config.use_rslora else rank))
             if target in factors:
@@ -136,7 +141,10 @@ def _write(factors: Factors, source: ExportSource, folder: Path) -> tuple[str, .
 def _config(
     targets: Collection[str], module: nn.Module, source: ExportSource, *, rank: int, task_type: str | None
 ) -> LoraConfig:
-    """Make the config of the written adapter, for the class that servers load."""
+    """Make the config of the written adapter, for the class that servers load.
+
+    It names the weights of layers whose names `peft` would take for those of experts.
+    """
     modules = dict(module.named_modules())
     auto_mapping = None
     if task_type is None:  # the class to which the modules' names belong, as `peft` writes it
@@ -152,7 +160,12 @@ def _config(
         revision=source.checkpoint.revision,
         inference_mode=True,
     )
-    config.target_modules = plain_names(targets, modules)  # `peft` would turn an argument into a set
+    leaves = {name.rpartition(".")[2] for name in targets}
+    of_experts = tuple(f".{leaf}" for leaf in leaves if rewrites_targets({leaf}, module))
+    weights = {f"{name}.weight" for name in targets if name.endswith(of_experts)}
+    layers = [name for name in targets if f"{name}.weight" not in weights]
+    config.target_modules = plain_names(layers, modules)  # `peft` would turn an argument into a set
+    config.target_parameters = plain_names(weights, dict(module.named_parameters())) or None
     return config
 
 

@@ -40,7 +40,12 @@ _TASK_TYPES = {  # by the ending of a class of transformers
 WEIGHTS = "adapter_model.safetensors"
 _MOST_ENDINGS = 12  # in a list of targets; hybrids such as Jamba have 9 to 11; heuristic
 # Warnings of a deprecated name that peft asks for, of a mix of methods, and of one on norms.
-_HARMLESS = ("`is_gradient_checkpointing`", "Already found a `peft_config`", "Unsupported layer type")
+_HARMLESS = (
+    "`is_gradient_checkpointing`",
+    "Already found a `peft_config`",
+    "Unsupported layer type",
+    "The following (rank|alpha)_pattern keys",  # peft 0.21.2 does not look for them in target_parameters
+)
 
 
 def attach(

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from autopeft import train
+from autopeft.budget import AUTO
 from autopeft.data import LabelledData
 from autopeft.model import BaseModel
 from autopeft.plugins import Method, Task
 from autopeft.setup.derive import derive, full_run
 from autopeft.setup.look import NAMED, InMemory, facts_of, look, methods_for
-from autopeft.setup.resources import budget_of, memory_needed, with_compute
+from autopeft.setup.resources import budget_of, labelled_tokens, memory_needed, with_compute, with_rank
 from autopeft.types import SETTINGS, Budget, Decision, Fidelity, Plan, RunSpec, with_setting
 
 log = logging.getLogger(__name__)
@@ -118,7 +119,11 @@ def _prepare(spec: RunSpec, *, memory: InMemory, **of_bench: Any) -> Prepared:
         full_steps=derived.full_steps,
         **of_bench,
     )
-    spec, bench, computing = with_compute(derived.spec, bench)
+    spec, decisions = derived.spec, derived.decisions
+    if spec.budget.requested == AUTO:
+        spec, ranked = with_rank(spec, base, n_labelled=labelled_tokens(task, bench.splits["train"]))
+        decisions = (*decisions, ranked)
+    spec, bench, computing = with_compute(spec, bench)
     return Prepared(
         spec=spec,
         data=loaded,
@@ -127,7 +132,7 @@ def _prepare(spec: RunSpec, *, memory: InMemory, **of_bench: Any) -> Prepared:
         methods=bench.methods,
         bench=bench,
         full_steps=derived.full_steps,
-        decisions=(*derived.decisions, *computing),
+        decisions=(*decisions, *computing),
     )
 
 

@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from autopeft.errors import SpecError
-from autopeft.model import is_out_of_memory, release_memory
+from autopeft.model import components, is_out_of_memory, release_memory
 from autopeft.model.devices import exact_products
+from autopeft.model.routing import count_routing
+from autopeft.model.user_model import note_flags
 from autopeft.plugins import Batch, Score, discover
 from autopeft.sensitivity import ScoredModel, measure
 from autopeft.setup.build import Prepared
@@ -26,6 +29,7 @@ _SHARE = 0.05  # of a full run's cost: the project's promise
 _PASS_COST, _SCORE_COST = 1.2, 0.7
 _TIME_SHARE = 0.1  # of the time left by --max-time, for the whole pass; heuristic
 _BATCH = 16  # examples; heuristic: few examples must also make several batches
+_ROUTED_EXAMPLES = 128  # whose routing is counted by default; heuristic
 _SORTED_BATCHES = 4  # batches whose examples are sorted by length together; heuristic
 
 log = logging.getLogger(__name__)
@@ -77,6 +81,22 @@ def sensitivity(
     return replace(scored, n_asked=n_requested, notes=notes)
 
 
+def routing(prepared: Prepared, *, max_examples: int | None = None) -> dict[str, tuple[int, ...]]:
+    """Count the tokens that each expert gets from train examples; empty without routed experts."""
+    base, task = prepared.base, prepared.task
+    if "routed_experts" not in components(base.module).values():
+        return {}
+    n_examples = min(max_examples or _ROUTED_EXAMPLES, prepared.bench.splits["train"].n_early)
+    restore = note_flags(base.module)
+    base.module.eval()
+    try:
+        with torch.no_grad(), base.precision.autocast(base.device), memory_needed("routing", prepared.spec):
+            batches = _batches(prepared, n_examples=n_examples, n_rows=1)  # so that memory suffices
+            return count_routing(base.module, batches, lambda batch: task.loss(base.module, batch))
+    finally:
+        restore()
+
+
 def _scored_model(prepared: Prepared) -> ScoredModel:
     return ScoredModel(
         model=prepared.base.module,
@@ -121,16 +141,16 @@ def default_examples(scores: Sequence[Score], *, full_run_examples: int) -> int:
     return max(_BATCH, min(MAX_EXAMPLES, n_examples))
 
 
-def _batches(prepared: Prepared, *, n_examples: int) -> Iterator[Batch]:
+def _batches(prepared: Prepared, *, n_examples: int, n_rows: int = _BATCH) -> Iterator[Batch]:
     """Draw a seeded sample in batches of similar length; the batches come in random order."""
     split = prepared.bench.splits["train"]
     lengths = split.lengths
     rng = np.random.default_rng(prepared.spec.search.seed)
     sample = rng.permutation(split.n_early)[:n_examples].tolist()
-    n_sorted = _BATCH * _SORTED_BATCHES
+    n_sorted = n_rows * _SORTED_BATCHES
     for start in range(0, n_examples, n_sorted):
         rows = sorted(sample[start : start + n_sorted], key=lambda i: (lengths[i], i))
-        batches = [rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)]
+        batches = [rows[i : i + n_rows] for i in range(0, len(rows), n_rows)]
         for index in rng.permutation(len(batches)):
             batch = prepared.task.collate(
                 [split.examples[i] for i in batches[index]],

@@ -6,7 +6,10 @@ import csv
 import json
 
 import pytest
+from toys.folders import word_tokenizer
 from toys.specs import run_spec
+from toys.topologies import build
+from toys.words import toy_rows
 from typer.testing import CliRunner
 
 from autopeft import commands
@@ -66,3 +69,20 @@ def test_the_suggested_search_names_the_same_settings(data_dir, model_dir):
         f"autopeft search --model {model_dir} --data {data_dir} --text-column text --label-column label "
         "--budget 5% --seed 3"
     )
+
+
+def test_routing_is_that_of_the_train_rows(tmp_path, flags):
+    build("mixtral", device="cpu").save_pretrained(tmp_path)
+    tokenizer = word_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    rows = [{"prompt": text, "completion": text.split()[0]} for text in toy_rows(60, seed=0)[0]]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    moe = ("--model", tmp_path, "--data", tmp_path / "rows.jsonl", "--task", "text-generation")
+    routing = answer_of(*moe)["routing"]
+    assert [len(counts) for counts in routing.values()] == [4, 4]
+    n_tokens = {sum(counts) / 2 for counts in routing.values()}  # two experts for each token
+    lengths = [len(tokenizer(row["prompt"] + row["completion"]).input_ids) for row in rows]
+    assert len(n_tokens) == 1 and 20 * min(lengths) < n_tokens.pop() <= sum(lengths) + len(rows)
+    shown = analyze(*moe)
+    assert "model.layers.1.mlp.experts" in shown.stdout and "quarter" in shown.stdout
+    assert answer_of(*flags)["routing"] == {}

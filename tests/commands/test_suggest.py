@@ -10,7 +10,10 @@ import pytest
 import torch
 import yaml
 from toys.architectures import CONFIGS
+from toys.folders import word_tokenizer
 from toys.specs import run_spec
+from toys.topologies import build
+from toys.words import toy_rows
 from transformers import (
     Gemma2Config,
     LlamaConfig,
@@ -28,6 +31,7 @@ from autopeft import space
 from autopeft.cli.app import app
 from autopeft.cli.sizes import suggestion_json, suggestion_text
 from autopeft.commands.estimate import estimate_step
+from autopeft.errors import SpecError
 from autopeft.estimate import TrainingStep, measure
 from autopeft.plugins import discover
 from autopeft.store import resolve_settings
@@ -169,7 +173,7 @@ def test_steps_and_warm_up_follow_from_the_rows_whatever_the_device(model_dir, t
 
 
 def test_no_server_is_named_for_ranks_that_differ(tmp_path):
-    """Keys and values of 16 outputs use rank 16 at most, and servers read one scale for all maps."""
+    """Keys and values of 16 outputs use rank 16 at most, and servers read one scale for all modules."""
     heads = {"num_attention_heads": 4, "num_key_value_heads": 1}
     LlamaConfig(
         hidden_size=64, num_hidden_layers=2, architectures=["LlamaForCausalLM"], **heads
@@ -177,6 +181,42 @@ def test_no_server_is_named_for_ranks_that_differ(tmp_path):
     narrow, wide = (autopeft.suggest(tmp_path, budget=f"r{rank}") for rank in (16, 32))
     assert (bool(narrow.config.rank_pattern), bool(narrow.servers)) == (False, True)
     assert (bool(wide.config.rank_pattern), bool(wide.servers)) == (True, False)
+
+
+def test_a_rank_above_the_default_of_vllm_names_its_flag(model):
+    suggestion = autopeft.suggest(model, budget="r32")
+    assert "vllm refuses rank 32 without --max-lora-rank 32" in " ".join(suggestion_text(suggestion).split())
+    assert suggestion_json(suggestion)["servers"]["sglang"] == []
+
+
+def test_rates_of_half_and_twice_are_a_range_for_language_models_alone(model, model_dir):
+    suggestion = autopeft.suggest(model, budget="r16")
+    low, high = suggestion_json(suggestion)["learning_rate_range"]
+    assert (low, high) == pytest.approx((suggestion.learning_rate / 2, 2 * suggestion.learning_rate))
+    assert "costs about 0.001 nats" in suggestion_text(suggestion)
+    classifier = autopeft.suggest(model_dir, task="text-classification", budget="r2")
+    assert suggestion_json(classifier)["learning_rate_range"] is None
+
+
+def test_automatic_budget_has_a_parameter_for_each_token_of_the_answers(tmp_path):
+    """400 answers of two words; LoRA has 464 parameters per rank."""
+    build("llama", device="cpu").save_pretrained(tmp_path)
+    word_tokenizer().save_pretrained(tmp_path)
+    texts, _ = toy_rows(500, seed=0)
+    for split, rows in (("train", texts[:400]), ("validation", texts[400:])):
+        lines = [json.dumps({"prompt": text, "completion": "good film"}) for text in rows]
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / f"{split}.jsonl").write_text("\n".join(lines))
+    suggestion = autopeft.suggest(tmp_path, tmp_path / "data", budget="auto")
+    assert (suggestion.config.r, suggestion.trainable_params) == (2, 928)
+    with pytest.raises(SpecError, match="--data"):
+        autopeft.suggest(tmp_path, budget="auto")
+
+
+def test_automatic_budget_of_a_classifier_is_refused(model_dir, tickets):
+    columns = {"text_column": "message", "label_column": "team"}
+    with pytest.raises(SpecError, match="text-classification"):
+        autopeft.suggest(model_dir, tickets, "auto", task="text-classification", device="cpu", **columns)
 
 
 @pytest.fixture(scope="module")

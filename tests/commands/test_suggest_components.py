@@ -5,10 +5,12 @@ from __future__ import annotations
 import peft
 import pytest
 import torch
+import transformers
 from peft.tuners.tuners_utils import BaseTunerLayer
 from toys.topologies import build
 
 import autopeft
+from autopeft.commands import check
 from autopeft.errors import TargetError
 from autopeft.model import components
 
@@ -82,3 +84,38 @@ def test_components_are_adapted_on_request(name, wanted, tmp_path):
 def test_a_component_that_the_model_has_not_is_refused(tmp_path):
     with pytest.raises(TargetError, match="recurrent"):
         suggested("mixtral", tmp_path, components=("recurrent",))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("qwen3_next", {"components": ("recurrent",)}),
+        ("qwen3_moe", {"components": ("attention", "routed_experts")}),
+        ("gemma3", {"components": ("attention", "vision")}),
+    ],
+)
+def test_named_servers_are_those_for_which_check_finds_no_more_than_warnings(name, settings, tmp_path):
+    suggestion, adapted, _ = suggested(name, tmp_path, **settings)
+    adapted.peft_config["default"].base_model_name_or_path = str(tmp_path)
+    adapted.save_pretrained(tmp_path / "adapter")
+    assert suggestion.servers == loading(tmp_path / "adapter")
+
+
+def test_a_server_of_the_whole_model_is_not_named_for_its_text_model(tmp_path):
+    module = build("qwen3_5", device="cpu")
+    module.config.architectures = [type(module).__name__]
+    module.config.save_pretrained(tmp_path)
+    suggestion = autopeft.suggest(tmp_path, budget="r4", task="text-generation")
+    adapted = peft.get_peft_model(
+        transformers.AutoModelForCausalLM.from_config(module.config), suggestion.config
+    )
+    adapted.peft_config["default"].base_model_name_or_path = str(tmp_path)
+    adapted.save_pretrained(tmp_path / "adapter")
+    assert "vllm" not in suggestion.servers
+    assert suggestion.servers == loading(tmp_path / "adapter")
+
+
+def loading(adapter):
+    """The servers that load an adapter by `check`, with their warnings."""
+    servers = check(str(adapter)).servers
+    return {name: found for name, found in servers.items() if {f.severity for f in found} <= {"warning"}}

@@ -59,8 +59,12 @@ def lora_problems(configs: Sequence[PeftConfig], *, fields: Sequence[str]) -> tu
 
 
 def stacked_experts(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
-    """Return the problem of adapters on experts, which `transformers` 5 keeps in one tensor."""
-    is_adapted = any(getattr(config, "target_parameters", None) for config in configs)
+    """Return the problem of adapters on experts, which `transformers` 5 keeps in one tensor.
+
+    Names of other `target_parameters` end in `weight`: those of linear layers.
+    """
+    names = [name for config in configs for name in getattr(config, "target_parameters", None) or ()]
+    is_adapted = not all(name.endswith(".weight") for name in names)
     return ("it adapts experts whose weights are stacked in one tensor",) if is_adapted else ()
 
 
