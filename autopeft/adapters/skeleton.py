@@ -21,7 +21,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from autopeft.adapters.configs import ConfigFile
-from autopeft.errors import TargetError, foreign_file, reason_of
+from autopeft.errors import TargetError, foreign_file
 from autopeft.model import BaseModel, adapter_names
 from autopeft.model.attaching import attach_configs, require_shapes
 
@@ -153,7 +153,7 @@ def fitting_errors(path: Path, base_name: str) -> AbstractContextManager[None]:
     """Raise a TargetError of one sentence for whatever `peft` raises for a config that does not fit."""
 
     def sentence(error: Exception) -> TargetError:
-        reason = reason_of(error).split(". ")[0]
+        reason = " ".join(str(error).split()).split(". ")[0]
         return TargetError(
             f"{path} does not fit {base_name}: {reason}; correct it, or use the base model that it was made "
             "for."

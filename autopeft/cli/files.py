@@ -81,13 +81,6 @@ def check(
             help="Run, or folder that `train` wrote, whose outputs it must give. Default: the one around it."
         ),
     ] = None,
-    tolerance: Annotated[
-        float | None,
-        typer.Option(
-            help="Largest difference of a run's output. Default: 1e-5; 0.02 for a whole model in 16 bits.",
-            min=0.0,
-        ),
-    ] = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -96,14 +89,7 @@ def check(
         with heavy_imports():
             from autopeft import commands
 
-        found = commands.check(
-            adapter,
-            model_id=model,
-            serve_on=serve_on or (),
-            server=server,
-            run=run,
-            tolerance=tolerance,
-        )
+        found = commands.check(adapter, model_id=model, serve_on=serve_on or (), server=server, run=run)
         print(json_text(check_json(found)) if as_json else check_text(found))
     if "broken" in (found.verdict, *(found.verdict_on(name) for name in serve_on or ())):
         raise typer.Exit(1)

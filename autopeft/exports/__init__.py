@@ -12,7 +12,6 @@ from autopeft.exports._shared.hub import name_base, write_loading_files
 from autopeft.exports._shared.reading_back import load_in_peft
 from autopeft.exports._shared.servers import (
     SERVERS,
-    served_adapter,
     server_faults,
     servers_of,
 )
