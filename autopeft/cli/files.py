@@ -170,14 +170,18 @@ def _comparisons(found: Check) -> Iterator[str]:
     if outputs := found.outputs:
         largest = outputs.largest_difference
         yield (
-            f"The outputs {'are the same' if outputs.is_same else 'differ'}: largest difference "
-            f"{'infinite' if largest is None else rate(largest)}, "
-            f"tolerance {rate(outputs.tolerance)}, compared with {outputs.reference}."
+            f"The outputs {'are those' if outputs.is_same else 'differ from those'} of {outputs.reference}: "
+            f"largest difference {'infinite' if largest is None else rate(largest)}, "
+            f"tolerance {rate(outputs.tolerance)}."
         )
     if answers := found.answers:
-        yield (
-            f"{answers.adapter} on {answers.url} moves the log-probabilities of {answers.base} by up to "
-            f"{rate(answers.change)} nats."
-        )
+        if answers.has_effect:
+            yield (
+                f"{answers.adapter} on {answers.url} moves the log-probabilities of {answers.base} by up to "
+                f"{rate(answers.change)} nats."
+            )
+        else:
+            yield f"{answers.adapter} has no effect on {answers.url}: it answers as {answers.base} does."
         if answers.difference is not None:
-            yield f"They differ from those on this machine by up to {rate(answers.difference)} nats."
+            agrees = "agrees with" if answers.is_same else "differs from"
+            yield f"It {agrees} peft on this machine: largest difference {rate(answers.difference)} nats."
