@@ -84,14 +84,10 @@ def accidents(file: ConfigFile, coverage: Sequence[Coverage], *, has_weights: bo
     Without weights, which show what was trained, towers are among them.
     """
     adapted = {each.component: each.adapted for each in coverage if each.adapted}
-    odd = {"router": "which choose the experts"}
-    if not has_weights:
-        odd |= dict.fromkeys(TOWERS, "which texts do not train")
-    for component in odd.keys() & adapted.keys():
-        names = adapted[component]
-        modules = counted(len(names), f"{component} module")
-        text = f"It adapts {modules}, {odd[component]}, such as {names[0]}."
-        yield Finding(severity="warning", text=text)
+    for component in ("router",) if has_weights else ("router", *TOWERS):
+        if names := adapted.get(component):
+            text = f"It adapts {counted(len(names), f'{component} module')}, such as {names[0]}."
+            yield Finding(severity="warning", text=text)
     patterns, targets = file.content.get("rank_pattern"), file.content.get("target_parameters")
     is_rewritten = "routed_experts" in adapted and (not targets or _REWRITTEN in (patterns or ()))
     others = [each for each in coverage if each.component in ("mlp", "shared_expert") and not each.adapted]

@@ -46,7 +46,6 @@ class Check:
     topology: str = ""
     coverage: tuple[Coverage, ...] = ()
     max_rank: int = 0
-    n_tensors: int = 0
     findings: tuple[Finding, ...] = ()
     servers: Mapping[str, tuple[Finding, ...]] = field(default_factory=dict)
     outputs: Outputs | None = None
@@ -137,13 +136,13 @@ def _inspect(
     weights, findings = _read_weights(files, is_config=is_config)
     auto_class = adapters.auto_class_of([file.config for file in files])
     whole = own_class(model.config_of(spec), auto_class or "AutoModelForCausalLM")
-    attempts = []
     for class_name in dict.fromkeys((auto_class, whole or auto_class)):
         base = model.load_skeleton(spec, auto_class=class_name)
-        attempts.append(_attach(path, files, weights, base, whole=whole, serve_on=serve_on))
-        if attempts[-1].verdict != "broken":
+        found = _attach(path, files, weights, base, whole=whole, serve_on=serve_on)
+        if class_name == auto_class or found.verdict != "broken":
+            best = found
+        if found.verdict != "broken":
             break
-    best = min(attempts, key=lambda attempt: attempt.verdict == "broken")
     return replace(best, findings=(*findings, *best.findings))
 
 
@@ -186,7 +185,6 @@ def _attach(
         base_model=base.name,
         method=" and ".join(dict.fromkeys(map(adapters.type_name, configs))),
         topology=topology(base.module),
-        n_tensors=sum(len(tensors) for tensors in weights if tensors),
     )
     try:
         with warnings.catch_warnings(record=True) as warned:
@@ -208,20 +206,20 @@ def _attach(
         findings += adapters.accidents(file, coverage, has_weights=tensors is not None)
         if tensors is not None:
             findings += adapters.tensor_findings(attached, name, tensors, places)
-    keys = weights[0] or {}
-    is_in_text = bool(keys) and not any("language_model." in key for key in keys)
     is_served = model.task_type_of(base.module) == "CAUSAL_LM"
+    keys = weights[0] or {}
     servers = {
-        server: tuple(
-            exports.server_faults(
-                server, configs, attached, places, tensor_names=keys, whole=whole if is_in_text else None
-            )
+        server: exports.server_faults(
+            server, attached, configs=configs, places=places, tensor_names=keys, whole=whole
         )
         for server in serve_on or (SERVERS if is_served else ())
     }
-    ranks = [rank for by_adapter in attached.ranks().values() for rank in by_adapter.values()]
     return replace(
-        found, coverage=coverage, max_rank=max(ranks, default=0), findings=tuple(findings), servers=servers
+        found,
+        coverage=coverage,
+        max_rank=max((rank for ranks in attached.ranks().values() for rank in ranks.values()), default=0),
+        findings=tuple(findings),
+        servers={server: tuple(faults) for server, faults in servers.items()},
     )
 
 

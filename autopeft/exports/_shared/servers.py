@@ -70,17 +70,16 @@ def servers_of(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
 
 def server_faults(
     server: str,
-    configs: Sequence[PeftConfig],
     attached: Attached,
-    places: Mapping[str, Component],
     *,
+    configs: Sequence[PeftConfig],
+    places: Mapping[str, Component],
     tensor_names: Collection[str],
     whole: str | None,
 ) -> Iterator[Finding]:
     """Yield what a server does other than `peft`; a warning if its version or flags decide.
 
-    `places` has the component of each module. `whole` is the class that a server loads if the adapter's names
-    are those of the text model inside it, else None.
+    `places` has the component of each module; `whole` is the class that a server loads, None if there is one.
     """
     config, reader = configs[0], _READERS[server]
     if not isinstance(config, LoraConfig) or len(configs) > 1:
@@ -102,14 +101,7 @@ def server_faults(
     if server == "tgi":
         text_config = attached.model.get_base_model().config.get_text_config()
         yield from _partial_layers(scaled, getattr(text_config, "num_hidden_layers", 0))
-    odd = next((name for name in tensor_names if re.search(r"\.lora_[AB]\.\w+\.weight$", name)), None)
-    if odd and server in ("vllm", "llama.cpp"):
-        source = {"vllm": "vllm/lora/utils.py"}.get(server, reader)
-        yield Finding(severity="broken", text=f"refuses names of tensors such as {odd}", source=source)
-    if whole and server in ("vllm", "tgi"):
-        text = f"drops all tensors: it loads {whole}, whose modules have longer names"
-        source = {"vllm": "vllm#49354"}.get(server, reader)
-        yield Finding(severity="broken", text=text, source=source)
+    yield from _name_faults(server, tensor_names, whole=whole)
 
 
 def _setting_faults(server: str, config: LoraConfig) -> Iterator[Finding]:
@@ -176,3 +168,16 @@ def _partial_layers(modules: Collection[str], n_layers: int) -> Iterator[Finding
     if partial := sorted(kind for kind, number in numbers.items() if number < n_layers):
         text = f"drops {listed(partial)}: not every layer adapts them"
         yield Finding(severity="broken", text=text, source=_READERS["tgi"])
+
+
+def _name_faults(server: str, names: Collection[str], *, whole: str | None) -> Iterator[Finding]:
+    """Yield names of tensors that a server refuses or does not find in the class that it loads."""
+    odd = next((name for name in names if re.search(r"\.lora_[AB]\.\w+\.weight$", name)), None)
+    if odd and server in ("vllm", "llama.cpp"):
+        source = {"vllm": "vllm/lora/utils.py"}.get(server, _READERS[server])
+        yield Finding(severity="broken", text=f"refuses names of tensors such as {odd}", source=source)
+    is_in_text = bool(names) and not any("language_model." in name for name in names)
+    if whole and is_in_text and server in ("vllm", "tgi"):
+        text = f"drops all tensors: it loads {whole}, whose modules have longer names"
+        source = {"vllm": "vllm#49354"}.get(server, _READERS[server])
+        yield Finding(severity="broken", text=text, source=source)
