@@ -69,7 +69,7 @@ def check(
     model: Annotated[str | None, typer.Option(help="Base model instead of the one that is named.")] = None,
     serve_on: Annotated[
         list[str] | None,
-        typer.Option(help="Server that must read it right: vllm, sglang, llama.cpp or tgi. Repeatable."),
+        typer.Option(help="Server that must read it right: vllm, sglang or llama.cpp. Repeatable."),
     ] = None,
     server: Annotated[
         str | None,

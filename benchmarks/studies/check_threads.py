@@ -313,12 +313,6 @@ FAULTS = {
         server="llama.cpp",
         word="out_proj",
     ),
-    "TuFT#149": Case(
-        fault="attention in some layers alone",
-        toy="nemotron_h",
-        server="tgi",
-        word="not every layer",
-    ),
     # Without a thread, by the source of each server.
     "vllm peft_helper.py": Case(
         fault="one scale for all modules",

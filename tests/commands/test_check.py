@@ -78,9 +78,9 @@ def invoke(*arguments):
 def test_exit_code_is_1_if_it_is_broken_here_or_on_a_server_that_was_named(tmp_path):
     adapter = write_adapter(tmp_path, "llama", ATTENTION, use_dora=True)
     assert invoke(adapter).exit_code == 0
-    assert invoke(adapter / "adapter_config.json", "--serve-on", "tgi").exit_code == 1
-    content = json.loads(invoke(adapter, "--serve-on", "tgi", "--json").stdout)
-    assert content["verdict"] == "good" and content["servers"]["tgi"]["verdict"] == "broken"
+    assert invoke(adapter / "adapter_config.json", "--serve-on", "sglang").exit_code == 1
+    content = json.loads(invoke(adapter, "--serve-on", "sglang", "--json").stdout)
+    assert content["verdict"] == "good" and content["servers"]["sglang"]["verdict"] == "broken"
     refused(invoke(adapter, "--serve-on", "triton"), 2, "triton", "vllm")
 
 

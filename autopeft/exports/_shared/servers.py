@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from peft import LoraConfig, PeftConfig
@@ -17,7 +16,7 @@ from peft.tuners.lora.layer import ParamWrapper
 
 from autopeft.adapters import TOWERS, Attached, Finding, Severity, type_name
 from autopeft.adapters.configs import changed_fields
-from autopeft.types import Component, counted, layer_name, listed
+from autopeft.types import Component, counted, listed
 
 # Fields of LoRA that leave the update B A with one scale.
 _PLAIN = {"r", "lora_alpha", "target_modules", "fan_in_fan_out", "lora_dropout", "exclude_modules"}
@@ -27,7 +26,6 @@ _READERS = {
     "vllm": "vllm/lora/peft_helper.py",
     "sglang": "sglang/srt/lora/lora_config.py",
     "llama.cpp": "convert_lora_to_gguf.py",
-    "tgi": "text_generation_server/adapters/lora.py",
 }
 SERVERS = tuple(_READERS)
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of --max-lora-rank (vllm/config/lora.py)
@@ -47,7 +45,6 @@ _STACKED: Mapping[str, tuple[Severity, str, str]] = {
     "vllm": ("warning", "drops, for some models,", "vllm#41384, TuFT#154"),
     "sglang": ("warning", "drops, for some models,", "sglang#23632"),
     "llama.cpp": ("broken", "cannot convert", "convert_lora_to_gguf.py"),
-    "tgi": ("broken", "drops", _READERS["tgi"]),
 }
 _TOWERS = {"vllm": "vllm#23796; --enable-tower-connector-lora", "sglang": "sglang#28784"}
 # Linear attention's layers that a server has in another form.
@@ -98,9 +95,6 @@ def server_faults(
             scaled[owner] = (rank, layer.scaling[adapter])
     yield from _scale_faults(server, config, list(scaled.values()))
     yield from _module_faults(server, list(scaled), stacked, places)
-    if server == "tgi":
-        text_config = attached.model.get_base_model().config.get_text_config()
-        yield from _partial_layers(scaled, getattr(text_config, "num_hidden_layers", 0))
     yield from _name_faults(server, tensor_names, whole=whole)
 
 
@@ -122,7 +116,7 @@ def _scale_faults(server: str, config: LoraConfig, scaled: Sequence[tuple[int, f
     if server == "sglang" and len(set(scaled)) > 1:
         yield Finding(severity="broken", text="refuses rank_pattern and alpha_pattern", source=reader)
         return
-    root = math.sqrt(config.r) if config.use_rslora and server in ("vllm", "tgi") else config.r
+    root = math.sqrt(config.r) if config.use_rslora and server == "vllm" else config.r
     factors = [
         config.lora_alpha / (rank if server == "llama.cpp" else root) / scale
         for rank, scale in scaled
@@ -162,14 +156,6 @@ def _module_faults(
             yield Finding(text=text, source=source, severity=severity)
 
 
-def _partial_layers(modules: Collection[str], n_layers: int) -> Iterator[Finding]:
-    """Yield what TGI drops: modules that are not adapted in every layer."""
-    numbers = Counter(name.rpartition(".")[2] for name in modules if layer_name(name) is not None)
-    if partial := sorted(kind for kind, number in numbers.items() if number < n_layers):
-        text = f"drops {listed(partial)}: not every layer adapts them"
-        yield Finding(severity="broken", text=text, source=_READERS["tgi"])
-
-
 def _name_faults(server: str, names: Collection[str], *, whole: str | None) -> Iterator[Finding]:
     """Yield names of tensors that a server refuses or does not find in the class that it loads."""
     odd = next((name for name in names if re.search(r"\.lora_[AB]\.\w+\.weight$", name)), None)
@@ -177,7 +163,6 @@ def _name_faults(server: str, names: Collection[str], *, whole: str | None) -> I
         source = {"vllm": "vllm/lora/utils.py"}.get(server, _READERS[server])
         yield Finding(severity="broken", text=f"refuses names of tensors such as {odd}", source=source)
     is_in_text = bool(names) and not any("language_model." in name for name in names)
-    if whole and is_in_text and server in ("vllm", "tgi"):
+    if whole and is_in_text and server == "vllm":
         text = f"drops all tensors: it loads {whole}, whose modules have longer names"
-        source = {"vllm": "vllm#49354"}.get(server, _READERS[server])
-        yield Finding(severity="broken", text=text, source=source)
+        yield Finding(severity="broken", text=text, source="vllm#49354")
