@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import psutil
@@ -136,14 +137,14 @@ def _inspect(
     weights, findings = _read_weights(files, is_config=is_config)
     auto_class = adapters.auto_class_of([file.config for file in files])
     whole = own_class(model.config_of(spec), auto_class or "AutoModelForCausalLM")
-    for class_name in dict.fromkeys((auto_class, whole or auto_class)):
-        base = model.load_skeleton(spec, auto_class=class_name)
-        found = _attach(path, files, weights, base, whole=whole, serve_on=serve_on)
-        if class_name == auto_class or found.verdict != "broken":
-            best = found
-        if found.verdict != "broken":
-            break
-    return replace(best, findings=(*findings, *best.findings))
+    skeletons = (
+        model.load_skeleton(spec, auto_class=name)
+        for name in dict.fromkeys((auto_class, whole or auto_class))
+    )
+    attempts = (_attach(path, files, weights, base, whole=whole, serve_on=serve_on) for base in skeletons)
+    first = next(attempts)
+    found = next((each for each in chain([first], attempts) if each.verdict != "broken"), first)
+    return replace(found, findings=(*findings, *found.findings))
 
 
 def _read_weights(

@@ -127,7 +127,7 @@ def _scale_faults(server: str, config: LoraConfig, scaled: Sequence[tuple[int, f
         if server == "vllm":
             yield Finding(severity="warning", text=f"{text} before version 0.32", source=reader)
         else:
-            source = {"sglang": "sglang#40835", "llama.cpp": "src/llama-adapter.h"}.get(server, reader)
+            source = {"sglang": "sglang#40835", "llama.cpp": "src/llama-adapter.h"}[server]
             yield Finding(severity="broken", text=text, source=source)
     rank = max((rank for rank, _ in scaled), default=1)
     if server == "vllm" and rank > VLLM_RANKS[-1]:
