@@ -20,8 +20,6 @@ from autopeft.types import Component, counted, listed
 Severity = Literal["warning", "broken"]
 TOWERS: tuple[Component, ...] = ("vision", "audio", "projector")
 _PREFIX = "base_model.model."  # what `peft` puts before the base model's own names
-
-
 _REWRITTEN = r".*\.gate_up_proj"  # a key of rank_pattern that `peft` adds where it rewrites targets
 
 
@@ -86,11 +84,9 @@ def accidents(file: ConfigFile, coverage: Sequence[Coverage], *, has_weights: bo
     Without weights, which show what was trained, towers are among them.
     """
     adapted = {each.component: each.adapted for each in coverage if each.adapted}
-    odd = {"router": "which choose the experts"}
-    odd |= {} if has_weights else dict.fromkeys(TOWERS, "which texts do not train")
-    for component, why in odd.items():
+    for component in ("router",) if has_weights else ("router", *TOWERS):
         if names := adapted.get(component):
-            text = f"It adapts {counted(len(names), f'{component} module')}, {why}, such as {names[0]}."
+            text = f"It adapts {counted(len(names), f'{component} module')}, such as {names[0]}."
             yield Finding(severity="warning", text=text)
     patterns, targets = file.content.get("rank_pattern"), file.content.get("target_parameters")
     is_rewritten = "routed_experts" in adapted and (not targets or _REWRITTEN in (patterns or ()))
@@ -108,19 +104,20 @@ def tensor_findings(
     attached: Attached, name: str, tensors: Mapping[str, torch.Tensor], places: Mapping[str, Component]
 ) -> Iterator[Finding]:
     """Yield what is wrong with the tensors of the adapter `name`, which are loaded as `peft` does."""
-    if empty := [key for key, tensor in tensors.items() if not tensor.numel()] or not tensors:
-        where = f"{len(empty)} of {len(tensors)} tensors" if isinstance(empty, list) else "The weights"
-        yield Finding(severity="broken", text=f"{where} hold no numbers.")
+    n_empty = sum(not tensor.numel() for tensor in tensors.values())
+    if n_empty or not tensors:
+        text = f"{n_empty} of {counted(len(tensors), 'tensor')} hold no numbers, as after ZeRO-3."
+        yield Finding(severity="broken", text=text if tensors else "The file of weights has no tensors.")
         return
-    is_moved = defaultdict(list)
+    changes = defaultdict(list)
     for key, tensor in tensors.items():
         if ".lora_B" in key or ".lora_embedding_B" in key:
             module = key.removeprefix(_PREFIX).partition(".lora_")[0]
-            is_moved[places.get(module, "other")].append(bool(tensor.any()))
-    n_zero = {component: len(moved) for component, moved in is_moved.items() if not any(moved)}
-    if n_zero:
-        does_nothing = len(n_zero) == len(is_moved) and all(".lora_A" in k or ".lora_B" in k for k in tensors)
-        text = f"lora_B is zero in all modules of {listed(sorted(n_zero))}, as before training."
+            changes[places.get(module, "other")].append(bool(tensor.any()))
+    idle = sorted(component for component, moved in changes.items() if not any(moved))
+    if idle:
+        does_nothing = len(idle) == len(changes) and all(".lora_" in key for key in tensors)
+        text = f"lora_B is zero in all modules of {listed(idle)}, as before training."
         yield Finding(severity="broken" if does_nothing else "warning", text=text)
     yield from _unloadable(attached, name, tensors)
 

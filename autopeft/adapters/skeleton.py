@@ -139,7 +139,7 @@ def fitting_errors(path: Path, base_name: str) -> AbstractContextManager[None]:
     """Raise a TargetError of one sentence for whatever `peft` raises for a config that does not fit."""
 
     def sentence(error: Exception) -> TargetError:
-        reason = reason_of(error).split(". ")[0]
+        reason = " ".join(str(error).split()).split(". ")[0]
         return TargetError(
             f"{path} does not fit {base_name}: {reason}; correct it, or use the base model that it was made "
             "for."

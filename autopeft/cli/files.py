@@ -69,7 +69,7 @@ def check(
     model: Annotated[str | None, typer.Option(help="Base model instead of the one that is named.")] = None,
     serve_on: Annotated[
         list[str] | None,
-        typer.Option(help="Server that must read it right: vllm, sglang, llama.cpp or tgi. Repeatable."),
+        typer.Option(help="Server that must read it right: vllm, sglang or llama.cpp. Repeatable."),
     ] = None,
     server: Annotated[
         str | None,
@@ -81,13 +81,6 @@ def check(
             help="Run, or folder that `train` wrote, whose outputs it must give. Default: the one around it."
         ),
     ] = None,
-    tolerance: Annotated[
-        float | None,
-        typer.Option(
-            help="Largest difference of a run's output. Default: 1e-5; 0.02 for a whole model in 16 bits.",
-            min=0.0,
-        ),
-    ] = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -96,14 +89,7 @@ def check(
         with heavy_imports():
             from autopeft import commands
 
-        found = commands.check(
-            adapter,
-            model_id=model,
-            serve_on=serve_on or (),
-            server=server,
-            run=run,
-            tolerance=tolerance,
-        )
+        found = commands.check(adapter, model_id=model, serve_on=serve_on or (), server=server, run=run)
         print(json_text(check_json(found)) if as_json else check_text(found))
     if "broken" in (found.verdict, *(found.verdict_on(name) for name in serve_on or ())):
         raise typer.Exit(1)
@@ -184,14 +170,18 @@ def _comparisons(found: Check) -> Iterator[str]:
     if outputs := found.outputs:
         largest = outputs.largest_difference
         yield (
-            f"The outputs {'are the same' if outputs.is_same else 'differ'}: largest difference "
-            f"{'infinite' if largest is None else rate(largest)}, "
-            f"tolerance {rate(outputs.tolerance)}, compared with {outputs.reference}."
+            f"The outputs {'are those' if outputs.is_same else 'differ from those'} of {outputs.reference}: "
+            f"largest difference {'infinite' if largest is None else rate(largest)}, "
+            f"tolerance {rate(outputs.tolerance)}."
         )
     if answers := found.answers:
-        yield (
-            f"{answers.adapter} on {answers.url} moves the log-probabilities of {answers.base} by up to "
-            f"{rate(answers.change)} nats."
-        )
+        if answers.has_effect:
+            yield (
+                f"{answers.adapter} on {answers.url} moves the log-probabilities of {answers.base} by up to "
+                f"{rate(answers.change)} nats."
+            )
+        else:
+            yield f"{answers.adapter} has no effect on {answers.url}: it answers as {answers.base} does."
         if answers.difference is not None:
-            yield f"They differ from those on this machine by up to {rate(answers.difference)} nats."
+            agrees = "agrees with" if answers.is_same else "differs from"
+            yield f"It {agrees} peft on this machine: largest difference {rate(answers.difference)} nats."

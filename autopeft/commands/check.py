@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import psutil
@@ -13,7 +14,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
 from autopeft import adapters, exports, model
-from autopeft.adapters import ConfigFile, Coverage, Finding, Severity
+from autopeft.adapters import ConfigFile, Coverage, Finding
 from autopeft.errors import SpecError, TargetError, UnknownNameError, reason_of
 from autopeft.exports import SERVERS
 from autopeft.finished.same_outputs import Outputs, compare_outputs, find_reference
@@ -46,7 +47,6 @@ class Check:
     topology: str = ""
     coverage: tuple[Coverage, ...] = ()
     max_rank: int = 0
-    n_tensors: int = 0
     findings: tuple[Finding, ...] = ()
     servers: Mapping[str, tuple[Finding, ...]] = field(default_factory=dict)
     outputs: Outputs | None = None
@@ -54,17 +54,17 @@ class Check:
 
     @property
     def verdict(self) -> str:
-        """Return `good`, `warning` or `broken`, as plain `peft` loads the adapter."""
+        """Return `good`, `warning` or `broken`: as `peft` loads it, and by what was compared."""
         is_same = all(each is None or each.is_same for each in (self.outputs, self.answers))
-        return _worst(each.severity for each in self.findings) if is_same else "broken"
+        return _worst(self.findings) if is_same else "broken"
 
     def verdict_on(self, server: str) -> str:
         """Return the verdict for a server; what is wrong for `peft` is wrong there."""
-        return _worst([self.verdict, *(each.severity for each in self.servers[server])])
+        return _worst((*self.findings, *self.servers[server]))
 
 
-def _worst(verdicts: Iterable[str]) -> str:
-    return max(verdicts, key=_VERDICTS.index, default="good")
+def _worst(findings: Iterable[Finding]) -> str:
+    return max((each.severity for each in findings), key=_VERDICTS.index, default="good")
 
 
 def check(
@@ -74,7 +74,6 @@ def check(
     serve_on: Sequence[str] = (),
     server: str | None = None,
     run: Path | None = None,
-    tolerance: float | None = None,
 ) -> Check:
     """Check an adapter: its folder or adapter_config.json, a hub id, a run, or an export of `run`.
 
@@ -95,9 +94,7 @@ def check(
             files = adapters.read_configs(path)
             configs = [file.config for file in files]
             spec = ModelSpec(id=model_id) if model_id else adapters.base_model_of(configs, path=path)
-            weights, findings = _read_weights(files, is_config=Path(adapter).is_file())
-            found = _inspect(path, files, weights, spec, serve_on=serve_on)
-            found = replace(found, findings=(*findings, *found.findings))
+            found = _inspect(path, files, spec, serve_on=serve_on, is_config=Path(adapter).is_file())
         elif run is not None and (path / "config.json").is_file():
             files, spec = [], ModelSpec(id=str(path))
             found = Check(path=str(path), base_model=str(path), method="a whole model")
@@ -106,8 +103,7 @@ def check(
             raise SpecError(f"{path} has no {_CONFIG} or {_ORDER}; {wanted}.")
         reference = find_reference(path, run)
         if reference is not None and found.verdict != "broken":
-            outputs = compare_outputs(path, files, reference, model_id=model_id, tolerance=tolerance)
-            found = replace(found, outputs=outputs)
+            found = replace(found, outputs=compare_outputs(path, files, reference, model_id=model_id))
         return found if server is None else replace(found, answers=_answers(server, path, files, spec))
 
 
@@ -130,6 +126,27 @@ def _locate(adapter: str) -> Path:
         ) from error
 
 
+def _inspect(
+    path: Path, files: Sequence[ConfigFile], spec: ModelSpec, *, serve_on: Sequence[str], is_config: bool
+) -> Check:
+    """Check configs and tensors on the class of transformers that they are for.
+
+    Adapters of a model of images and texts may be for its text model or for the whole, and the config does
+    not say which: if they do not fit the first, the second is tried.
+    """
+    weights, findings = _read_weights(files, is_config=is_config)
+    auto_class = adapters.auto_class_of([file.config for file in files])
+    whole = own_class(model.config_of(spec), auto_class or "AutoModelForCausalLM")
+    skeletons = (
+        model.load_skeleton(spec, auto_class=name)
+        for name in dict.fromkeys((auto_class, whole or auto_class))
+    )
+    attempts = (_attach(path, files, weights, base, whole=whole, serve_on=serve_on) for base in skeletons)
+    first = next(attempts)
+    found = next((each for each in chain([first], attempts) if each.verdict != "broken"), first)
+    return replace(found, findings=(*findings, *found.findings))
+
+
 def _read_weights(
     files: Sequence[ConfigFile], *, is_config: bool
 ) -> tuple[list[Tensors | None], list[Finding]]:
@@ -137,40 +154,18 @@ def _read_weights(
     weights: list[Tensors | None] = []
     findings = []
     for file in files:
-        tensors, is_there = None, (file.folder / "adapter_model.safetensors").exists()
+        tensors, problem = None, ""
         try:
             tensors = exports.read_weights(file.folder)
-            problem = "" if tensors is not None or is_config else f"{file.folder} has no weights to check."
+            if tensors is None and not is_config:
+                problem = f"{file.folder} has no weights to check."
         except SpecError as error:
             problem = str(error)
         weights.append(tensors)
         if problem:  # peft loads what is not read here, a pickle
+            is_there = (file.folder / "adapter_model.safetensors").exists()
             findings.append(Finding(severity="broken" if is_there else "warning", text=problem))
     return weights, findings
-
-
-def _inspect(
-    path: Path,
-    files: Sequence[ConfigFile],
-    weights: Sequence[Tensors | None],
-    spec: ModelSpec,
-    *,
-    serve_on: Sequence[str],
-) -> Check:
-    """Check configs and tensors on the class of transformers that they are for.
-
-    Adapters of a model of images and texts may be for its text model or for the whole, and the config does
-    not say which: if they do not fit the first, the second is tried.
-    """
-    auto_class = adapters.auto_class_of([file.config for file in files])
-    whole = own_class(model.config_of(spec), auto_class or "AutoModelForCausalLM")
-    attempts = []
-    for class_name in dict.fromkeys((auto_class, whole or auto_class)):
-        base = model.load_skeleton(spec, auto_class=class_name)
-        attempts.append(_attach(path, files, weights, base, whole=whole or "", serve_on=serve_on))
-        if attempts[-1].verdict != "broken":
-            return attempts[-1]
-    return attempts[0]
 
 
 def _attach(
@@ -179,7 +174,7 @@ def _attach(
     weights: Sequence[Tensors | None],
     base: BaseModel,
     *,
-    whole: str,
+    whole: str | None,
     serve_on: Sequence[str],
 ) -> Check:
     """Attach configs by `peft` to a base model without weights, load the tensors, and look at the result."""
@@ -191,38 +186,41 @@ def _attach(
         base_model=base.name,
         method=" and ".join(dict.fromkeys(map(adapters.type_name, configs))),
         topology=topology(base.module),
-        n_tensors=sum(len(tensors) for tensors in weights if tensors),
     )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what `peft` warns of is among the findings
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
             attached = adapters.attach_fitting(base.module, configs, base_name=base.name, path=path)
     except (TargetError, SpecError) as error:
         is_unknown = any(map(adapters.reads_weights, configs))  # which fails without weights
-        severity: Severity = "warning" if is_unknown else "broken"
-        return replace(found, findings=(Finding(severity=severity, text=str(error)),))
+        finding = Finding(severity="warning" if is_unknown else "broken", text=str(error))
+        return replace(found, findings=(finding,))
     coverage = adapters.coverage_of(attached, places)
     findings: list[Finding] = []
-    for file, name in zip(files, names, strict=True):
+    if any("tie_word_embeddings" in str(each.message) for each in warned):
+        text = "It changes the embedding or the head, which share one weight; merging ties them (peft#2777)."
+        findings.append(Finding(severity="warning", text=text))
+    for file, name, tensors in zip(files, names, weights, strict=True):
         targeted = [target for target, layer in attached.targets() if name in adapters.held_names(layer)]
         lost = adapters.unmatched(file, targeted, modules=modules, model=base.module)
         findings += [Finding(severity="warning", text=text) for text in (*adapters.unknown_keys(file), *lost)]
-        findings += adapters.accidents(file, coverage, has_weights=weights[0] is not None)
-    for name, tensors in zip(names, weights, strict=True):
+        findings += adapters.accidents(file, coverage, has_weights=tensors is not None)
         if tensors is not None:
             findings += adapters.tensor_findings(attached, name, tensors, places)
-    is_in_text = bool(weights[0]) and not any("language_model." in key for key in weights[0] or ())
-    served = exports.served_adapter(configs[0], attached, places, whole=whole if is_in_text else "")
     is_served = model.task_type_of(base.module) == "CAUSAL_LM"
+    keys = weights[0] or {}
+    servers = {
+        server: exports.server_faults(
+            server, attached, configs=configs, places=places, tensor_names=keys, whole=whole
+        )
+        for server in serve_on or (SERVERS if is_served else ())
+    }
     return replace(
         found,
         coverage=coverage,
-        max_rank=max((rank for rank, _ in served.scaled.values()), default=0),
+        max_rank=max((rank for ranks in attached.ranks().values() for rank in ranks.values()), default=0),
         findings=tuple(findings),
-        servers={
-            name: tuple(exports.server_faults(name, served))
-            for name in serve_on or (SERVERS if is_served else ())
-        },
+        servers={server: tuple(faults) for server, faults in servers.items()},
     )
 
 

@@ -10,10 +10,5 @@ from autopeft.exports._shared.adapter import (
 )
 from autopeft.exports._shared.hub import name_base, write_loading_files
 from autopeft.exports._shared.reading_back import load_in_peft
-from autopeft.exports._shared.servers import (
-    SERVERS,
-    served_adapter,
-    server_faults,
-    servers_of,
-)
+from autopeft.exports._shared.servers import SERVERS, server_faults, servers_of
 from autopeft.model.attaching import read_weights

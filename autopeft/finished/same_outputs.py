@@ -72,23 +72,16 @@ def find_reference(path: Path, run: Path | None) -> Reference | None:
 
 
 def compare_outputs(
-    path: Path,
-    files: Sequence[ConfigFile],
-    reference: Reference,
-    *,
-    model_id: str | None,
-    tolerance: float | None,
+    path: Path, files: Sequence[ConfigFile], reference: Reference, *, model_id: str | None
 ) -> Outputs:
     """Compare an adapter with `files`, or a whole model without, with a finished plan on a few texts.
 
-    Models of images get a gray image. `model_id` replaces the base model. `tolerance` None is 1e-5, or 0.02
-    for a whole model whose weights were rounded to 16 bits.
+    Models of images get a gray image. `model_id` replaces the base model.
 
     Raises:
         ModelError: The base model cannot be loaded, or is not the one that the plan was trained on.
     """
     dtype = "float32" if files else str(model.config_of(ModelSpec(id=str(path))).dtype)
-    usual = _TOLERANCE_16_BITS if dtype.endswith("float16") else _TOLERANCE
     document = reference.document
     named = {} if model_id is None else {"id": model_id, "revision": None}
     spec = document.model.model_copy(update=named)
@@ -108,7 +101,7 @@ def compare_outputs(
         difference = _largest_difference(expected, _logits(_adapted(path, files, base, document), features))
     return Outputs(
         reference=str(reference.weights),
-        tolerance=usual if tolerance is None else tolerance,
+        tolerance=_TOLERANCE_16_BITS if dtype.endswith("float16") else _TOLERANCE,
         largest_difference=difference if math.isfinite(difference) else None,
     )
 

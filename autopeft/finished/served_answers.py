@@ -36,9 +36,14 @@ class ServedAnswers:
     difference: float | None = None
 
     @property
+    def has_effect(self) -> bool:
+        """Whether the server applies the adapter at all."""
+        return self.change > _NOISE
+
+    @property
     def is_same(self) -> bool:
         """Whether the server applies the adapter, and as it is applied here if that is known."""
-        return self.change > _NOISE and (self.difference is None or self.difference <= TOLERANCE)
+        return self.has_effect and (self.difference is None or self.difference <= TOLERANCE)
 
 
 def ask_server(url: str, folder: Path) -> tuple[ServedAnswers, list[list[float]]]:

@@ -32,7 +32,6 @@ def test_the_help_has_every_flag_and_examples():
     ("arguments", "words"),
     [
         (("search", "--trials", "x"), ("--trials", "'x'")),
-        (("check", "x", "--tolerance", "-1"), ("--tolerance",)),
         (("estimate", "ia3", "--quantize", "3bit"), ("3bit", "4bit")),
         (("check",), ("ADAPTER",)),
         (("search", "--budgt", "1%"), ("--budgt", "--budget")),

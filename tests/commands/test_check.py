@@ -7,9 +7,8 @@ import warnings
 
 import peft
 import pytest
-import torch
-import transformers
-from toys.adapters import ATTENTION, MLP, PREFIX, emptied, renamed, scaled, write_adapter
+from check_threads import FAULTS, GOOD
+from toys.adapters import ATTENTION, write_adapter
 from toys.exports import refused, trained
 from toys.topologies import build
 from typer.testing import CliRunner
@@ -18,199 +17,36 @@ from autopeft.cli.app import app
 from autopeft.commands import check
 from autopeft.plugins import discover
 
-UNREWRITTEN = {"target_modules": MLP, "target_parameters": None, "rank_pattern": {}, "alpha_pattern": {}}
-TEXT_MODEL = r".*language_model.*\.(q|k|v|o)_proj"
 
-
-def text_model_of_qwen():
-    return transformers.AutoModelForCausalLM.from_config(build("qwen3_5").config)
-
-
-# thread -> (toy, targets, settings of `write_adapter`, verdict, a word of a finding)
-LOCAL = {
-    "trl#6773": ("nemotron_h", [*ATTENTION, *MLP], {}, "warning", "gate_proj"),
-    "peft#3711": ("deepseek_v3", MLP, {}, "warning", "routed experts"),
-    "peft#3711 before training": (
-        "deepseek_v3",
-        MLP,
-        {"weights": False, "config": UNREWRITTEN},
-        "warning",
-        "routed experts",
-    ),
-    "peft#3232 all-linear": ("qwen3_moe", "all-linear", {}, "warning", "router"),
-    "unsloth#1319": ("gemma3", ATTENTION, {"weights": False}, "warning", "vision"),
-    "tinker-cookbook#344": (
-        "qwen2_5_vl",
-        [*ATTENTION, "qkv"],
-        {"edit": scaled(0, "visual", "lora_B")},
-        "warning",
-        "vision",
-    ),
-    "peft#2556": (
-        "falcon_h1",
-        ATTENTION,
-        {"config": {"target_modules": ["in_proj", "out_proj"]}},
-        "broken",
-        "out_proj",
-    ),
-    "trl#4416": ("llama", ATTENTION, {"edit": lambda _: {}}, "broken", "no numbers"),
-    "peft#2450": (
-        "llama",
-        ATTENTION,
-        {"modules_to_save": ["lm_head"], "edit": emptied("lm_head")},
-        "broken",
-        "no numbers",
-    ),
-    "peft#453": ("llama", ATTENTION, {"edit": lambda t: dict(sorted(t.items())[:8])}, "broken", "8 tensors"),
-    "peft#1402": ("llama", ATTENTION, {"edit": scaled(0, "lora_B")}, "broken", "lora_B is zero"),
-    "unsloth#3690": ("llama", ATTENTION, {"edit": scaled(torch.nan, "q_proj")}, "broken", "not finite"),
-    "Soup#335": ("llama", ATTENTION, {"edit": renamed(PREFIX, f"_orig_mod.{PREFIX}")}, "broken", "_orig_mod"),
-    "Automodel#3655": (
-        "llama",
-        ATTENTION,
-        {"edit": renamed(PREFIX, f"thinker.{PREFIX}")},
-        "broken",
-        "thinker",
-    ),
-    "peft#1579": ("llama", ATTENTION, {"edit": renamed(f"{PREFIX}model.", PREFIX)}, "broken", "16 tensors"),
-    "peft#2699": ("llama", ATTENTION, {"edit": renamed(".weight", ".lora.weight")}, "broken", "lora.weight"),
-}
-# thread -> (toy, targets, settings, server, verdict there, a word of a fault); good for `peft` itself
-SERVED = {
-    "vllm#49354": (
-        "qwen3_5",
-        ATTENTION,
-        {"module": text_model_of_qwen},
-        "vllm",
-        "broken",
-        "Qwen3_5ForConditional",
-    ),
-    "vllm#2847": ("llama", ATTENTION, {"r": 32}, "vllm", "warning", "--max-lora-rank 32"),
-    "vllm#2847 above 512": ("llama", ATTENTION, {"r": 520}, "vllm", "broken", "520"),
-    "vllm#23796": ("gemma3", ATTENTION, {}, "vllm", "warning", "6 modules"),
-    "vllm#41384": (
-        "qwen3_moe",
-        ATTENTION,
-        {"target_parameters": ["experts.down_proj"]},
-        "vllm",
-        "warning",
-        "experts",
-    ),
-    "vllm peft_helper": ("llama", ATTENTION, {"use_dora": True}, "vllm", "broken", "use_dora"),
-    "vllm scale": ("llama", ATTENTION, {"alpha_pattern": {"q_proj": 16}}, "vllm", "broken", "by 0.5"),
-    "sglang#40835": ("llama", ATTENTION, {"use_rslora": True}, "sglang", "broken", "by 0.5"),
-    "sglang#30499": ("qwen3_next", [*ATTENTION, "in_proj_ba"], {}, "sglang", "warning", "in_proj_ba"),
-    "sglang lora_config": (
-        "llama",
-        ATTENTION,
-        {"rank_pattern": {"q_proj": 8}},
-        "sglang",
-        "broken",
-        "rank_pattern",
-    ),
-    "verl#7288": ("llama", r".*\.(q|v)_proj", {}, "sglang", "broken", "pattern"),
-    "llama.cpp#11554": (
-        "llama",
-        ATTENTION,
-        {"modules_to_save": ["lm_head"]},
-        "llama.cpp",
-        "broken",
-        "modules_to_save",
-    ),
-    "llama.cpp#21125": (
-        "qwen3_5_text",
-        ["in_proj_qkv", "in_proj_z", "out_proj"],
-        {},
-        "llama.cpp",
-        "broken",
-        "out_proj",
-    ),
-    "llama.cpp scale": ("llama", ATTENTION, {"use_rslora": True}, "llama.cpp", "broken", "by 0.5"),
-    "TuFT#149 tgi": ("nemotron_h", ATTENTION, {}, "tgi", "broken", "not every layer"),
-}
-GOOD = {
-    "all linear layers": ("llama", [*ATTENTION, *MLP], {}),
-    "a patterns of ranks with one scale": (
-        "llama",
-        ATTENTION,
-        {"rank_pattern": {"q_proj": 8}, "alpha_pattern": {"q_proj": 16}},
-    ),
-    "peft#3554: the recurrent part left out": ("nemotron_h", ATTENTION, {}),
-    "the recurrent part of a parallel hybrid": ("falcon_h1", [*ATTENTION, "in_proj"], {}),
-    "old names of NemotronH": (
-        "nemotron_h",
-        ATTENTION,
-        {"edit": renamed(f"{PREFIX}model.", f"{PREFIX}backbone.")},
-    ),
-    "old names of Gemma 3": (
-        "gemma3",
-        TEXT_MODEL,
-        {"edit": renamed("model.language_model.", "language_model.model.")},
-    ),
-    "old names of LLaVA": (
-        "llava",
-        TEXT_MODEL,
-        {"edit": renamed("model.language_model.", "language_model.model.")},
-    ),
-    "shared experts by their parameters": (
-        "qwen3_next",
-        ATTENTION,
-        {"target_parameters": ["shared_expert.down_proj.weight"]},
-    ),
-    "images and texts": ("qwen2_5_vl", [*ATTENTION, "qkv"], {}),
-    "a text model's own wrapper": ("qwen3_5", ATTENTION, {}),
-    "layers of the type Conv1D": ("gpt2", ["c_attn"], {"fan_in_fan_out": True}),
-    "embeddings": ("llama", [*ATTENTION, "embed_tokens", "lm_head"], {}),
-    "a classifier": ("bert", ["query", "value"], {"task_type": "SEQ_CLS"}),
-}
-
-
-def written(folder, toy, targets, settings):
-    if callable(settings.get("module")):
-        settings = settings | {"module": settings["module"]()}
-    return write_adapter(folder, toy, targets, **settings)
-
-
-def by_name(table, names):
-    return pytest.mark.parametrize(names, list(table.values()), ids=list(table))
-
-
-def loads(toy, adapter):
+def loads(case, adapter):
     """Whether plain `peft` loads every tensor onto a model with weights, and some B is not zero."""
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        model = peft.PeftModel.from_pretrained(build(toy, device="cpu"), adapter)
+        model = peft.PeftModel.from_pretrained(build(case.toy, device="cpu"), adapter)
     is_whole = not any("missing adapter keys" in str(each.message) for each in warned)
     return is_whole and any(p.any() for name, p in model.named_parameters() if ".lora_B" in name)
 
 
-@by_name(LOCAL, ("toy", "targets", "settings", "verdict", "word"))
-def test_fault_of_a_thread_is_found(toy, targets, settings, verdict, word, tmp_path):
-    found = check(str(written(tmp_path, toy, targets, settings)))
-    assert found.verdict == verdict
-    assert any(word in each.text for each in found.findings), found.findings
+@pytest.mark.parametrize("thread", FAULTS)
+def test_fault_of_a_thread_is_found(thread, tmp_path):
+    case = FAULTS[thread]
+    found = check(str(case.write(tmp_path)), serve_on=[case.server] if case.server else ())
+    assert case.is_expected(found), case.statements(found)
 
 
-@pytest.mark.parametrize("thread", ["Soup#335", "Automodel#3655", "peft#1579", "peft#453", "peft#1402"])
+@pytest.mark.parametrize(
+    "thread", ["Soup#335", "Automodel#3655", "peft#1579", "peft#453", "peft#1402", "colpali#424"]
+)
 def test_peft_itself_leaves_such_an_adapter_without_effect(thread, tmp_path):
-    toy, targets, settings, *_ = LOCAL[thread]
-    assert not loads(toy, written(tmp_path, toy, targets, settings))
+    assert not loads(FAULTS[thread], FAULTS[thread].write(tmp_path))
 
 
-@by_name(SERVED, ("toy", "targets", "settings", "server", "verdict", "word"))
-def test_fault_of_a_server_is_found(toy, targets, settings, server, verdict, word, tmp_path):
-    found = check(str(written(tmp_path, toy, targets, settings)), serve_on=[server])
-    assert found.findings == ()
-    assert found.verdict_on(server) == verdict
-    assert any(word in each.text and each.source for each in found.servers[server]), found.servers
-
-
-@by_name(GOOD, ("toy", "targets", "settings"))
-def test_good_adapter_has_no_finding_and_loads(toy, targets, settings, tmp_path):
-    adapter = written(tmp_path, toy, targets, settings)
+@pytest.mark.parametrize("case", GOOD, ids=lambda case: case.fault)
+def test_good_adapter_has_no_finding_and_loads(case, tmp_path):
+    adapter = case.write(tmp_path)
     found = check(str(adapter))
     assert (found.verdict, found.findings) == ("good", ())
-    assert loads(toy, adapter)
+    assert loads(case, adapter)
 
 
 def test_counts_are_those_of_peft_by_component(tmp_path):
@@ -242,9 +78,9 @@ def invoke(*arguments):
 def test_exit_code_is_1_if_it_is_broken_here_or_on_a_server_that_was_named(tmp_path):
     adapter = write_adapter(tmp_path, "llama", ATTENTION, use_dora=True)
     assert invoke(adapter).exit_code == 0
-    assert invoke(adapter / "adapter_config.json", "--serve-on", "tgi").exit_code == 1
-    content = json.loads(invoke(adapter, "--serve-on", "tgi", "--json").stdout)
-    assert content["verdict"] == "good" and content["servers"]["tgi"]["verdict"] == "broken"
+    assert invoke(adapter / "adapter_config.json", "--serve-on", "sglang").exit_code == 1
+    content = json.loads(invoke(adapter, "--serve-on", "sglang", "--json").stdout)
+    assert content["verdict"] == "good" and content["servers"]["sglang"]["verdict"] == "broken"
     refused(invoke(adapter, "--serve-on", "triton"), 2, "triton", "vllm")
 
 

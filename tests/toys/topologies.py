@@ -30,6 +30,8 @@ ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2
 SEEN = {"image_token_id": 60, "video_token_id": 61, "vision_start_token_id": 62, "vision_end_token_id": 63}
 GEMMA3N = {"hidden_size_per_layer_input": 4, "laurel_rank": 4, "vocab_size_per_layer_input": V}
 GEMMA3N |= {"num_kv_shared_layers": 0, "altup_num_inputs": 2, "activation_sparsity_pattern": [0.0, 0.0]}
+GEMMA4 = {**DENSE, "layer_types": ["sliding_attention", "full_attention"], "vocab_size_per_layer_input": V}
+GEMMA4 |= {"num_kv_shared_layers": 0, "global_head_dim": 8}
 WHISPER = {"vocab_size": V, "d_model": D, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": F}
 WHISPER |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": F, **IDS}
 WHISPER |= {"decoder_start_token_id": 2, "num_mel_bins": 8, "max_source_positions": 20}
@@ -261,18 +263,28 @@ TOPOLOGIES = {
         IMAGES,
     ),
     "gemma3n_text": ("Gemma3nTextConfig", {**HEADED, "head_dim": 8, **GEMMA3N}, CAUSAL),
+    "gemma4": (
+        "Gemma4Config",
+        {
+            "text_config": {**GEMMA4, "hidden_size_per_layer_input": 0},
+            "vision_config": {
+                **VISION_TOWER,
+                "head_dim": 4,
+                "global_head_dim": 4,
+                "use_clipped_linears": True,
+            },
+            "audio_config": None,
+        },
+        IMAGES,
+    ),
     "gemma4_text (experts)": (
         "Gemma4TextConfig",
         {
-            **DENSE,
+            **GEMMA4,
             **EXPERTS,
             "enable_moe_block": True,
             "top_k_experts": 2,
-            "layer_types": ["sliding_attention", "full_attention"],
             "hidden_size_per_layer_input": 4,
-            "vocab_size_per_layer_input": V,
-            "num_kv_shared_layers": 0,
-            "global_head_dim": 8,
         },
         CAUSAL,
     ),
