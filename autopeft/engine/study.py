@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import optuna
@@ -38,6 +37,9 @@ class Trials:
         self.proposals: list[Proposal] = []
         self.short: dict[Plan, Measurement] = {}
         self._study, self._n_asked = study, 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(["loss of the short run"])
         of_space = parameters(space)
         of_trainer = {_TRAINER + name: CategoricalDistribution(c) for name, c in context.choices.items()}
         self._distributions: dict[str, BaseDistribution] = {**of_space, **of_trainer}
@@ -68,8 +70,14 @@ class Trials:
             choices = tuple((name, trial.params[_TRAINER + name]) for name in context.choices)
             arm, plan = policy.arm, plan_of(replace(policy, choices=choices), context)
             self._arms.setdefault(plan, arm)
-        facts: dict[str, Any] = {"arm": str(arm), "source": source, "plan": plan.digest}
-        for name, value in {**facts, "trainable_params": plan.trainable_params}.items():
+        facts = {
+            "arm": str(arm),
+            "source": source,
+            "plan_id": plan.digest,
+            "learning_rate": plan.learning_rate,
+            "trainable_params": plan.trainable_params,
+        }
+        for name, value in facts.items():  # named as in trials.csv
             trial.set_user_attr(name, value)
         self._n_asked += 1
         return trial, Proposal(trial=self._n_asked - 1, arm=arm, source=source, plan=plan)
