@@ -11,6 +11,7 @@ problem → study → judge → search → driver.
 from __future__ import annotations
 
 from autopeft.engine.driver import Driver, drive
+from autopeft.engine.judge import full_run
 from autopeft.engine.problem import Batch, Key, Request, SearchProblem
 from autopeft.engine.search import search
 from autopeft.engine.study import STUDY

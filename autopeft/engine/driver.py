@@ -113,10 +113,10 @@ class Driver:
         """Show a new phase, and list the runs that are planned after a batch."""
         is_new = batch.phase != self._phase
         self._phase, self._n_begun = batch.phase, len(batch.requests) + (0 if is_new else self._n_begun)
-        phases = list(self.problem.planned)
-        ahead = self.problem.planned[batch.phase][self._n_begun : batch.n_runs]
-        for phase in phases[phases.index(batch.phase) + 1 :]:
-            ahead = ahead + self.problem.planned[phase]
+        planned, phases = self.problem.planned, list(self.problem.planned)
+        ahead = planned[batch.phase][self._n_begun : batch.n_runs]
+        for later in phases[phases.index(batch.phase) + 1 :]:
+            ahead = ahead + planned[later]
         if is_new:
             seconds = self._seconds_left([*(each.fidelity for each in batch.requests), *ahead])
             self.progress.phase(batch.phase, batch.n_runs, seconds_left=seconds)
@@ -124,19 +124,19 @@ class Driver:
 
     def _seconds_left(self, ahead: Sequence[Fidelity]) -> float | None:
         """Estimate the seconds of planned runs; None before a run was timed, or if limits shorten them."""
-        lengths, known = self.problem.lengths, {*ahead, *(fidelity for _, fidelity in self.measured)}
-        if self.seconds(self.problem.full) is None:
+        lengths, begun = self.problem.lengths, {*ahead, *(fidelity for _, fidelity in self.measured)}
+        if self.estimate_seconds(self.problem.full) is None:
             return None
         times: list[tuple[str, float]] = []
         for at in ahead:
-            continues = at.split == "confirm" and lengths.short(seed=at.seed) in known
-            new = replace(at, train_steps=at.train_steps - continues * lengths.kept_steps)
-            times.append((at.split, self.seconds(new) or 0.0))
-        in_all = side_by_side(times, self.n_at_once)
+            continues_short_run = at.split == "confirm" and lengths.short(seed=at.seed) in begun
+            new = replace(at, train_steps=at.train_steps - continues_short_run * lengths.kept_steps)
+            times.append((at.split, self.estimate_seconds(new) or 0.0))
+        in_all = seconds_side_by_side(times, self.n_at_once)
         is_late = any(at.split == "search" for at in ahead) and self.clock() + in_all > self.max_seconds
         return None if is_late else in_all
 
-    def seconds(self, fidelity: Fidelity) -> float | None:
+    def estimate_seconds(self, fidelity: Fidelity) -> float | None:
         """Estimate the seconds of a run from the trained runs so far; None if there is none."""
         runs = [m for m in self.measured.values() if m.status is Status.COMPLETE and m.plan.adapters]
         trained = [m for m in runs if m.trained_steps]
@@ -156,20 +156,20 @@ class Driver:
         Before a run was timed, the cost decides. The deadline does not count where nothing is left to train.
         """
         new = [each.fidelity for each in requests if each.key not in {**self.earlier, **self.measured}]
-        if requests and not new:
+        if requests and not new:  # measured already
             return True
         fidelities = [each.fidelity for each in requests if each.key not in self.measured] + [*needed]
-        full_run = self.seconds(self.problem.full)
+        full_run = self.estimate_seconds(self.problem.full)
         if full_run is None:
             return math.fsum(map(self.problem.lengths.cost, fidelities)) <= self.max_cost
-        times = [(fidelity.split, self.seconds(fidelity) or 0.0) for fidelity in [*new, *needed]]
-        has_time = self.clock() + side_by_side(times, self.n_at_once) <= self.max_seconds
+        times = [(fidelity.split, self.estimate_seconds(fidelity) or 0.0) for fidelity in [*new, *needed]]
+        has_time = self.clock() + seconds_side_by_side(times, self.n_at_once) <= self.max_seconds
         spent = math.fsum(m.total_seconds for m in self.measured.values())
-        spent += math.fsum(self.seconds(fidelity) or 0.0 for fidelity in fidelities)
+        spent += math.fsum(self.estimate_seconds(fidelity) or 0.0 for fidelity in fidelities)
         return has_time and spent <= self.max_cost * full_run
 
 
-def side_by_side(times: Iterable[tuple[str, float]], n_workers: int) -> float:
+def seconds_side_by_side(times: Iterable[tuple[str, float]], n_workers: int) -> float:
     """Seconds of runs on several workers, one split after the other; none is shorter than its longest run."""
     of_splits: dict[str, list[float]] = {}
     for split, seconds in times:

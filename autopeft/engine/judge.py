@@ -18,7 +18,7 @@ from autopeft.types import FullRun, Measurement, Outcome, Plan, Verdict
 _CLEAR = 2.0  # standard errors by which a metric overrules the loss; on the tables 0.25 to 3 give the same
 _MARGIN = 0.01  # one point, or one percent of a loss
 
-Finished = Mapping[Plan, Sequence[Measurement]]
+Finished = Mapping[Plan, Sequence[Measurement]]  # the full runs, or test runs, of each plan: one a seed
 
 
 def rank(problem: SearchProblem, measurements: Iterable[Measurement]) -> list[Measurement]:
@@ -31,11 +31,10 @@ def rank(problem: SearchProblem, measurements: Iterable[Measurement]) -> list[Me
     by_loss = sorted(finished, key=lambda m: (_loss(m), m.plan.trainable_params, m.plan.digest))
     ranked: list[Measurement] = []
     while by_loss:
-        best = max(by_loss, key=lambda m: -math.inf if m.metric is None else problem.sign * m.metric)
+        leader = max(by_loss, key=lambda m: -math.inf if m.metric is None else problem.sign * m.metric)
         # The lowest loss that the best metric is not clearly ahead of comes next.
-        following = next(m for m in by_loss if not _is_clear(problem, best, m))
-        ranked.append(following)
-        by_loss.remove(following)
+        ranked.append(next(m for m in by_loss if not _leads(problem, leader, m)))
+        by_loss.remove(ranked[-1])
     return ranked
 
 
@@ -43,7 +42,7 @@ def _loss(measurement: Measurement) -> float:
     return math.inf if measurement.loss is None else measurement.loss
 
 
-def _is_clear(problem: SearchProblem, leader: Measurement, follower: Measurement) -> bool:
+def _leads(problem: SearchProblem, leader: Measurement, follower: Measurement) -> bool:
     """Whether the leader's metric is two standard errors of their paired difference ahead."""
     ahead, behind = leader.example_scores, follower.example_scores
     gaps = [problem.sign * (a - b) for a, b in zip(ahead, behind, strict=True)]
@@ -65,31 +64,33 @@ def choose_finalists(trials: Trials) -> tuple[list[Plan], list[Plan]]:
     4. With `--effort thorough` the best listed plan and the head alone are challengers as well.
     5. Listed plans without a short run (`--effort quick`, or time or cost ran out) rank last.
     """
-    problem, of_baseline = trials.problem, trials.problem.baselines
+    problem, baseline_plans = trials.problem, trials.problem.baselines
     listed = [plan for _, _, plan in problem.listed]
-    ranked = rank(problem, trials.short.values())
-    untried = [plan for plan in listed if plan not in trials.short]
-    baselines = [plan for plan in (*(m.plan for m in ranked), *untried) if plan in of_baseline]
+    ranked = rank(problem, trials.short_runs.values())
+    unmeasured = [plan for plan in listed if plan not in trials.short_runs]
+    baselines = [plan for plan in (*(m.plan for m in ranked), *unmeasured) if plan in baseline_plans]
     if not baselines:
-        reason = trials.short[of_baseline[0]].reason
+        reason = trials.short_runs[baseline_plans[0]].reason
         raise TrainingError(f"No learning rate of the baseline could be trained: {reason}.")
     allowed = [m for m in ranked if problem.is_allowed(m.plan)]
-    of_list = [m for m in allowed if m.plan in listed and m.plan not in of_baseline]
-    sampled = [m for m in allowed if m.plan not in listed]
+    listed_runs = [m for m in allowed if m.plan in listed and m.plan not in baseline_plans]
+    sampled_runs = [m for m in allowed if m.plan not in listed]
     slow_methods = slow_starters(problem.context.methods)
-    slow = [
-        m for m in of_list if m.plan.lead_method in slow_methods and not _is_clear(problem, of_list[0], m)
+    slow_runs = [
+        m
+        for m in listed_runs
+        if m.plan.lead_method in slow_methods and not _leads(problem, listed_runs[0], m)
     ]
-    challengers = [m.plan for m in (*slow[:1], *of_list[:1])]
+    challengers = [m.plan for m in (*slow_runs[:1], *listed_runs[:1])]
     if not challengers:
-        challengers = [plan for plan in untried if plan not in of_baseline][:1]
-    if not challengers and not sampled:  # the space has LoRA alone
+        challengers = [plan for plan in unmeasured if plan not in baseline_plans][:1]
+    if not challengers and not sampled_runs:  # the space has LoRA alone
         challengers = [plan for plan in baselines[1:] if plan.adapters != baselines[0].adapters][:1]
     if not problem.is_thorough:
         challengers = challengers[:1]
     best_listed = min((_loss(m) for m in allowed if m.plan in listed), default=math.inf)
-    if sampled and (not challengers or _loss(sampled[0]) < best_listed):
-        challengers.append(sampled[0].plan)
+    if sampled_runs and (not challengers or _loss(sampled_runs[0]) < best_listed):
+        challengers.append(sampled_runs[0].plan)
     if problem.is_thorough and problem.has_head and problem.head[1] not in baselines:
         challengers.append(problem.head[1])
     return baselines, list(dict.fromkeys(challengers))
@@ -117,7 +118,7 @@ def judge(trials: Trials, baseline: Plan, finished: Finished) -> Outcome:
         best=best,
         baseline=baseline,
         challenger=challenger,
-        full_runs=full_runs(trials, [best, baseline, challenger], finished),
+        full_runs=summarize(trials, [best, baseline, challenger], finished),
         test=(),
         verdict=verdict,
     )
@@ -168,28 +169,29 @@ def compare(
     )
 
 
-def full_runs(trials: Trials, named: Sequence[Plan | None], finished: Finished) -> tuple[FullRun, ...]:
+def summarize(trials: Trials, named: Sequence[Plan | None], finished: Finished) -> tuple[FullRun, ...]:
     """Average the runs of each plan in `finished`: best, baseline, challenger (`named`), then others."""
     names = dict(zip(reversed(named), ("challenger", "baseline", "best"), strict=True))
-    records = []
-    for plan in dict.fromkeys([*named, *finished]):
-        if plan is None or plan not in finished:
-            continue
-        of_plan, split = finished[plan], finished[plan][0].fidelity.split
-        table = [run.example_scores for run in of_plan]
-        examples, span = trials.problem.examples(split), trials.problem.metric.score_span
-        mean, std_error = statistics.mean_and_std_error(table, span=span, examples=examples)
-        records.append(
-            FullRun(
-                name=names.get(plan, str(trials.arm(plan))),
-                plan=plan,
-                split=split,
-                metric_mean=mean,
-                metric_std_error=std_error,
-                seeds=tuple(run.fidelity.seed for run in of_plan),
-                metrics=tuple(map(fmean, table)),
-                mean_loss=fmean(run.loss or 0.0 for run in of_plan),
-                train_seconds=fmean(run.train_seconds_from_start for run in of_plan),
-            )
-        )
-    return tuple(records)
+    return tuple(
+        full_run(trials.problem, names.get(plan, str(trials.arm(plan))), finished[plan])
+        for plan in dict.fromkeys([*named, *finished])
+        if plan is not None and plan in finished
+    )
+
+
+def full_run(problem: SearchProblem, name: str, runs: Sequence[Measurement]) -> FullRun:
+    """Average the runs of one plan on one split, one for each seed."""
+    table, split = [run.example_scores for run in runs], runs[0].fidelity.split
+    examples, span = problem.examples(split), problem.metric.score_span
+    mean, std_error = statistics.mean_and_std_error(table, span=span, examples=examples)
+    return FullRun(
+        name=name,
+        plan=runs[0].plan,
+        split=split,
+        metric_mean=mean,
+        metric_std_error=std_error,
+        seeds=tuple(run.fidelity.seed for run in runs),
+        metrics=tuple(map(fmean, table)),
+        mean_loss=fmean(run.loss or 0.0 for run in runs),
+        train_seconds=fmean(run.train_seconds_from_start for run in runs),
+    )

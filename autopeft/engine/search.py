@@ -28,17 +28,17 @@ def search(problem: SearchProblem, study: optuna.Study, allowance: Allowance) ->
     outcome. TrainingError is raised if no baseline could be trained, or a run that is needed broke off.
     """
     trials = Trials(problem, study)
-    yield from short_runs(trials, allowance)
+    yield from measure_short_runs(trials, allowance)
     baselines, challengers = judge.choose_finalists(trials)
     baseline, finished = yield from train_in_full(trials, allowance, baselines, challengers)
     outcome = judge.judge(trials, baseline, finished)
     tested = yield from read_test(trials, outcome)
-    sizes = yield from smaller_budgets(trials, allowance, outcome, finished)
+    sizes = yield from search_smaller_budgets(trials, allowance, outcome, finished)
     named = [outcome.best, outcome.baseline, outcome.challenger]
-    return replace(outcome, test=judge.full_runs(trials, named, tested), sizes=sizes)
+    return replace(outcome, test=judge.summarize(trials, named, tested), sizes=sizes)
 
 
-def short_runs(trials: Trials, allowance: Allowance) -> Steps[None]:
+def measure_short_runs(trials: Trials, allowance: Allowance) -> Steps[None]:
     """Measure the listed plans, then proposals of the sampler, as effort, time and cost allow.
 
     The sampler proposes nothing while listed plans are unmeasured.
@@ -65,7 +65,7 @@ def short_runs(trials: Trials, allowance: Allowance) -> Steps[None]:
         for trial, proposal in asked:
             trials.tell(trial, proposal, by_plan.get(proposal.plan))
     if not is_covered:
-        allowed = f"The limits allow {len(trials.short)} of {n_trials} short runs"
+        allowed = f"The limits allow {len(trials.short_runs)} of {n_trials} short runs"
         yield Batch(warning=f"{allowed}; raise --max-time or --max-cost for more.")
 
 
@@ -77,14 +77,14 @@ def train_in_full(
     Return the baseline, and the full runs of each plan that finished, one for each seed. If a baseline
     diverges, the next one is trained.
     """
-    factor = yield from head_factor(trials, allowance, baselines[0], len(challengers))
+    factor = yield from tune_head_rate(trials, allowance, baselines[0], len(challengers))
     baseline, *others = (at_head_factor(plan, factor) for plan in baselines)
     plans = dict.fromkeys([baseline, *(at_head_factor(plan, factor) for plan in challengers)])
-    covered = yield from within_limits(trials, allowance, list(plans))
-    finished = yield from finish(trials, baseline, covered)
+    covered = yield from keep_within_limits(trials, allowance, list(plans))
+    finished = yield from train_all(trials, baseline, covered)
     while baseline not in finished and others:
         baseline = others.pop(0)
-        finished |= yield from finish(trials, baseline, [baseline])
+        finished |= yield from train_all(trials, baseline, [baseline])
     if baseline not in finished:
         raise TrainingError(
             "No learning rate of the baseline finished a full run: all of them diverged. Check the data, or "
@@ -93,7 +93,7 @@ def train_in_full(
     return baseline, finished
 
 
-def head_factor(trials: Trials, allowance: Allowance, baseline: Plan, n_challengers: int) -> Steps[float]:
+def tune_head_rate(trials: Trials, allowance: Allowance, baseline: Plan, n_challengers: int) -> Steps[float]:
     """Train the baseline at each factor of the head's learning rate; return that of the lowest loss.
 
     All plans are then trained at it. Without other factors, or time for them, it is the usual one.
@@ -116,14 +116,14 @@ def at_head_factor(plan: Plan, factor: float) -> Plan:
     return replace(plan, head_factor=factor) if is_free else plan
 
 
-def within_limits(trials: Trials, allowance: Allowance, plans: Sequence[Plan]) -> Steps[list[Plan]]:
+def keep_within_limits(trials: Trials, allowance: Allowance, plans: Sequence[Plan]) -> Steps[list[Plan]]:
     """Keep the baseline, which comes first, and as many challengers as the limits allow in full.
 
     If the baseline exceeds the budget, it cannot be returned: one challenger is kept beyond any limit.
     """
     kept, tests = list(plans), trials.problem.test_runs(n_plans=2)
     n_needed = 1 if trials.problem.is_allowed(plans[0]) else 2
-    while len(kept) > n_needed and not allowance.covers(in_full(trials, kept), tests):
+    while len(kept) > n_needed and not allowance.covers(request_full_runs(trials, kept), tests):
         kept.pop()
     if len(kept) < len(plans):
         allowed = f"The limits allow {len(kept) - 1} of {len(plans) - 1} challengers to be trained in full"
@@ -131,15 +131,15 @@ def within_limits(trials: Trials, allowance: Allowance, plans: Sequence[Plan]) -
     return kept
 
 
-def in_full(trials: Trials, plans: Sequence[Plan]) -> list[Request]:
+def request_full_runs(trials: Trials, plans: Sequence[Plan]) -> list[Request]:
     """Request a full run of each plan with each seed."""
     full = [trials.problem.lengths.full(seed=seed) for seed in trials.problem.seeds]
     return [Request(plan, fidelity, trials.arm(plan)) for plan in plans for fidelity in full]
 
 
-def finish(trials: Trials, baseline: Plan, plans: Sequence[Plan]) -> Steps[dict[Plan, list[Measurement]]]:
+def train_all(trials: Trials, baseline: Plan, plans: Sequence[Plan]) -> Steps[dict[Plan, list[Measurement]]]:
     """Train plans in full. Those that fail are left out, except for a baseline that the machine broke off."""
-    requests = in_full(trials, plans)
+    requests = request_full_runs(trials, plans)
     runs = yield Batch(phase="full runs", n_runs=len(requests), requests=requests)
     finished = {}
     for plan in plans:
@@ -168,7 +168,7 @@ def read_test(trials: Trials, outcome: Outcome) -> Steps[Finished]:
     return {plan: [run for run in runs if run.plan == plan] for plan in plans}
 
 
-def smaller_budgets(
+def search_smaller_budgets(
     trials: Trials, allowance: Allowance, outcome: Outcome, finished: Finished
 ) -> Steps[tuple[SizeStep, ...]]:
     """Find the best plan of a fifth of the budget, of a fifth of that, and so on.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import optuna
@@ -36,7 +35,7 @@ class Trials:
         space, context = problem.space, problem.context
         self.problem = problem
         self.proposals: list[Proposal] = []
-        self.short: dict[Plan, Measurement] = {}
+        self.short_runs: dict[Plan, Measurement] = {}
         self._study, self._n_asked = study, 0
         of_space = parameters(space)
         of_trainer = {_TRAINER + name: CategoricalDistribution(c) for name, c in context.choices.items()}
@@ -44,17 +43,20 @@ class Trials:
         self._arms = {plan: arm for arm, _, plan in reversed(problem.listed)}
         self._enqueued: deque[tuple[Arm, Plan, dict[str, BaseDistribution]]] = deque()
         for arm, policy, plan in problem.listed[: problem.n_trials]:
-            if policy is None or not is_point_of(space, policy):
-                study.enqueue_trial({})
-                self._enqueued.append((arm, plan, {}))
-                continue
-            drawn = parameters_of(policy, of_space, space, context.methods)
-            study.enqueue_trial(drawn | {_TRAINER + name: value for name, value in plan.choices})
-            self._enqueued.append((arm, plan, self._distributions))
+            drawn, distributions = {}, dict[str, BaseDistribution]()
+            if policy is not None and is_point_of(space, policy):
+                drawn = parameters_of(policy, of_space, space, context.methods)
+                drawn |= {_TRAINER + name: value for name, value in plan.choices}
+                distributions = self._distributions
+            study.enqueue_trial(drawn)
+            self._enqueued.append((arm, plan, distributions))
 
     def ask(self, n_trials: int) -> list[tuple[Trial, Proposal]]:
         """Ask for trials: those of listed plans first, then those that the sampler proposes."""
-        self._study.sampler = _sampler(self.problem.spec.search.seed, self._n_asked)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study.set_metric_names(["loss of the short run"])
+            self._study.sampler = _sampler(self.problem.spec.search.seed, self._n_asked)
         return [self._ask() for _ in range(n_trials)]
 
     def _ask(self) -> tuple[Trial, Proposal]:
@@ -68,8 +70,9 @@ class Trials:
             choices = tuple((name, trial.params[_TRAINER + name]) for name in context.choices)
             arm, plan = policy.arm, plan_of(replace(policy, choices=choices), context)
             self._arms.setdefault(plan, arm)
-        facts: dict[str, Any] = {"arm": str(arm), "source": source, "plan": plan.digest}
-        for name, value in {**facts, "trainable_params": plan.trainable_params}.items():
+        facts: dict[str, object] = {"arm": str(arm), "source": source, "plan_id": plan.digest}
+        facts |= {"learning_rate": plan.learning_rate, "trainable_params": plan.trainable_params}
+        for name, value in facts.items():  # named as in trials.csv
             trial.set_user_attr(name, value)
         self._n_asked += 1
         return trial, Proposal(trial=self._n_asked - 1, arm=arm, source=source, plan=plan)
@@ -83,7 +86,7 @@ class Trials:
             state = TrialState.FAIL  # which the sampler ignores
         if run is not None:
             self.proposals.append(proposal)
-            self.short[proposal.plan] = run
+            self.short_runs[proposal.plan] = run
         self._study.tell(trial, run.loss if run is not None else None, state=state)
 
     def arm(self, plan: Plan) -> Arm:
@@ -97,12 +100,10 @@ class Trials:
 
 def _sampler(seed: int, n_asked: int) -> TPESampler:
     """Make a sampler that depends on the trials so far alone, so that a resumed search proposes the same."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of group=True
-        return TPESampler(
-            multivariate=True,
-            group=True,
-            constant_liar=True,
-            n_startup_trials=_N_STARTUP,
-            seed=np.random.SeedSequence([seed, n_asked]).generate_state(1)[0].item(),
-        )
+    return TPESampler(
+        multivariate=True,
+        group=True,
+        constant_liar=True,
+        n_startup_trials=_N_STARTUP,
+        seed=np.random.SeedSequence([seed, n_asked]).generate_state(1)[0].item(),
+    )

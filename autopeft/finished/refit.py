@@ -7,12 +7,11 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from autopeft import statistics
-from autopeft.engine import SearchProblem
+from autopeft.engine import SearchProblem, full_run
 from autopeft.executors import EXECUTORS
 from autopeft.setup.build import Prepared, prepare, with_all_rows
 from autopeft.store import RunDir, fresh_folder, read_record, write_record
-from autopeft.types import Fidelity, FullRun, Measurement, Plan, Refit, SearchResult, Status
+from autopeft.types import Fidelity, Measurement, Plan, Refit, SearchResult, Status
 
 _LEAST_HELD_OUT = 0.05  # of all rows; below it a refit hardly changes the adapter; heuristic
 
@@ -71,7 +70,7 @@ def refit(run: RunDir, prepared: Prepared, problem: SearchProblem, result: Searc
         train_steps=prepared.full_steps,
         seconds=sum(each.total_seconds for each in runs),
         measurement=measurement,
-        test=None if tested is None else _record(tested, problem),
+        test=None if tested is None else full_run(problem, "refit", [tested]),
     )
     write_record(_record_path(folder), refitted)
     return refitted
@@ -107,22 +106,3 @@ def _seed(result: SearchResult) -> int:
 def _record_path(folder: Path) -> Path:
     """Return the file next to the weights of a refit that is written once they are complete."""
     return folder.with_name(f"{folder.name}.json")
-
-
-def _record(tested: Measurement, problem: SearchProblem) -> FullRun:
-    mean, std_error = statistics.mean_and_std_error(
-        [list(tested.example_scores)],
-        span=problem.metric.score_span,
-        examples=problem.examples("test"),
-    )
-    return FullRun(
-        name="refit",
-        plan=tested.plan,
-        split="test",
-        metric_mean=mean,
-        metric_std_error=std_error,
-        seeds=(tested.fidelity.seed,),
-        metrics=(mean,),
-        mean_loss=tested.loss or 0.0,
-        train_seconds=tested.train_seconds,
-    )

@@ -128,9 +128,9 @@ def for_task(
         targets = {name for name in modules if re.fullmatch(pattern, name)}
         endings = set(plain_names(targets, modules))
         if 0 < len(endings) <= _MOST_ENDINGS and not rewrites_targets(endings, module):
-            config.target_modules = endings
+            config.target_modules = sorted(endings)  # peft writes a set in another order each time
         elif rewrites_targets(pattern, module):
-            config.target_modules = targets or pattern  # "all-linear" matches no name
+            config.target_modules = sorted(targets) or pattern  # "all-linear" matches no name
         if getattr(config, "target_parameters", None):
             config.target_parameters = plain_names(config.target_parameters, dict(module.named_parameters()))
     copies[0].task_type, copies[0].modules_to_save = task_type, list(head_names) or None

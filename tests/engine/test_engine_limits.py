@@ -211,7 +211,7 @@ def test_a_run_takes_as_long_as_those_with_adapters_that_finished() -> None:
         driver.measured[plan, at] = Measurement(
             plan=plan, fidelity=at, status=status, train_seconds=seconds, trained_steps=200
         )
-    assert driver.seconds(at) == 400
+    assert driver.estimate_seconds(at) == 400
 
 
 def estimated(measured: list[tuple[Any, float, float]], asked: Any) -> float | None:
@@ -228,7 +228,7 @@ def estimated(measured: list[tuple[Any, float, float]], asked: Any) -> float | N
             trained_steps=200,
             eval_seconds=evaluation,
         )
-    return driver.seconds(asked)
+    return driver.estimate_seconds(asked)
 
 
 def test_an_evaluation_takes_as_long_as_those_on_its_own_split() -> None:

@@ -30,7 +30,8 @@ def test_a_thorough_search_holds_the_list_and_what_optuna_proposes() -> None:
         assert trial.user_attrs == {
             "arm": str(proposal.arm),
             "source": proposal.source,
-            "plan": proposal.plan.digest,
+            "plan_id": proposal.plan.digest,
+            "learning_rate": proposal.plan.learning_rate,
             "trainable_params": proposal.plan.trainable_params,
         }
         drawn = parameters(search.problem.space)
@@ -87,6 +88,7 @@ def test_importances_and_the_best_trial_come_from_plain_optuna() -> None:
     study = optuna.load_study(study_name=STUDY, storage=storage)
     losses = {m.plan.digest: m.loss for m in search.at("search")}
     assert study.best_value == min(losses.values())
+    assert study.metric_names == ["loss of the short run"]
     importances = optuna.importance.get_param_importances(study)
     assert max(importances, key=importances.__getitem__) == "method"
 
