@@ -20,7 +20,7 @@ from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from autopeft.errors import TargetError, foreign_file, reason_of
+from autopeft.errors import TargetError, foreign_file
 from autopeft.model import adapter_names
 from autopeft.model.attaching import attach_configs, require_shapes
 

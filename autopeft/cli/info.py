@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -13,20 +14,31 @@ from autopeft.cli import options as opt
 from autopeft.cli.environment import heavy_imports
 from autopeft.cli.exit_codes import PlainErrors, exit_codes
 from autopeft.cli.printing import columns, json_text, lines_of, table
+from autopeft.errors import AutopeftError
 from autopeft.plugins import REFERENCE_WIDTH, Method, discover
 from autopeft.types import rate
 
 app = typer.Typer(name="info", cls=PlainErrors, invoke_without_command=True)
 
+log = logging.getLogger(__name__)
 SKILL = Path(__file__).parents[1] / "SKILL.md"
 
 
 @app.callback()
-def info(context: typer.Context, as_json: opt.Json = False) -> None:
+def info(
+    context: typer.Context,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Train on the GPU for about five minutes, and check what it does.")
+    ] = False,
+    as_json: opt.Json = False,
+) -> None:
     """Print versions, devices and what is installed; or list methods, search spaces and formats."""
     if context.invoked_subcommand is not None:
-        if as_json:
-            raise typer.BadParameter(f"--json belongs after {context.invoked_subcommand}.")
+        if as_json or gpu:
+            raise typer.BadParameter(f"--json belongs after {context.invoked_subcommand}; --gpu is for info.")
+        return
+    if gpu:
+        _check_gpu(as_json=as_json)
         return
     with exit_codes(as_json=as_json, quiet=True):
         with heavy_imports():
@@ -38,6 +50,25 @@ def info(context: typer.Context, as_json: opt.Json = False) -> None:
         else:
             rows = [(name, value or "none") for name, value in (versions | devices).items()]
             print(*table((), rows, n_texts=2), *lines_of(broken), sep="\n")
+
+
+def _check_gpu(*, as_json: bool) -> None:
+    """Print the rows of all checks as a table, and everything as JSON to paste; exit with 1 if one failed."""
+    with exit_codes(as_json=as_json):
+        with heavy_imports():
+            from autopeft.commands import gpu_check
+
+        place, rows = gpu_check.this_gpu(), []
+        for row in gpu_check.check_gpu(place):
+            log.info("%s", f"{row.status}  {row.check}: {row.found} ({row.seconds:.0f} s)")
+            rows.append(row)
+        report = json_text(gpu_check.report_of(place, rows))
+        if not as_json:
+            texts = [(row.check, row.status, row.found) for row in rows]
+            print(_texts(("check", "result", "found"), texts), end="\n\n")
+        print(report)
+        if any(row.status == "FAIL" for row in rows):
+            raise typer.Exit(AutopeftError.exit_code)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """One file for each thing that a user asks for, readable from top to bottom.
 
-Of these files, only count and suggest import another one, estimate, and preview and search forecast.
+Of these files, count and suggest import estimate, preview and search import forecast, and gpu_check imports
+estimate, info and search; its parts are gpu_place and trainer_loop.
 """
 
 from __future__ import annotations

@@ -117,22 +117,12 @@ def estimate_step(
         TargetError: The configs do not fit the model.
     """
     device = (spec.execution.device or "cuda").lower()
-    on_gpu, card = not device.startswith("cpu"), estimate.CARDS.get(device)
+    on_gpu = not device.startswith("cpu")
     _check(spec, explicit, device)
-    max_bytes = spec.execution.memory_bytes
-    if max_bytes is None and card is not None:
-        max_bytes = int(card.gib * 2**30)
     methods, tasks = discover("autopeft.methods"), discover("autopeft.tasks")
     with model.quiet_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        part, base = read_trained_part(trained, model_id=spec.model.id, revision=spec.model.revision)
-        base = base.model_copy(update={"components": spec.model.components})
-        if "task.name" in explicit:
-            if part.task not in (None, spec.task.name):
-                raise SpecError(
-                    f"--task is {spec.task.name}, but the plan is for {part.task}; leave --task out."
-                )
-            part = replace(part, task=spec.task.name)
+        part, base = _part_and_base(trained, spec, explicit)
         precision, rates = _computing(device, base, dtype=spec.execution.dtype)
 
         @cache
@@ -147,9 +137,11 @@ def estimate_step(
             return estimate.describe(part, setup, methods=methods, tasks=tasks)
 
         quantize = spec.model.quantize if "model.quantize" in explicit else base.quantize
-        rows = None
+        described, rows = describe(quantize), None
+        if described.count is not None and "hybrid" in described.count.topology:
+            log.info("The layers of %s differ: all are replayed, for minutes.", described.base_model)
         if spec.data.source is not None:
-            task = spec.task.model_copy(update={"name": describe(quantize).task})
+            task = spec.task.model_copy(update={"name": described.task})
             run = RunSpec(model=base, data=spec.data, task=task)
             rows = row_lengths(run, device="cuda" if on_gpu else "cpu")
         request = StepRequest(
@@ -158,7 +150,7 @@ def estimate_step(
             typical_tokens=rows.typical_tokens if rows else None,
             quantize=quantize,
             checkpointing=_CHECKPOINTING[spec.execution.checkpointing],
-            max_bytes=max_bytes,
+            max_bytes=_max_bytes(spec, device),
             accumulates=accumulates,
         )
         answer = estimate.answer(request, describe)
@@ -169,12 +161,31 @@ def estimate_step(
         on_gpu=on_gpu,
         answer=answer,
         n_rows=request.n_rows or answer.step.n_rows,
-        max_bytes=max_bytes,
+        max_bytes=request.max_bytes,
         rates=rates,
         n_steps=rows.n_steps if rows else spec.task.max_steps,
         rows=rows,
         price=spec.execution.gpu_price,
     )
+
+
+def _part_and_base(trained: str, spec: RunSpec, explicit: frozenset[str]) -> tuple[TrainedPart, ModelSpec]:
+    """Read what is trained and its base model, with the task and components that the user set."""
+    part, base = read_trained_part(trained, model_id=spec.model.id, revision=spec.model.revision)
+    base = base.model_copy(update={"components": spec.model.components})
+    if "task.name" not in explicit:
+        return part, base
+    if part.task not in (None, spec.task.name):
+        raise SpecError(f"--task is {spec.task.name}, but the plan is for {part.task}; leave --task out.")
+    return replace(part, task=spec.task.name), base
+
+
+def _max_bytes(spec: RunSpec, device: str) -> int | None:
+    """Return the memory that a step may take: `--memory`, else that of a named card."""
+    card = estimate.CARDS.get(device)
+    if spec.execution.memory_bytes is not None or card is None:
+        return spec.execution.memory_bytes
+    return int(card.gib * 2**30)
 
 
 def _check(spec: RunSpec, explicit: frozenset[str], device: str) -> None:

@@ -16,7 +16,8 @@ from autopeft.types import VERSION, ModelSpec
 
 _PACKAGES = (
     *("torch", "transformers", "peft", "accelerate", "datasets", "huggingface-hub", "optuna"),
-    *("bitsandbytes", "gguf", "pillow", "ray", "timm"),  # optional
+    *("causal-conv1d", "flash-attn", "flash-linear-attention", "mamba-ssm"),  # optional, for speed on a GPU
+    *("bitsandbytes", "gguf", "pillow", "ray", "timm", "trl"),  # optional
 )
 
 

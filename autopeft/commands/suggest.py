@@ -242,9 +242,19 @@ def _servers(config: PeftConfig, base: BaseModel, spec: ModelSpec) -> dict[str, 
     """Return the servers that load an adapter, with their warnings; attaches it to the skeleton `base`."""
     places, whole = model.components(base.module), own_class(model.config_of(spec), "AutoModelForCausalLM")
     attached = adapters.attach_fitting(base.module, [config], base_name=base.name, path=Path())
-    is_in_text = not any("language_model." in name for name, _ in attached.targets())
-    served = exports.served_adapter(config, attached, places, whole=(whole or "") if is_in_text else "")
-    findings = {name: tuple(exports.server_faults(name, served)) for name in exports.SERVERS}
+    findings = {
+        name: tuple(
+            exports.server_faults(
+                name,
+                attached,
+                configs=[config],
+                places=places,
+                tensor_names=[target for target, _ in attached.targets()],
+                whole=whole,
+            )
+        )
+        for name in exports.SERVERS
+    }
     return {
         name: faults
         for name, faults in findings.items()

@@ -13,6 +13,7 @@ from autopeft import train
 from autopeft.budget import AUTO
 from autopeft.data import LabelledData
 from autopeft.model import BaseModel
+from autopeft.model.devices import missing_kernels
 from autopeft.plugins import Method, Task
 from autopeft.setup.derive import derive, full_run
 from autopeft.setup.look import NAMED, InMemory, facts_of, look, methods_for
@@ -103,6 +104,8 @@ def prepare(
 def _prepare(spec: RunSpec, *, memory: InMemory, **of_bench: Any) -> Prepared:
     """Look at data and model, derive the settings, and build the bench with `of_bench`."""
     spec, loaded, base, task = look(spec, memory)
+    if base.device.type == "cuda" and (missing := missing_kernels(base.module)):
+        log.warning("The recurrent layers of %s are slow without %s.", base.name, " and ".join(missing))
     encode = cache(partial(train.encode_splits, loaded, base=base, task=task))
     facts = facts_of(spec, loaded, base, task, encode=lambda n_tokens: encode(max_length=n_tokens)["train"])
     derived = derive(spec, facts)

@@ -60,7 +60,7 @@ def main() -> None:
         policies = listed_policies(feasible, prepared.task.defaults.family, context)
         policy = next(policy for arm, policy in policies if str(arm) == "baseline: LoRA on q and v")
         plan = plan_of(policy, context)
-        targets = {target.name: target for target in prepared.base.targets}
+        targets = {target.name: target for target in prepared.base.chosen}
         adapters = tuple(replace(each, rank=RANK, scale=ALPHA / RANK) for each in plan.adapters)
         sizes = (targets[each.target].in_features + targets[each.target].out_features for each in adapters)
         plan = replace(plan, adapters=adapters, learning_rate=rate, trainable_params=RANK * sum(sizes))

@@ -15,10 +15,7 @@ import gpu_check  # noqa: E402
 CPU = gpu_check.Place(device=torch.device("cpu"), tiny=True)
 
 
-NIGHTLY = {"trl_four_bits": pytest.mark.nightly}  # the loop of `trl`, and what `four_bits` shows
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=NIGHTLY.get(n, ())) for n in gpu_check.CHECKS])
+@pytest.mark.parametrize("name", gpu_check.CHECKS)
 def test_check_passes_in_tiny_sizes_on_the_cpu(name, capsys):
     (found,) = gpu_check.run(CPU, [name])
     assert found.status != "FAIL", found.numbers

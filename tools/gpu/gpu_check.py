@@ -1,20 +1,13 @@
-"""Check a GPU for autopeft in half an hour: PASS or FAIL on each line, and JSON at the end.
+"""Check on one or more GPUs what `autopeft info --gpu` has no time for; half an hour.
 
-    python tools/gpu/gpu_check.py [--model MODEL] [--data FILE] [--dry] [--only NAME ...]
+    python tools/gpu/gpu_check.py [--dry] [--only NAME ...]
 
-The same LoRA is trained by autopeft and by TRL's SFTTrainer for 200 steps, in bfloat16 and in 4 bits, and
-losses, speed and peak memory are compared (`gpu_check_parity.py`). MODEL and FILE are used for this alone,
-such as Qwen/Qwen2.5-0.5B and its rows; without them both are made up. `gpu_check_speed.py` shows which
-attention kernels run, what rank 15 costs against 16, and how fast the model loads and writes.
-
-Methods attach, train and count as planned, adapters that start from data (EVA) too; a 1 B and an 8 B model
-of random weights take the memory that a replay without weights says (32 rows of 512 tokens a step), in 4
-and 8 bits too; a row that fits only with checkpointing is trained with it; a run out of memory leaves the
-base model usable; a full run that continues its short run equals an unbroken one; a step waits for the
-GPU nowhere; a second GPU is used alone; a model that is spread over two GPUs learns as on one; a whole
-search with its scores, its texts of unequal length and its generated answers ends with a verdict, and its
-adapter loads; a probe shows what several adapters in one batch gain. Without a GPU it exits with code 2;
-`--dry` runs the same checks in tiny sizes on the CPU. A check that is not possible here is SKIPped.
+Every method attaches, trains and counts as planned, adapters that start from data (EVA) too. A 1 B model in 4
+and 8 bits and an 8 B model take the memory that a replay without weights says. A row that fits only with
+checkpointing is trained with it; a run out of memory leaves the base model usable; a full run that continues
+its short run equals an unbroken one. A second GPU is used alone, and a model that is spread over two GPUs
+learns as on one. Prints PASS, FAIL or SKIP for each, and JSON. Without a GPU it exits with code 2; `--dry`
+runs the same checks in tiny sizes on the CPU.
 """
 
 from __future__ import annotations
@@ -23,7 +16,6 @@ import argparse
 import dataclasses
 import importlib.util
 import json
-import random
 import sys
 import tempfile
 import time
@@ -33,10 +25,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 import transformers
-from gpu_check_parity import check_trl
 from gpu_check_parts import (
     EIGHT_B,
     METHODS,
@@ -47,20 +37,15 @@ from gpu_check_parts import (
     Place,
     base_of,
     bench_of,
-    lora_config,
     memory_finding,
     plan_of,
     planned,
     saved_base,
     short_run,
     skeleton_of,
-    wait,
 )
-from gpu_check_speed import check_attention, check_generation, check_load, check_ranks
-from peft import PeftModel, get_peft_model
 from torch import nn
 
-import autopeft
 from autopeft import model as models
 from autopeft.estimate import quantize_linear_layers
 from autopeft.model import Precision
@@ -97,27 +82,6 @@ def check_eva(place: Place) -> Finding:
     numbers = {"status": measurement.status.value, "unchanged": base.sha256() == before}
     is_good = measurement.status is Status.COMPLETE and numbers["unchanged"]
     return Finding(name="EVA", status="PASS" if is_good else "FAIL", numbers=numbers)
-
-
-def check_waits(place: Place) -> Finding:
-    """Check that no step in the middle of a run waits for the GPU, batch and optimizer included."""
-    base, n_begun = base_of(TINY, place), 0
-
-    def begin() -> None:
-        nonlocal n_begun
-        n_begun += 1
-        if not place.tiny:
-            torch.cuda.set_sync_debug_mode("error" if n_begun == 2 else "default")
-
-    try:
-        bench = bench_of(base, place, batch_size=8, interrupt=begin)
-        measurement = bench.measure(planned(base), short_run(4, 8))
-    finally:
-        if not place.tiny:
-            torch.cuda.set_sync_debug_mode("default")
-    numbers = {"status": measurement.status.value, "n_steps": n_begun, "error": measurement.error}
-    is_good = measurement.status is Status.COMPLETE and n_begun == 4
-    return Finding(name="waits", status="PASS" if is_good else "FAIL", numbers=numbers)
 
 
 def check_second_gpu(place: Place) -> Finding:
@@ -167,58 +131,12 @@ def check_spread(place: Place) -> Finding:
     return Finding(name="spread", status="PASS" if is_good else "FAIL", numbers=numbers)
 
 
-def check_one_b(place: Place) -> Finding:
-    """Check the memory of a 1 B model in bfloat16."""
-    shape = TINY if place.tiny else ONE_B
-    return memory_finding("memory of 1 B", base_of(shape, place), skeleton_of(shape), place)
-
-
 def check_eight_b(place: Place) -> Finding:
     """Check the memory of an 8 B model in bfloat16."""
     if not place.tiny and torch.cuda.get_device_properties(place.device).total_memory < 24e9:
         return Finding(name="memory of 8 B", status="SKIP", numbers={"reason": "less than 24 GB"})
     shape = TINY | {"num_hidden_layers": 3} if place.tiny else EIGHT_B
     return memory_finding("memory of 8 B", base_of(shape, place), skeleton_of(shape), place)
-
-
-def check_dora(place: Place) -> Finding:
-    """Check DoRA at the widths of an 8 B model, which computes each layer's weights again at every call."""
-    shape = TINY if place.tiny else EIGHT_B | {"num_hidden_layers": 4}
-    base = base_of(shape, place)
-    plan = planned(base, dora=True)
-    return memory_finding("memory of DoRA", base, skeleton_of(shape), place, plan=plan)
-
-
-def check_hira(place: Place) -> Finding:
-    """Check HiRA at the same widths, which computes each layer's update again in the backward pass."""
-    shape = TINY if place.tiny else EIGHT_B | {"num_hidden_layers": 4}
-    base = base_of(shape, place)
-    plan = plan_of(base, METHODS["hira"], rank=2)
-    return memory_finding("memory of HiRA", base, skeleton_of(shape), place, plan=plan)
-
-
-def check_search(place: Place) -> Finding:
-    """Check a whole search on prompts of 1 to 40 words; plain `peft` loads what it trained."""
-    shape = TINY if place.tiny else ONE_B | {"vocab_size": 200}
-    generator = random.Random(0)
-    texts = [
-        " ".join(f"w{generator.randrange(4, 200)}" for _ in range(generator.randint(1, 40)))
-        for _ in range(160)
-    ]
-    rows = pd.DataFrame({"prompt": texts, "completion": [text.split()[0] for text in texts]})
-    with tempfile.TemporaryDirectory() as folder:
-        saved_base(shape, place, f"{folder}/base")
-        settings: dict[str, Any] = {"max_steps": 20}
-        settings |= {"budget": "2%", "metric": "exact-match", "task": "text-generation"}
-        result = autopeft.search(
-            f"{folder}/base", rows, **settings, out=f"{folder}/run", device=str(place.device), quiet=True
-        )
-        base = transformers.AutoModelForCausalLM.from_pretrained(f"{folder}/base")
-        PeftModel.from_pretrained(base, f"{folder}/run/best/weights")
-    failed = sorted({m.status.value for m in result.measurements} - {Status.COMPLETE.value})
-    numbers = {"verdict": result.verdict.label, "device": result.environment["device"], "failed": failed}
-    is_good = not failed and place.device.type in numbers["device"]
-    return Finding(name="search", status="PASS" if is_good else "FAIL", numbers=numbers)
 
 
 def check_bits(place: Place, *, bits: str) -> Finding:
@@ -342,50 +260,10 @@ def check_resumed(place: Place) -> Finding:
     return Finding(name="resumed", status="PASS" if is_good else "FAIL", numbers=numbers)
 
 
-def check_packing(place: Place) -> Finding:
-    """Measure what four LoRA adapters in one batch gain over four batches; it always passes."""
-    n_adapters, n_rows, n_tokens = 4, 2 if place.tiny else 8, 16 if place.tiny else 128
-    base = base_of(TINY if place.tiny else ONE_B, place)
-    model = get_peft_model(base.module, lora_config(), adapter_name="a0")
-    for index in range(1, n_adapters):
-        model.add_adapter(f"a{index}", lora_config())
-    model.eval()  # the only mode in which peft takes adapter_names
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_("lora_" in name)
-    ids = torch.ones(n_rows, n_tokens, dtype=torch.long, device=place.device)
-
-    def seconds(batches: Sequence[list[str]]) -> float:
-        for _ in range(2):  # the first one warms up
-            wait(place)
-            started = time.perf_counter()
-            for names in batches:
-                rows = ids.repeat(len(names) // n_rows, 1)
-                with place.precision.autocast(place.device):
-                    model(input_ids=rows, labels=rows, adapter_names=names).loss.backward()
-            wait(place)
-        return time.perf_counter() - started
-
-    each = [[f"a{index}"] * n_rows for index in range(n_adapters)]
-    apart, packed = seconds(each), seconds([[name for names in each for name in names]])
-    numbers = {"seconds_apart": round(apart, 3), "seconds_packed": round(packed, 3)}
-    return Finding(name="packing", status="PASS", numbers=numbers | {"gain": round(apart / packed, 2)})
-
-
 CHECKS: dict[str, Callable[[Place], Finding]] = {
-    "trl": check_trl,
-    "trl_four_bits": partial(check_trl, bits="4bit"),
-    "attention": check_attention,
-    "ranks": check_ranks,
-    "load": check_load,
-    "generation": check_generation,
     "methods": check_methods,
     "eva": check_eva,
-    "waits": check_waits,
-    "one_b": check_one_b,
     "eight_b": check_eight_b,
-    "dora": check_dora,
-    "hira": check_hira,
-    "search": check_search,
     "four_bits": partial(check_bits, bits="4bit"),
     "eight_bits": partial(check_bits, bits="8bit"),
     "long_row": check_long_row,
@@ -393,7 +271,6 @@ CHECKS: dict[str, Callable[[Place], Finding]] = {
     "resumed": check_resumed,
     "second_gpu": check_second_gpu,
     "spread": check_spread,
-    "packing": check_packing,
 }
 
 
@@ -416,8 +293,6 @@ def run(place: Place, names: Sequence[str]) -> list[Finding]:
 def main() -> int:
     """Run the checks, and return the exit code: 0 all passed, 1 some failed, 2 no GPU."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", help="hub id or folder, for the comparison with TRL")
-    parser.add_argument("--data", type=Path, help="its rows: JSON with prompt and completion a line")
     parser.add_argument("--dry", action="store_true", help="everything but the GPU: tiny sizes on the CPU")
     parser.add_argument("--only", nargs="*", choices=list(CHECKS), help="these checks alone")
     flags = parser.parse_args()
@@ -428,7 +303,7 @@ def main() -> int:
     transformers.logging.disable_progress_bar()
     warnings.simplefilter("ignore")  # of peft and transformers, about what the checks do on purpose
     device = torch.device("cpu" if flags.dry else "cuda")
-    place = Place(device=device, tiny=flags.dry, model=flags.model, data=flags.data)
+    place = Place(device=device, tiny=flags.dry)
     findings = run(place, flags.only or list(CHECKS))
     card = "cpu" if flags.dry else torch.cuda.get_device_name(place.device)
     answer = {"device": card, "torch": torch.__version__, "checks": [vars(found) for found in findings]}

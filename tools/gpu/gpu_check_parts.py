@@ -6,12 +6,10 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from peft import LoraConfig
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -19,7 +17,7 @@ from torch import nn
 
 from autopeft.adapters import compile_plan
 from autopeft.estimate import Replay, TrainingStep, measure, without_weights
-from autopeft.model import BaseModel, Precision
+from autopeft.model import BaseModel, Precision, choose_precision
 from autopeft.model.training_pass import can_checkpoint, checkpointed
 from autopeft.plugins import Method, discover
 from autopeft.tasks._shared.token_losses import pieces_of_a_gpu
@@ -45,13 +43,13 @@ class Place:
 
     device: torch.device
     tiny: bool
-    model: str | None = None  # what is compared with TRL, and the rows for it; None makes them up
-    data: Path | None = None
 
     @property
     def precision(self) -> Precision:
-        """Return bfloat16 on a GPU."""
-        return Precision(dtype="float32" if self.tiny else "bfloat16")
+        """Return the number format that a search chooses on the GPU."""
+        if self.tiny:
+            return Precision()
+        return choose_precision(transformers.LlamaConfig(**ONE_B), self.device)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,7 +80,7 @@ def skeleton_of(shape: dict[str, Any]) -> BaseModel:
 def plan_of(base: BaseModel, method: Method, *, rank: int = 4, rate: float = 1e-3) -> Plan | None:
     """Plan a method at every target module that it fits, near a rank; None where it fits none."""
     adapters = []
-    for target in base.targets:
+    for target in base.chosen:
         if method.refusal(target) is None:
             options = method.options(target)
             ranks = [known for known in method.ranks(target, options) if known <= rank]
@@ -102,7 +100,7 @@ def plan_of(base: BaseModel, method: Method, *, rank: int = 4, rate: float = 1e-
 
 
 def _cost(base: BaseModel, adapters: Sequence[Adapter]) -> int:
-    targets = {target.name: target for target in base.targets}
+    targets = {target.name: target for target in base.chosen}
     return sum(METHODS[a.method].cost(targets[a.target], a.rank, dict(a.options)) for a in adapters)
 
 
@@ -131,11 +129,6 @@ def short_run(n_steps: int, batch_size: int) -> Fidelity:
     return Fidelity(
         split="search", train_steps=n_steps, train_examples=n_steps * batch_size, eval_examples=8, seed=0
     )
-
-
-def lora_config() -> LoraConfig:
-    """Return LoRA on all linear layers, about 0.5 % of a model of billions of weights."""
-    return LoraConfig(r=16, lora_alpha=16, target_modules="all-linear")
 
 
 def step_of(place: Place, vocabulary: int) -> TrainingStep:
@@ -214,7 +207,7 @@ def memory_finding(
 
 
 def planned(base: BaseModel, **options: Any) -> Plan:
-    """Return the plan of `lora_config` with other options of LoRA."""
+    """Return LoRA of rank 16 on all linear layers, with options of its own."""
     plan = plan_of(base, METHODS["lora"], rank=16)
     assert plan is not None, "a Llama has linear layers"
     adapters = [
