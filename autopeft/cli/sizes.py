@@ -103,7 +103,7 @@ def _times(estimate: StepEstimate) -> Iterator[str]:
     if step.seconds is None:
         if estimate.n_steps is not None:
             yield f"A full run has {estimate.n_steps:,} steps."
-        yield "Time is predicted for cards, such as --device l4; search --dry-run measures this machine."
+        yield "The speed of a GPU that is not here is unknown; name a card, such as --device l4."
         return
     low, expected, high = (duration(share * step.seconds) for share in _TIME_SPAN)
     n_tokens = step.n_rows * step.n_tokens

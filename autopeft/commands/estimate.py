@@ -18,6 +18,7 @@ from autopeft.errors import SpecError, UnknownNameError
 from autopeft.estimate import Description, Rates, StepAnswer, StepRequest, TrainedPart
 from autopeft.model import Precision
 from autopeft.model.checkpoint_source import reads_images
+from autopeft.model.devices import exact_products
 from autopeft.plugins import discover
 from autopeft.setup.derive import derive
 from autopeft.setup.look import NAMED, facts_of, load_data
@@ -200,7 +201,10 @@ def _check(spec: RunSpec, explicit: frozenset[str], device: str) -> None:
 
 
 def _computing(device: str, spec: ModelSpec, *, dtype: str) -> tuple[Precision, Rates | None]:
-    """Choose the precision for `auto`, and find the rates of a card; None for any other device."""
+    """Choose the precision for `auto`, and find the device's rates: by its data sheet, else measured.
+
+    For `cuda` on a machine without a GPU they are bfloat16 and None.
+    """
     precision = None if dtype == "auto" else Precision(dtype=dtype)
     if device in estimate.CARDS:
         usual = estimate.CARDS[device].dtype
@@ -210,7 +214,9 @@ def _computing(device: str, spec: ModelSpec, *, dtype: str) -> tuple[Precision, 
     if device.startswith("cuda") and not torch.cuda.is_available():
         return precision or Precision(dtype="bfloat16"), None
     torch_device = model.find_device(device)
-    return precision or model.choose_precision(model.config_of(spec), torch_device), None
+    precision = precision or model.choose_precision(model.config_of(spec), torch_device)
+    with exact_products():
+        return precision, estimate.measure_rates(torch_device, precision.torch_dtype)
 
 
 def read_trained_part(

@@ -5,13 +5,14 @@ tensors (fake_tensors, replay) while the storages that are alive are counted (me
 layers are replayed with a few of them (scaling), and several steps show what fits into a memory (answers).
 
 Inside the folder each file imports only from those before it: rates → fake_tensors → memory_tracker →
-replay → scaling → trained_part → traced_model → answers.
+measured_rates, replay → scaling → trained_part → traced_model → answers.
 """
 
 from __future__ import annotations
 
 from autopeft.estimate.answers import MOST_ROWS, Limits, Step, StepAnswer, StepRequest, answer
 from autopeft.estimate.fake_tensors import StandInValues, quantize_linear_layers
+from autopeft.estimate.measured_rates import measure_rates
 from autopeft.estimate.rates import CARDS, Rates, rates_of
 from autopeft.estimate.replay import Replay, TrainingStep, measure, without_weights
 from autopeft.estimate.traced_model import Description, count_part, describe

@@ -12,24 +12,27 @@ _FLOPS_SHARE, _BYTES_SHARE, _CALL_SECONDS = 0.85, 0.68, 8e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """The rates of a GPU that training reaches.
+    """The rates of a device that training reaches.
 
     `flops` are the operations of products in a second, `bytes` the memory traffic in a second,
-    `call_seconds` the time from one kernel's start to the next.
+    `call_seconds` the time from one kernel's start to the next. With `runs_ahead`, as on a GPU, the device
+    computes while further kernels are started.
     """
 
     name: str
     flops: float
     bytes: float
     call_seconds: float
+    runs_ahead: bool
 
     def of_kernel(self, flops: int, n_bytes: int) -> float:
         """Return the seconds of a kernel: of its products or memory traffic, the larger (a roofline)."""
         return max(flops / self.flops, n_bytes / self.bytes)
 
     def of_step(self, busy_seconds: float, n_calls: float) -> float:
-        """Return the seconds of a step of `n_calls` kernels that compute while later ones are started."""
-        return max(busy_seconds, n_calls * self.call_seconds)
+        """Return the seconds of a step of `n_calls` kernels that compute for `busy_seconds`."""
+        starting = n_calls * self.call_seconds
+        return max(busy_seconds, starting) if self.runs_ahead else busy_seconds + starting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,4 +80,5 @@ def rates_of(card: str, *, dtype: str = "bfloat16") -> Rates:
         flops=tflops * 1e12,
         bytes=_BYTES_SHARE * sheet.gb_per_second * 1e9,
         call_seconds=_CALL_SECONDS,
+        runs_ahead=True,
     )

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from autopeft.estimate import CARDS, Rates, rates_of
+from autopeft.estimate import CARDS, Rates, measure_rates, rates_of
 from autopeft.estimate.fake_tensors import QuantizedLinear
 from autopeft.estimate.memory_tracker import MemoryTracker
 
 N = 64
-SLOW = Rates(name="slow", flops=1e6, bytes=1e12, call_seconds=1e-3)
-NARROW = Rates(name="narrow", flops=1e12, bytes=1e6, call_seconds=1e-3)
+SLOW = Rates(name="slow", flops=1e6, bytes=1e12, call_seconds=1e-3, runs_ahead=False)
+NARROW = Rates(name="narrow", flops=1e12, bytes=1e6, call_seconds=1e-3, runs_ahead=True)
 
 
 def work_of(compute, rates):
@@ -49,15 +49,25 @@ def test_unpacking_a_quantized_weight_reads_it_and_writes_16_bits():
     assert (n_calls, seconds) == (1, pytest.approx(2 * N * N * (0.5 + 2) / 1e6))
 
 
-def test_a_gpu_hides_the_starts_of_its_kernels():
+def test_a_gpu_hides_the_starts_of_its_kernels_and_a_cpu_does_not():
     assert NARROW.of_step(0.5, 100) == 0.5
     assert NARROW.of_step(0.05, 100) == pytest.approx(0.1)
+    assert SLOW.of_step(0.5, 100) == pytest.approx(0.6)
 
 
 def test_cards_are_as_fast_as_their_data_sheets_say():
     for name, card in CARDS.items():
         rates = rates_of(name)
         assert rates.flops < 1e12 * card.tflops
+        assert rates.runs_ahead
     assert rates_of("t4", dtype="float16").flops == 24e12  # power keeps it below its data sheet
     assert rates_of("t4", dtype="float32").flops < 8.1e12
     assert rates_of("h100").flops / rates_of("a100-80gb").flops == pytest.approx(989 / 312)
+
+
+def test_probe_of_this_machine_has_rates_that_a_machine_can_have():
+    rates = measure_rates(torch.device("cpu"), torch.float32)
+    assert 1e8 < rates.flops < 1e14
+    assert 1e8 < rates.bytes < 1e13
+    assert 1e-8 < rates.call_seconds < 1e-2
+    assert not rates.runs_ahead

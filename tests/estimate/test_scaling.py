@@ -18,7 +18,7 @@ from autopeft.plugins import discover
 from autopeft.types import ModelSpec
 
 N_LAYERS, HIDDEN, WORDS = 7, 32, 400
-RATES = Rates(name="", flops=1e9, bytes=1e8, call_seconds=1e-6)
+RATES = Rates(name="", flops=1e9, bytes=1e8, call_seconds=1e-6, runs_ahead=True)
 METHODS, TASKS = discover("autopeft.methods"), discover("autopeft.tasks")
 
 
