@@ -10,7 +10,7 @@ from itertools import chain
 
 from autopeft import space
 from autopeft.engine import SearchProblem
-from autopeft.engine.driver import side_by_side
+from autopeft.engine.driver import seconds_side_by_side
 from autopeft.errors import TrainingError
 from autopeft.finished.refit import refit_cost
 from autopeft.report.formatting import duration
@@ -95,7 +95,7 @@ def search_time(prepared: Prepared, problem: SearchProblem, *, so_far: float) ->
     n_at_once = n_workers(prepared.spec.execution) if prepared.base.device.type == "cuda" else 1
     full_run, overhead = _seconds(problem.lengths.full(seed=0), pace), so_far + _USUAL_REPORT_SECONDS
     # Limits never shorten the full runs of the baseline.
-    least = overhead + side_by_side([("confirm", full_run)] * len(problem.seeds), n_at_once)
+    least = overhead + seconds_side_by_side([("confirm", full_run)] * len(problem.seeds), n_at_once)
     limit = min(search.max_time_seconds or math.inf, (search.max_cost or math.inf) * full_run)
 
     def seconds_of(n_steps: int) -> float:
@@ -127,7 +127,9 @@ def _planned_seconds(prepared: Prepared, problem: SearchProblem, pace: Pace, n_a
     """Sum the seconds of all runs that a search plans, of the sensitivity pass and of the refit."""
     times = [(fidelity.split, _seconds(fidelity, pace)) for fidelity in planned_runs(problem)]
     rest = _PASS_SHARE * _seconds(problem.full, pace)
-    return side_by_side(times, n_at_once) + rest + further_steps(prepared, problem) * pace.step_seconds
+    return (
+        seconds_side_by_side(times, n_at_once) + rest + further_steps(prepared, problem) * pace.step_seconds
+    )
 
 
 def _seconds(fidelity: Fidelity, pace: Pace) -> float:
