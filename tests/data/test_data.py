@@ -260,8 +260,6 @@ def test_numbers_become_a_regression_target_and_lists_several_classes(tmp_path):
     several = read_rows(tmp_path, make_rows(labels=(["b", "a"], [], ["c"])))
     assert (several.label_space.kind, several.label_names) == ("classes", ("a", "b", "c"))
     assert set(several.train.labels) == {(1, 0), (), (2,)}
-    listed = read(write(tmp_path / "t.csv", make_rows(labels=("a,b", "c"))), label_kind="classes")
-    assert listed.label_names == ("a", "b", "c")
     few = read(write(tmp_path / "f.csv", make_rows(labels=(0, 1, 2))), label_kind="number")
     assert (few.label_space.kind, set(few.train.labels)) == ("number", {0.0, 1.0, 2.0})
 

@@ -90,20 +90,6 @@ def test_folders_named_after_splits_are_kept_apart_and_repeated_images_removed(t
     assert sum(sizes(data)[:3]) == 79 and sizes(data)[3] == 3
 
 
-def test_tables_by_comma_find_their_images_each_in_its_own_folder(tmp_path):
-    """Both folders have images of the same names; only their bytes tell them apart."""
-    for seed, (part, n) in enumerate({"train": 60, "test": 8}.items()):
-        rows = [{"file": f"{i}.png", "label": "ab"[i % 2]} for i in range(n)]
-        for i, row in enumerate(rows):
-            save(tmp_path / part / row["file"], 1000 * seed + i)
-        pd.DataFrame(rows).to_csv(tmp_path / part / f"{part}.csv", index=False)
-    data = read(f"{tmp_path}/train/train.csv,{tmp_path}/test/test.csv")
-    files = {part: {file.path for s in splits for (file,) in s.inputs} for part, splits in {
-        "train": (data.train, data.search, data.confirm), "test": (data.test,)}.items()}  # fmt: skip
-    assert files == {part: {str(f) for f in (tmp_path / part).glob("*.png")} for part in files}
-    assert data.duplicates_removed == 0 and sizes(data)[3] == 8
-
-
 def test_encoded_pixels_are_those_of_the_processor_whatever_the_mode(monkeypatch):
     toy = make_toy(PLUGIN, None)
     files = [file for (file,) in toy.inputs]

@@ -1,8 +1,6 @@
-"""The arm of a proposal: what it shows, when two are equal, and how stored ones are read."""
+"""The arm of a proposal: when two are equal, and how stored ones are read."""
 
 from __future__ import annotations
-
-import pytest
 
 from autopeft.types import Arm, Plan, Proposal, from_json, to_json
 
@@ -12,18 +10,6 @@ PROPOSAL = Proposal(
     source="list",
     plan=Plan(adapters=(), learning_rate=1e-3, trainable_params=0),
 )
-
-
-@pytest.mark.parametrize(
-    ("kind", "label", "shown"),
-    [
-        ("baseline", "LoRA on q and v", "baseline: LoRA on q and v"),
-        ("head", "untrained", "untrained"),
-        ("sampled", "lora/all", "lora/all"),
-    ],
-)
-def test_an_arm_shows_its_kind_where_the_label_alone_would_not_say_it(kind, label, shown):
-    assert str(Arm(kind=kind, label=label)) == shown
 
 
 def test_the_usual_policy_and_the_sampled_one_are_one_arm():
