@@ -61,11 +61,13 @@ class SearchTime:
 
     def __str__(self) -> str:
         """Format the time, the price and the number of steps that would fit."""
-        low, expected, high = map(duration, (self.seconds.low, self.seconds.expected, self.seconds.high))
-        words = expected if low == high else f"{expected} ({low} to {high})"
+        seconds, price = self.seconds, self.price
+        words, is_sure = duration(seconds.expected), seconds.low == seconds.high
+        words += "" if is_sure else f" ({duration(seconds.low)} to {duration(seconds.high)})"
+        if price is not None:
+            words += f", price {price.expected:,.2f}"
+            words += "" if is_sure else f" ({price.low:,.2f} to {price.high:,.2f})"
         words += f", R is {duration(self.full_run_seconds)}"
-        if self.price is not None:
-            words += f", price {self.price.expected:,.2f} ({self.price.low:,.2f} to {self.price.high:,.2f})"
         return words + (f"; --max-steps {self.fitting_steps} would fit" if self.fitting_steps else "")
 
 

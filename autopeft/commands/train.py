@@ -128,15 +128,10 @@ def train_plan(
             under_way=lambda *_: state,
             curve=lambda *_: curve,
         )
-        with (
-            logged_curve(prepared.spec, curve, target) as log_new_points,
-            train.watched(_Steps(log_new_points).add),
-        ):
-            measurement = bench.measure(document.plan, fidelity)
-        if measurement.status is not Status.COMPLETE:
-            if not measurement.status.is_of_machine:
-                shutil.rmtree(unfinished, ignore_errors=True)  # it would fail in the same way again
-            raise TrainingError(f"Training plan {document.plan.digest} failed: {measurement.reason}.")
+        with logged_curve(prepared.spec, curve, target) as log_new_points:
+            measurement = _measured(
+                bench, document.plan, fidelity, steps=_Steps(log_new_points), unfinished=unfinished
+            )
         if all_rows:
             measurement = _tested(measurement, bench, n_test=prepared.n_evaluated("test"))
         if curve.exists():  # a plan without parameters trains nothing
@@ -148,6 +143,19 @@ def train_plan(
         is_share=prepared.task.is_share,
         folder=target,
     )
+
+
+def _measured(
+    bench: Bench, plan: Plan, fidelity: Fidelity, *, steps: _Steps, unfinished: Path
+) -> Measurement:
+    """Train and evaluate a plan; raise TrainingError if it fails."""
+    with train.watched(steps.add):
+        measurement = bench.measure(plan, fidelity)
+    if measurement.status is Status.COMPLETE:
+        return measurement
+    if not measurement.status.is_of_machine:  # it would fail in the same way again
+        shutil.rmtree(unfinished, ignore_errors=True)
+    raise TrainingError(f"Training plan {plan.digest} failed: {measurement.reason}.")
 
 
 def _facts(prepared: Prepared, plan: Plan, fidelity: Fidelity) -> dict[str, Any]:

@@ -78,11 +78,13 @@ def logged_curve(spec: RunSpec, curve: Path, target: Path) -> Iterator[Callable[
                     tracker.log(values, step=values.pop("training_step"))
                 trackers[name] = tracker
 
-    yield log_new_points
-    log_new_points()
-    for name, tracker in trackers.items():
-        with _only_warning(name, "its last points may be missing"):
-            tracker.finish()
+    try:
+        yield log_new_points
+    finally:
+        log_new_points()
+        for name, tracker in trackers.items():
+            with _only_warning(name, "its last points may be missing"):
+                tracker.finish()
 
 
 @contextlib.contextmanager
