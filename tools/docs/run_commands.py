@@ -27,7 +27,6 @@ SKIPPED = {
     r"4bit|balanced|accelerate launch": "needs a GPU",
     r"/other/venv|--client": "needs a second environment",
     r"nemotron|llama-3\.2|llama-8b": "a test compares its output",
-    r"--to axolotl": "needs axolotl",
 }
 LANGUAGE_RUN = ("docs/check.md", "docs/serving.md")  # pages whose reports/RUN is that of a language model
 PREPARE = """
