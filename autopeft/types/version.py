@@ -1,3 +1,3 @@
 """The version of autopeft, which the package, the wheel and every run read here."""
 
-VERSION = "0.3.0.dev0"
+VERSION = "0.3.0"

@@ -27,6 +27,14 @@ def test_tree_of_the_code_names_the_packages() -> None:
     assert re.findall(r"^[├└]── (\w+)(?:/|\.py)", tree, re.MULTILINE) == PACKAGES[:-1]
 
 
+def test_functions_that_lead_to_a_training_step_exist() -> None:
+    page = (ROOT / "docs" / "code.md").read_text(encoding="utf-8")
+    calls = re.findall(r"^(\w+/\w+\.py) +(\w+) ", page, re.MULTILINE)
+    assert len(calls) > 5
+    sources = {path: (ROOT / "autopeft" / path).read_text(encoding="utf-8") for path, _ in calls}
+    assert [(path, name) for path, name in calls if f"def {name}(" not in sources[path]] == []
+
+
 def test_files_that_contributing_names_exist() -> None:
     names = re.findall(r"`((?:autopeft|tests|tools|docs|search_spaces)/[\w./]+)`", CONTRIBUTING)
     missing = {name for name in names if "NAME" not in name and not (ROOT / name).exists()}

@@ -15,7 +15,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 _INTRODUCTION = """\
 # Settings
 
-You can give a setting in four ways. An earlier one in this list wins:
+A setting can be given in four places. The first one in this list wins:
 
 1. by its flag, if it has one: `--trials 30`;
 2. by its name: `--set search.trials=30`;
