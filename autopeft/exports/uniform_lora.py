@@ -1,15 +1,14 @@
 """Uniform LoRA: one rank, a scale of 1 and plain names, which every server reads right.
 
-Readers take the scale from the top of the config: vLLM and TGI as alpha / r, llama.cpp as alpha over the
-tensor's own rank; none of them reads the patterns. TGI drops a layer type, such as q_proj, if one layer of
-the model has no adapter there. So the scale goes into B, and ranks and such layers are filled with zeros.
+Readers take the scale from the top of the config: vLLM before 0.32 as alpha / r, llama.cpp as alpha over the
+tensor's own rank; SGLang refuses patterns. So the scale goes into B, and ranks are filled with zeros.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,6 @@ _FOLDED = (
     "layers_pattern fan_in_fan_out lora_dropout modules_to_save".split()
 )
 _KEY = re.compile(rf"^{re.escape(PREFIX)}(.+)\.lora_(A|B)\.weight$")
-_LAYER = re.compile(r"^(.*?\.)(\d+)(\..*)$")  # before, of and after the layer's number
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class UniformLora:
     """LoRA with the same update at every target module: scale in B, ranks padded with zeros, alpha = r."""
 
     name: str = "uniform-lora"
-    summary: str = "one rank and alpha = r, exact; for vLLM, TGI, LoRAX and llama.cpp"
+    summary: str = "one rank and alpha = r, exact; for vLLM, SGLang and llama.cpp"
     needs_base: NeededBase = "shapes"
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
@@ -106,30 +104,27 @@ def _write(factors: Factors, source: ExportSource, folder: Path) -> tuple[str, .
     """Write the factors as one LoRA adapter of one rank; return notes for the user."""
     assert source.base is not None, "the shapes of the base model are needed"
     module = source.base
-    filled = _with_zeros(factors, dict(module.named_modules()))
     notes = []
-    if len(filled) > len(factors):
-        notes.append(f"{len(filled) - len(factors)} target modules without an adapter are filled with zeros")
     served = source.checkpoint.skeleton  # of the class that servers load; None if it is ours
     if served is not None:
-        names = _served_names(module, served, targets=filled)
-        filled = {names[target]: pair for target, pair in filled.items()}
+        names = _served_names(module, served, targets=factors)
+        factors = {names[target]: pair for target, pair in factors.items()}
         module = served
         notes.append(f"its modules have the names of {type(served).__name__}, which servers load")
     head = {name: tensor for name, tensor in trained_tensors(source) if in_head(name, source.head)}
     if head:
         save_tensors(head, folder / "head.safetensors")
         notes.append("the trained head is in head.safetensors; servers need --to merged for it")
-    rank = max(down.shape[0] for down, _ in filled.values())
+    rank = max(down.shape[0] for down, _ in factors.values())
     tensors = {}
-    for target, (down, up) in sorted(filled.items()):
+    for target, (down, up) in sorted(factors.items()):
         extra = rank - down.shape[0]
         tensors[f"{PREFIX}{target}.lora_A.weight"] = nn.functional.pad(down, (0, 0, 0, extra))
         tensors[f"{PREFIX}{target}.lora_B.weight"] = nn.functional.pad(up, (0, extra))
     save_tensors(tensors, folder / WEIGHTS)
     # With the task's type `peft` would look for the head in this adapter.
     task_type = None if head or served is not None else source.task_type
-    _config(filled, module, source, rank=rank, task_type=task_type).save_pretrained(str(folder))
+    _config(factors, module, source, rank=rank, task_type=task_type).save_pretrained(str(folder))
     note = f"the rank is {rank}"
     if source.task_type in ("CAUSAL_LM", None) and not head:  # for other models servers take --to merged
         limit = next((limit for limit in VLLM_RANKS if limit >= rank), None)
@@ -182,15 +177,3 @@ def _served_names(module: nn.Module, served: nn.Module, *, targets: Collection[s
             f"{next(iter(missing or targets))}; use --to merged."
         )
     return {s: f"{places[0]}.{s.removeprefix(prefix)}" if s.startswith(prefix) else s for s in targets}
-
-
-def _with_zeros(factors: Factors, modules: Mapping[str, nn.Module]) -> Factors:
-    """Add zeros at the same linear layer of every layer that has no factors."""
-    types = {(match[1], match[3]) for match in map(_LAYER.match, factors) if match}
-    filled = dict(factors)
-    for name, module in modules.items():
-        match, shape = _LAYER.match(name), linear_shape(module)
-        if match and shape and (match[1], match[3]) in types and name not in factors:
-            _, n_in, n_out = shape
-            filled[name] = (torch.zeros(1, n_in), torch.zeros(n_out, 1))
-    return filled

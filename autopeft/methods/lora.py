@@ -145,7 +145,7 @@ PLUGIN = Method(
     configs=_configs,
     # Through the export `uniform-lora`; no server reads DoRA or experts in one parameter.
     servers=lambda options: (
-        () if any(map(options.get, ("dora", "experts", "by_weight"))) else ("vllm", "tgi", "llama.cpp")
+        () if any(map(options.get, ("dora", "experts", "by_weight"))) else ("vllm", "sglang", "llama.cpp")
     ),
     readable_type="LORA",
     read_choices=_read_choices,

@@ -79,7 +79,7 @@ class Method:
     scale: Callable[..., float] = lambda rank, **choices: 1.0
     # The configs for all adapters of this method in a plan; SpecError if no configs make them together.
     configs: Callable[[Sequence[Adapter]], tuple[PeftConfig, ...]]
-    # Which of vllm, tgi and llama.cpp can load an exact export of an adapter with these options.
+    # Which of vllm, sglang and llama.cpp can load an exact export of an adapter with these options.
     servers: Callable[[Options], tuple[str, ...]] = lambda options: ()
     # The `PeftType` of configs whose every setting a plan of this method can hold: a user's config of that
     # type becomes a plan. `read_choices` reads the choices of the config; SpecError for others.

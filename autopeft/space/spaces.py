@@ -19,7 +19,7 @@ from autopeft.store import is_path_of_space, read_yaml, validate
 from autopeft.types import ROLE_GROUPS, Arm, OptionPairs, OptionValue, path_at_home
 
 BASELINE_METHOD = "lora"  # what people write without a search
-SERVERS = ("vllm", "tgi", "llama.cpp")
+SERVERS = ("vllm", "sglang", "llama.cpp")
 
 log = logging.getLogger(__name__)
 

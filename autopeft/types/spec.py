@@ -202,7 +202,7 @@ class SearchSpec(Extent):
     """How to search: space and end, methods, what to compare with, and the seed."""
 
     methods: tuple[str, ...] = setting((), "Only these methods, separated by commas", "Options")
-    serve_on: tuple[Literal["vllm", "tgi", "llama.cpp", "any"], ...] = setting(
+    serve_on: tuple[Literal["vllm", "sglang", "llama.cpp", "any"], ...] = setting(
         (), "Only plans that these servers load, separated by commas", "Search"
     )
     baseline: str | None = setting(

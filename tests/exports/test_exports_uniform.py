@@ -1,4 +1,4 @@
-"""Uniform LoRA: readers after vLLM's, llama.cpp's and TGI's rules compute what `peft` does."""
+"""Uniform LoRA: readers after vLLM's and llama.cpp's rules compute what `peft` does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from toys.exports import (
     read_config,
     served,
     shake,
-    tgi,
     trained,
     vllm,
 )
@@ -62,7 +61,7 @@ def on_llama(config, make_base):
     return ExportSource(configs=(config,), base_model="x", task_type="CAUSAL_LM", weights=({},), base=base)
 
 
-@pytest.mark.parametrize("reader", [vllm, llama_cpp, tgi])
+@pytest.mark.parametrize("reader", [vllm, llama_cpp])
 def test_rslora_is_folded_into_the_weights(reader, make_base, tmp_path):
     raw = make_base("llama-lm").module
     config = peft.LoraConfig(r=4, lora_alpha=6, use_rslora=True, target_modules=["q_proj", "down_proj"])
@@ -79,19 +78,6 @@ def test_rslora_is_folded_into_the_weights(reader, make_base, tmp_path):
     UNIFORM.export(source, tmp_path / "out")
     assert read_config(tmp_path / "out")["use_rslora"] is False
     close(served(raw, tmp_path / "out", reader), logits_of(model))
-
-
-@by_architecture
-def test_tgi_keeps_a_type_of_layers_that_the_plan_has_in_some(architecture, make_base, make_plan, tmp_path):
-    base = make_base(architecture)
-    some = [
-        a for i, a in enumerate(uneven(base, make_plan).adapters) if "pooler" not in a.target and i % 5 > 1
-    ]
-    toy = trained(base, make_plan(base, some), tmp_path / "weights")
-    UNIFORM.export(toy.source, tmp_path / "out")
-    assert len(halves(tmp_path / "out")) > len(some)
-    for reader in (tgi, vllm, llama_cpp):
-        close(served(toy.raw, tmp_path / "out", reader), toy.logits)
 
 
 @by_architecture

@@ -124,7 +124,7 @@ def test_a_filter_keeps_a_mix_where_it_keeps_all_of_its_methods() -> None:
 def test_a_server_leaves_lora_without_dora_at_any_scale() -> None:
     everything = load("everything", known_methods=METHODS)
     asked = dict(everything.methods["lora"].options)
-    served = servable(everything, ("vllm", "tgi", "llama.cpp"), METHODS)
+    served = servable(everything, ("vllm", "sglang", "llama.cpp"), METHODS)
     assert served.arms == ("lora",)
     assert asked["scale_rule"] == ("rslora", "constant")
     assert served.methods["lora"].options["scale_rule"] == asked["scale_rule"]

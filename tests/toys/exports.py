@@ -128,23 +128,6 @@ def llama_cpp(folder):
     return {target: (a, b, config["lora_alpha"] / a.shape[0]) for target, (a, b) in halves(folder).items()}
 
 
-def tgi(folder, n_layers=2):
-    """Types of layers are stacked; a type that one layer lacks is left out whole."""
-    config, types = read_config(folder), defaultdict(dict)
-    for target, pair in halves(folder).items():
-        match = LAYER.match(target)
-        if match:
-            types[match[1], match[3]][int(match[2])] = pair
-    read = {}
-    for (stack, ending), layers in types.items():
-        if len(layers) == n_layers:
-            a = torch.stack([layers[layer][0] for layer in range(n_layers)])
-            b = torch.stack([layers[layer][1] for layer in range(n_layers)])
-            scale = config["lora_alpha"] / config["r"]
-            read |= {f"{stack}.{i}.{ending}": (a[i], b[i], scale) for i in range(n_layers)}
-    return read
-
-
 def served(raw, folder, reader):
     """What a server computes: the base model with the written head, each target moved by its rule."""
     module = copy.deepcopy(raw)
