@@ -126,9 +126,10 @@ def headings(setting: SearchFacts | None = None) -> str:
 
 
 def describe(measurement: Measurement, arm: str, setting: SearchFacts | None = None) -> str:
-    """Describe a measurement in one line of 79 columns; an error may be longer.
+    """Describe a measurement in 79 columns; an error may be longer.
 
-    The untrained base model has neither rate nor steps.
+    `Lines` adds the time left, and outside a terminal the time of day. The untrained base model has neither
+    rate nor steps.
     """
     plan = measurement.plan
     is_untrained = not plan.adapters and not measurement.trained_steps and measurement.error is None
