@@ -143,8 +143,12 @@ def _verdict(trials: Trials, challenger: Plan | None, baseline: Plan, finished: 
 
 
 def _name(trials: Trials, plan: Plan) -> str:
-    label = trials.arm(plan).label
-    return {"head": "the head alone", "untrained": "the untrained model"}.get(label, label)
+    """Name a plan in a sentence: a listed one by its label, a proposed one by its methods."""
+    arm, methods = trials.arm(plan), trials.problem.context.methods
+    if arm.kind == "sampled":
+        labels = [methods[adapter.method].label for adapter in plan.adapters]
+        return f"the proposed {' and '.join(dict.fromkeys(labels))}"
+    return {"head": "the head alone", "untrained": "the untrained model"}.get(arm.label, arm.label)
 
 
 def _scores(problem: SearchProblem, runs: Sequence[Measurement]) -> list[list[float]]:
