@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from autopeft.cli.app import app
 
 COMMANDS = {
-    "report": ("run.yaml", "state/search_result.json"),
+    "report": ("state/search_result.json",),
     "search --resume --out": ("run.yaml", "state/state.json"),
     "export --to native --out out": (
         "best/plan.yaml",

@@ -63,16 +63,14 @@ def test_other_weights_of_the_base_model_are_noticed(trained, own_base, tmp_path
     assert "other weights" in merged_notes(trained, tmp_path / "other")
 
 
-def test_a_deeper_base_model_is_said_to_get_no_adapters_in_its_upper_layers(
-    trained, own_base, tmp_path, caplog
-):
+def test_a_deeper_base_model_gets_no_adapters_in_its_upper_layers(trained, own_base, tmp_path, caplog):
     put_another(own_base, n_layers=4)
     train_plan(trained, out=tmp_path / "again")
-    assert "layers 2, 3" in caplog.text
+    assert "gets no adapters" in caplog.text
     caplog.clear()
     base = transformers.AutoModelForSequenceClassification.from_pretrained(own_base, num_labels=2)
     apply(read_plan(trained), base)
-    assert "layers 2, 3" in caplog.text
+    assert "gets no adapters" in caplog.text
     # A list of targets, as people write it, asks for adapters in every layer.
     merged = CliRunner().invoke(app, ["export", str(trained), "--to", "merged", "--out", "m"])
     refused(merged, 2, "layer.2")
