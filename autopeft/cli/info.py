@@ -56,13 +56,13 @@ def _check_gpu(*, as_json: bool) -> None:
     """Print the rows of all checks as a table, and everything as JSON to paste; exit with 1 if one failed."""
     with exit_codes(as_json=as_json):
         with heavy_imports():
-            from autopeft.commands import gpu_check
+            from autopeft.gpu_check import checks
 
-        place, rows = gpu_check.this_gpu(), []
-        for row in gpu_check.check_gpu(place):
+        place, rows = checks.this_gpu(), []
+        for row in checks.check_gpu(place):
             log.info("%s", f"{row.status}  {row.check}: {row.found} ({row.seconds:.0f} s)")
             rows.append(row)
-        report = json_text(gpu_check.report_of(place, rows))
+        report = json_text(checks.report_of(place, rows))
         if not as_json:
             texts = [(row.check, row.status, row.found) for row in rows]
             print(_texts(("check", "result", "found"), texts), end="\n\n")

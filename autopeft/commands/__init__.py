@@ -1,7 +1,6 @@
 """One file for each thing that a user asks for, readable from top to bottom.
 
-Of these files, count and suggest import estimate, preview and search import forecast, and gpu_check imports
-estimate, info and search; its parts are gpu_place and trainer_loop.
+Of these files, count and suggest import estimate, and preview and search import forecast.
 """
 
 from __future__ import annotations

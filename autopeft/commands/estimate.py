@@ -140,7 +140,10 @@ def estimate_step(
         quantize = spec.model.quantize if "model.quantize" in explicit else base.quantize
         described, rows = describe(quantize), None
         if described.count is not None and "hybrid" in described.count.topology:
-            log.info("The layers of %s differ: all are replayed, for minutes.", described.base_model)
+            log.info(
+                "The layers of %s differ, so all are replayed, which takes minutes.",
+                described.base_model,
+            )
         if spec.data.source is not None:
             task = spec.task.model_copy(update={"name": described.task})
             run = RunSpec(model=base, data=spec.data, task=task)

@@ -32,7 +32,7 @@ _LOW, _EXPECTED, _HIGH = 0.9, 1.1, 1.4
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """An estimate."""
+    """An expected value, and the range in which it probably lies."""
 
     low: float
     expected: float

@@ -94,7 +94,7 @@ def train_plan(
         seed: None uses the plan's seed.
         overrides: Values instead of the plan's: of `model.id`, `model.quantize`, `data.source` (it must have
             the columns that the plan names), `task.epochs` or `task.max_steps`, of `execution`, and of
-            `output.report_to`. None is no value.
+            `output.report_to`. None keeps the value of the plan.
         resume: Continue a training that was stopped; plan, seed, model and data must be the same.
         all_rows: Train on the rows of search and confirm too, for as many epochs as the plan says.
 

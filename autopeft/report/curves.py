@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,12 +31,13 @@ class LossCurve(NamedTuple):
 def read_points(path: Path) -> list[dict[str, Any]]:
     """Read the points of a training in the order of their steps; none if the file is missing.
 
-    Of steps that a resumed run took again, the later line counts. A line that is being written is left out.
+    Of steps that a resumed run took again, the later line counts. A line that is being written, or that a
+    full disk has cut off, is left out.
     """
     points: dict[int, dict[str, Any]] = {}
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    for line in text.splitlines(keepends=True):
-        if line.endswith("\n"):
+    for line in text.splitlines():
+        with suppress(json.JSONDecodeError):
             point = json.loads(line)
             points[point["step"]] = point
     return [points[step] for step in sorted(points)]

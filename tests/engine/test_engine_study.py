@@ -146,3 +146,5 @@ def test_proposals_follow_the_losses() -> None:
     later, earlier = sampled[-10:], sampled[:8]
     mean = [sum(truth(plan, fidelity) for plan in some) / len(some) for some in (earlier, later)]
     assert mean[1] > mean[0]
+    challenger = next(p for p in outcome.proposals if p.plan == outcome.challenger)
+    assert challenger.source == "sampler" and outcome.verdict.sentence.startswith("The proposed IA³ ")

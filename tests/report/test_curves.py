@@ -20,11 +20,12 @@ def points(losses):
     return [{"step": 10 * n, "loss": loss, "tokens_per_second": 5} for n, loss in enumerate(losses, start=1)]
 
 
-def test_the_later_line_of_a_step_counts_and_an_unfinished_line_does_not(tmp_path):
+def test_the_later_line_of_a_step_counts_and_a_line_that_is_cut_off_does_not(tmp_path):
     path = tmp_path / "run.jsonl"
     assert read_points(path) == []
     lines = [{"step": 10, "loss": 3.0}, {"step": 20, "loss": 2.0}, {"step": 20, "loss": 1.0}]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 30, "lo')
+    cut_off = '{"step": 30, "lo'
+    path.write_text(cut_off + "\n".join(["", *map(json.dumps, lines), cut_off]))
     assert read_points(path) == [lines[0], lines[2]]
 
 

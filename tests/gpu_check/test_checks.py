@@ -12,9 +12,9 @@ import torch
 from typer.testing import CliRunner
 
 from autopeft.cli.app import app
-from autopeft.commands import gpu_check
-from autopeft.commands.gpu_check import Gpu, Place, Row, check_demo, check_gpu
 from autopeft.errors import ModelError
+from autopeft.gpu_check import checks
+from autopeft.gpu_check.checks import Gpu, Place, Row, check_demo, check_gpu
 from autopeft.model import Precision
 
 ROOT = Path(__file__).parents[2]
@@ -47,24 +47,24 @@ def place(dtype="float32", times=None, **more):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_a_toy_learns_in_each_format_and_float16_skips_a_step_that_overflows(dtype):
-    row = gpu_check.check_number_format(place(dtype))
+    row = checks.check_number_format(place(dtype))
     assert (row.status, row.numbers["dtype"]) == ("PASS", dtype), row.found
     assert row.numbers["last_loss"] < row.numbers["first_loss"]
 
 
 def test_a_wait_inside_of_a_step_fails():
     quiet = place()
-    assert gpu_check.check_waits(quiet).status == "PASS"
+    assert checks.check_waits(quiet).status == "PASS"
     assert quiet.gpu.modes == ["default", "default", "error", "default", "default", "default"]
     waiting = place()
     waiting.gpu.on_wait = lambda mode: 1 / (mode != "error")
-    assert gpu_check.check_waits(waiting).status == "FAIL"
+    assert checks.check_waits(waiting).status == "FAIL"
 
 
 @pytest.mark.parametrize(("slowdown", "status"), [(1, "PASS"), (2, "FAIL")])
 def test_new_shapes_that_take_longer_the_first_time_fail(slowdown, status):
     times = itertools.accumulate(itertools.chain([slowdown] * 50, [1] * 50))
-    row = gpu_check.check_attention(place(times=times))
+    row = checks.check_attention(place(times=times))
     assert (row.status, row.numbers["second_seconds"]) == (status, 49)
     assert row.numbers["first_seconds"] == 49 * slowdown
     assert "flash" in row.numbers["kernels"]
@@ -72,7 +72,7 @@ def test_new_shapes_that_take_longer_the_first_time_fail(slowdown, status):
 
 def test_memory_is_that_of_the_estimate_within_its_tolerance():
     here = place()
-    row = gpu_check.check_memory(here)
+    row = checks.check_memory(here)
     measured, predicted = row.numbers["measured_bytes"], row.numbers["predicted_bytes"]
     assert predicted == here.estimated.answer.step.memory.low
     assert row.status == ("PASS" if abs(predicted / measured - 1) <= 0.1 else "FAIL")
@@ -82,7 +82,7 @@ def test_memory_is_that_of_the_estimate_within_its_tolerance():
 @pytest.mark.parametrize(("share", "status"), [(0.7, "FAIL"), (0.8, "PASS"), (1.3, "PASS"), (1.4, "FAIL")])
 def test_time_of_a_step_is_compared_with_the_span_of_the_estimate(share, status):
     predicted = place().estimated.seconds
-    row = gpu_check.check_time(place(times=(share * predicted * n for n in range(8))))
+    row = checks.check_time(place(times=(share * predicted * n for n in range(8))))
     assert row.status == status, row.found
     assert row.numbers["measured_seconds"] == pytest.approx(share * predicted)
 
@@ -93,7 +93,7 @@ def test_losses_are_those_of_another_trainer(has_trl, monkeypatch):
         pytest.importorskip("trl")
     else:
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    row = gpu_check.check_losses(place(n_rows=4))
+    row = checks.check_losses(place(n_rows=4))
     assert row.status == "PASS", row.found
     assert row.numbers["trainer"] == ("TRL" if has_trl else "transformers")
     assert row.numbers["largest_gap"] < 1e-4
@@ -136,8 +136,8 @@ def test_a_machine_without_a_gpu_gets_one_sentence_and_exit_code_1(monkeypatch):
 @pytest.mark.parametrize(("status", "exit_code"), [("PASS", 0), ("SKIP", 0), ("FAIL", 1)])
 def test_the_table_comes_before_json_that_can_be_pasted(status, exit_code, monkeypatch):
     rows = [Row(check="waits", status=status, found="none")]
-    monkeypatch.setattr(gpu_check, "this_gpu", place)
-    monkeypatch.setattr(gpu_check, "check_gpu", lambda _: rows)
+    monkeypatch.setattr(checks, "this_gpu", place)
+    monkeypatch.setattr(checks, "check_gpu", lambda _: rows)
     done = CliRunner().invoke(app, ["info", "--gpu"])
     assert done.exit_code == exit_code, done.output
     table, _, pasted = done.stdout.partition("\n\n")

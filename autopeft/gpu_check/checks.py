@@ -18,12 +18,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autopeft import model
-from autopeft.commands.gpu_place import SHAPE, Gpu, Place, short_run
 from autopeft.commands.info import versions
 from autopeft.commands.search import run_search
-from autopeft.commands.trainer_loop import trainer_losses
 from autopeft.errors import AutopeftError, ModelError, first_line_of
 from autopeft.estimate import measure_rates
+from autopeft.gpu_check.place import SHAPE, Gpu, Place, short_run
+from autopeft.gpu_check.trainer_loop import trainer_losses
 from autopeft.plugins import Batch, Task
 from autopeft.report.progress import Lines
 from autopeft.store import resolve_settings
@@ -233,9 +233,7 @@ def this_gpu() -> Place:
     """Return the GPU that a search would take, in its number format; raise AutopeftError without one."""
     device = model.find_device(None)
     if device.type != "cuda":
-        raise AutopeftError(
-            "There is no GPU here that torch can use; run autopeft info --gpu on a machine with one."
-        )
+        raise AutopeftError("torch finds no GPU on this machine; run autopeft info --gpu on one that has it.")
     config = transformers.LlamaConfig(**SHAPE)
     return Place(gpu=Gpu(device), precision=model.choose_precision(config, device))
 
