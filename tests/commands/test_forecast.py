@@ -98,7 +98,7 @@ def test_no_limit_shortens_the_time_below_that_of_the_full_runs(limit, model_dir
 
 
 def test_the_steps_that_would_fit_take_the_time_that_was_asked_for(model_dir, data_dir, monkeypatch):
-    # Timed once: another process may slow down one of three timings.
+    # A fixed pace: other processes may slow down one timing and not the next.
     pace = Pace(step_seconds=0.01, example_seconds=0.001, run_seconds=0.1)
     monkeypatch.setattr("autopeft.commands.forecast.pace_of", lambda *_: pace)
 
