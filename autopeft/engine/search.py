@@ -111,7 +111,7 @@ def tune_head_rate(trials: Trials, allowance: Allowance, baseline: Plan, n_chall
 
 
 def at_head_factor(plan: Plan, factor: float) -> Plan:
-    """Scale the learning rate of a plan's task head, unless the plan has a factor of its own."""
+    """Scale the learning rate of a plan's task head, unless the user's plan has a factor of its own."""
     is_free = plan.head_factor == 1 and bool(plan.adapters)
     return replace(plan, head_factor=factor) if is_free else plan
 

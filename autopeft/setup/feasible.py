@@ -57,8 +57,6 @@ def fit_to_budget(spec: RunSpec, base: BaseModel, requested: Space) -> tuple[Spa
         )
     budget.require_feasible(costs, budget=in_parameters)
     feasible = space.feasible(requested, context)
-    if not base.head_params:
-        feasible = feasible.model_copy(update={"head_factor": (1.0,)})
     for name in requested.arms:
         if name not in feasible.arms:
             log.info("%s is left out: nothing of it fits the model and the budget.", name)

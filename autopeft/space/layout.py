@@ -98,7 +98,6 @@ def plan_of(policy: Policy, context: AllocationContext) -> Plan:
         learning_rate=policy.learning_rate,
         trainable_params=params_of(adapters, context),
         choices=tuple(choices.items()),
-        head_factor=policy.head_factor,
     )
 
 
@@ -162,7 +161,7 @@ def _allocate(policy: Policy, context: AllocationContext) -> tuple[Adapter, ...]
     claims = [Claim(target=name, ranks=place.ranks, cost=place.cost) for name, (place, _) in places.items()]
     ranks = allocate(claims, max_params=context.max_params)
     for part in (policy, *policy.other_parts):
-        may_differ = getattr(context.methods[part.method], "takes_rank_pattern", False)
+        may_differ = context.methods[part.method].takes_rank_pattern
         of_part = [claim for claim in claims if places[claim.target][1] is part]
         of_rest = [claim for claim in claims if places[claim.target][1] is not part]
         room = context.max_params - sum(c.cost(ranks[c.target]) for c in of_rest if c.target in ranks)

@@ -108,7 +108,7 @@ def _fitted(policy: Policy, context: AllocationContext) -> Policy | None:
     It is also None for layers chosen by score if the last layers are the same ones.
     """
     method = context.methods[policy.method]
-    n_layers = len({target.layer for target in context.targets if target.layer is not None}) or 1
+    n_layers = _n_layers(context)
     most = max(1, round(policy.layer_share * n_layers))
     for n_kept in range(most, 0, -1):
         candidate = replace(policy, layer_share=n_kept / n_layers)
@@ -123,22 +123,24 @@ def _fitted(policy: Policy, context: AllocationContext) -> Policy | None:
 
 def _arm(policy: Policy, context: AllocationContext, *, is_baseline: bool) -> Arm:
     """Name a listed plan by its method and the layers that it adapts: `LoRA on q and v`."""
-    n_layers = len({target.layer for target in context.targets if target.layer is not None}) or 1
+    method = context.methods[policy.method]
+    if policy.select == "best_modules":
+        return Arm(kind="usual", label=f"{method.label} on the best-scored modules")
+    n_layers = _n_layers(context)
     is_part = policy.layer_share * n_layers < n_layers - 0.5
     where = (" by score" if policy.select == "best_layers" else " of the last layers") if is_part else ""
-    method = context.methods[policy.method]
     adapted = {target.role for target in select_targets(policy, context, method)} - {"norm"}
     in_attention = [role for role in ROLE_GROUPS["attention"] if role in adapted]
-    if policy.select == "best_modules":
-        return Arm(kind="usual", label=f"{method.label} on the best-scored modules", methods=(policy.method,))
     layers = " and ".join(in_attention) if is_baseline or len(in_attention) < 3 else "attention"
     if policy.placement == "all" and (is_baseline or not adapted <= {*ROLE_GROUPS["attention"]}):
         layers = "all linear layers"
     on_layers = f" on {layers or policy.placement}" if adapted else ""
-    label = f"{method.label}{on_layers}{where}"
-    if is_baseline:
-        return Arm(kind="baseline", label=label)
-    return Arm(kind="usual", label=label, methods=(policy.method,))
+    return Arm(kind="baseline" if is_baseline else "usual", label=f"{method.label}{on_layers}{where}")
+
+
+def _n_layers(context: AllocationContext) -> int:
+    """Count the layers of the model; a model whose modules are in none has one."""
+    return len({target.layer for target in context.targets if target.layer is not None}) or 1
 
 
 def _at_rate(policy: Policy, space: Space, position: float, context: AllocationContext) -> Policy:
@@ -146,12 +148,11 @@ def _at_rate(policy: Policy, space: Space, position: float, context: AllocationC
     method = context.methods[policy.method]
     low, high = learning_rates(space, policy.method, context.methods)
     at_position = replace(policy, learning_rate=low * (high / low) ** position)
-    exponent: float = getattr(method, "rank_exponent", 0.0)
     part = space.methods.get(policy.method)
-    if not exponent or (part is not None and part.learning_rate is not None):
+    if not method.rank_exponent or (part is not None and part.learning_rate is not None):
         return at_position
     ranks = [adapter.rank for adapter in plan_of(at_position, context).adapters]
-    lower = at_position.learning_rate / geometric_mean(ranks or [1]) ** exponent
+    lower = at_position.learning_rate / geometric_mean(ranks or [1]) ** method.rank_exponent
     return replace(at_position, learning_rate=max(lower, low))
 
 

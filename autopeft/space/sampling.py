@@ -19,7 +19,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from autopeft.plugins import Method
 from autopeft.space.spaces import ListedPlan, MethodSpace, Policy, Space
 
-ARM, RATE, HEAD = "method", "rate_position", "head_factor"
+ARM, RATE = "method", "rate_position"
 _CHOICES = ("placement", "select")  # fields of `MethodSpace` that list values
 _SHARE = "layer_share"
 
@@ -39,8 +39,6 @@ def parameters(space: Space) -> dict[str, BaseDistribution]:
     rates = [parts[0].learning_rate for parts in by_arm]
     if any(rate is None or rate[0] < rate[1] for rate in rates):
         distributions[RATE] = FloatDistribution(0.0, 1.0)
-    if len(space.head_factor) > 1:
-        distributions[HEAD] = CategoricalDistribution(space.head_factor)
     for index in range(max(map(len, by_arm))):
         parts_at_index = [parts[index] for parts in by_arm if index < len(parts)]
         for name in _CHOICES:
@@ -93,7 +91,6 @@ def parameters_of(
     own: Parameters = {
         ARM: policy.method,
         RATE: min(max(position, 0.0), 1.0),
-        HEAD: policy.head_factor,
         **{name: getattr(policy, name) for name in (*_CHOICES, _SHARE)},
         **{option: values[0] for option, values in method.choices.items()},
         **dict(policy.options),
@@ -118,8 +115,7 @@ def policy_of_parameters(drawn: Parameters, space: Space, methods: Mapping[str, 
         _policy_of_part(drawn, methods[method], part, index=index, rate=rate)
         for index, (method, part) in enumerate(space.parts(arm))
     )
-    head_factor = drawn.get(HEAD, space.head_factor[0])
-    return replace(lead, other_parts=tuple(other_parts), head_factor=head_factor)
+    return replace(lead, other_parts=tuple(other_parts))
 
 
 def _policy_of_part(

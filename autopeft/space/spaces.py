@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -30,18 +29,10 @@ def _refuse_descending(values: tuple[float, float]) -> tuple[float, float]:
     return values
 
 
-def _require_power_of_two(value: float) -> float:
-    """Return a factor by which a rate can be multiplied and divided again without rounding."""
-    if math.frexp(value)[0] != 0.5:
-        raise ValueError("be a power of two, such as 0.25")
-    return value
-
-
 Share = Annotated[float, Field(gt=0, le=1)]
 Position = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Rank = Annotated[int, Field(ge=1)]
-HeadFactor = Annotated[float, Field(gt=0), AfterValidator(_require_power_of_two)]
 Selection = Literal["last_layers", "best_layers", "best_modules"]
 Choices = dict[str, Annotated[tuple[OptionValue, ...], Field(min_length=1)]]
 
@@ -99,8 +90,6 @@ class MixPart(MethodSpace):
 class Space(BaseModel):
     """A search space as its file says it; `listed` has the plans that searches of each family enqueue first.
 
-    `head_factor` has the factors of the task head's learning rate that the sampler tries.
-
     A mix is several methods in one plan, on disjoint target modules and one budget: a target module that two
     parts select belongs to the earlier part.
     """
@@ -111,7 +100,6 @@ class Space(BaseModel):
     about: str
     methods: dict[str, MethodSpace] = {}
     mixes: dict[str, Annotated[tuple[MixPart, ...], Field(min_length=2)]] = {}
-    head_factor: Annotated[tuple[HeadFactor, ...], Field(min_length=1)] = (1.0,)
     listed: dict[Family, tuple[ListedPlan, ...]] = {}
 
     @property
@@ -151,8 +139,8 @@ class Policy:
 
     Its choices are those of `MethodSpace`. `options` leaves defaults out. `learning_rate` is the peak rate of
     the first part of a mix; its `other_parts` train at a multiple of it. Each of these takes the target
-    modules that no earlier part has; all share one budget. `head_factor` scales the learning rate of the task
-    head. `choices` are values of the user's own trainer; one that is left out has its first value.
+    modules that no earlier part has; all share one budget. `choices` are values of the user's own trainer;
+    one that is left out has its first value.
     """
 
     method: str
@@ -163,7 +151,6 @@ class Policy:
     max_rank: int | None = None
     learning_rate: float
     other_parts: tuple[Policy, ...] = ()
-    head_factor: float = 1.0
     choices: OptionPairs = ()
 
     @property
@@ -175,8 +162,7 @@ class Policy:
             shown = [(n, value) for n, value in part.options if n != "scale_rule" and value is not False]
             options = [name if value is True else str(value) for name, value in shown]
             families.append(f"{'+'.join([part.method, *options])}/{part.placement}")
-        methods = tuple(part.method for part in (self, *self.other_parts))
-        return Arm(kind="sampled", label=" & ".join(families), methods=methods)
+        return Arm(kind="sampled", label=" & ".join(families))
 
 
 def _folder() -> Path:
@@ -220,21 +206,16 @@ def load(name: str, *, known_methods: Mapping[str, Method], only: Sequence[str] 
     space = space.model_copy(update={"listed": {**default.listed, **space.listed}})
     space = _without_missing(space, known_methods)
     _check(space, known_methods, source=source)
-    methods_of = {arm: {method for method, _ in space.parts(arm)} for arm in space.arms}
-    for method in only:
-        if not any(known_methods[method].name in of_arm for of_arm in methods_of.values()):
-            held = ", ".join(sorted(set().union(*methods_of.values())))
-            raise SpecError(
-                f"The search space {name!r} has no method {method!r}; it holds {held}. "
-                "Choose from these, or another --space (`autopeft info spaces` lists them)."
-            )
-    kept = [arm for arm in space.arms if not only or methods_of[arm] <= set(only)]
-    if not kept:
+    if not only:
+        return space
+    kept = space.narrowed(lambda method, part: part if method in only else None)
+    held = {method for arm in kept.arms for method, _ in kept.parts(arm)}
+    if missing := [name for name in only if known_methods[name].name not in held]:
         raise SpecError(
-            f"The search space {name!r} has {', '.join(only)} only in a mix with other methods; name all "
-            "methods of the mix, or choose another --space."
+            f"The search space {name!r} has no {missing[0]} by itself; it has {', '.join(space.arms)}. "
+            "Choose from these, or another --space (`autopeft info spaces` lists them)."
         )
-    return space.only(kept)
+    return kept
 
 
 def _without_missing(space: Space, methods: Mapping[str, Method]) -> Space:
@@ -288,8 +269,7 @@ def _check(space: Space, methods: Mapping[str, Method], *, source: str) -> None:
 def servable(space: Space, servers: Sequence[str], methods: Mapping[str, Method]) -> Space:
     """Narrow a space to what each of some servers reads, by an exact export of the trained adapter.
 
-    A method loses the options that one of the servers does not read. A mix with such an option is dropped.
-    Raises SpecError if nothing is left.
+    A method loses the options that one of the servers does not read. Raises SpecError if nothing is left.
     """
 
     def narrow(name: str, part: MethodSpace) -> MethodSpace | None:
@@ -300,11 +280,8 @@ def servable(space: Space, servers: Sequence[str], methods: Mapping[str, Method]
             option: tuple(value for value in values if is_served({option: value}))
             for option, values in part.options.items()
         }
-        if not is_served({}) or not all(options.values()):
-            return None
-        if isinstance(part, MixPart) and options != part.options:
-            return None
-        return part.model_copy(update={"options": options})
+        is_left = is_served({}) and all(options.values())
+        return part.model_copy(update={"options": options}) if is_left else None
 
     narrowed = space.narrowed(narrow)
     if not narrowed.arms:

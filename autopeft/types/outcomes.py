@@ -21,12 +21,11 @@ class Arm:
     """Where a plan comes from. Arms with the same label are equal.
 
     `kind` is baseline (the default LoRA), head (no adapters), usual (another listed plan), sampled (by the
-    sampler) or given (by the user). `methods` has the methods of a mix of the space, in order.
+    sampler) or given (by the user).
     """
 
     kind: ArmKind = field(compare=False)
     label: str
-    methods: tuple[str, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
         """Return the text for tables and the study: `lora/all`, `baseline: LoRA on all linear layers`."""

@@ -56,9 +56,8 @@ class Target:
 
     `layer` is the depth from 0, or None outside the layers (a pooler). `kind` is one of linear, conv1d, norm,
     parameter. `copies` counts matrices of this shape, if the experts of a layer share one parameter. The
-    sizes of a `quantized` layer are those of its weights before quantization. `unfit_for` lists the types of
-    `peft` that do not work here, such as `OFT`. With `by_weight`, `peft` takes the name of the layer for that
-    of experts, so that a LoRA names its weight among the `target_parameters`.
+    sizes of a `quantized` layer are those of its weights before quantization. With `by_weight`, `peft` takes
+    the name of the layer for that of experts, so that a LoRA names its weight among the `target_parameters`.
     """
 
     name: str
@@ -70,7 +69,6 @@ class Target:
     has_bias: bool
     copies: int = 1
     quantized: bool = False
-    unfit_for: tuple[str, ...] = ()
     component: Component = "other"
     by_weight: bool = False
 

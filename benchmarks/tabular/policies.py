@@ -148,7 +148,7 @@ def within_tables(space_of_search: Space) -> Space:
         family: tuple(entry for entry in entries if entry.select != "best_modules")
         for family, entries in space_of_search.listed.items()
     }
-    return space_of_search.narrowed(narrow).model_copy(update={"head_factor": (1.0,), "listed": lists})
+    return space_of_search.narrowed(narrow).model_copy(update={"listed": lists})
 
 
 def _stand_in(surrogate: Surrogate, spec: RunSpec) -> Prepared:
