@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -33,8 +33,8 @@ from autopeft.setup.scoring import logged_scores
 from autopeft.setup.search_facts import environment, setting_of
 from autopeft.setup.search_problem import rate_ranges, score_names
 from autopeft.setup.workers import start_workers
-from autopeft.store import RunDir, claimed_folder
-from autopeft.store.state import logged_measurements, record, with_scores
+from autopeft.store import RunDir, claimed_folder, is_run
+from autopeft.store.state import logged_measurements, record, with_scores, write_state
 from autopeft.store.study_file import study_file
 from autopeft.train import watched
 from autopeft.types import (
@@ -95,10 +95,11 @@ def run_search(
         spec = opened.prepared.spec
         state = begin(run, opened.prepared, requested=opened.requested, user_plan=opened.user_plan)
         prepared = replace(opened.prepared, decisions=state.decisions)
-        run.write_spec(spec)
         load_seconds = clock()
         progress.phase("sensitivity", 0)
-        state = with_scores(run, state, lambda: logged_scores(prepared, score_names(spec), clock=clock))
+        state = with_scores(state, lambda: logged_scores(prepared, score_names(spec), clock=clock))
+        run.write_spec(spec)  # from here on the folder is a run, which can be resumed
+        write_state(run, state)
         problem = problem_of(opened, state.scores or ())
         so_far = SearchSoFar(
             spec=spec,
@@ -205,7 +206,7 @@ def _refitted(
 
 def _write(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
     """Write the answer: the finished adapter, plans, result and report."""
-    run.forget_under_way(m for m in result.measurements if m.status.is_of_machine)
+    run.forget_under_way()
     write_best(run, prepared, result)
     write_plans(run, prepared, result)
     run.save_result(result)
@@ -226,7 +227,6 @@ def _resume_command_on_signal(spec: RunSpec, out: Path) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        with suppress(AutopeftError):  # there is no run in the folder yet
-            if RunDir.open(out).is_begun:
-                log.warning("Stopped; continue with: %s", resume_command(spec, out))
+        if is_run(out):
+            log.warning("Stopped; continue with: %s", resume_command(spec, out))
         raise

@@ -34,7 +34,6 @@ from autopeft.store import (
     refuse_files,
     resolve_settings,
     whole_path,
-    without_empty_parents,
     write_plan,
     write_record,
     write_text,
@@ -289,23 +288,22 @@ def _kept(folder: Path, facts: Mapping[str, Any], *, resume: bool) -> Iterator[P
         RunDirError: The training to resume started with other `facts`, or the folder cannot be written.
     """
     start, state, remedy = folder / "start.json", folder / "state", f"remove {folder} and start again"
-    with without_empty_parents(folder):
-        if resume:
-            if differing := differences(read_record(start, dict[str, Any], remedy=remedy), facts):
-                raise RunDirError(f"{folder} cannot be resumed: {differing}; restore it, or {remedy}.")
-            log.info("The training continues after step %s.", f"{kept_step(state):,}")
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-            write_record(start, facts)
-        try:
-            yield state
-        except BaseException:
-            if (step := kept_step(state)) is None:
-                shutil.rmtree(folder, ignore_errors=True)
-            else:
-                log.warning("The state after step %s is kept; --resume continues it.", f"{step:,}")
-            raise
+    if resume:
+        if differing := differences(read_record(start, dict[str, Any], remedy=remedy), facts):
+            raise RunDirError(f"{folder} cannot be resumed: {differing}; restore it, or {remedy}.")
+        log.info("The training continues after step %s.", f"{kept_step(state):,}")
+    else:
         shutil.rmtree(folder, ignore_errors=True)
+        write_record(start, facts)
+    try:
+        yield state
+    except BaseException:
+        if (step := kept_step(state)) is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            log.warning("The state after step %s is kept; --resume continues it.", f"{step:,}")
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Steps:

@@ -90,7 +90,7 @@ def open_run(
             )
         except BaseException:
             if folder:
-                folder.discard()  # does nothing once the sensitivity is measured
+                folder.discard()  # unless the sensitivity is measured
             raise
 
 

@@ -16,7 +16,7 @@ from autopeft.plugins import is_own_metric
 from autopeft.setup.build import Prepared
 from autopeft.space import Space
 from autopeft.store import STATE, RunDir
-from autopeft.store.state import RunState, differences, read_state, write_state
+from autopeft.store.state import RunState, differences, read_state
 from autopeft.types import SETTINGS, VERSION, Arm, Plan, RunSpec, digest_of, to_json, with_setting
 
 _MEMORY = "execution.memory_bytes"
@@ -81,7 +81,7 @@ def resumed(requested: RunSpec, explicit: frozenset[str]) -> RunSpec:
 def begin(
     run: RunDir, prepared: Prepared, *, requested: Space, user_plan: tuple[Arm, Plan] | None
 ) -> RunState:
-    """Write what the measurements depend on to `state.json`, or compare it with what a resumed run wrote.
+    """Collect what the measurements depend on, or compare it with what a resumed run wrote.
 
     Raises RunDirError if something differs, or if there are measurements without a `state.json`.
     """
@@ -95,7 +95,7 @@ def begin(
         "file of --metric": _metric_digest(prepared.spec.task.metric),
     }
     state = read_state(run)
-    if state is None and run.is_begun:
+    if state is None and run.measurements.load():
         raise RunDirError(
             f"{run.state / STATE} is missing, so autopeft cannot check that data and model match the "
             "measurements; restore the file, or start again with another --out."
@@ -107,8 +107,6 @@ def begin(
     else:
         decisions = {each.setting: each for each in (*state.decisions, *prepared.decisions)}
         current = replace(state, decisions=tuple(decisions.values()))
-    if current != state:
-        write_state(run, current)
     for derived in current.decisions:
         log.info("%s", derived)
     return current

@@ -14,9 +14,9 @@ from autopeft.store.files import (
     read_object,
     read_record,
     refuse_files,
+    replaced_file,
     replaced_folder,
     sync_files,
-    without_empty_parents,
     write_record,
     write_text,
 )

@@ -19,30 +19,40 @@ from safetensors import SafetensorError
 from autopeft.errors import DISK_FULL, RunDirError
 from autopeft.types.text import Record, from_json, to_json
 
+_WRITE_ERRORS = (OSError, SafetensorError)  # either may mean a full disk
 _NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write a file in UTF-8 in one step: after a crash it holds the old content or the new, never half.
+    """Write a file in UTF-8 as `replaced_file` does."""
+    with replaced_file(Path(path)) as fresh:
+        fresh.write_bytes(text.encode())
+
+
+@contextlib.contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """Yield a new file that replaces `path` at the end: after a crash it has the old content or the new.
 
     Missing folders are created. Raises RunDirError if the file cannot be written.
     """
-    path = Path(path)
     # In the same folder, since a rename across file systems is a copy; not `tempfile`, whose files only
     # their owner can read.
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with fresh.open("xb") as stream:
-                stream.write(text.encode())
-                stream.flush()
-                os.fsync(stream.fileno())
+            yield fresh
+            _sync(fresh)
             os.replace(fresh, path)  # noqa: PTH105 - the call that makes the write atomic, by its own name
         finally:
             fresh.unlink(missing_ok=True)
-    except OSError as error:
+    except _WRITE_ERRORS as error:
         raise cannot_write(path, error) from error
+
+
+def _sync(path: Path) -> None:
+    with path.open("r+b") as stream:  # Windows only syncs files that are open to write
+        os.fsync(stream.fileno())
 
 
 @contextlib.contextmanager
@@ -60,7 +70,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
         if folder.exists():
             folder.rename(older)
         fresh.rename(folder)
-    except OSError as error:
+    except _WRITE_ERRORS as error:
         raise cannot_write(folder, error) from error
     finally:
         if older.exists() and not folder.exists():
@@ -69,16 +79,15 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def cannot_write(path: Path, error: OSError) -> RunDirError:
+def cannot_write(path: Path, error: Exception) -> RunDirError:
     """Return the error for a path that the system refuses to write."""
+    number, reason = getattr(error, "errno", None), getattr(error, "strerror", None) or error
     remedy = "Fix the cause"
-    if error.errno in DISK_FULL:
+    if number in DISK_FULL:
         remedy = "Free space there"
-    elif error.errno in _NO_PERMISSION:
+    elif number in _NO_PERMISSION:
         remedy = "Allow this user to write there, close programs that have it open"
-    return RunDirError(
-        f"{path} cannot be written: {error.strerror or error}. {remedy}, or pass another --out."
-    )
+    return RunDirError(f"{path} cannot be written: {reason}. {remedy}, or pass another --out.")
 
 
 def write_record(path: Path, record: Any) -> None:
@@ -120,16 +129,12 @@ def sync_files(folder: Path) -> None:
     _follow_umask(folder)
     for path in folder.rglob("*"):
         if path.is_file():
-            with path.open("r+b") as stream:  # Windows only syncs files that are open to write
-                os.fsync(stream.fileno())
+            _sync(path)
 
 
 def _follow_umask(folder: Path) -> None:
-    """Set tensor files to the mode of other new files: safetensors lets only this user read them."""
-    probe = folder / f".mode.{secrets.token_hex(4)}.tmp"
-    probe.touch()
-    mode = stat.S_IMODE(probe.stat().st_mode)
-    probe.unlink()
+    """Set the mode of tensor files by that of the new folder: safetensors lets only this user read them."""
+    mode = stat.S_IMODE(folder.stat().st_mode) & 0o666
     for path in folder.rglob("*.safetensors"):
         with contextlib.suppress(OSError):  # some file systems have no modes
             path.chmod(mode)
@@ -147,40 +152,14 @@ def refuse_files(out: Path) -> None:
 
 @contextlib.contextmanager
 def fresh_folder(out: Path) -> Iterator[Path]:
-    """Yield a new folder next to `out`; rename it to `out` at the end, or remove it if the context fails.
+    """Yield a new folder that becomes `out` at the end; it is removed if the context fails.
 
     Raises RunDirError if `out` holds files already, or cannot be written.
     """
     refuse_files(out)
-    out = out.absolute()
-    fresh = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(fresh, ignore_errors=True)  # of a process that was killed
-    with without_empty_parents(out):
-        try:
-            fresh.mkdir(parents=True)
-            yield fresh
-            _follow_umask(fresh)
-            if out.exists():
-                out.rmdir()
-            fresh.rename(out)
-        except (OSError, SafetensorError) as error:  # either may mean a full disk
-            reason = getattr(error, "strerror", None) or error
-            raise RunDirError(f"{out} cannot be written: {reason}; pass another --out.") from error
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def without_empty_parents(path: Path) -> Iterator[None]:
-    """Remove the empty folders above a path that were made in this context, if it fails."""
-    missing = [folder for folder in path.absolute().parents if not folder.exists()]
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):  # another program has put something there
-            for folder in missing:
-                folder.rmdir()
-        raise
+    with replaced_folder(out.absolute()) as fresh:
+        yield fresh
+        _follow_umask(fresh)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,6 @@ import filelock
 from autopeft.errors import RunDirError, SpecError
 from autopeft.store.files import (
     cannot_write,
-    read_object,
     read_record,
     refuse_files,
     write_record,
@@ -31,19 +29,15 @@ from autopeft.types import (
     PlanDocument,
     RunSpec,
     SearchResult,
-    digest_of,
     from_json,
     repeat_command,
     resume_command,
     to_json,
 )
 
-# In `state/`: what a run depends on (see `store.state`). It is written before run.yaml, which makes a folder
-# a run.
-STATE = "state.json"
+STATE = "state.json"  # in `state/`: what a run depends on, see `store.state`
 TRAINING = "training.json"  # next to trained weights: how they were trained, and on which base model
-_LOG = "measurements.jsonl"
-_EARLY_FILES = ("run.yaml", "state", ".lock")  # all that a run writes before the sensitivity is measured
+_LOCK = ".lock"
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +53,12 @@ class RunDir:
         measurements: The log of all finished measurements.
     """
 
-    def __init__(self, path: Path, *, lock: filelock.BaseFileLock | None = None, fresh: bool = False) -> None:
+    def __init__(self, path: Path, *, lock: filelock.BaseFileLock | None = None) -> None:
         """Use `create` or `open`."""
         self.path, self.best, self.state = path, path / "best", path / "state"
-        self.measurements = MeasurementLog(self.state / _LOG)
+        self.measurements = MeasurementLog(self.state / "measurements.jsonl")
         self._result_path = self.state / "search_result.json"
-        self._lock, self._fresh = lock, fresh
+        self._lock = lock
 
     @classmethod
     def create(cls, path: Path | str, *, resume: bool) -> RunDir:
@@ -75,29 +69,22 @@ class RunDir:
                 or cannot be written.
         """
         path = Path(path)
-        require = _require_run if resume else _refuse_used_folder
+        require = _require_run if resume else cls.check
+        require(path)
         try:
-            require(path)
             path.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(path / ".lock", timeout=0)
+            lock = filelock.FileLock(path / _LOCK, timeout=0)
             lock.acquire()
         except filelock.Timeout as error:
             raise RunDirError(f"{path} is in use by another process. Wait, or pass another --out.") from error
         except OSError as error:
             raise cannot_write(path, error) from error
-        run = cls(path, lock=lock, fresh=not resume)
-        try:
-            require(path)  # again, now that nobody else can write
-        except RunDirError:
-            run.close()
-            raise
-        leftovers = [*path.rglob(".*.tmp"), *([] if resume else [run.state])]
-        for leftover in leftovers:  # of a process that was killed
+        for leftover in list(path.rglob(".*.tmp")):  # of a process that was killed
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)
-        return run
+        return cls(path, lock=lock)
 
     @staticmethod
     def check(path: Path | str) -> None:
@@ -126,16 +113,12 @@ class RunDir:
             self._lock.release()
 
     def discard(self) -> None:
-        """Remove the files of a fresh run in which nothing is measured, and its folder if that is empty."""
-        if not self._fresh or self.is_begun:
-            return
-        with suppress(OSError):  # the caller handles the error that matters
-            for name in _EARLY_FILES:
-                target = self.path / name
-                shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+        """Release the lock, and remove the folder if it is not that of a run yet and holds nothing else."""
         self.close()
-        with suppress(OSError):  # the folder holds somebody else's file
-            self.path.rmdir()
+        if not is_run(self.path):
+            with suppress(OSError):  # the folder holds somebody else's file
+                (self.path / _LOCK).unlink(missing_ok=True)
+                self.path.rmdir()
 
     def weights(self, plan: Plan, seed: int) -> Path:
         """Return the folder for the trained weights of a plan and a seed."""
@@ -160,14 +143,9 @@ class RunDir:
         name = f"{plan.digest}-{fidelity.split}-{fidelity.seed}.jsonl"
         return self.path / "curves" / name
 
-    def forget_under_way(self, failed: Iterable[Measurement]) -> None:
-        """Remove the states of unfinished trainings, except those that failed, which `--resume` continues."""
-        kept = [self.under_way(measurement.plan, measurement.fidelity) for measurement in failed]
-        for folder in (self.state / "under_way").glob("*"):
-            if folder not in kept:
-                shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # the folder is missing, or keeps a state
-            (self.state / "under_way").rmdir()
+    def forget_under_way(self) -> None:
+        """Remove the states of unfinished trainings, which a finished search leaves of its short runs."""
+        shutil.rmtree(self.state / "under_way", ignore_errors=True)
 
     def write_spec(self, spec: RunSpec) -> None:
         """Write `run.yaml`: all resolved settings but `output.out`."""
@@ -190,12 +168,6 @@ class RunDir:
         """Write the result for `load_result`, without the measurements' scores of single examples."""
         small = tuple(replace(measurement, example_scores=()) for measurement in result.measurements)
         write_record(self._result_path, replace(result, measurements=small))
-
-    @property
-    def is_begun(self) -> bool:
-        """Whether the sensitivity or a plan is measured: from then on the settings must stay."""
-        has_scores = read_object(self.state / STATE).get("scores") is not None
-        return has_scores or bool(self.measurements.load())
 
     @property
     def is_finished(self) -> bool:
@@ -250,9 +222,8 @@ def _refuse_used_folder(path: Path) -> None:
 
 
 def _is_unused(path: Path) -> bool:
-    """Whether a folder is empty but for the files of a run that was killed before its run.yaml."""
-    names = {entry.name for entry in path.iterdir() if entry.suffix != ".tmp"}
-    return names <= {".lock", "state"} and not (path / "state" / _LOG).exists()
+    """Whether a folder is empty but for the lock and half-written files of a run that was killed."""
+    return all(entry.name == _LOCK or entry.suffix == ".tmp" for entry in path.iterdir())
 
 
 class MeasurementLog:
@@ -263,8 +234,7 @@ class MeasurementLog:
 
     def append(self, measurement: Measurement) -> None:
         """Add a measurement, on a line of its own; it is on the disk when this returns."""
-        content = {"measurement": to_json(measurement)}
-        line = json.dumps({"sha256": digest_of(content), **content}) + "\n"
+        line = json.dumps({"measurement": to_json(measurement)}) + "\n"
         try:
             self._path.parent.mkdir(exist_ok=True)
             with self._path.open("a+b") as stream:
@@ -276,29 +246,25 @@ class MeasurementLog:
         except OSError as error:
             raise cannot_write(self._path, error) from error
 
-    def load_repeated(self) -> tuple[Measurement, ...]:
-        """Load all measurements in order, also several of the same plan and fidelity."""
-        return tuple(self._entries())
-
     def load(self) -> tuple[Measurement, ...]:
         """Load the last measurement of each plan and fidelity."""
-        return tuple({(entry.plan, entry.fidelity): entry for entry in self._entries()}.values())
+        return tuple({(entry.plan, entry.fidelity): entry for entry in self.load_repeated()}.values())
 
-    def _entries(self) -> Iterator[Measurement]:
-        """Yield the measurement of each line; unfinished and damaged lines are skipped with a warning."""
+    def load_repeated(self) -> tuple[Measurement, ...]:
+        """Load all measurements in order, also several of the same plan and fidelity.
+
+        Unfinished and damaged lines are skipped with a warning.
+        """
         try:
             lines = self._path.read_bytes().splitlines()
         except FileNotFoundError:
-            return
+            return ()
         except OSError as error:
             raise RunDirError(f"{self._path} cannot be read: {error.strerror or error}.") from error
+        measurements = []
         for number, line in enumerate(lines, start=1):
             try:
-                content = json.loads(line)
-                if content.pop("sha256") != digest_of(content):
-                    raise ValueError("the checksum differs")
-                measurement = from_json(Measurement, content["measurement"])
-            except (ValueError, KeyError, TypeError, AttributeError):
+                measurements.append(from_json(Measurement, json.loads(line)["measurement"]))
+            except (ValueError, KeyError, TypeError):
                 log.warning("%s, line %d is damaged; it will be measured again.", self._path, number)
-            else:
-                yield measurement
+        return tuple(measurements)

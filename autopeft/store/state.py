@@ -23,8 +23,8 @@ class RunState:
     """The content of `state.json`.
 
     `start` is what the measurements depend on, by name: settings, data, weights, versions. `decisions` are
-    the settings that the run derived. `scores` is None before the sensitivity of the target modules is
-    measured.
+    the settings that the run derived. `scores` is the sensitivity of the target modules; None before it is
+    measured, and never in the file.
     """
 
     start: dict[str, Any]
@@ -53,15 +53,13 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return "; ".join([*parts, f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else parts)
 
 
-def with_scores(run: RunDir, state: RunState, score: Callable[[], tuple[TargetScores, ...]]) -> RunState:
-    """Measure and write the sensitivity of the targets, unless a resumed run has it, so that ranks stay."""
+def with_scores(state: RunState, score: Callable[[], tuple[TargetScores, ...]]) -> RunState:
+    """Measure the sensitivity of the targets, unless a resumed run has it, so that ranks stay."""
     if state.scores is not None:
         return state
     started = time.monotonic()
     scores = score()
-    state = replace(state, scores=scores, scoring_seconds=time.monotonic() - started)
-    write_state(run, state)
-    return state
+    return replace(state, scores=scores, scoring_seconds=time.monotonic() - started)
 
 
 def logged_measurements(run: RunDir) -> dict[tuple[Plan, Fidelity], Measurement]:

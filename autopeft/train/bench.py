@@ -40,7 +40,6 @@ from autopeft.train.compute import (
 from autopeft.train.dropout import quick_masks
 from autopeft.train.encoding import EncodedSplit, train_rows
 from autopeft.train.loop import TrainingCost, TrainingRun, train
-from autopeft.train.pausing import UnderWay
 from autopeft.train.rates import (
     HeadRates,
     RateSchedule,
@@ -209,7 +208,7 @@ class Bench:
             scales_gradients=self.base.precision.dtype == "float16",
             interrupt=self.interrupt,
             curve=None if self.curve is None else self.curve(plan, fidelity),
-            under_way=None if self.under_way is None else UnderWay(folder=self.under_way(plan, state_owner)),
+            under_way=None if self.under_way is None else self.under_way(plan, state_owner),
         )
 
     def saved_bytes(self, plan: Plan, rows: Sequence[int]) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from autopeft.model.devices import SavedBytes, devices_of, forked_rng
 from autopeft.plugins import Batch
 from autopeft.train.compute import padded_tokens
 from autopeft.train.curve import CURVE_STEPS, Curve, DivergedError
-from autopeft.train.pausing import Position, UnderWay, pause, resume
+from autopeft.train.pausing import Position, UnderWay
 from autopeft.train.rates import RateSchedule
 from autopeft.train.rows import Counts
 
@@ -55,7 +56,7 @@ class TrainingRun:
     seed: int
     scales_gradients: bool = False  # for float16: a step whose gradients leave its range is skipped
     curve: Path | None = None  # the file of its points
-    under_way: UnderWay | None = None  # keeps states now and then, and at the branch of a short run
+    under_way: Path | None = None  # the folder of states, kept now and then and at the branch of a short run
     interrupt: Callable[[], None] = lambda: None  # called before each step; its exceptions stop the run
 
 
@@ -81,19 +82,14 @@ def train(
     Raises DivergedError if a loss is not finite or long far above the first ones, or if float16 leaves no
     finite gradients.
     """
-    started, schedule, under_way = time.perf_counter(), run.schedule, run.under_way
-    n_steps = schedule.n_steps
+    started, schedule, under_way = time.perf_counter(), run.schedule, UnderWay(run.under_way)
+    n_steps, branch = schedule.n_steps, schedule.branch
     peak_rates = [float(group["lr"]) for group in groups]
     optimizer = AdamW(groups, weight_decay=0.0, fused=device.type in _FUSED_ON)
     scaler = GradScaler(device.type, enabled=run.scales_gradients)
     with forked_rng(device):
         torch.manual_seed(run.seed)  # dropout
-        state = None if under_way is None else under_way.load()
-        if state is not None and state.position.step > (schedule.branch or n_steps):
-            state = None  # the full run is beyond the branch of this short run
-        start = resume(state, model, optimizer, scaler, n_full=schedule.n_full)
-        if schedule.branch is not None:  # a short run that was stopped after its branch counts whole
-            start = replace(start, began=0, seconds=start.seconds + start.short_seconds)
+        start = under_way.resume(model, optimizer, scaler, last_step=n_steps if branch is None else branch)
         peak = _PeakBytes(run, start, model)
         curve = Curve(run.curve, start=start, n_steps=n_steps)
 
@@ -101,34 +97,31 @@ def train(
             return replace(
                 start,
                 step=n_done,
-                widest_tokens=peak.widest_tokens,
+                seconds=start.seconds + time.perf_counter() - started,
                 saved_bytes=peak.saved_bytes,
                 first_loss=curve.first_loss,
                 n_high=curve.n_high,
-                seconds=start.seconds + time.perf_counter() - started,
             )
 
         for step in range(start.step, n_steps):
             run.interrupt()
-            if step == schedule.branch and under_way is not None:
-                curve.look(learning_rate=optimizer.param_groups[0]["lr"])
-                position = position_after(step)
-                branch = replace(position, began=step, seconds=0.0, short_seconds=position.seconds)
-                under_way.keep(pause(branch, model, optimizer, scaler))
             for group, peak_rate in zip(optimizer.param_groups, peak_rates, strict=True):
                 group["lr"] = peak_rate * schedule.share(step)
             losses, norm = _optimizer_step(model, optimizer, scaler, run=run, step=step, peak=peak)
             n_tokens = sum(padded_tokens(rows, run.sizes) for rows in run.steps[step])
             curve.add(step, losses, gradient_norm=norm, n_tokens=n_tokens)
+            n_done = step + 1
             if (watcher := _watcher.get()) is not None:
-                watcher(step + 1, n_steps, partial(_mean, losses))
-            is_last = step + 1 == n_steps
-            in_full_run = schedule.branch is None or step + 1 < schedule.branch  # not in a decay
-            is_kept = under_way is not None and in_full_run and under_way.is_due(is_last=is_last)
-            if (step + 1) % CURVE_STEPS == 0 or is_last or is_kept:
+                watcher(n_done, n_steps, partial(_mean, losses))
+            is_in_full_run = branch is None or n_done < branch  # not in a decay
+            is_kept = n_done == branch or (is_in_full_run and under_way.is_due())
+            if n_done % CURVE_STEPS == 0 or n_done == n_steps or is_kept:
                 curve.look(learning_rate=optimizer.param_groups[0]["lr"])
-            if is_kept and under_way is not None:
-                under_way.keep(pause(position_after(step + 1), model, optimizer, scaler))
+            if is_kept:
+                position = position_after(n_done)
+                if n_done == branch:
+                    position = replace(position, began=branch, seconds=0.0)
+                under_way.keep(position, model, optimizer, scaler)
         seconds = position_after(n_steps).seconds
         if scaler.is_enabled() and scaler.get_scale() < 1:
             raise DivergedError("diverged: the gradients are not finite in float16; try --dtype float32")
@@ -175,24 +168,19 @@ def _mean(losses: Sequence[torch.Tensor]) -> float:
 
 
 class _PeakBytes:
-    """Measures the memory of a run as `TrainingCost` describes it.
-
-    On a CPU a resumed run counts again only if a wider micro-batch is still to come.
-    """
+    """Measures the memory of a run as `TrainingCost` describes it."""
 
     def __init__(self, run: TrainingRun, start: Position, model: nn.Module) -> None:
         self._sizes = run.sizes
-        self.widest_tokens, self._counted_bytes = start.widest_tokens, start.saved_bytes
+        self._counted_bytes = start.saved_bytes
         trained_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
         self._state_bytes = 3 * trained_bytes  # gradients, and AdamW's two moments
         self._gpus = [device for device in devices_of(model) if device.type == "cuda"]
         self._bytes_before = sum(map(torch.cuda.memory_allocated, self._gpus))
         for gpu in self._gpus:
             torch.cuda.reset_peak_memory_stats(gpu)
-        batches = [rows for step in run.steps[start.step :] for rows in step]
-        # The first of equally wide micro-batches, as in a run that was not stopped.
-        widest = max(batches, key=self._n_tokens, default=())
-        self._widest = widest if self._n_tokens(widest) > start.widest_tokens else ()
+        # Of equally wide micro-batches the first; a resumed run that is beyond it has its bytes.
+        self._widest = max(chain.from_iterable(run.steps), key=self._n_tokens, default=())
 
     @property
     def n_bytes(self) -> int:
@@ -216,7 +204,7 @@ class _PeakBytes:
         counter = SavedBytes()
         with counter.counting():
             yield
-        self.widest_tokens, self._counted_bytes = self._n_tokens(rows), counter.total
+        self._counted_bytes = counter.total
 
     def _n_tokens(self, rows: Sequence[int]) -> int:
         return padded_tokens(rows, self._sizes)

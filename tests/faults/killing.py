@@ -124,8 +124,8 @@ def one_end(
         ended.append(code)
         if code not in (0, CODES[name]) or "Traceback" in errors:
             return [f"ended with {code}: {errors[-500:]}"]
-        measured = (out / "state/measurements.jsonl").exists()
-        if name != "SIGKILL" and code and (f"--resume --out {out}" in errors) != measured:
+        is_run = (out / "run.yaml").exists()
+        if name != "SIGKILL" and code and (f"--resume --out {out}" in errors) != is_run:
             return [f"the folder is named wrongly: {errors[-500:]}"]
     code, _, errors = search(begun_or_resumed(words, out))
     return [f"resumed with {code}: {errors[-500:]}"] if code else faults_of(out, expected)

@@ -10,7 +10,7 @@ import torch
 from torch.amp import GradScaler
 
 from autopeft.train import kept_step, loop, pausing, watched
-from autopeft.train.pausing import Position, State, UnderWay, read
+from autopeft.train.pausing import Position, UnderWay
 from autopeft.types import Status
 
 N_STEPS = 20
@@ -98,7 +98,7 @@ def require_same_bits(bench, unbroken_bench, plan, fidelity, *, before):
     assert not plan.adapters or (folder / "adapter_model.safetensors").read_bytes() == weights
 
 
-@pytest.mark.parametrize(("before", "kept"), [(3, 2), (8, 7), (9, 7), (10, 8)])
+@pytest.mark.parametrize(("before", "kept"), [(3, 2), (8, 7), (9, 8), (10, 8)])
 def test_short_run_that_was_stopped_goes_on_too(before, kept, make_stopped, make_bench, make_plan, fidelity):
     """Its full run goes on from step 8. States are kept up to it, and none of the two steps after it."""
     bench, plain = make_stopped(before, full_steps=25), make_bench(full_steps=25)
@@ -134,19 +134,8 @@ def test_seconds_of_both_lives_count(make_stopped, make_plan, fidelity):
     plan, full = make_plan(bench.base, "lora"), fidelity(split="confirm", train_steps=N_STEPS)
     with pytest.raises(KeyboardInterrupt):
         bench.measure(plan, full)
-    first_life = read(bench.under_way(plan, full)).position.seconds
+    first_life = pausing._read(bench.under_way(plan, full)).position.seconds
     assert 0 < first_life < bench.measure(plan, full).train_seconds < 2 * first_life
-
-
-def test_state_of_another_run_is_passed_over(make_stopped, make_bench, make_plan, fidelity):
-    bench = make_stopped(12)
-    plan, full = make_plan(bench.base, "lora"), fidelity(split="confirm", train_steps=N_STEPS)
-    with pytest.raises(KeyboardInterrupt):
-        bench.measure(plan, full)
-    longer = fidelity(split="confirm", train_steps=N_STEPS + 2)
-    folder = bench.under_way(plan, full)
-    bench = replace(bench, under_way=lambda *_: folder)
-    assert timeless(bench.measure(plan, longer)) == timeless(make_bench().measure(plan, longer))
 
 
 def test_state_that_cannot_be_written_costs_the_run_nothing(
@@ -174,20 +163,21 @@ class Clock:
 def test_states_are_a_minute_apart_or_take_a_hundredth_of_the_time(
     write_seconds, apart, tmp_path, monkeypatch
 ):
-    clock = Clock()
+    clock, module = Clock(), torch.nn.Linear(1, 1)
 
-    def write(state, folder):
+    def save_file(tensors, path, **_):
         clock.now += write_seconds
+        path.touch()
 
-    monkeypatch.setattr(pausing, "write", write)
-    run = UnderWay(folder=tmp_path, clock=clock)
+    monkeypatch.setattr(pausing, "save_file", save_file)
+    run = UnderWay(tmp_path, clock=clock)
     clock.now = 59.0
-    assert not run.is_due(is_last=False) and not run.is_due(is_last=True)  # a short run keeps nothing
+    assert not run.is_due()  # a short run keeps nothing
     clock.now = 60.0
-    assert run.is_due(is_last=False)
-    run.keep(State(position=Position(), tensors={"rng": torch.zeros(1)}))
+    assert run.is_due()
+    run.keep(Position(), module, torch.optim.AdamW(module.parameters()), GradScaler(enabled=False))
     written = clock.now
     clock.now = written + apart - 1
-    assert not run.is_due(is_last=False) and run.is_due(is_last=True)  # evaluation may take long
+    assert not run.is_due()
     clock.now = written + apart + 0.01
-    assert run.is_due(is_last=False)
+    assert run.is_due()
