@@ -1,4 +1,4 @@
-"""Serial: one measurement after the other in this process; errors keep their traceback."""
+"""Serial: one measurement after the other in this process."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from autopeft.executors.worker import Executor, Function, Result, require_gpu_after
+from autopeft.executors.worker import Executor, Function, Result
 
 
 class Serial(Executor):
-    """Runs a function when it is submitted; debuggers can step into it."""
+    """Runs a function when it is submitted; debuggers can step into it, and errors keep their traceback."""
 
     name = "serial"
     max_workers = 1
@@ -23,11 +23,7 @@ class Serial(Executor):
         return local
 
     def submit(self, fn: Callable[..., Result], /, *args: Any) -> Future[Result]:
-        """Return a finished future of `fn(*args)`; Ctrl-C and the loss of the GPU are raised at once."""
+        """Return a finished future of `fn(*args)`; its exception is raised here."""
         future: Future[Result] = Future()
-        try:
-            future.set_result(fn(*args))
-        except Exception as error:
-            require_gpu_after(error)
-            future.set_exception(error)
+        future.set_result(fn(*args))
         return future

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing import parent_process
 from typing import Any, TypeVar
 
-from autopeft.errors import AutopeftError, TrainingError, WorkerLostError, first_line_of
+from autopeft.errors import AutopeftError, TrainingError, WorkerLostError
 
 Result = TypeVar("Result")
 Function = Callable[..., Any]
@@ -86,19 +85,6 @@ def call_resident(*args: Any) -> Any:
         return _resident(*args)
     except AutopeftError as error:
         raise TrainingError(str(error)) from None
-    except RuntimeError as error:
-        require_gpu_after(error)
-        raise
-
-
-def require_gpu_after(error: BaseException) -> None:
-    """Raise TrainingError if an error, such as a failed assertion in a kernel, broke the GPU."""
-    torch = sys.modules.get("torch")  # not loaded: the error is not torch's
-    is_of_gpu = torch is not None and isinstance(error, torch.AcceleratorError)
-    if is_of_gpu and "out of memory" not in str(error).lower():
-        raise TrainingError(
-            f"A run broke the GPU for this process ({first_line_of(error)}); continue with --resume."
-        ) from error
 
 
 def worker_lost(reason: object) -> WorkerLostError:

@@ -9,6 +9,7 @@ from pathlib import Path
 from autopeft import train
 from autopeft.adapters import compile_plan
 from autopeft.exports import write_adapter, write_loading_files
+from autopeft.finished.refit import REFIT
 from autopeft.finished.training_notes import base_facts, plan_document, training_json
 from autopeft.plugins import Checkpoint, ExportSource
 from autopeft.report.write_card import hub_base, write_card
@@ -56,7 +57,7 @@ def _fill(fresh: Path, run: RunDir, prepared: Prepared, result: SearchResult) ->
         texts.rename(fresh / train.WRITTEN_TEXTS)
     _complete(judged, prepared, replace(result, refit=None), full_run)
     if result.refit is not None:
-        names = shutil.ignore_patterns(train.WRITTEN_TEXTS)
+        names = shutil.ignore_patterns(train.WRITTEN_TEXTS, REFIT)
         shutil.copytree(run.refit(result.best, seed), fresh / "weights", ignore=names)
         _complete(fresh / "weights", prepared, result, result.refit.measurement)
 

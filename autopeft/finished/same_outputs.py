@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from autopeft import adapters, exports, model
 from autopeft.adapters import ConfigFile
 from autopeft.errors import SpecError
 from autopeft.finished.loading import apply
-from autopeft.finished.training_notes import finished_seed, finished_weights, require_same_base
+from autopeft.finished.training_notes import finished_weights, require_same_base
 from autopeft.model import BaseModel
 from autopeft.model.checks import example_features
 from autopeft.plugins import discover
@@ -45,27 +46,22 @@ class Outputs:
         return self.largest_difference is not None and self.largest_difference <= self.tolerance
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reference:
-    """A finished plan and its weights; `facts` records on which base model these were trained."""
+class Reference(NamedTuple):
+    """A finished plan, and the folder of its weights."""
 
     document: PlanDocument
     weights: Path
-    facts: Path
 
 
 def find_reference(path: Path, run: Path | None) -> Reference | None:
     """Find the finished plan of `run`, which `train` may have written; else of the run with `path` in it."""
     folder = run or next((parent for parent in path.absolute().parents if is_run(parent)), path)
     if is_run(folder):
-        opened = RunDir.open(folder)
-        document, facts = read_plan(opened.path), finished_weights(opened)
-        is_refit = opened.has_refit and path.name != "judged"
-        original = (opened.refit if is_refit else opened.weights)(document.plan, finished_seed(opened))
-        weights = original if original.is_dir() else facts  # best/weights is a copy of it
-        return Reference(document=document, weights=weights, facts=facts)
+        weights = finished_weights(RunDir.open(folder))
+        judged = weights.with_name("judged")
+        return Reference(read_plan(folder), judged if path.name == judged.name else weights)
     if (folder / "plan.yaml").is_file():
-        return Reference(document=read_plan(folder), weights=folder, facts=folder)
+        return Reference(read_plan(folder), folder)
     if run is not None:
         raise SpecError(f"{run} is not a run, nor a folder that `train` wrote; pass one of them with --run.")
     return None
@@ -86,11 +82,11 @@ def compare_outputs(
     named = {} if model_id is None else {"id": model_id, "revision": None}
     spec = document.model.model_copy(update=named)
     auto_class = discover("autopeft.tasks")[document.task.name].auto_class
-    id2label = read_object(reference.facts / "config.json").get("id2label") or {}
+    id2label = read_object(reference.weights / "config.json").get("id2label") or {}
     labels = tuple(str(id2label[key]) for key in sorted(id2label, key=int))
     with memory_needed("computing the outputs of a model in float32", FREE_MEMORY):
         base = model.load(spec, auto_class=auto_class, label_names=labels)
-        require_same_base(reference.facts, base.module)
+        require_same_base(reference.weights, base.module)
         features = [example_features(base, auto_class, text) for text in TEXTS]
         expected = _logits(apply(document.plan, base.module, weights=reference.weights), features)
         del base

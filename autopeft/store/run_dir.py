@@ -128,11 +128,6 @@ class RunDir:
         """Return the folder for the weights of a plan that was trained on all rows."""
         return self.state / "weights" / f"{plan.digest}-{seed}-all-rows"
 
-    @property
-    def has_refit(self) -> bool:
-        """Whether `best/weights` was trained on all rows; `best/judged` is the judged adapter then."""
-        return (self.best / "judged").is_dir()
-
     def under_way(self, plan: Plan, fidelity: Fidelity) -> Path:
         """Return the folder for the state of an unfinished training, which a resumed run continues."""
         name = f"{plan.digest}-{fidelity.split}-{fidelity.train_steps}-{fidelity.seed}"

@@ -47,7 +47,6 @@ from autopeft.train.rates import (
     head_rates,
     input_rms,
     parameter_groups,
-    short_schedule,
     short_steps,
 )
 from autopeft.types import Fidelity, Measurement, Plan, Status
@@ -86,7 +85,7 @@ class Bench:
         """Train a plan and evaluate it on the fidelity's split; for the test split load its kept weights.
 
         If memory runs out in training, the run starts again in less memory. A failure is returned as a
-        measurement. Raises TrainingError if the base model changed, since later runs would be wrong.
+        measurement. Raises TrainingError if a run changed the base model or broke the GPU for later ones.
         """
         started, watch = time.perf_counter(), self.base.watch
         compute = self.compute.of(plan)
@@ -192,23 +191,22 @@ class Bench:
         return rates if self.head_learning_rate is None else rates.at(self.head_learning_rate)
 
     def _training_run(self, plan: Plan, fidelity: Fidelity, compute: Compute) -> TrainingRun:
-        n_steps = fidelity.train_steps
-        # A short run keeps its state in the folder of its full run, which continues from it.
-        schedule, state_owner = RateSchedule(n_steps=n_steps, n_full=n_steps), fidelity
+        n_steps = n_full = fidelity.train_steps
         if fidelity.split == "search" and self.full_steps is not None:
-            schedule = short_schedule(n_steps, n_full=self.full_steps)
-            state_owner = replace(fidelity, split="confirm", train_steps=self.full_steps)
+            n_full = self.full_steps
+        # A short run keeps its state in the folder of its full run, which continues from it.
+        in_full = replace(fidelity, split="confirm", train_steps=n_full)
         return TrainingRun(
             steps=self._steps(fidelity, compute),
             sizes=self.splits["train"].sizes,
             batch=partial(self.batches.get, "train"),
             loss=self._loss,
-            schedule=schedule,
+            schedule=RateSchedule(n_steps=n_steps, n_full=n_full),
             seed=fidelity.seed,
             scales_gradients=self.base.precision.dtype == "float16",
             interrupt=self.interrupt,
             curve=None if self.curve is None else self.curve(plan, fidelity),
-            under_way=None if self.under_way is None else self.under_way(plan, state_owner),
+            under_way=None if self.under_way is None else self.under_way(plan, in_full),
         )
 
     def saved_bytes(self, plan: Plan, rows: Sequence[int]) -> int:

@@ -55,13 +55,10 @@ def choose_compute(
     """Choose micro-batches and checkpointing unless they are set; return the reasons too.
 
     The longest row is run forward through LoRA at all linear layers, to count what it keeps for backward.
-    Memory is reserved for `trained_params`, the most that a plan trains.
+    Memory is reserved for `trained_params`, the most that a plan trains. Where both are set, as in a resumed
+    run, nothing depends on the memory that is free now.
     """
     requested, tokens = execution.checkpointing, execution.micro_batch_tokens
-    if tokens is not None and requested == "off":
-        return _compute(execution, tokens), ()
-    if tokens is not None and requested == "on":
-        return _compute(execution, tokens, _longest_row(bench, requested, available=0)), ()
     free = min(free_bytes(device, limit_bytes=execution.memory_bytes) for device in bench.base.devices)
     reserved, split = _reserved(bench, trained_params), bench.splits["train"]
     available = max(0, int(_KEPT_SHARE * ((1 - _OTHER_SHARE) * free - reserved)))
@@ -86,7 +83,13 @@ def choose_compute(
     if requested == "auto":
         value = "on" if row.is_checkpointed else "off"
         decisions.append(Decision(setting="execution.checkpointing", value=value, rule=facts))
-    return _compute(execution, tokens, row), tuple(decisions)
+    compute = Compute(
+        micro_batch_tokens=tokens,
+        checkpointing=row.is_checkpointed,
+        plain_tokens=max(1, tokens * row.kept // max(1, row.plain)),
+        memory_bytes=execution.memory_bytes,
+    )
+    return compute, tuple(decisions)
 
 
 def memory_advice(*, checkpointing: str, is_quantized: bool) -> str:
@@ -107,19 +110,6 @@ def check_limit(bench: Bench, execution: ExecutionSpec, *, trained_params: int =
             f"--memory is {_size(limit_bytes)}, and model and libraries take {_size(taken)} before any "
             f"training; pass {_size(taken + needed)} at least, or take a smaller model."
         )
-
-
-def _compute(execution: ExecutionSpec, tokens: int, row: _Row | None = None) -> Compute:
-    """Combine micro-batches of `tokens` with checkpointing, if needed or asked for.
-
-    Nothing depends on the memory that is free now, so that a resumed run cuts its batches as before.
-    """
-    return Compute(
-        micro_batch_tokens=tokens,
-        checkpointing=row is not None and (row.is_checkpointed or execution.checkpointing == "on"),
-        plain_tokens=None if row is None else max(1, tokens * row.kept // max(1, row.plain)),
-        memory_bytes=execution.memory_bytes,
-    )
 
 
 def _reserved(bench: Bench, trained_params: int) -> int:

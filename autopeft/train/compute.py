@@ -6,7 +6,9 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from autopeft.errors import first_line_of, reason_of
+import torch
+
+from autopeft.errors import TrainingError, first_line_of, reason_of
 from autopeft.model import is_out_of_memory
 from autopeft.train.curve import DivergedError
 from autopeft.train.rows import Counts
@@ -134,7 +136,10 @@ class Recovery:
 
 
 def failure_of(error: Exception, *, is_quantized: bool) -> tuple[Status, str]:
-    """Return the status of a run that an error ended, and the reason."""
+    """Return the status of a run that an error ended, and the reason.
+
+    Raises TrainingError if the error, such as a failed assertion in a kernel, broke the GPU.
+    """
     if isinstance(error, DivergedError):
         return Status.DIVERGED, first_line_of(error)
     if isinstance(error, NothingToCutError):
@@ -143,4 +148,8 @@ def failure_of(error: Exception, *, is_quantized: bool) -> tuple[Status, str]:
     if is_out_of_memory(error):
         remedy = "lower --micro-batch-tokens, --max-length or --batch-size"
         return Status.OUT_OF_MEMORY, f"out of memory: {remedy}"
+    if isinstance(error, torch.AcceleratorError):
+        raise TrainingError(
+            f"A run broke the GPU for this process ({first_line_of(error)}); continue with --resume."
+        ) from error
     return Status.FAIL, f"{type(error).__name__}: {first_line_of(error)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 from collections.abc import Iterator, Sequence, Sized
@@ -55,21 +54,19 @@ class EncodedSplit:
     @cached_property
     def sizes(self) -> Counts:
         """Tokens that an example adds to a batch: its own, or its labels if more."""
-        return (
-            self.lazy.sizes
-            if self.lazy
-            else np.array([*map(size_of, self.examples, self.labels)], dtype=np.int64)
-        )
+        if self.lazy:
+            return self.lazy.sizes
+        return np.array([*map(size_of, self.examples, self.labels)], dtype=np.int64)
 
-    @cached_property
+    @property
     def typical(self) -> NDArray[np.int64]:
         """Rows that represent the mean length: all rows, or a random sample of a large split."""
-        return np.arange(len(self.examples)) if self.lazy is None else self.lazy.typical
+        return self.lazy.typical if self.lazy else np.arange(len(self.examples))
 
-    @cached_property
+    @property
     def known(self) -> NDArray[np.int64]:
         """Rows that represent the longest: all, or a sample and the longest texts."""
-        return self.typical if self.lazy is None else self.lazy.known
+        return self.lazy.known if self.lazy else self.typical
 
     @cached_property
     def longest(self) -> int:
@@ -190,10 +187,9 @@ def _limits(base: BaseModel) -> list[tuple[int, str]]:
 
 
 def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
-    """Raise ModelError if the loss of the longest and shortest example cannot be computed.
+    """Raise ModelError if the loss of the longest and shortest example cannot be computed in train mode.
 
-    Both eval and train mode are tried: Reformer pads to a length that it can split in eval mode only. Raises
-    OverflowInFloat16Error if the model computes in float16 and the loss is not finite.
+    Raises OverflowInFloat16Error if the model computes in float16 and the loss is not finite.
     """
     lengths = split.lengths[split.known]
     rows = sorted({int(split.known[lengths.argmax()]), int(split.known[lengths.argmin()])})
@@ -201,10 +197,9 @@ def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
         [split.examples[row] for row in rows], [split.labels[row] for row in rows], base.pad_token_id
     )
     try:
-        for mode in (contextlib.nullcontext(), base.in_train_mode()):
-            with mode, torch.no_grad(), base.autocast():
-                placed = {name: tensor.to(base.device) for name, tensor in batch.items()}
-                loss = float(task.loss(base.module, placed))  # waits for the GPU, which raises only then
+        with base.in_train_mode(), torch.no_grad(), base.autocast():
+            placed = {name: tensor.to(base.device) for name, tensor in batch.items()}
+            loss = float(task.loss(base.module, placed))  # waits for the GPU, which raises only then
     except PASS_ERRORS as error:
         if is_out_of_memory(error):
             raise

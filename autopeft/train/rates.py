@@ -66,21 +66,27 @@ def rate_share(step: int, n_steps: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class RateSchedule:
-    """Shares of the peak rate in a full run, or in a short one that branches off it.
+    """Shares of the peak rate in a full run, or in a shorter one that branches off it.
 
-    A short run has the steps of a full run up to the step `branch`, from which a full run can continue to the
-    same bits, and then decays to 0.
+    A short run has the steps of a full run up to its branch, from which a full run can continue to the same
+    bits, and then decays to 0. Plans rank far better after a decay than at a constant rate or in the middle
+    of a long decay (research/2026-11-25-short-run-decay.md).
     """
 
     n_steps: int
     n_full: int
-    branch: int | None = None
+
+    @property
+    def branch(self) -> int | None:
+        """The step at which a short run begins to decay; None in a full run."""
+        return branch_step(self.n_steps) if self.n_steps < self.n_full else None
 
     def share(self, step: int) -> float:
         """Return the share of the peak learning rate at a step, in (0, 1]."""
-        if self.branch is None or step < self.branch:
+        branch = self.branch
+        if branch is None or step < branch:
             return rate_share(step, self.n_full)
-        return rate_share(self.branch, self.n_full) * (self.n_steps - step) / (self.n_steps - self.branch)
+        return rate_share(branch, self.n_full) * (self.n_steps - step) / (self.n_steps - branch)
 
 
 def short_steps(n_full: int) -> int:
@@ -92,16 +98,6 @@ def short_steps(n_full: int) -> int:
 def branch_step(n_steps: int) -> int:
     """Return the step at which a short run begins to decay and its full run continues."""
     return min(n_steps - 1, round(_BEFORE_DECAY * n_steps))
-
-
-def short_schedule(n_steps: int, *, n_full: int) -> RateSchedule:
-    """Return the schedule of a short run: the start of the full run and a decay.
-
-    Plans rank far better after a decay than at a constant rate or in the middle of a long decay
-    (research/2026-11-25-short-run-decay.md).
-    """
-    assert n_steps <= n_full, f"a short run of {n_steps} steps, a full one of {n_full}"
-    return RateSchedule(n_steps=n_steps, n_full=n_full, branch=branch_step(n_steps))
 
 
 def full_run_steps(*, n_train: int, batch_size: int, epochs: float | None, max_steps: int | None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,7 +17,8 @@ from toys.bases import state_of
 from autopeft.adapters import compile_plan
 from autopeft.errors import TrainingError
 from autopeft.train import full_run_steps
-from autopeft.train.rates import RateSchedule, parameter_groups, short_schedule
+from autopeft.train.compute import failure_of
+from autopeft.train.rates import RateSchedule, parameter_groups
 from autopeft.types import Status
 
 
@@ -103,9 +105,9 @@ def test_learning_rate_warms_up_over_6_percent_and_falls_in_a_line():
     assert rates[5:] == pytest.approx([(100 - step) / 95 for step in range(5, 100)])
 
 
-@pytest.mark.parametrize(("n_short", "n_full", "branch"), [(75, 300, 60), (10, 25, 8), (1, 2, 0), (1, 1, 0)])
+@pytest.mark.parametrize(("n_short", "n_full", "branch"), [(75, 300, 60), (10, 25, 8), (1, 2, 0)])
 def test_short_run_begins_like_its_full_run_and_decays_in_a_line_from_the_branch(n_short, n_full, branch):
-    short, full = short_schedule(n_short, n_full=n_full), RateSchedule(n_steps=n_full, n_full=n_full)
+    short, full = (RateSchedule(n_steps=n, n_full=n_full) for n in (n_short, n_full))
     assert short.branch == branch
     shares = [short.share(step) for step in range(n_short)]
     assert shares[:branch] == [full.share(step) for step in range(branch)]
@@ -157,6 +159,15 @@ def test_error_of_a_run_is_a_failed_measurement(task, plan, make_bench, fidelity
     assert (seen.status, seen.metric) == (Status.FAIL, None)
     assert "The disk is full." in seen.error
     assert (bench.base.sha256(), state_of(bench.base.module)) == (digest, before)
+
+
+@pytest.mark.parametrize(
+    ("text", "status"), [("device-side assert", None), ("out of memory", Status.OUT_OF_MEMORY)]
+)
+def test_a_broken_gpu_ends_the_search_and_one_without_memory_only_the_run(text, status):
+    error = torch.AcceleratorError(f"CUDA error: {text}\nmore")
+    with nullcontext() if status else pytest.raises(TrainingError, match="--resume"):
+        assert failure_of(error, is_quantized=False)[0] is status
 
 
 def test_interrupt_is_no_failed_trial_and_leaves_the_base_model_clean(task, plan, make_bench, fidelity):
