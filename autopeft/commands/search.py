@@ -206,7 +206,7 @@ def _refitted(
 
 def _write(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
     """Write the answer: the finished adapter, plans, result and report."""
-    run.forget_under_way()
+    run.forget_under_way(m for m in result.measurements if m.status.is_of_machine)
     write_best(run, prepared, result)
     write_plans(run, prepared, result)
     run.save_result(result)

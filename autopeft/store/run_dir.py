@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -138,9 +139,15 @@ class RunDir:
         name = f"{plan.digest}-{fidelity.split}-{fidelity.seed}.jsonl"
         return self.path / "curves" / name
 
-    def forget_under_way(self) -> None:
-        """Remove the states of unfinished trainings, which a finished search leaves of its short runs."""
-        shutil.rmtree(self.state / "under_way", ignore_errors=True)
+    def forget_under_way(self, failed: Iterable[Measurement]) -> None:
+        """Remove the states of unfinished trainings, except those that failed, which `--resume` continues."""
+        kept = [self.under_way(measurement.plan, measurement.fidelity) for measurement in failed]
+        folder = self.state / "under_way"
+        for state in folder.glob("*"):
+            if state not in kept:
+                shutil.rmtree(state, ignore_errors=True)
+        with suppress(OSError):  # the folder is missing, or keeps a state
+            folder.rmdir()
 
     def write_spec(self, spec: RunSpec) -> None:
         """Write `run.yaml`: all resolved settings but `output.out`."""

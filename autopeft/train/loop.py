@@ -120,12 +120,14 @@ def train(
             if is_kept:
                 position = position_after(n_done)
                 if n_done == branch:
-                    position = replace(position, began=branch, seconds=0.0)
+                    position = replace(position, began=branch, began_seconds=position.seconds)
                 under_way.keep(position, model, optimizer, scaler)
         seconds = position_after(n_steps).seconds
         if scaler.is_enabled() and scaler.get_scale() < 1:
             raise DivergedError("diverged: the gradients are not finite in float16; try --dtype float32")
-    return TrainingCost(seconds=seconds, n_steps=n_steps - start.began, peak_bytes=peak.n_bytes)
+    if branch is None:
+        seconds, n_steps = seconds - start.began_seconds, n_steps - start.began
+    return TrainingCost(seconds=seconds, n_steps=n_steps, peak_bytes=peak.n_bytes)
 
 
 def _optimizer_step(

@@ -37,8 +37,9 @@ class Position:
     """The progress of a run."""
 
     step: int = 0  # steps done
+    seconds: float = 0.0  # of training
     began: int = 0  # step at which the full run took over from its short run; 0 without one
-    seconds: float = 0.0  # of training since `began`
+    began_seconds: float = 0.0  # of training before that step
     saved_bytes: int = 0  # most memory so far, without gradients and moments
     first_loss: float = math.inf  # mean loss of the first ten steps, or of those so far
     n_high: int = 0  # latest steps, one after the other, whose loss was far above it

@@ -104,10 +104,11 @@ def test_state_that_cannot_be_used_costs_time_and_changes_nothing(
     assert seen.trained_steps == FULL and timeless(seen) == timeless(plain.measure(plan, full))
 
 
-def test_short_run_after_its_full_run_is_the_same(make_benches, make_plan, short, full):
+def test_short_run_after_its_full_run_starts_anew(make_benches, make_plan, short, full):
     keeping, plain = make_benches()
     plan = make_plan(keeping.base, "lora")
     first = keeping.measure(plan, short)
     keeping.measure(plan, full)
     again = keeping.measure(plan, short)
+    assert again.trained_steps == SHORT
     assert timeless(again) == timeless(first) == timeless(plain.measure(plan, short))
