@@ -92,7 +92,7 @@ def with_compute(spec: RunSpec, bench: train.Bench) -> tuple[RunSpec, train.Benc
     """
     base = bench.base
     trained_params = budget_of(spec, base).max_trainable_params + base.head_params
-    train.check_limit(bench, spec.execution, trained_params=trained_params)
+    train.check_limit(bench, spec.execution)
     if spec.execution.memory_bytes is not None:
         for device in base.devices:
             limit_memory(device, spec.execution.memory_bytes)

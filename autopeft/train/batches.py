@@ -1,12 +1,9 @@
-"""Collates the rows of splits into batches and puts them on the device."""
+"""Collates the rows of a split into a batch and puts it on the device."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from autopeft.model import BaseModel
@@ -16,51 +13,36 @@ from autopeft.train.encoding import EncodedSplit
 _WARNING_MODELS = ("gpt2", "openai-gpt")  # that warn of batches without an attention mask
 
 
-class Collated(NamedTuple):
-    """A batch on the device."""
+def collate(
+    task: Task, split: EncodedSplit, rows: Sequence[int], *, base: BaseModel, omits_mask: bool
+) -> tuple[Batch, int]:
+    """Return a batch of rows on the device of the model, and the number of terms that its loss averages.
 
-    batch: Batch
-    n_terms: int  # that its loss is the mean of
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batches:
-    """Collates rows of splits and puts them on the device.
-
-    With `omits_masks`, for causal models, batches have no attention mask: all padding is on the right, where
-    no token attends to it. A mask would rule out flash attention by torch's kernels, and transformers waits
-    for the device to look for padding in it: at each pass, with FlashAttention 2 in each layer.
+    With `omits_mask` it has no attention mask. See `can_omit_masks`.
     """
+    examples, labels = [split.examples[i] for i in rows], [split.labels[i] for i in rows]
+    batch = task.collate(examples, labels, base.pad_token_id)
+    n_terms = task.n_terms(batch)  # counted on the CPU, so that nothing waits for the device
+    if omits_mask:
+        batch.pop("attention_mask", None)
 
-    splits: Mapping[str, EncodedSplit]
-    task: Task
-    pad_token_id: int
-    device: torch.device
-    omits_masks: bool = False
-
-    def get(self, split: str, rows: Sequence[int]) -> Collated:
-        """Collate some rows of a split."""
-        encoded = self.splits[split]
-        examples, labels = [encoded.examples[i] for i in rows], [encoded.labels[i] for i in rows]
-        batch = self.task.collate(examples, labels, self.pad_token_id)
-        n_terms = self.task.n_terms(batch)  # counted on the CPU, so that nothing waits for the device
-        if self.omits_masks:
-            batch.pop("attention_mask", None)
-        if isinstance(self.task, PlacesBatches):
-            placed = self.task.placed(batch, self._place)
-        else:
-            placed = {name: self._place(tensor) for name, tensor in batch.items()}
-        return Collated(placed, n_terms)
-
-    def _place(self, tensor: Tensor) -> Tensor:
-        if self.device.type != "cuda":
-            return tensor.to(self.device)
+    def place(tensor: Tensor) -> Tensor:
+        if base.device.type != "cuda":
+            return tensor.to(base.device)
         # The device copies this batch while it computes the step before.
-        return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.pin_memory().to(base.device, non_blocking=True)
+
+    if isinstance(task, PlacesBatches):
+        return task.placed(batch, place), n_terms
+    return {name: place(tensor) for name, tensor in batch.items()}, n_terms
 
 
 def can_omit_masks(base: BaseModel, task: Task) -> bool:
-    """Whether no token attends to a later one, in a model that does not warn of a missing mask."""
-    if task.peft_task_type != "CAUSAL_LM" or base.model_type in _WARNING_MODELS:
+    """Whether batches of a causal model on a GPU need no mask: no token attends to the padding on its right.
+
+    A mask would rule out flash attention by torch's kernels, and transformers waits for the device to look
+    for padding in it: at each pass, with FlashAttention 2 in each layer.
+    """
+    if base.device.type != "cuda" or task.peft_task_type != "CAUSAL_LM" or base.model_type in _WARNING_MODELS:
         return False
     return all(getattr(module, "is_causal", True) for module in base.module.modules())

@@ -28,7 +28,7 @@ from autopeft.model.training_pass import (
 )
 from autopeft.plugins import Batch, Evaluation, Method, Task
 from autopeft.store import write_text
-from autopeft.train.batches import Batches, can_omit_masks
+from autopeft.train.batches import can_omit_masks, collate
 from autopeft.train.compute import (
     Compute,
     NothingToCutError,
@@ -199,7 +199,7 @@ class Bench:
         return TrainingRun(
             steps=self._steps(fidelity, compute),
             sizes=self.splits["train"].sizes,
-            batch=partial(self.batches.get, "train"),
+            batch=partial(self.collate, "train"),
             loss=self._loss,
             schedule=RateSchedule(n_steps=n_steps, n_full=n_full),
             seed=fidelity.seed,
@@ -220,7 +220,7 @@ class Bench:
             forked_rng(self.base.device),
             counter.counting(),
         ):
-            loss = self._loss(model, self._batch("train", rows))
+            loss = self._loss(model, self.collate("train", rows)[0])
             n_bytes = counter.total
             del loss
         return n_bytes
@@ -275,7 +275,7 @@ class Bench:
             chunks = micro_batches(by_size, sizes, max_tokens=max_tokens)
             try:
                 with self.base.autocast():
-                    batches = (self._batch(split, chunk) for chunk in chunks)
+                    batches = (self.collate(split, chunk)[0] for chunk in chunks)
                     evaluation = self.task.evaluate(model, batches, generates=generates)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -307,18 +307,13 @@ class Bench:
         sample.sort(key=lambda i: split.lengths[i])
         steps = (sample[i : i + batch_size] for i in range(0, len(sample), batch_size))
         cut = (micro_batches(step, split.sizes, max_tokens=max_tokens) for step in steps)
-        return [self._batch("train", rows) for batches in cut for rows in batches]
+        return [self.collate("train", rows)[0] for batches in cut for rows in batches]
 
     @cached_property
-    def batches(self) -> Batches:
-        """What collates rows of the splits and puts them on the device."""
-        return Batches(
-            splits=self.splits,
-            task=self.task,
-            pad_token_id=self.base.pad_token_id,
-            device=self.base.device,
-            omits_masks=self.base.device.type == "cuda" and can_omit_masks(self.base, self.task),
-        )
+    def omits_masks(self) -> bool:
+        """Whether batches have no attention mask."""
+        return can_omit_masks(self.base, self.task)
 
-    def _batch(self, split: str, rows: Sequence[int]) -> Batch:
-        return self.batches.get(split, rows).batch
+    def collate(self, split: str, rows: Sequence[int]) -> tuple[Batch, int]:
+        """Return a batch of rows on the device, and the number of terms that its loss averages."""
+        return collate(self.task, self.splits[split], rows, base=self.base, omits_mask=self.omits_masks)

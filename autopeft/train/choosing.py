@@ -100,15 +100,13 @@ def memory_advice(*, checkpointing: str, is_quantized: bool) -> str:
     return f"{', '.join(remedies)}, or take a smaller model."
 
 
-def check_limit(bench: Bench, execution: ExecutionSpec, *, trained_params: int = 0) -> None:
+def check_limit(bench: Bench, execution: ExecutionSpec) -> None:
     """Raise SpecError if `--memory` is at most what is taken already before training."""
     limit_bytes, taken = execution.memory_bytes, max(map(taken_bytes, bench.base.devices))
     if limit_bytes is not None and limit_bytes <= taken:
-        kept = _longest_row(bench, execution.checkpointing, available=0).kept
-        needed = int((kept / _KEPT_SHARE + _reserved(bench, trained_params)) / (1 - _OTHER_SHARE))
         raise SpecError(
             f"--memory is {_size(limit_bytes)}, and model and libraries take {_size(taken)} before any "
-            f"training; pass {_size(taken + needed)} at least, or take a smaller model."
+            "training; raise it, or take a smaller model."
         )
 
 

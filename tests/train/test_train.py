@@ -241,7 +241,7 @@ def test_scores_stand_in_dataset_order_however_the_rows_were_batched(bert, make_
     n_tokens = bench.splits["search"].lengths
     seen = bench.evaluate(bert.module, "search")
     one_by_one = [
-        bench.task.evaluate(bert.module, iter([bench.batches.get("search", [i]).batch])) for i in range(24)
+        bench.task.evaluate(bert.module, iter([bench.collate("search", [i])[0]])) for i in range(24)
     ]
     assert (np.diff(n_tokens) < 0).any()
     assert list(seen.example_scores) == [evaluation.metric for evaluation in one_by_one]

@@ -75,7 +75,7 @@ def bench_of(task, split, methods, *, architecture, omits_masks=True, **settings
     bench = Bench(
         base=toy_base(architecture), task=task, methods=methods, splits=splits, batch_size=6, **settings
     )
-    vars(bench)["batches"] = replace(bench.batches, omits_masks=omits_masks)
+    vars(bench)["omits_masks"] = omits_masks
     return bench
 
 
