@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import math
@@ -17,8 +18,8 @@ import torch
 from torch import nn
 
 from autopeft.adapters import compile_plan
-from autopeft.errors import TrainingError, first_line_of
-from autopeft.model import BaseModel, is_out_of_memory, load_weights, release_memory, save_weights
+from autopeft.errors import TrainingError
+from autopeft.model import BaseModel, load_weights, release_memory, save_weights
 from autopeft.model.devices import SavedBytes, exact_products, forked_rng
 from autopeft.model.training_pass import (
     can_checkpoint,
@@ -32,10 +33,11 @@ from autopeft.train.batches import can_omit_masks, collate
 from autopeft.train.compute import (
     Compute,
     NothingToCutError,
-    Recovery,
     failure_of,
+    lower_memory,
     micro_batches,
     padded_tokens,
+    unless_out_of_memory,
 )
 from autopeft.train.dropout import quick_masks
 from autopeft.train.encoding import EncodedSplit, train_rows
@@ -87,36 +89,43 @@ class Bench:
         If memory runs out in training, the run starts again in less memory. A failure is returned as a
         measurement. Raises TrainingError if a run changed the base model or broke the GPU for later ones.
         """
-        started, watch = time.perf_counter(), self.base.watch
-        compute = self.compute.of(plan)
-        recovery = Recovery(
-            compute=compute,
-            sizes=self.splits["train"].sizes,
-            steps=lambda: self._steps(fidelity, compute),
-            is_trained=fidelity.split != "test",
-            may_checkpoint=can_checkpoint(self.base.module),
-        )
-        measurement = None
-        while measurement is None:
-            try:
-                with exact_products(), quick_attention():
-                    measurement = self._measure_in_memory(plan, fidelity, compute)
-            except Exception as error:  # a failed trial is a value
-                if not recovery.lower_memory(error, plan):
-                    log.debug("Trial failed", exc_info=True)
-                    status, reason = failure_of(error, is_quantized=self.base.n_bits > 0)
-                    seconds = time.perf_counter() - started
-                    measurement = Measurement(
-                        plan=plan, fidelity=fidelity, status=status, error=reason, train_seconds=seconds
-                    )
-            if measurement is None or measurement.status is Status.OUT_OF_MEMORY:
-                release_memory(self.base.device)  # after the handler, whose error holds on to the tensors
-        if changed := watch.first_change(self.base.module):
+        started = time.perf_counter()
+        measurement = self._measure_again_in_less(plan, fidelity)
+        if changed := self.base.watch.first_change(self.base.module):
             raise TrainingError(
                 f"Plan {plan.digest} changed {changed} of the base model; this is a bug, please report it."
             )
         overhead = time.perf_counter() - started - measurement.total_seconds
         return replace(measurement, overhead_seconds=max(0.0, overhead))
+
+    def _measure_again_in_less(self, plan: Plan, fidelity: Fidelity) -> Measurement:
+        """Measure a plan, again with a lower limit each time that memory runs out in training.
+
+        Limits that do not help are restored, since some methods keep as much for a row as for many.
+        """
+        started, compute = time.perf_counter(), self.compute.of(plan)
+        before, train_sizes = replace(compute), self.splits["train"].sizes
+        for n_lowered in itertools.count():
+            try:
+                with exact_products(), quick_attention():
+                    return self._measure_in_memory(plan, fidelity, compute)
+            except Exception as error:  # a failed trial is a value
+                log.debug("Trial failed", exc_info=True)
+                status, reason = failure_of(error, is_quantized=self.base.n_bits > 0)
+                is_final = isinstance(error, NothingToCutError) or fidelity.split == "test"
+            release_memory(self.base.device)  # after the handler, whose error holds on to the tensors
+            if status is not Status.OUT_OF_MEMORY or is_final:
+                break
+            steps, may_checkpoint = self._steps(fidelity, compute), can_checkpoint(self.base.module)
+            lowered = lower_memory(
+                compute, steps, train_sizes, n_lowered=n_lowered, may_checkpoint=may_checkpoint
+            )
+            if lowered is None:
+                break
+            log.warning("Memory ran out: plan %s starts again, %s.", plan.digest, lowered)
+        vars(compute).update(vars(before))
+        seconds = time.perf_counter() - started
+        return Measurement(plan=plan, fidelity=fidelity, status=status, error=reason, train_seconds=seconds)
 
     def _measure_in_memory(self, plan: Plan, fidelity: Fidelity, compute: Compute) -> Measurement:
         is_trained = fidelity.split != "test"
@@ -270,21 +279,18 @@ class Bench:
         by_size = [rows[i] for i in sizes[rows].argsort(kind="stable")]
         model.eval()
         max_tokens = min(compute.eval_tokens(self.base.device.type), padded_tokens(by_size, sizes))
-        smallest, evaluation, n_fitting = int(sizes[by_size].max(initial=0)), None, None
-        while evaluation is None:
+        smallest, n_fitting = int(sizes[by_size].max(initial=0)), None
+
+        def evaluate_in_chunks() -> Evaluation:
             chunks = micro_batches(by_size, sizes, max_tokens=max_tokens)
-            try:
-                with self.base.autocast():
-                    batches = (self.collate(split, chunk)[0] for chunk in chunks)
-                    evaluation = self.task.evaluate(model, batches, generates=generates)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if max_tokens <= smallest:
-                    raise NothingToCutError(f"{first_line_of(error)} (one row)") from error
-            if evaluation is None:
-                release_memory(self.base.device)  # after the handler, whose error holds on to the tensors
-                max_tokens = n_fitting = max(max_tokens // 2, smallest)
+            with self.base.autocast():
+                batches = (self.collate(split, chunk)[0] for chunk in chunks)
+                return self.task.evaluate(model, batches, generates=generates)
+
+        while (evaluation := unless_out_of_memory(self.base.device, evaluate_in_chunks)) is None:
+            if max_tokens <= smallest:
+                raise NothingToCutError("memory ran out at one row")
+            max_tokens = n_fitting = max(max_tokens // 2, smallest)
         if n_fitting is not None:
             compute.max_eval_tokens = n_fitting
         if evaluation.metric is None:

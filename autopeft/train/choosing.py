@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from autopeft.errors import SpecError
-from autopeft.model import free_bytes, is_out_of_memory, release_memory
+from autopeft.model import free_bytes
 from autopeft.model.devices import taken_bytes
 from autopeft.space import BASELINE_METHOD, plan_everywhere
 from autopeft.tasks._shared.token_losses import piece_logits
 from autopeft.train.bench import Bench
-from autopeft.train.compute import Compute
+from autopeft.train.compute import Compute, unless_out_of_memory
 from autopeft.types import Decision, ExecutionSpec, Plan
 
 # Processor seconds per 1,000 tokens of SmolLM2-135M, LoRA everywhere, bf16, one core, in micro-batches of 128
@@ -156,14 +156,10 @@ def _in_one_layer(bench: Bench, plain: int | None, input_bytes: int) -> int:
 
 
 def _plain_bytes(bench: Bench, plan: Plan, row: list[int], requested: str) -> int | None:
-    """Measure what a row keeps without checkpointing; None if memory runs out."""
-    try:
+    """Measure what a row keeps without checkpointing; None if memory runs out and it is not ruled out."""
+    if requested == "off":
         return bench.saved_bytes(plan, row)
-    except (RuntimeError, MemoryError) as error:
-        if requested == "off" or not is_out_of_memory(error):
-            raise
-    release_memory(bench.base.device)  # after the handler, whose error holds on to the tensors
-    return None
+    return unless_out_of_memory(bench.base.device, lambda: bench.saved_bytes(plan, row))
 
 
 def most_tokens(device: str, token_bytes: int, *, available: int, weights: int) -> tuple[int, str]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import TypeVar
 
 import torch
 
-from autopeft.errors import TrainingError, first_line_of, reason_of
-from autopeft.model import is_out_of_memory
+from autopeft.errors import TrainingError, first_line_of
+from autopeft.model import is_out_of_memory, release_memory
 from autopeft.train.curve import DivergedError
 from autopeft.train.rows import Counts
 from autopeft.types import OptionPairs, Plan, Status
 
+Result = TypeVar("Result")
 Kind = frozenset[tuple[str, OptionPairs]]  # the methods of a plan with their options
 
 # Tokens of an evaluation batch. Processor seconds of one core, in batches of 256, 512, 1,024, 2,048, 4,096
@@ -23,8 +25,6 @@ _EVAL_TOKENS = {"cpu": 1024, "cuda": 32_768}
 _EVAL_FACTOR = 2  # times a micro-batch's tokens: evaluation keeps nothing for a backward pass; heuristic
 # Micro-batches are cut to fit LoRA; another method may keep three times as much for its backward pass.
 _MOST_HALVINGS = 2
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -86,53 +86,37 @@ def padded_tokens(rows: Sequence[int], sizes: Counts) -> int:
     return len(rows) * int(sizes[list(rows)].max(initial=0))
 
 
-@dataclass(kw_only=True)
-class Recovery:
-    """Lowers the limits of one measurement, in place, each time that memory runs out.
-
-    Micro-batches are halved, twice at most and down to one row; then layers are checkpointed. If that does
-    not help, all limits are restored, since some methods keep as much for a row as for many. `steps` returns
-    the micro-batches of the run under its limits.
-    """
-
-    compute: Compute
-    sizes: Counts  # tokens of the train rows
-    steps: Callable[[], list[list[Sequence[int]]]]
-    is_trained: bool
-    may_checkpoint: bool
-    _n_halved: int = 0
-
-    def __post_init__(self) -> None:
-        self._before = replace(self.compute)
-
-    def lower_memory(self, error: Exception, plan: Plan) -> bool:
-        """Lower a limit for the next try of a plan, and log it; False if the error is final."""
+def unless_out_of_memory(device: torch.device, compute: Callable[[], Result]) -> Result | None:
+    """Return what a function computes; None if memory runs out, once its tensors are freed."""
+    try:
+        return compute()
+    except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
-            return False
-        is_final = isinstance(error, NothingToCutError) or not self.is_trained
-        how = None if is_final else self._next_try()
-        if how is None:
-            vars(self.compute).update(vars(self._before))
-            return False
-        text = (
-            "Memory ran out (%s): plan %s starts again, %s; later plans with the same methods and options "
-            "start this way."
-        )
-        log.warning(text, reason_of(error), plan.digest, how)
-        return True
+            raise
+    release_memory(device)  # after the handler, whose error holds on to the tensors
+    return None
 
-    def _next_try(self) -> str | None:
-        """Lower one limit and describe it; None if none can be lowered."""
-        batches = [rows for step in self.steps() for rows in step]
-        largest = max(batches, key=lambda rows: padded_tokens(rows, self.sizes), default=())
-        if self._n_halved < _MOST_HALVINGS and len(largest) > 1:
-            self._n_halved += 1
-            self.compute.micro_batch_tokens = padded_tokens(largest, self.sizes) // 2
-            return f"in micro-batches of at most {self.compute.micro_batch_tokens} tokens"
-        if self.compute.checkpointing or not self.may_checkpoint:
-            return None
-        self.compute.checkpointing = True
-        return "with gradient checkpointing"
+
+def lower_memory(
+    compute: Compute,
+    steps: Sequence[Sequence[Sequence[int]]],
+    sizes: Counts,
+    *,
+    n_lowered: int,
+    may_checkpoint: bool,
+) -> str | None:
+    """Lower one limit of a run whose memory ran out, and describe it; None if none is left.
+
+    The micro-batches of `steps` are halved, twice at most and down to one row; then layers are checkpointed.
+    """
+    largest = max(chain.from_iterable(steps), key=lambda rows: padded_tokens(rows, sizes), default=())
+    if n_lowered < _MOST_HALVINGS and len(largest) > 1:
+        compute.micro_batch_tokens = padded_tokens(largest, sizes) // 2
+        return f"in micro-batches of at most {compute.micro_batch_tokens} tokens"
+    if compute.checkpointing or not may_checkpoint:
+        return None
+    compute.checkpointing = True
+    return "with gradient checkpointing"
 
 
 def failure_of(error: Exception, *, is_quantized: bool) -> tuple[Status, str]:
