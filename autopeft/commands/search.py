@@ -112,7 +112,7 @@ def run_search(
             outcome = _outcome(run, prepared, problem, page=page, interrupt=interrupt, clock=clock)
             cost = search_cost(
                 outcome,
-                paid=run.measurements.load_repeated(),
+                paid=run.measurements.load(),
                 scoring_seconds=state.scoring_seconds,
                 load_seconds=load_seconds,
             )

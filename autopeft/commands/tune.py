@@ -114,7 +114,7 @@ def finish(study: Study) -> SearchResult:
             setting=facts,
             targets=study.base.chosen,
             scores=(),
-            cost=search_cost(outcome, paid=study.run.measurements.load_repeated()),
+            cost=search_cost(outcome, paid=study.run.measurements.load()),
             environment={"autopeft": VERSION},
             **vars(replace(outcome, measurements=measured)),
         )

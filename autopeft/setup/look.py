@@ -82,6 +82,7 @@ def facts_of(
 ) -> Facts:
     """Collect what `derive` reads; `device` is where a base model without weights would be trained."""
     n_rows, limits = len(loaded.train.labels), task.defaults.max_length or (0, 0)
+    max_tokens, limited_by = train.length_limit(base)
 
     def row_tokens() -> list[int]:
         order = np.random.default_rng(spec.search.seed).permutation(n_rows)
@@ -92,8 +93,8 @@ def facts_of(
         task=task,
         device=device or base.device.type,
         n_rows=n_rows,
-        max_tokens=train.max_length_of(base),
-        limited_by=train.limited_by(base),
+        max_tokens=max_tokens,
+        limited_by=limited_by,
         row_tokens=row_tokens,
         text_tokens=lambda: train.count_tokens(loaded.train, base, task, block_length=limits[0]),
         encode=encode,

@@ -91,9 +91,14 @@ class RunDir:
     def check(path: Path | str) -> None:
         """Raise RunDirError if `create` would refuse a fresh run directory; nothing is written."""
         path = Path(path)
-        _refuse_used_folder(path)
-        if not path.is_dir():
-            refuse_files(path)  # which also checks that the folder can be created
+        if is_run(path):
+            raise RunDirError(f"{path} holds a run. Pass --resume to continue it, or another --out.")
+        # A run that was killed before anything was measured leaves its lock, and maybe a half-written file.
+        is_unused = path.is_dir() and all(
+            entry.name == _LOCK or entry.suffix == ".tmp" for entry in path.iterdir()
+        )
+        if not is_unused:
+            refuse_files(path)
 
     @classmethod
     def open(cls, path: Path | str) -> RunDir:
@@ -217,17 +222,6 @@ def _require_run(path: Path) -> None:
         )
 
 
-def _refuse_used_folder(path: Path) -> None:
-    if path.exists() and not (path.is_dir() and _is_unused(path)):
-        remedy = "--resume to continue that run, or another" if is_run(path) else "another"
-        raise RunDirError(f"{path} is a file, or holds files already. Pass {remedy} --out.")
-
-
-def _is_unused(path: Path) -> bool:
-    """Whether a folder is empty but for the lock and half-written files of a run that was killed."""
-    return all(entry.name == _LOCK or entry.suffix == ".tmp" for entry in path.iterdir())
-
-
 class MeasurementLog:
     """A JSON Lines file of measurements; a crash while a line is written loses that line alone."""
 
@@ -249,24 +243,19 @@ class MeasurementLog:
             raise cannot_write(self._path, error) from error
 
     def load(self) -> tuple[Measurement, ...]:
-        """Load the last measurement of each plan and fidelity."""
-        return tuple({(entry.plan, entry.fidelity): entry for entry in self.load_repeated()}.values())
-
-    def load_repeated(self) -> tuple[Measurement, ...]:
-        """Load all measurements in order, also several of the same plan and fidelity.
-
-        Unfinished and damaged lines are skipped with a warning.
-        """
+        """Load the last measurement of each plan and fidelity; damaged lines are skipped with a warning."""
         try:
             lines = self._path.read_bytes().splitlines()
         except FileNotFoundError:
             return ()
         except OSError as error:
             raise RunDirError(f"{self._path} cannot be read: {error.strerror or error}.") from error
-        measurements = []
+        measured = {}
         for number, line in enumerate(lines, start=1):
             try:
-                measurements.append(from_json(Measurement, json.loads(line)["measurement"]))
+                measurement = from_json(Measurement, json.loads(line)["measurement"])
             except (ValueError, KeyError, TypeError):
                 log.warning("%s, line %d is damaged; it will be measured again.", self._path, number)
-        return tuple(measurements)
+            else:
+                measured[measurement.plan, measurement.fidelity] = measurement
+        return tuple(measured.values())

@@ -17,8 +17,7 @@ from autopeft.train.encoding import (
     count_tokens,
     encode_split,
     encode_splits,
-    limited_by,
-    max_length_of,
+    length_limit,
     train_rows,
     uncut_lengths,
 )

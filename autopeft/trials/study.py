@@ -231,12 +231,6 @@ class Study:
             self.fail(trial, "diverged: the score or the loss is not finite", status=Status.DIVERGED)
             return
         finished = [m for m in self._measured().values() if m.status is Status.COMPLETE]
-        if not (score.per_example or finished) and (self.spec.search.seeds or 1) == 1:
-            log.info(
-                "Your trainer gives one number a run, so that each finalist is trained with %d seeds. Give "
-                "per_example, one number for each row, and one seed is enough.",
-                _SEEDS_WITHOUT_ROWS,
-            )
         lengths = [len(m.example_scores) for m in finished if m.fidelity.split == trial.split]
         n_rows = lengths[0] if lengths else None
         require_sound(score, n_rows=0 if n_rows == 1 else n_rows, span=metric.score_span)
