@@ -199,7 +199,7 @@ def suggest(
                 raise SpecError(f"autopeft.suggest takes the name of a {word}, not a {type(value).__name__}.")
         trainer = about.pop("trainer", "peft")
         flags = by_dotted_name({"model": model, "data": data, "budget": budget, **about})
-        spec, explicit = resolve_settings(config=None, env={}, flags=flags, assignments=(), origin="argument")
+        spec, explicit = resolve_settings(flags=flags)
         return commands.suggest(spec, explicit=explicit, trainer=trainer)
 
 
@@ -246,9 +246,7 @@ def _resolve(
     if tokenizer is not None and memory.model is None:
         raise ModelError("tokenizer= needs a model object; a model that is named has its tokenizer.")
     values |= {name: value for name, value in by_dotted_name(by_name).items() if value is not None}
-    request, explicit = resolve_settings(
-        config=config, env={}, flags=values, assignments=(), origin="argument"
-    )
+    request, explicit = resolve_settings(config=config, flags=values)
     return request, explicit, memory
 
 

@@ -232,7 +232,7 @@ def spec_of_plan(document: PlanDocument, overridden: Mapping[str, object] | None
         raise SpecError(f"The plan's learning rate is {document.plan.learning_rate}; it must be above 0.")
     base = document.model
     flags = {"model.quantize": base.quantize, **(overridden or {})}
-    checked, _ = resolve_settings(config=None, env={}, flags=flags, assignments=())
+    checked, _ = resolve_settings(flags=flags)
     base = base if checked.model.id is None else checked.model
     base_id = None if base.id is None else whole_path(base.id)
     data = document.data

@@ -32,20 +32,18 @@ log = logging.getLogger(__name__)
 
 def resolve_settings(
     *,
-    config: Path | None,
-    env: Mapping[str, str],
-    flags: Mapping[str, object],
-    assignments: Sequence[str],
-    origin: str = "flag",
+    config: Path | None = None,
+    env: Mapping[str, str] = {},
+    flags: Mapping[str, object] = {},
+    assignments: Sequence[str] = (),
 ) -> tuple[RunSpec, frozenset[str]]:
     """Resolve the settings of a run; also returns the dotted names (`search.trials`) that the user set.
 
     Args:
         config: YAML file, nested by topic (`search: {trials: 30}`), or None.
         env: Environment; `AUTOPEFT_SEARCH_TRIALS=30` is read, an empty value counts as not given.
-        flags: Dotted name -> value of the command line's flags; None means not given.
+        flags: Dotted name -> value of flags of the command line or arguments in Python; None: not given.
         assignments: Values of `--set`, such as `search.trials=30`; a flag of the same setting wins.
-        origin: What errors call the place of `flags`; `flag` is the flag itself.
 
     Raises:
         UnknownNameError: A topic, setting or `AUTOPEFT_` variable that does not exist.
@@ -57,7 +55,7 @@ def resolve_settings(
         *(_of_file(config) if config else ()),
         *_of_environment(env),
         *_of_assignments(assignments),
-        *((name, value, _flag(name, origin)) for name, value in flags.items() if value is not None),
+        *((name, value, SETTINGS[name].flag or name) for name, value in flags.items() if value is not None),
     ):
         values[name], places[name] = value, place
     for name, place in places.items():
@@ -197,12 +195,6 @@ def _of_assignments(assignments: Sequence[str]) -> Iterator[tuple[str, Any, str]
             raise SpecError(f"--set {assignment} has no value; write it like --set search.trials=30.")
         name = _require_setting(name.strip(), "--set")
         yield name, _of_text(name, text, "--set"), "--set"
-
-
-def _flag(name: str, origin: str) -> str:
-    """Return what errors call the place of a setting: its flag, or `origin`."""
-    _require_setting(name, origin)
-    return SETTINGS[name].flag or origin if origin == "flag" else origin
 
 
 def _of_text(name: str, text: str, place: str) -> Any:
