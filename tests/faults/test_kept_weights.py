@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 
 import pytest
+from toys.reading import rows_of
 from toys.specs import run_spec
 
 from autopeft import commands
@@ -18,13 +18,6 @@ def kept_of_best(run):
     """The folder of weights that the first full run of the best plan kept."""
     training = json.loads((run / "best/judged/training.json").read_text())
     return run / "state/weights" / f"{training['plan_id']}-{training['seed']}"
-
-
-def held_out_scores(run):
-    """Metric of each plan and seed on the confirm and test splits."""
-    with (run / "trials.csv").open(newline="") as stream:
-        rows = [row for row in csv.DictReader(stream) if row["split"] in ("confirm", "test")]
-    return sorted((row["plan_id"], row["split"], row["seed"], row["metric"]) for row in rows)
 
 
 def test_missing_weights_are_trained_again_on_resume(run_copy, finished, caplog):
@@ -40,7 +33,7 @@ def test_missing_weights_are_trained_again_on_resume(run_copy, finished, caplog)
     assert "trained again" in caplog.text
     assert (weights / "adapter_model.safetensors").read_bytes() == before
     assert (run_copy / "best/judged/adapter_model.safetensors").read_bytes() == before
-    assert held_out_scores(run_copy) == held_out_scores(finished)
+    assert rows_of(run_copy) == rows_of(finished)
 
 
 @pytest.mark.parametrize("order", ['["../other"]', '["/tmp"]', '["."]', '["a/b"]', '[".."]'])

@@ -11,100 +11,88 @@ from autopeft.store import resolve_settings, whole_path
 from autopeft.store.settings import parse_bytes, parse_duration
 
 
-def settings(file="", *, env=None, flags=None, assign=(), folder: Path | None = None):
-    config = None
-    if file:
-        assert folder is not None
-        config = folder / "conf.yaml"
-        config.write_text(file)
-    return resolve_settings(config=config, env=env or {}, flags=flags or {}, assignments=assign)
+def resolved(file="", *, folder: Path | None = None, assign=(), **sources):
+    """The settings of a file with this text, an environment, flags and assignments."""
+    if folder is not None:
+        sources["config"] = folder / "conf.yaml"
+        sources["config"].write_text(file)
+    return resolve_settings(assignments=assign, **sources)[0]
 
 
 def test_each_source_wins_over_the_one_before(tmp_path):
-    file = "search: {trials: 1, seed: 1, score: a, space: a, seeds: 2}"
-    env = {"AUTOPEFT_SEARCH_SEED": "2", "AUTOPEFT_SEARCH_SCORE": "b", "AUTOPEFT_SEARCH_SPACE": "b"}
-    assign = ["search.score=c", "search.space=c"]
-    spec, given_names = settings(file, env=env, assign=assign, flags={"search.space": "d"}, folder=tmp_path)
+    (tmp_path / "conf.yaml").write_text("search: {trials: 1, seed: 1, score: a, space: a, seeds: 2}")
+    spec, given_names = resolve_settings(
+        config=tmp_path / "conf.yaml",
+        env={"AUTOPEFT_SEARCH_SEED": "2", "AUTOPEFT_SEARCH_SCORE": "b", "AUTOPEFT_SEARCH_SPACE": "b"},
+        assignments=["search.score=c", "search.space=c"],
+        flags={"search.space": "d"},
+    )
     assert (spec.search.trials, spec.search.seed, spec.search.score, spec.search.space) == (1, 2, "c", "d")
-    named = {"search.trials", "search.seed", "search.score", "search.space", "search.seeds"}
-    assert given_names == named
+    assert given_names == {f"search.{name}" for name in ("trials", "seed", "score", "space", "seeds")}
 
 
-@pytest.mark.parametrize(
-    ("text", "value"), [("113000", "113000"), ("300k", "300k"), ("0.5%", "0.5%"), ("1.2M", "1.2M")]
-)
-def test_a_budget_stays_as_written_from_any_source(tmp_path, text, value):
-    resolved = [
-        settings(f"budget: {{requested: {text}}}", folder=tmp_path),
-        settings(env={"AUTOPEFT_BUDGET_REQUESTED": text}),
-        settings(assign=[f"budget.requested={text}"]),
+@pytest.mark.parametrize("text", ["113000", "300k", "0.5%", "1.2M"])
+def test_a_budget_stays_as_written_from_any_source(tmp_path, text):
+    specs = [
+        resolved(f"budget: {{requested: {text}}}", folder=tmp_path),
+        resolved(env={"AUTOPEFT_BUDGET_REQUESTED": text}),
+        resolved(assign=[f"budget.requested={text}"]),
     ]
-    assert [spec.budget.requested for spec, _ in resolved] == [value] * 3
+    assert [spec.budget.requested for spec in specs] == [text] * 3
 
 
 @pytest.mark.parametrize("text", ["lora, ia3", "['lora', \"ia3\"]"])
 def test_a_list_may_be_written_with_commas_or_brackets(text):
-    assert settings(assign=[f"search.methods={text}"])[0].search.methods == ("lora", "ia3")
+    assert resolved(assign=[f"search.methods={text}"]).search.methods == ("lora", "ia3")
+
+
+def test_no_list_is_an_empty_list(tmp_path):
+    assert resolved(assign=["search.methods=null"]).search.methods == ()
+    assert resolved("search: {methods: null}", folder=tmp_path).search.methods == ()
 
 
 def test_text_that_looks_like_a_number_or_yaml_stays_text():
     assign = ["model.revision=0012345", "data.source=C:\\d: #1", "model.id=null", "data.label_column=no"]
-    spec, _ = settings(assign=assign)
+    spec = resolved(assign=assign)
     assert (spec.model.revision, spec.data.source) == ("0012345", "C:\\d: #1")
     assert (spec.model.id, spec.data.label_column) == (None, "no")
 
 
-@pytest.mark.parametrize(
-    ("file", "near"),
-    [
-        ("search: {trails: 3}", "conf.yaml.*'search.trials'"),
-        ("trials: 3", "conf.yaml.*'search.trials'"),
-    ],
-)
-def test_an_unknown_setting_in_a_file_names_the_file_and_the_nearest(tmp_path, file, near):
-    with pytest.raises(UnknownNameError, match=near):
-        settings(file, folder=tmp_path)
+@pytest.mark.parametrize("file", ["search: {trails: 3}", "trials: 3"])
+def test_an_unknown_setting_in_a_file_names_the_file_and_the_nearest(tmp_path, file):
+    with pytest.raises(UnknownNameError, match=r"conf.yaml.*'search.trials'"):
+        resolved(file, folder=tmp_path)
 
 
 def test_all_bad_values_are_named_at_once_with_their_place(tmp_path):
     with pytest.raises(SpecError) as caught:
-        settings(
+        resolved(
             "search: {max_time_seconds: soon}\ndata: {text_columns: [5]}",
             env={"AUTOPEFT_TASK_EPOCHS": "-1"},
             assign=["search.effort=high", "search.margin=.inf"],
+            flags={"model.id": ""},
             folder=tmp_path,
         )
     message = str(caught.value)
     for place in ("search.max_time_seconds", "data.text_columns.0", "conf.yaml", "AUTOPEFT_TASK_EPOCHS"):
         assert place in message
     assert "search.effort (--set)" in message and "search.margin (--set)" in message
+    assert "model.id (--model)" in message
 
 
 @pytest.mark.parametrize("written", ["1e3", "1000.0", "1E+3"])
 def test_a_whole_number_may_be_written_as_a_power_or_with_a_point(written, tmp_path):
-    flag = resolve_settings(config=None, env={}, flags={"search.trials": written}, assignments=())[0]
-    for spec in (flag, settings(f"search: {{trials: {written}}}", folder=tmp_path)[0]):
+    in_file = resolved(f"search: {{trials: {written}}}", folder=tmp_path)
+    for spec in (resolved(flags={"search.trials": written}), in_file):
         assert spec.search.trials == 1000 and type(spec.search.trials) is int
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("7m30s", 450),
-        ("90s", 90),
-        ("2h", 7200),
-        ("0.5h", 1800),
-        ("1d", 86400),
-    ],
+    ("text", "seconds"), [("7m30s", 450), ("90s", 90), ("2h", 7200), ("0.5h", 1800), ("1d", 86400)]
 )
 def test_a_duration_is_read_as_seconds(text, seconds):
     assert parse_duration(text) == seconds
-    assert settings(assign=[f"search.max_time_seconds={text}"])[0].search.max_time_seconds == seconds
-
-
-def test_an_empty_text_is_refused():
-    with pytest.raises(SpecError, match=r"model\.id .*empty"):
-        resolve_settings(config=None, env={}, flags={"model.id": ""}, assignments=())
+    assert resolved(assign=[f"search.max_time_seconds={text}"]).search.max_time_seconds == seconds
 
 
 @pytest.mark.parametrize("text", ["450", "0s", "soon", "-5m"])
@@ -121,25 +109,18 @@ def test_a_number_of_workers_may_be_left_open_by_a_word(tmp_path, text, n_worker
         {"assign": [f"execution.workers={text}"]},
         {"env": {"AUTOPEFT_EXECUTION_WORKERS": text}},
     ):
-        spec, names = settings(in_file, folder=tmp_path, **source)
-        assert (spec.execution.workers, names) == (n_workers, {"execution.workers"})
-    assert settings(f"execution: {{workers: {text}}}", folder=tmp_path)[0].execution.workers == n_workers
-    with pytest.raises(SpecError, match=r"execution\.workers .*many"):
-        settings(flags={"execution.workers": "many"})
+        assert resolved(in_file, folder=tmp_path, **source).execution.workers == n_workers
+    in_file = f"execution: {{workers: {text}}}"
+    assert resolved(in_file, folder=tmp_path).execution.workers == n_workers
 
 
 @pytest.mark.parametrize(
     ("text", "n_bytes"),
-    [
-        ("2GiB", 2 * 2**30),
-        ("500MB", 500 * 10**6),
-        (".5 kib", 512),
-        ("1.5tb", 15 * 10**11),
-    ],
+    [("2GiB", 2 * 2**30), ("500MB", 500 * 10**6), (".5 kib", 512), ("1.5tb", 15 * 10**11)],
 )
 def test_an_amount_of_memory_is_read_as_bytes(text, n_bytes):
     assert parse_bytes(text) == n_bytes
-    assert settings(flags={"execution.memory_bytes": text})[0].execution.memory_bytes == n_bytes
+    assert resolved(flags={"execution.memory_bytes": text}).execution.memory_bytes == n_bytes
 
 
 @pytest.mark.parametrize("text", ["16", "-1MB", "much"])
@@ -148,26 +129,40 @@ def test_other_amounts_of_memory_are_refused(text):
         parse_bytes(text)
 
 
-def test_a_local_model_and_data_are_absolute_and_other_names_stay(tmp_path, monkeypatch):
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The home and the current folder, with files, a run, and a folder that is called like a space."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "m" / "bert").mkdir(parents=True)
-    for name in ("train.csv", "test.csv"):
-        (tmp_path / name).touch()
-
-    def sources(model, data):
-        flags = {"model.id": model, "data.source": data}
-        spec, _ = resolve_settings(config=None, env={}, flags=flags, assignments=())
-        return spec.model.id, spec.data.source
-
-    assert sources("m/bert", "train.csv") == (str(tmp_path / "m" / "bert"), str(tmp_path / "train.csv"))
-    assert sources("m/bort", "train.csv, test.csv") == (
-        "m/bort",
-        f"{tmp_path / 'train.csv'},{tmp_path / 'test.csv'}",
-    )
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    for name in ("run", "default", "bert"):
+        Path(name).mkdir()
+    for name in ("mine.yaml", "train.csv", "test.csv"):
+        Path(name).touch()
+    return tmp_path
 
 
-def test_a_link_keeps_its_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "0123abcd").touch()
-    (tmp_path / "train.csv").symlink_to(tmp_path / "0123abcd")
-    assert whole_path("train.csv") == str(tmp_path / "train.csv")
+@pytest.mark.parametrize("prefix", ["", "./", "~/"])
+def test_paths_serve_in_any_folder(here, prefix):
+    names = {"search.space": "mine.yaml", "search.baseline": "run", "model.id": "bert"}
+    spec = resolved(flags={name: prefix + value for name, value in names.items()})
+    assert spec.search.space == str(here / "mine.yaml")
+    assert (spec.search.baseline, spec.model.id) == (str(here / "run"), str(here / "bert"))
+
+
+def test_several_files_are_absolute_and_other_names_stay(here):
+    assert whole_path("train.csv, test.csv") == f"{here / 'train.csv'},{here / 'test.csv'}"
+    assert whole_path("m/bort") == "m/bort"
+    assert whole_path("default") == str(here / "default")
+    assert resolved(flags={"search.space": "default"}).search.space == "default"
+
+
+def test_the_folder_to_write_to_may_lie_at_home(here):
+    assert resolved(flags={"output.out": "~/new"}).output.out == str(here / "new")
+    assert resolved(env={"AUTOPEFT_OUTPUT_OUT": "~/new"}).output.out == str(here / "new")
+    assert resolved(flags={"output.out": "new"}).output.out == "new"  # a run may be moved
+
+
+def test_a_link_keeps_its_name(here):
+    Path("link.csv").symlink_to(here / "train.csv")
+    assert whole_path("link.csv") == str(here / "link.csv")

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from autopeft.train import branch_step
 from autopeft.types import Status
 
 SHORT, FULL = 10, 25
@@ -46,10 +45,6 @@ def full(fidelity):
 
 def weights(folder):
     return {path.name: path.read_bytes() for path in folder.rglob("*.safetensors")}
-
-
-def test_the_branch_is_at_four_fifths_and_leaves_a_step_to_decay():
-    assert [branch_step(n) for n in (SHORT, 75, 1, 2)] == [BRANCH, 60, 0, 1]
 
 
 @pytest.mark.parametrize(

@@ -117,13 +117,6 @@ def test_rates_follow_the_size_of_the_inputs_and_have_bounds(bert):
         assert rates.output <= 2.0 / (16 * 0.01)
 
 
-def test_head_learns_slower_where_rows_repeat_and_layers_below_it_do_not(bert):
-    rms = dict.fromkeys(head_layers(bert), 0.5)
-    few, many = (head_rates(bert, rms, n_epochs=n_epochs) for n_epochs in (4, 16))
-    assert few.output == pytest.approx(4 * many.output)
-    assert few.output == head_rates(bert, rms).output == head_rates(bert, rms, n_epochs=0.5).output
-
-
 def test_head_rate_of_a_run_follows_from_its_epochs(make_bench):
     once, often = (make_bench(full_steps=n_steps) for n_steps in (4, 400))
     n_epochs = 400 * often.batch_size / len(often.splits["train"].labels)

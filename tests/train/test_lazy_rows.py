@@ -84,17 +84,6 @@ def test_lengths_of_all_rows_are_those_of_rows_encoded_together(rows, base, task
     assert base.tokenizer.n_texts == N
 
 
-def test_long_prompts_are_cut(make_base, tokenizer):
-    base = make_base("llama-lm")
-    base.tokenizer = tokenizer
-    task = discover("autopeft.tasks")["text-generation"].fitted(TaskSpec(), LabelSpace(kind="completion"))
-    is_long = np.random.default_rng(0).random(N) < 0.1
-    inputs = tuple(("good " * (40 if long else 2),) for long in is_long)
-    few = Split(name="train", inputs=inputs, labels=("fine",) * N)
-    split = encode_split(few, base=base, task=task, max_length=16)
-    assert set(split.lengths[np.flatnonzero(is_long)[:40]]) == {16}  # all of these 40 are cut
-
-
 @pytest.mark.parametrize("n", [30, N])
 def test_rows_whose_completions_lose_their_end_are_never_learned(tokenizer, n):
     """A small split leaves them out; of a large one, whose rows are read late, they have no labels."""

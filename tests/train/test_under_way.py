@@ -129,15 +129,6 @@ def test_run_that_was_stopped_while_it_was_evaluated_trains_no_step_again(
     assert steps == [] and timeless(resumed) == timeless(make_bench().measure(plan, full))
 
 
-def test_seconds_of_both_lives_count(make_stopped, make_plan, fidelity):
-    bench = make_stopped(N_STEPS)
-    plan, full = make_plan(bench.base, "lora"), fidelity(split="confirm", train_steps=N_STEPS)
-    with pytest.raises(KeyboardInterrupt):
-        bench.measure(plan, full)
-    first_life = pausing._read(bench.under_way(plan, full)).position.seconds
-    assert 0 < first_life < bench.measure(plan, full).train_seconds < 2 * first_life
-
-
 def test_state_that_cannot_be_written_costs_the_run_nothing(
     make_stopped, make_bench, make_plan, fidelity, tmp_path, caplog
 ):
