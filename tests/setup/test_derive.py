@@ -25,7 +25,7 @@ from autopeft.setup.derive import (
 )
 from autopeft.store import RunDir
 from autopeft.tasks._shared.usual import LABELLED
-from autopeft.train import limited_by, max_length_of
+from autopeft.train import length_limit
 from autopeft.types import BudgetSpec, DataSpec, ModelSpec, OutputSpec, RunSpec, SearchSpec, TaskSpec
 
 TEXT = TaskDefaults(
@@ -123,10 +123,8 @@ def test_length_of_examples_is_a_high_percentile_within_limits(lengths, room, ex
 def test_rule_names_what_limits_the_length(make_base, tokenizer_limit, words):
     base = make_base("bert")
     base.tokenizer = SimpleNamespace(model_max_length=tokenizer_limit)
-    room = max_length_of(base)
-    value, rule = example_length(
-        [99], n_rows=1, limits=(64, 128), max_tokens=room, limited_by=limited_by(base)
-    )
+    room, limited_by = length_limit(base)
+    value, rule = example_length([99], n_rows=1, limits=(64, 128), max_tokens=room, limited_by=limited_by)
     assert value == min(tokenizer_limit, CONTEXT)
     assert rule.startswith(f"{words}; 1 of 1 train rows are cut")
 
