@@ -89,9 +89,9 @@ class Bench:
         If memory runs out in training, the run starts again in less memory. A failure is returned as a
         measurement. Raises TrainingError if a run changed the base model or broke the GPU for later ones.
         """
-        started = time.perf_counter()
+        started, watch = time.perf_counter(), self.base.watch  # which begins here
         measurement = self._measure_again_in_less(plan, fidelity)
-        if changed := self.base.watch.first_change(self.base.module):
+        if changed := watch.first_change(self.base.module):
             raise TrainingError(
                 f"Plan {plan.digest} changed {changed} of the base model; this is a bug, please report it."
             )
