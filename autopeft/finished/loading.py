@@ -14,9 +14,9 @@ from autopeft.adapters import check_plan, compile_plan, other_base_note
 from autopeft.errors import ModelError, RunDirError, SpecError
 from autopeft.finished.training_notes import finished_weights, has_other_base, require_same_base
 from autopeft.model import BaseModel
-from autopeft.model.attaching import modules_kept_whole
+from autopeft.model.attaching import modules_kept_whole, note_state
 from autopeft.model.checkpoint_source import name_labels
-from autopeft.model.user_model import loaded_from, note_flags
+from autopeft.model.user_model import loaded_from
 from autopeft.plugins import discover
 from autopeft.setup.resources import FREE_MEMORY, loading_place, memory_needed, one_at_a_time
 from autopeft.store import RunDir, fresh_folder
@@ -62,7 +62,7 @@ def _attach(plan: Plan | PlanDocument, module: nn.Module, *, seed: int = 0, fold
     plan = document.plan if document is not None else plan
     if not isinstance(plan, Plan):
         raise SpecError(f"The plan is a {type(plan).__name__}; pass a Plan, or what load_plan reads.")
-    restore, is_training = note_flags(module), module.training
+    restore, is_training = note_state(module), module.training
     try:
         # Modules missing from the checkpoint were trained with the head: their weights are in the folder.
         whole = () if folder is None else tuple(f"{name}." for name in modules_kept_whole(folder))
@@ -79,13 +79,12 @@ def _attach(plan: Plan | PlanDocument, module: nn.Module, *, seed: int = 0, fold
 
 
 def _attach_for_good(plan: Plan, base: BaseModel, *, weights: Path | None, seed: int = 0) -> PeftModel:
-    return base.attach_for_good(
-        compile_plan(plan, discover("autopeft.methods")).configs,
-        plan=plan,
-        task_type=model.task_type_of(base.module),
-        seed=seed,
-        weights=weights,
-    )
+    configs = compile_plan(plan, discover("autopeft.methods")).configs
+    task_type = model.task_type_of(base.module)
+    adapted = base.attach_for_good(configs, plan=plan, task_type=task_type, seed=seed)
+    if weights is not None:
+        model.load_weights(adapted, tuple(adapted.peft_config), weights)
+    return adapted
 
 
 def load_finished(result: SearchResult, folder: Path, *, module: nn.Module | None = None) -> PeftModel:

@@ -207,8 +207,8 @@ def rewrite_targets(config: PeftConfig, module: nn.Module) -> None:
     conversion.convert_peft_config_for_transformers(config, model=module, conversions=None)
 
 
-def note_modules(root: nn.Module) -> Callable[[], None]:
-    """Return a function that restores modules and flags of a model, and freezes it.
+def note_state(root: nn.Module) -> Callable[[], None]:
+    """Return a function that restores modules, hooks, flags and gradients of a model.
 
     `peft`'s `unload()` leaves trained copies of `modules_to_save` in the base model (peft 0.21.2); the
     original objects hold none. Parameters are restored in their order too: LoRA on a parameter takes it out
@@ -216,6 +216,7 @@ def note_modules(root: nn.Module) -> Callable[[], None]:
     """
     modules = list(root.modules())
     modes = [(module, module.training) for module in modules]
+    flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in root.parameters()]
     names = ("_modules", "_parameters", "_forward_pre_hooks", "_forward_hooks")
     contents = [getattr(module, name) for module in modules for name in names]
     copies = [(content, dict(content)) for content in contents]
@@ -234,9 +235,9 @@ def note_modules(root: nn.Module) -> Callable[[], None]:
                 parameter.data = tensor
         for name in set(vars(root)) - attributes:
             delattr(root, name)
-        for parameter in root.parameters():
-            parameter.requires_grad_(False)
-            parameter.grad = None
+        for parameter, requires_grad, gradient in flags:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = gradient
 
     return restore
 

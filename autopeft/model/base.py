@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, cast
 
 import peft
@@ -17,7 +15,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from autopeft.errors import TargetError
-from autopeft.model.attaching import attach, load_weights, note_modules
+from autopeft.model.attaching import attach, note_state
 from autopeft.model.components import components as components_of
 from autopeft.model.components import head_names, sizes_of, topology
 from autopeft.model.devices import Precision, devices_of, forked_rng
@@ -26,15 +24,8 @@ from autopeft.model.linear_layers import hidden_size, n_bits, n_params
 from autopeft.model.placement import adapted_components, left_out_sentences, weights_read_directly
 from autopeft.model.quantization import drop_weights
 from autopeft.model.targets import list_targets, untrained_modules
-from autopeft.model.weight_comparison import (
-    TensorWatch,
-    bit_sums,
-    compare_with_checkpoint,
-    weight_digests,
-)
+from autopeft.model.weight_comparison import TensorWatch, bit_sums, weight_digests
 from autopeft.types import Adapter, Component, Plan, Target, digest_of, listed
-
-log = logging.getLogger(__name__)
 
 
 class BaseModel:
@@ -63,7 +54,6 @@ class BaseModel:
         name: str,
         untrained: frozenset[str],
         precision: Precision | None = None,
-        is_in_memory: bool = False,
         components: Sequence[Component] = (),
     ) -> None:
         """Freeze the module and list its target modules.
@@ -71,10 +61,8 @@ class BaseModel:
         Without a `tokenizer` or image processor, the model is only counted. `untrained` are the parameters
         that are not in the checkpoint. Their values are random, so linear layers and norms among them are
         trained and kept with the head. Forward passes compute in `precision`, whatever format the weights
-        have. A model that `is_in_memory` may have been trained since it was loaded. Without `components` the
-        topology of the model decides which are adapted.
+        have. Without `components` the topology of the model decides which are adapted.
         """
-        self.is_in_memory = is_in_memory
         self.module = module.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.name = name
@@ -120,21 +108,6 @@ class BaseModel:
     def pad_token_id(self) -> int:
         """The token that pads rows to one length; 0 for a model that reads no tokens."""
         return int(getattr(self.tokenizer, "pad_token_id", None) or 0)
-
-    @cached_property
-    def differs_from_checkpoint(self) -> bool:
-        """Whether a model in memory differs, outside its head, from the checkpoint that it names."""
-        if not self.is_in_memory:
-            return False
-        missing, changed = compare_with_checkpoint(self.module, self.name, exclude=self.head_names)
-        name = changed or min(missing, default=None)
-        if name is None:
-            return False
-        log.warning(
-            f"The model in memory has another {name} than {self.name}: adapters for it fit only this model; "
-            "to share them, write it with save_pretrained and search that folder."
-        )
-        return True
 
     @property
     def hidden_size(self) -> int:
@@ -216,9 +189,10 @@ class BaseModel:
         those of the head depend on nothing else, so that all plans of one seed start from the same head.
         Raises TargetError if `peft` attached another number of parameters than the plan has.
         """
-        restore = note_modules(self.module)
+        restore = note_state(self.module)
         try:
-            model = self._attach(configs, plan, task_type=task_type, seed=seed, draws_head=True)
+            model = self.attach_for_good(configs, plan=plan, task_type=task_type, seed=seed)
+            self._initialize_head(model, seed=seed)
             if self.precision.dtype != "float32":
                 leave_casts_to_autocast(model)
                 if self.n_bits:
@@ -228,42 +202,12 @@ class BaseModel:
             restore()
 
     def attach_for_good(
-        self,
-        configs: Sequence[PeftConfig],
-        *,
-        plan: Plan,
-        task_type: str | None,
-        seed: int,
-        weights: Path | None = None,
+        self, configs: Sequence[PeftConfig], *, plan: Plan, task_type: str | None, seed: int
     ) -> PeftModel:
-        """Attach a plan's adapters permanently; the head keeps its values, or has those of `weights`.
-
-        Raises TargetError as `attached` does, and SpecError if the folder `weights` has those of another
-        plan. After an error the base model is as it was.
-        """
-        restore = note_modules(self.module)
-        try:
-            model = self._attach(configs, plan, task_type=task_type, seed=seed, draws_head=False)
-            if weights is not None:
-                load_weights(model, tuple(model.peft_config), weights)
-        except BaseException:
-            restore()
-            raise
-        return model
-
-    def _attach(
-        self, configs: Sequence[PeftConfig], plan: Plan, *, task_type: str | None, seed: int, draws_head: bool
-    ) -> PeftModel:
-        is_other_model = self.differs_from_checkpoint  # read before names of modules change
+        """Attach a plan's adapters permanently; the head keeps its values. Raises as `attached` does."""
         with forked_rng(self.device):
             torch.manual_seed(seed)
             model = attach(self.module, configs, task_type=task_type, head_names=self.head_names)
-            if draws_head:
-                self._initialize_head(model, seed=seed)
-        if is_other_model:
-            for config in model.peft_config.values():
-                # Empty, so that no config names the checkpoint: for None peft would fill in its path.
-                config.base_model_name_or_path = ""
         attached = sum(p.numel() for p in model.parameters() if p.requires_grad) - self.head_params
         if attached != plan.trainable_params:
             raise TargetError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -12,7 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from autopeft.errors import ModelError
-from autopeft.model.attaching import note_modules
+from autopeft.model.attaching import note_state
 from autopeft.model.base import BaseModel
 from autopeft.model.checkpoint_source import loading_class, reads_images
 from autopeft.model.checks import pad_with, prepare_base, text_configs, usable_tokenizer
@@ -20,8 +20,8 @@ from autopeft.model.components import head_names
 from autopeft.model.devices import Precision, devices_of, make_current
 from autopeft.model.linear_layers import n_bits
 from autopeft.model.quantization import stop_mutation, widen_norms
-from autopeft.model.weight_comparison import compare_with_checkpoint
 from autopeft.types import Component
+from autopeft.types.plans import LAYER
 
 
 def from_memory(
@@ -56,18 +56,27 @@ def from_memory(
     if not needs_images:
         tokenizer = usable_tokenizer(tokenizer, name)
         pad_with(cast(Any, module).config, tokenizer.pad_token_id)
-    untrained, _ = compare_with_checkpoint(module, name, exclude=head_names(module))
     base = BaseModel(
         module,
         tokenizer,
         name=name,
-        untrained=untrained,
+        untrained=_absent_from_checkpoint(module),
         precision=precision,
-        is_in_memory=True,
         components=components,
     )
     prepare_base(base, auto_class=auto_class)
     return base
+
+
+def _absent_from_checkpoint(module: nn.Module) -> frozenset[str]:
+    """List the parameters outside head and layers that `from_pretrained` drew, such as those of a pooler.
+
+    transformers marks what it reads. A model with layers that are not marked was changed or made otherwise.
+    """
+    head = tuple(f"{name}." for name in head_names(module))
+    named = [(name, parameter) for name, parameter in module.named_parameters() if not name.startswith(head)]
+    drawn = frozenset(name for name, parameter in named if not hasattr(parameter, "_is_hf_initialized"))
+    return frozenset() if any(map(LAYER.search, drawn)) else drawn
 
 
 @contextlib.contextmanager
@@ -78,7 +87,9 @@ def restoring(module: nn.Module) -> Iterator[None]:
     signal may interrupt it. Inside the context a quantized model has the formats of norms and biases that it
     has when it is loaded by name.
     """
-    restore_modules, restore_flags = note_modules(module), note_flags(module)
+    restore = note_state(module)
+    configs = [vars(config) for config in text_configs(cast(Any, module).config)]
+    padding = [{n: value for n, value in config.items() if n == "pad_token_id"} for config in configs]
     undo = stop_mutation(module, scales_gradients=narrow_format_of(module) == "float16")
     if any(map(n_bits, module.modules())):
         widen_norms(module)
@@ -86,28 +97,10 @@ def restoring(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         undo()
-        restore_modules()
-        restore_flags()
-
-
-def note_flags(module: nn.Module) -> Callable[[], None]:
-    """Return a function that restores flags, gradients and padding token of a module."""
-    flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in module.parameters()]
-    modes = [(child, child.training) for child in module.modules()]
-    configs = [vars(config) for config in text_configs(cast(Any, module).config)]
-    padding = [{n: value for n, value in config.items() if n == "pad_token_id"} for config in configs]
-
-    def restore() -> None:
-        for child, training in modes:
-            child.training = training
-        for parameter, requires_grad, gradient in flags:
-            parameter.requires_grad = requires_grad
-            parameter.grad = gradient
+        restore()
         for config, original in zip(configs, padding, strict=True):
             config.pop("pad_token_id", None)
             config.update(original)
-
-    return restore
 
 
 def loaded_from(module: nn.Module) -> str:

@@ -12,9 +12,9 @@ import torch
 
 from autopeft.errors import SpecError
 from autopeft.model import components, is_out_of_memory, release_memory
+from autopeft.model.attaching import note_state
 from autopeft.model.devices import exact_products
 from autopeft.model.routing import count_routing
-from autopeft.model.user_model import note_flags
 from autopeft.plugins import Batch, Score, discover
 from autopeft.sensitivity import ScoredModel, measure
 from autopeft.setup.build import Prepared
@@ -87,7 +87,7 @@ def routing(prepared: Prepared, *, max_examples: int | None = None) -> dict[str,
     if "routed_experts" not in components(base.module).values():
         return {}
     n_examples = min(max_examples or _ROUTED_EXAMPLES, prepared.bench.splits["train"].n_early)
-    restore = note_flags(base.module)
+    restore = note_state(base.module)
     base.module.eval()
     try:
         with torch.no_grad(), base.precision.autocast(base.device), memory_needed("routing", prepared.spec):

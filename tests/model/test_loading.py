@@ -6,6 +6,7 @@ import json
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,6 +42,22 @@ def test_module_missing_in_the_checkpoint_is_trained_with_the_head(no_pooler_dir
     skeleton = model.load_skeleton(ModelSpec(id=str(no_pooler_dir)), auto_class=AUTO)
     assert skeleton.base_params == base.base_params
     assert "bert.pooler.dense" in base.lacking and "random" not in base.lacking and skeleton.lacking == ""
+
+
+def test_so_it_is_if_the_model_is_passed_in_memory(
+    no_pooler_dir: Path, model_dir: Path, tokenizer: Any
+) -> None:
+    whole, no_pooler = (
+        AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
+        for folder in (model_dir, no_pooler_dir)
+    )
+    drawn = AutoModelForSequenceClassification.from_config(whole.config)
+    heads = {whole: (), drawn: (), no_pooler: ("bert.pooler.dense",)}
+    for module, missing in heads.items():
+        base = model.from_memory(
+            module, tokenizer, auto_class=AUTO, label_names=("neg", "pos"), precision=model.Precision()
+        )
+        assert base.head_names == ("classifier", *missing)
 
 
 def test_weights_over_an_incomplete_checkpoint_reload_exactly(no_pooler_dir: Path, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from autopeft.errors import DataError, SpecError, reason_of
 from autopeft.metrics import spearman
 from autopeft.model import is_out_of_memory, release_memory
+from autopeft.model.attaching import note_state
 from autopeft.model.devices import devices_of
-from autopeft.model.user_model import note_flags
 from autopeft.plugins import Batch, Score
 from autopeft.sensitivity._shared.gradients import ScoredModel, backward, holder_of
 from autopeft.sensitivity._shared.layout import split_in_half
@@ -42,7 +42,7 @@ def measure(
         torch.cuda.reset_peak_memory_stats(gpu)
     examples = _Pass([score for score in scores if score.reads_examples], scored)
     if examples.scores:
-        restore = note_flags(scored.model)
+        restore = note_state(scored.model)
         scored.model.eval().requires_grad_(False).zero_grad()
         try:
             examples.run(batches, enough=enough)
