@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import pickle
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any, cast
 import transformers
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub import errors as hub_errors
+from transformers.utils import find_adapter_config_file
 from transformers.utils.hub import extract_commit_hash
 
 from autopeft.errors import ModelError, first_line_of, foreign_file
@@ -72,34 +72,27 @@ def commit_of(spec: ModelSpec) -> str | None:
 
 
 def pretrained_arguments(source: str, spec: ModelSpec, *, here_only: bool = False) -> dict[str, Any]:
-    """Return `from_pretrained`'s arguments; local files only if the hub does not answer."""
-    arguments: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": False}
-    if here_only or (commit_of(spec) is not None and _hub_error(source, spec) is not None):
-        arguments["local_files_only"] = True  # transformers would wait for the hub at every file
-    if not source.endswith(".gguf"):
-        return {"pretrained_model_name_or_path": source, **arguments}
-    if importlib.util.find_spec("gguf") is None:
-        raise ModelError(f"{source} is a GGUF file; install its reader with: pip install gguf.")
-    path = Path(source)
-    return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, **arguments}
+    """Return `from_pretrained`'s arguments; local files only if the hub does not answer.
 
-
-def require_reachable(source: str, spec: ModelSpec) -> None:
-    """Raise ModelError for an adapter, or an uncached hub model if the hub does not answer.
-
-    One short request beforehand saves time: transformers retries for half a minute at every file.
+    Raises ModelError for a hub model that is not cached if the hub does not answer. One short request
+    beforehand saves time: transformers retries for half a minute at every file.
     """
-    adapter = Path(source) / "adapter_config.json"
-    if os.path.exists(adapter):  # noqa: PTH110 - see load_error
-        raise adapter_error(source, read_object(adapter).get("base_model_name_or_path"))
-    if os.path.exists(source) or source.endswith(".gguf") or commit_of(spec) is not None:  # noqa: PTH110
-        return
-    error = _hub_error(source, spec)
-    if error is not None:
+    arguments: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": False}
+    if source.endswith(".gguf"):
+        if importlib.util.find_spec("gguf") is None:
+            raise ModelError(f"{source} is a GGUF file; install its reader with: pip install gguf.")
+        path = Path(source)
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, **arguments}
+    is_hub_model = not here_only and not os.path.exists(source)  # noqa: PTH110 - see load_error
+    error = _hub_error(source, spec) if is_hub_model else None
+    if error is not None and commit_of(spec) is None:
         raise ModelError(
             f"The base model {source!r} is not a directory and not in the hub's cache, and the hub cannot be "
             f"reached ({type(error).__name__}); check spelling and network, or pass a local directory."
         ) from error
+    if here_only or error is not None:
+        arguments["local_files_only"] = True
+    return {"pretrained_model_name_or_path": source, **arguments}
 
 
 def _hub_error(source: str, spec: ModelSpec) -> Exception | None:
@@ -113,17 +106,23 @@ def _hub_error(source: str, spec: ModelSpec) -> Exception | None:
 
 
 def config_of(spec: ModelSpec, *, here_only: bool = False) -> Any:
-    """Read the transformers config of a base model; raise ModelError if it cannot be read.
+    """Read the transformers config of a base model; with `here_only` from a directory or the hub's cache.
 
-    With `here_only` only a directory or the hub's cache is read.
+    Raises ModelError if it cannot be read, belongs to an adapter, or asks for code of the hub.
     """
     source, _ = resolve(spec)
-    if not here_only:
-        require_reachable(source, spec)
+    arguments = pretrained_arguments(source, spec, here_only=here_only)
+    folder, local_only = arguments["pretrained_model_name_or_path"], arguments.get("local_files_only", False)
     with reading(source):
-        config = transformers.AutoConfig.from_pretrained(
-            **pretrained_arguments(source, spec, here_only=here_only)
-        )
+        adapter = find_adapter_config_file(folder, revision=spec.revision, local_files_only=local_only)
+        if adapter is not None:
+            base = read_object(Path(adapter)).get("base_model_name_or_path")
+            remedy = f"--model {base}" if base and base != source else "--model with its base model"
+            raise ModelError(
+                f"{source} holds an adapter{f' of {base}' if base else ''} (adapter_config.json), not a base "
+                f"model; merge it (merge_and_unload of peft) and save it elsewhere, or pass {remedy}."
+            )
+        config = transformers.AutoConfig.from_pretrained(**arguments)
     attention = getattr(config, "_attn_implementation", None)
     if isinstance(attention, str) and "/" in attention:
         raise ModelError(
@@ -145,15 +144,6 @@ def name_first_token(config: Any, generation_config: Any = None) -> None:
     config.decoder_start_token_id = next((token for token in tokens if token is not None), 0)
 
 
-def adapter_error(source: str, base: str | None) -> ModelError:
-    """Make the error for an adapter instead of a base model; `base` is its own, if known."""
-    remedy = f"--model {base}" if base and base != source else "--model with its base model"
-    return ModelError(
-        f"{source} holds an adapter{f' of {base}' if base else ''} (adapter_config.json), not a base "
-        f"model; merge it (merge_and_unload of peft) and save it elsewhere, or pass {remedy}."
-    )
-
-
 def reading(source: str) -> AbstractContextManager[None]:
     """Turn whatever is raised while a base model is read into a ModelError of one sentence."""
     return foreign_file(partial(load_error, source))
@@ -169,11 +159,6 @@ def load_error(source: str, error: Exception) -> ModelError:
             f"The base model {source!r} brings Python code of its own, and code of a model repository is "
             "never run here; use a model of an architecture that transformers has, or load it yourself and "
             "pass it from Python (autopeft.search(…, model=…))."
-        )
-    if isinstance(error, pickle.UnpicklingError):  # torch's message explains how to run the code anyway
-        return ModelError(
-            f"The weights of {source!r} hold more than tensors (a pickle that can run code) or are damaged; "
-            "they were not read: get them as safetensors."
         )
     first_line = first_line_of(error)
     if isinstance(error, ImportError):  # the message names the package

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ import transformers
 from autopeft.errors import ModelError
 from autopeft.model.base import BaseModel
 from autopeft.model.checkpoint_source import (
-    adapter_error,
     config_of,
     counting_class,
     loading_class,
@@ -24,12 +24,11 @@ from autopeft.model.checkpoint_source import (
     reading,
     reads_images,
     require_class,
-    require_reachable,
     resolve,
 )
 from autopeft.model.checks import pad_with, prepare_base, require_targets, usable_tokenizer
 from autopeft.model.components import head_names
-from autopeft.model.devices import SPREAD, Precision, device_names, find_device, has_used_gpus, make_current
+from autopeft.model.devices import SPREAD, Precision, device_names, find_device, forked_rng, make_current
 from autopeft.model.linear_layers import n_params
 from autopeft.model.quantization import (
     conv1d_to_linear,
@@ -39,7 +38,6 @@ from autopeft.model.quantization import (
     plain_experts_note,
     quantization_config,
     quantized_owners,
-    require_bitsandbytes,
     require_plain_weights,
     require_trainable,
     stop_mutation,
@@ -73,10 +71,13 @@ def load(
     """
     precision = precision or Precision()
     source, name = resolve(spec)
-    require_reachable(source, spec)
+    config = config_of(spec)
+    class_name = loading_class(config, auto_class)
+    require_class(config, class_name, name=name)
     reader = _Reader(
         spec=spec,
-        auto_class=auto_class,
+        config=config,
+        class_name=class_name,
         label_names=label_names,
         device=find_device(device),
         is_spread=device_names(device)[0] == SPREAD,
@@ -146,8 +147,10 @@ def load_skeleton(
 
 def require_packages(spec: ModelSpec) -> None:
     """Raise ModelError for a missing package, an unreadable config, or a second quantization."""
-    if spec.quantize != "none":
-        require_bitsandbytes(spec.quantize)
+    if spec.quantize != "none" and importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"--quantize {spec.quantize} needs bitsandbytes; install it with: pip install bitsandbytes."
+        )
     if spec.id is not None and spec.id.endswith(".gguf"):
         pretrained_arguments(spec.id, spec)
         return
@@ -175,7 +178,8 @@ class _Reader:
     """Reads a checkpoint; methods return the model and transformers' loading report."""
 
     spec: ModelSpec
-    auto_class: str
+    config: Any
+    class_name: str
     label_names: Sequence[str]
     device: torch.device
     is_spread: bool
@@ -184,15 +188,14 @@ class _Reader:
     def read_plain(self) -> tuple[Any, Mapping[str, Any]]:
         """Read a model whose format is that of the checkpoint."""
         source, name = resolve(self.spec)
-        is_gguf = source.endswith(".gguf")
-        settings = {} if is_gguf else dequantizing(config_of(self.spec))
+        settings = dequantizing(self.config)
         if self.is_spread:
             settings["device_map"] = SPREAD
-        elif self.device.type == "cuda" and not self.label_names and not is_gguf:
+        elif self.device.type == "cuda" and not self.label_names and not source.endswith(".gguf"):
             # Weights stream to the GPU, without a copy in host memory. A fresh head is drawn on the CPU,
             # whose numbers are the same everywhere.
             settings["device_map"] = {"": self.device}
-        module, checkpoint = self._read(self.auto_class, **settings)
+        module, checkpoint = self._read(**settings)
         require_trainable(module, name)
         return module if self.is_spread else module.to(self.device), checkpoint
 
@@ -202,59 +205,40 @@ class _Reader:
         Reading shows which weights are missing, so that a model without a pooler, say, is read twice. All is
         read in the format that the model computes in: it takes less memory, and 4-bit layers unpack to it.
         """
-        skeleton = load_skeleton(self.spec, auto_class=self.auto_class)
-        require_plain_weights(skeleton.module.config, skeleton.name)
+        skeleton = load_skeleton(self.spec, auto_class=self.class_name)
+        require_plain_weights(self.config, skeleton.name)
         skipped = [*skeleton.head_names, *output_layer_names(skeleton.module)]
         device_map = SPREAD if self.is_spread else {"": self.device}
         while True:
             config = quantization_config(self.spec.quantize, skipped, dtype=self.dtype)
-            module, checkpoint = self._read(
-                self.auto_class, quantization_config=config, device_map=device_map
-            )
+            module, checkpoint = self._read(quantization_config=config, device_map=device_map)
             missing = quantized_owners(module, _missing_keys(checkpoint))
             if not missing:
                 break
             skipped += missing
         widen_norms(module)
-        if self.device.type == "cpu":
-            # A view of the checkpoint would keep its whole file mapped, several times as large.
-            for parameter in module.parameters():
-                if parameter.is_floating_point():
-                    parameter.data = parameter.data.clone()
         log_quantized(module, skeleton.name)
         bits, n_weights = self.spec.quantize, n_params(module)
         if note := plain_experts_note(module, bits, n_weights=n_weights, dtype=self.dtype):
             log.warning(note)
         return module, checkpoint
 
-    def _read(self, class_name: str, **settings: Any) -> tuple[Any, Mapping[str, Any]]:
-        """Read a model, if necessary as one that reads images too."""
+    def _read(self, **settings: Any) -> tuple[Any, Mapping[str, Any]]:
+        """Read the checkpoint with these settings of `from_pretrained`."""
         source, name = resolve(self.spec)
-        labels = dict(enumerate(self.label_names))
-        label_maps = {"id2label": labels, "label2id": {label: i for i, label in labels.items()}}
-        gpus = range(torch.cuda.device_count()) if has_used_gpus() else ()
-        try:
-            with reading(source), torch.random.fork_rng(devices=gpus):
-                torch.manual_seed(0)  # missing weights are drawn alike in every process
-                module, checkpoint = getattr(transformers, class_name).from_pretrained(
-                    **pretrained_arguments(source, self.spec),
-                    **(label_maps if labels else {}),
-                    output_loading_info=True,
-                    ignore_mismatched_sizes=True,
-                    dtype=getattr(torch, self.dtype),
-                    **settings,
-                )
-        except ModelError:
-            config = config_of(self.spec)
-            if (fallback := loading_class(config, class_name)) != class_name:
-                return self._read(fallback, **settings)
-            require_class(config, class_name, name=source)
-            raise
-        if adapters := getattr(module, "peft_config", None):  # of a hub model, whose adapter is loaded too
-            raise adapter_error(source, next(iter(adapters.values())).base_model_name_or_path)
-        if labels and module.config.num_labels != len(labels) and "num_labels" not in settings:
-            # The configs of timm and PVT have a field of this name, which the labels do not change.
-            return self._read(class_name, num_labels=len(labels), **settings)
+        if self.label_names:  # `num_labels` too: the configs of timm and PVT have a field of that name
+            settings["id2label"] = dict(enumerate(self.label_names))
+            settings["label2id"] = {label: index for index, label in enumerate(self.label_names)}
+            settings["num_labels"] = len(self.label_names)
+        with reading(source), forked_rng(self.device):
+            torch.manual_seed(0)  # missing weights are drawn alike in every process
+            module, checkpoint = getattr(transformers, self.class_name).from_pretrained(
+                **pretrained_arguments(source, self.spec),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                dtype=getattr(torch, self.dtype),
+                **settings,
+            )
         places = getattr(module, "hf_device_map", {"": next(module.parameters()).device.type})
         if self.is_spread and not {"cpu", "disk"}.isdisjoint(places.values()):
             raise ModelError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -113,12 +112,6 @@ def require_trainable(module: nn.Module, name: str) -> None:
             f"{name} is quantized ({method}) in a format that cannot be trained; pass --model with a "
             "checkpoint that is not quantized."
         )
-
-
-def require_bitsandbytes(bits: str) -> None:
-    """Raise ModelError if bitsandbytes is missing."""
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ModelError(f"--quantize {bits} needs bitsandbytes; install it with: pip install bitsandbytes.")
 
 
 def quantization_config(bits: str, skipped: Iterable[str], *, dtype: str) -> Any:

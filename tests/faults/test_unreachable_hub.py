@@ -8,7 +8,7 @@ import pytest
 from toys.hub import Hub, hub_on_this_machine
 
 from autopeft.errors import ModelError
-from autopeft.model.checkpoint_source import pretrained_arguments, require_reachable
+from autopeft.model.checkpoint_source import pretrained_arguments
 from autopeft.types import ModelSpec
 
 
@@ -17,7 +17,7 @@ def test_a_hub_model_without_a_hub_is_refused_at_once(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     spec = ModelSpec(id="nobody/no-such-model")
     with pytest.raises(ModelError, match="cannot be reached"):
-        require_reachable("nobody/no-such-model", spec)
+        pretrained_arguments("nobody/no-such-model", spec)
 
 
 def test_a_cached_hub_model_does_not_wait_for_a_hub_that_is_gone(monkeypatch, tmp_path):
