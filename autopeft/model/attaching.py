@@ -322,7 +322,7 @@ def merge(model: PeftModel) -> nn.Module:
     Raises NotImplementedError, AttributeError or SpecError for an adapter that does not change weights.
     """
     inner = model.get_base_model()
-    was_tied = _is_tied(inner)
+    was_tied = getattr(cast(Any, inner).config, "tie_word_embeddings", False)
     for layer in inner.modules():
         if isinstance(layer, BaseTunerLayer) and hasattr(layer, "merge"):
             cast(Any, layer).merge = partial(_merge_in_float32, layer, layer.merge)
@@ -333,25 +333,14 @@ def merge(model: PeftModel) -> nn.Module:
             plain = layer.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
             setattr(inner.get_submodule(parent), child, plain)
             unloaded = (*unloaded, f"{name}.")
-    merged = cast(nn.Module, model.merge_and_unload(safe_merge=True))
-    if was_tied and not _is_tied(merged):
-        _correct_ties(merged)
-    return merged
-
-
-def _is_tied(module: nn.Module) -> bool:
-    return bool(getattr(getattr(module, "config", None), "tie_word_embeddings", False))
-
-
-def _correct_ties(module: Any) -> None:
-    """Declare a model tied whose weights still share memory, after `peft` declared it untied.
-
-    `peft` 0.21.2 overlooks T5Gemma's pair: the output layer has the weight of the decoder's embeddings, not
-    of the input's.
-    """
-    pairs = [tuple(map(module.get_parameter, pair)) for pair in module.all_tied_weights_keys.items()]
-    if pairs and all(target.data_ptr() == source.data_ptr() for target, source in pairs):
-        module.config.tie_word_embeddings = True
+    merged = cast(Any, model.merge_and_unload(safe_merge=True))
+    # peft declares T5Gemma untied, whose output layer has the weight of the decoder's embeddings.
+    if was_tied and all(
+        merged.get_parameter(name).data_ptr() == merged.get_parameter(source).data_ptr()
+        for name, source in merged.all_tied_weights_keys.items()
+    ):
+        merged.config.tie_word_embeddings = True
+    return cast(nn.Module, merged)
 
 
 def _merge_in_float32(layer: BaseTunerLayer, merge: Callable[..., None], *args: Any, **settings: Any) -> None:

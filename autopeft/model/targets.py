@@ -180,35 +180,25 @@ def _with_depths(targets: Sequence[Target], module: nn.Module) -> tuple[Target, 
     So do those of later lists of layers in a module of the same class: CANINE has three encoders.
     """
     numbers = layer_numbers([target.name for target in targets])
-    n_layers: dict[str, int] = {}
-    for name, number in numbers.items():
-        parent = layers_parent(name)
-        n_layers[parent] = max(n_layers.get(parent, 0), number + 1)
+    # The module that holds a list of layers: `bert.encoder` of `bert.encoder.layer.3.output`.
+    parents = {name: ".".join((layer_name(name) or "").split(".")[:-2]) for name in numbers}
     starts: dict[str, int] = {}
-    for parent in n_layers:
+    ends: dict[str, int] = {}
+    for parent in dict.fromkeys(parents.values()):
         is_decoder, kind = "decoder" in parent.split("."), type(module.get_submodule(parent))
-        ends = [
-            start + n_layers[lower]
-            for lower, start in starts.items()
+        before = [
+            end
+            for lower, end in ends.items()
             if type(module.get_submodule(lower)) is kind or (is_decoder and "encoder" in lower.split("."))
         ]
-        starts[parent] = max(ends, default=0)
+        starts[parent] = max(before, default=0)
+        ends[parent] = starts[parent] + 1 + max(n for name, n in numbers.items() if parents[name] == parent)
     return tuple(
-        replace(target, layer=numbers[target.name] + starts[layers_parent(target.name)])
+        replace(target, layer=numbers[target.name] + starts[parents[target.name]])
         if target.name in numbers
         else target
         for target in targets
     )
-
-
-def layers_parent(target_name: str) -> str:
-    """Return the parent of the list of layers that has a target; empty for the model itself.
-
-    Example:
-        >>> layers_parent("bert.encoder.layer.3.attention.self.query"), layers_parent("layers.3.q")
-        ('bert.encoder', '')
-    """
-    return ".".join((layer_name(target_name) or "").split(".")[:-2])
 
 
 def layer_numbers(names: Iterable[str]) -> dict[str, int]:
