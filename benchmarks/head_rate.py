@@ -53,11 +53,12 @@ def runs_of(
             budget=BudgetSpec(requested="0.2%"),
             output=OutputSpec(out=f"{scratch}/run"),
         )
-        prepared = prepare(spec, keep_weights=lambda plan, seed: Path(scratch) / "weights")
+        prepared = prepare(spec)
         context = fit_to_budget(prepared.spec, prepared.base, requested_space(spec))[1]
         low, high = context.methods["lora"].learning_rate_range
         policy = Policy(method="lora", placement="q+v", learning_rate=low * (high / low) ** 0.38)
-        plan, bench, usual = plan_of(policy, context), prepared.bench, prepared.bench.head_rates
+        bench = replace(prepared.bench, keep_weights=lambda plan, seed: Path(scratch) / "weights")
+        plan, usual = plan_of(policy, context), bench.head_rates
         for move in moves:
             losses = list[float]()
             vars(bench)["head_rates"] = usual.at(usual.output * move / usual.move)

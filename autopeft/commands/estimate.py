@@ -20,8 +20,8 @@ from autopeft.model import Precision
 from autopeft.model.checkpoint_source import reads_images
 from autopeft.model.devices import exact_products
 from autopeft.plugins import discover
-from autopeft.setup.derive import derive
-from autopeft.setup.look import NAMED, facts_of, load_data
+from autopeft.setup.derive import full_run, with_batch_and_epochs, with_max_length
+from autopeft.setup.look import NAMED, load_data
 from autopeft.setup.resources import labelled_tokens
 from autopeft.store import read_plan
 from autopeft.train.lengths import EVAL_COST, Lengths
@@ -145,7 +145,7 @@ def estimate_step(
                 described.base_model,
             )
         if spec.data.source is not None:
-            task = spec.task.model_copy(update={"name": described.task})
+            task = spec.task.model_copy(update={"name": described.traced.task.name})
             run = RunSpec(model=base, data=spec.data, task=task)
             rows = row_lengths(run, device="cuda" if on_gpu else "cpu")
         request = StepRequest(
@@ -286,21 +286,18 @@ def row_lengths(spec: RunSpec, *, device: str) -> RowLengths:
     base.tokenizer = model.load_processor(spec.model, needs_images=reads_images(task.auto_class))
     fitted = task.fitted(spec.task, loaded.label_space, base.tokenizer)
 
-    @cache
-    def encode(max_length: int | None) -> train.EncodedSplit:
-        rows = loaded.joined("train", "search")
-        return train.encode_split(rows, base=base, task=fitted, max_length=max_length)
-
-    derived = derive(spec, facts_of(spec, loaded, base, fitted, encode=encode, device=device))
-    for decision in derived.decisions:
+    spec, of_length = with_max_length(spec, loaded.train, base, fitted, device=device)
+    rows = loaded.joined("train", "search")
+    encoded = train.encode_split(rows, base=base, task=fitted, max_length=spec.task.max_length)
+    spec, of_steps = with_batch_and_epochs(spec, encoded, fitted.defaults, device=device)
+    for decision in (*of_length, *of_steps):
         log.info("%s", decision)
-    encoded = encode(derived.spec.task.max_length)
-    n_rows, n_steps = derived.batch_size, derived.full_steps
+    n_rows, n_steps = full_run(spec.task, len(encoded.labels))
     steps = train.train_rows(encoded.lengths, n_steps=train.TYPICAL_STEPS, batch_size=n_rows, seed=0)
     padded = [train.padded_tokens(step, encoded.lengths) for step in steps]
     return RowLengths(
         n_rows=n_rows,
-        max_length=derived.spec.task.max_length or encoded.longest,
+        max_length=spec.task.max_length or encoded.longest,
         kind=loaded.label_space.kind,
         longest=encoded.longest,
         typical_tokens=round(float(np.mean(padded)) / n_rows),

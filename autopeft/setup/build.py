@@ -5,9 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from pathlib import Path
-from typing import Any, cast
 
 from autopeft import train
 from autopeft.budget import AUTO
@@ -15,10 +12,11 @@ from autopeft.data import LabelledData
 from autopeft.model import BaseModel
 from autopeft.model.devices import missing_kernels
 from autopeft.plugins import Method, Task
-from autopeft.setup.derive import derive, full_run
-from autopeft.setup.look import NAMED, InMemory, facts_of, look, methods_for
+from autopeft.setup.derive import full_run, with_answer_length, with_batch_and_epochs, with_max_length
+from autopeft.setup.look import NAMED, InMemory, look, methods_for
 from autopeft.setup.resources import budget_of, labelled_tokens, memory_needed, with_compute, with_rank
-from autopeft.types import SETTINGS, Budget, Decision, Fidelity, Plan, RunSpec, with_setting
+from autopeft.store import RunDir
+from autopeft.types import SETTINGS, Budget, Decision, RunSpec, with_setting
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +36,17 @@ class Prepared:
     bench: train.Bench
     full_steps: int
     decisions: tuple[Decision, ...] = ()
+
+    def kept_in(self, run: RunDir, *, interrupt: Callable[[], None] = lambda: None) -> Prepared:
+        """Return the same run with weights, states and curves in a run directory; see `Bench`."""
+        bench = replace(
+            self.bench,
+            keep_weights=run.weights,
+            under_way=run.under_way,
+            curve=run.curve,
+            interrupt=interrupt,
+        )
+        return replace(self, bench=bench)
 
     def n_evaluated(self, split: str) -> int:
         """Count the evaluated examples of a split: all, or `--max-eval-examples`; 0 without the split."""
@@ -68,64 +77,45 @@ class Prepared:
         return by_split
 
 
-def prepare(
-    spec: RunSpec,
-    *,
-    keep_weights: Callable[[Plan, int], Path] | None = None,
-    under_way: Callable[[Plan, Fidelity], Path] | None = None,
-    curve: Callable[[Plan, Fidelity], Path] | None = None,
-    memory: InMemory = NAMED,
-    interrupt: Callable[[], None] = lambda: None,
-) -> Prepared:
+def prepare(spec: RunSpec, *, memory: InMemory = NAMED) -> Prepared:
     """Load data and base model, derive the settings that the user left open, and build the bench.
 
-    `keep_weights`, `under_way`, `curve` and `interrupt` are those of the bench. With the precision `auto`, a
-    model that overflows in float16 is loaded again in float32. Raises as `look`, `derive` and `with_compute`
-    do, and ModelError if memory runs out.
+    With the precision `auto`, a model that overflows in float16 is loaded again in float32. Raises as `look`
+    and `with_compute` do, DataError if rows cannot be encoded, and ModelError if memory runs out.
     """
-    build = partial(
-        _prepare,
-        memory=memory,
-        keep_weights=keep_weights,
-        under_way=under_way,
-        curve=curve,
-        interrupt=interrupt,
-    )
     with memory_needed("preparing the base model and its data", spec):
         try:
-            return build(spec)
+            return _prepare(spec, memory)
         except train.OverflowInFloat16Error:
             if spec.execution.dtype != "auto":
                 raise
         log.warning("The loss of %s overflows in float16: the run computes in float32.", spec.model.id)
-        return build(with_setting(spec, "execution.dtype", "float32"))
+        return _prepare(with_setting(spec, "execution.dtype", "float32"), memory)
 
 
-def _prepare(spec: RunSpec, *, memory: InMemory, **of_bench: Any) -> Prepared:
-    """Look at data and model, derive the settings, and build the bench with `of_bench`."""
+def _prepare(spec: RunSpec, memory: InMemory) -> Prepared:
     spec, loaded, base, task = look(spec, memory)
     if base.device.type == "cuda" and (missing := missing_kernels(base.module)):
         log.warning("The recurrent layers of %s are slow without %s.", base.name, " and ".join(missing))
-    encode = cache(partial(train.encode_splits, loaded, base=base, task=task))
-    facts = facts_of(spec, loaded, base, task, encode=lambda n_tokens: encode(max_length=n_tokens)["train"])
-    derived = derive(spec, facts)
-    if spec.task.max_length not in (None, derived.spec.task.max_length):
-        log.warning("%s", derived.decisions[0])
-    if derived.max_new_tokens is not None:
-        task = replace(cast("Any", task), max_new_tokens=derived.max_new_tokens)
+    device = base.device.type
+    spec, of_length = with_max_length(spec, loaded.train, base, task, device=device)
+    splits = train.encode_splits(loaded, base=base, task=task, max_length=spec.task.max_length)
+    examples = splits["train"]
+    spec, of_steps = with_batch_and_epochs(spec, examples, task.defaults, device=device)
+    task, of_answers = with_answer_length(task, examples)
+    decisions = [*of_length, *of_steps, *of_answers]
+    if spec.budget.requested == AUTO:
+        spec, ranked = with_rank(spec, base, n_labelled=labelled_tokens(task, examples))
+        decisions.append(ranked)
+    n_per_step, full_steps = full_run(spec.task, len(examples.labels))
     bench = train.Bench(
         base=base,
         task=task,
         methods=methods_for(base),
-        splits=encode(max_length=derived.spec.task.max_length),
-        batch_size=derived.batch_size,
-        full_steps=derived.full_steps,
-        **of_bench,
+        splits=splits,
+        batch_size=n_per_step,
+        full_steps=full_steps,
     )
-    spec, decisions = derived.spec, derived.decisions
-    if spec.budget.requested == AUTO:
-        spec, ranked = with_rank(spec, base, n_labelled=labelled_tokens(task, bench.splits["train"]))
-        decisions = (*decisions, ranked)
     spec, bench, computing = with_compute(spec, bench)
     return Prepared(
         spec=spec,
@@ -134,7 +124,7 @@ def _prepare(spec: RunSpec, *, memory: InMemory, **of_bench: Any) -> Prepared:
         task=task,
         methods=bench.methods,
         bench=bench,
-        full_steps=derived.full_steps,
+        full_steps=full_steps,
         decisions=(*decisions, *computing),
     )
 

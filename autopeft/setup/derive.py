@@ -1,14 +1,22 @@
-"""DERIVE: the settings of a full run that the user leaves open, from the facts of rows, task and model."""
+"""DERIVE: the settings of a full run that the user leaves open, from rows, task and model.
+
+Functions that start with `with_` return what they are passed with the settings that they chose, and decisions
+that say by what rule. Settings that the user made stay.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean
+from typing import Any, cast
 
 import numpy as np
 
 from autopeft import train
+from autopeft.data import Split
+from autopeft.model import BaseModel
 from autopeft.plugins import Task, TaskDefaults, last_answer
 from autopeft.types import Decision, RunSpec, TaskSpec, with_setting
 
@@ -19,86 +27,68 @@ LONGER = 4  # the task's upper limit grows by this if it would cut more than hal
 _BLOCKS = 200  # of a packed train split, at least: enough for different batches in every step; heuristic
 _LONGER_ANSWER = 1.25  # a model's answer may be longer than the true one; heuristic
 _BATCHES = 8  # in an epoch, at least; heuristic
+_SAMPLED_ROWS = 2000  # to count the tokens of; heuristic: a percentile within some tokens
+
+log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What the settings are derived from.
+def with_max_length(
+    spec: RunSpec, rows: Split, base: BaseModel, task: Task, *, device: str
+) -> tuple[RunSpec, tuple[Decision, ...]]:
+    """Derive the tokens of an example from train rows; lower a set length that the model does not take.
 
-    The functions tokenize rows, which takes long: each is called only if a setting depends on its answer.
-
-    Attributes:
-        device: Type of the device, such as cpu.
-        n_rows: Rows of the train split.
-        max_tokens: Tokens of a row that tokenizer and model take; None without a limit.
-        limited_by: What sets `max_tokens`, such as "the model's context".
-        row_tokens: Count the tokens of some train rows, uncut up to `LONGER` times the task's upper limit.
-        text_tokens: Count the tokens of a train split that is packed into blocks.
-        encode: Encode the train split, in at most so many tokens a row.
+    `device` is the type of the device that trains, such as cpu; `base` may be a skeleton without weights.
     """
-
-    task: Task
-    device: str
-    n_rows: int
-    max_tokens: int | None
-    limited_by: str
-    row_tokens: Callable[[], Sequence[int]]
-    text_tokens: Callable[[], int]
-    encode: Callable[[int | None], train.EncodedSplit]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Derived:
-    """The settings of a full run, and by what rule those were chosen that the user left open.
-
-    `max_new_tokens` is None if the task generates no answers.
-    """
-
-    spec: RunSpec
-    batch_size: int
-    full_steps: int
-    max_new_tokens: int | None
-    decisions: tuple[Decision, ...]
+    limits, requested, most = task.defaults.max_length, spec.task.max_length, train.max_length_of(base)
+    if requested is not None:
+        if most is None or requested <= most:
+            return spec, ()
+        value, rule = most, f"the limit of model and tokenizer, which is below --max-length {requested:,}"
+        log.warning("%s", _decision("max_length", value, rule))
+    elif limits is None:
+        return spec, ()
+    elif task.defaults.is_packed:
+        longest = int(limits[1] * (CPU_SHARE if device == "cpu" else 1))
+        n_tokens = train.count_tokens(rows, base, task, block_length=limits[0])
+        value, rule = block_length(n_tokens, limits=(limits[0], min(longest, most or longest)))
+    else:
+        n_rows = len(rows.labels)
+        order = np.random.default_rng(spec.search.seed).permutation(n_rows)
+        sampled = sorted(order[:_SAMPLED_ROWS].tolist())
+        lengths = train.uncut_lengths(rows, sampled, base, task, most=LONGER * limits[1])
+        value, rule = example_length(lengths, n_rows=n_rows, limits=limits, max_tokens=most)
+    return with_setting(spec, "task.max_length", value), (_decision("max_length", value, rule),)
 
 
-def derive(spec: RunSpec, facts: Facts) -> Derived:
-    """Derive the length of examples, batch size, epochs and length of answers; set ones are kept.
-
-    Only a length beyond what tokenizer and model take is lowered. Raises DataError if the rows cannot be
-    encoded.
-    """
-    defaults = facts.task.defaults
-    chosen: dict[str, tuple[int, str]] = {}
-    requested, most = spec.task.max_length, facts.max_tokens
-    if requested is not None and most is not None and requested > most:
-        chosen["max_length"] = most, f"{facts.limited_by}, which is below --max-length {requested:,}"
-    elif requested is None and defaults.max_length is not None:
-        chosen["max_length"] = _max_length(facts, defaults.max_length)
-    max_length = chosen["max_length"][0] if "max_length" in chosen else requested
-    examples = facts.encode(max_length)
-    n_train = len(examples.labels)
+def with_batch_and_epochs(
+    spec: RunSpec, examples: train.EncodedSplit, defaults: TaskDefaults, *, device: str
+) -> tuple[RunSpec, tuple[Decision, ...]]:
+    """Derive batch size and epochs from the encoded train split, unless they are set."""
+    n_train, decisions = len(examples.labels), []
     if spec.task.batch_size is None:
         lengths = examples.lengths[examples.typical].tolist()
-        share = CPU_SHARE if facts.device == "cpu" else 1.0
-        chosen["batch_size"] = batch_size(lengths, n_train=n_train, defaults=defaults, share=share)
+        share = CPU_SHARE if device == "cpu" else 1.0
+        value, rule = batch_size(lengths, n_train=n_train, defaults=defaults, share=share)
+        spec = with_setting(spec, "task.batch_size", value)
+        decisions.append(_decision("batch_size", value, rule))
     if spec.task.epochs is None and spec.task.max_steps is None:
-        chosen["epochs"] = epochs(n_train, defaults=defaults)
-    for name, (value, _) in chosen.items():
-        spec = with_setting(spec, f"task.{name}", float(value) if name == "epochs" else value)
-    if defaults.max_new_tokens is not None:
-        chosen["max_new_tokens"] = answer_length(_answers(examples), limits=defaults.max_new_tokens)
-    decisions = tuple(
-        Decision(setting=f"task.{name}", value=f"{value:,}", rule=rule)
-        for name, (value, rule) in chosen.items()
-    )
-    n_per_step, full_steps = full_run(spec.task, n_train)
-    return Derived(
-        spec=spec,
-        batch_size=n_per_step,
-        full_steps=full_steps,
-        max_new_tokens=chosen["max_new_tokens"][0] if "max_new_tokens" in chosen else None,
-        decisions=decisions,
-    )
+        value, rule = epochs(n_train, defaults=defaults)
+        spec = with_setting(spec, "task.epochs", float(value))
+        decisions.append(_decision("epochs", value, rule))
+    return spec, tuple(decisions)
+
+
+def with_answer_length(task: Task, examples: train.EncodedSplit) -> tuple[Task, tuple[Decision, ...]]:
+    """Derive the tokens of a generated answer, if the task generates answers."""
+    if (limits := task.defaults.max_new_tokens) is None:
+        return task, ()
+    lengths = [len(last_answer(examples.labels[i])[1]) for i in examples.typical]
+    value, rule = answer_length(lengths, limits=limits)
+    return replace(cast(Any, task), max_new_tokens=value), (_decision("max_new_tokens", value, rule),)
+
+
+def _decision(name: str, value: int, rule: str) -> Decision:
+    return Decision(setting=f"task.{name}", value=f"{value:,}", rule=rule)
 
 
 def full_run(task: TaskSpec, n_train: int) -> tuple[int, int]:
@@ -110,35 +100,18 @@ def full_run(task: TaskSpec, n_train: int) -> tuple[int, int]:
     return n_per_step, n_steps
 
 
-def _max_length(facts: Facts, limits: tuple[int, int]) -> tuple[int, str]:
-    if not facts.task.defaults.is_packed:
-        return example_length(
-            facts.row_tokens(),
-            n_rows=facts.n_rows,
-            limits=limits,
-            max_tokens=facts.max_tokens,
-            limited_by=facts.limited_by,
-        )
-    most = int(limits[1] * (CPU_SHARE if facts.device == "cpu" else 1))
-    return block_length(facts.text_tokens(), limits=(limits[0], min(most, facts.max_tokens or most)))
-
-
-def _answers(examples: train.EncodedSplit) -> list[int]:
-    return [len(last_answer(examples.labels[i])[1]) for i in examples.typical]
-
-
 def example_length(
     lengths: Sequence[int],
     *,
     n_rows: int,
     limits: tuple[int, int],
     max_tokens: int | None,
-    limited_by: str = "the model's context",
 ) -> tuple[int, str]:
     """Derive the tokens of an example: the 99th percentile of the rows, within limits and the context.
 
-    The upper limit is four times as high if it would cut more than half of the rows. Returns the length, and
-    the rule that decided it in words, as the functions below do. `lengths` are `Facts.row_tokens`.
+    The upper limit is four times as high if it would cut more than half of the rows. `lengths` are those of
+    some of the `n_rows` train rows, uncut; model and tokenizer take `max_tokens`. Returns the length, and the
+    rule that decided it in words, as the functions below do.
     """
     typical = max(limits[0], _in_multiples(_percentile(lengths)))
     n_long = sum(length > limits[1] for length in lengths)
@@ -151,7 +124,7 @@ def example_length(
     if value == typical:
         why = f"the {PERCENTILE}th percentile"
     else:
-        why = limited_by if value == max_tokens else "the most by default"
+        why = "the limit of model and tokenizer" if value == max_tokens else "the most by default"
     return value, f"{why}; {n_cut:,} of {rows} are cut"
 
 

@@ -1,26 +1,22 @@
-"""LOOK: load data and base model, and collect the facts from which settings are derived."""
+"""LOOK: load data and base model, and fit the task to them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
 from torch import nn
 
-from autopeft import data, model, train
+from autopeft import data, model
 from autopeft.data import LabelledData
 from autopeft.errors import DataError, ModelError, UnknownNameError
 from autopeft.model import BaseModel
 from autopeft.model.user_model import narrow_format_of
 from autopeft.plugins import Catalogue, Method, Task, discover, is_own_metric
-from autopeft.setup.derive import LONGER, Facts
 from autopeft.setup.resources import with_spread
 from autopeft.types import IN_MEMORY, OWN_TRAINER, RunSpec, with_setting
-
-_SAMPLED_ROWS = 2000  # to count the tokens of; heuristic: a percentile within some tokens
 
 log = logging.getLogger(__name__)
 
@@ -69,36 +65,6 @@ def look(spec: RunSpec, memory: InMemory) -> tuple[RunSpec, LabelledData, BaseMo
         spec = with_setting(spec, "model.revision", commit)
     task = task.fitted(spec.task, loaded.label_space, base.tokenizer)
     return spec, loaded, base, task
-
-
-def facts_of(
-    spec: RunSpec,
-    loaded: LabelledData,
-    base: BaseModel,
-    task: Task,
-    *,
-    encode: Callable[[int | None], train.EncodedSplit],
-    device: str | None = None,
-) -> Facts:
-    """Collect what `derive` reads; `device` is where a base model without weights would be trained."""
-    n_rows, limits = len(loaded.train.labels), task.defaults.max_length or (0, 0)
-    max_tokens, limited_by = train.length_limit(base)
-
-    def row_tokens() -> list[int]:
-        order = np.random.default_rng(spec.search.seed).permutation(n_rows)
-        rows = sorted(order[:_SAMPLED_ROWS].tolist())
-        return train.uncut_lengths(loaded.train, rows, base, task, most=LONGER * limits[1])
-
-    return Facts(
-        task=task,
-        device=device or base.device.type,
-        n_rows=n_rows,
-        max_tokens=max_tokens,
-        limited_by=limited_by,
-        row_tokens=row_tokens,
-        text_tokens=lambda: train.count_tokens(loaded.train, base, task, block_length=limits[0]),
-        encode=encode,
-    )
 
 
 def load_data(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> LabelledData:

@@ -71,14 +71,9 @@ def open_run(
     )
     with place as folder:
         try:
-            prepared = prepare(
-                spec,
-                keep_weights=folder.weights if folder else None,
-                under_way=folder.under_way if folder else None,
-                curve=folder.curve if folder else None,
-                memory=memory,
-                interrupt=interrupt,
-            )
+            prepared = prepare(spec, memory=memory)
+            if folder:
+                prepared = prepared.kept_in(folder, interrupt=interrupt)
             check_comparison(prepared)
             feasible, context = fit_to_budget(prepared.spec, prepared.base, requested)
             yield OpenedRun(

@@ -20,17 +20,17 @@ from autopeft.store.state import RunState, differences, read_state
 from autopeft.types import SETTINGS, VERSION, Arm, Plan, RunSpec, digest_of, to_json, with_setting
 
 _MEMORY = "execution.memory_bytes"
-# How a step is cut into pieces that fit into the memory, and the value of each setting if it is left open.
-PIECES = {"execution.micro_batch_tokens": None, "execution.checkpointing": "auto"}
+# How a step is cut into pieces that fit into the memory, and the values with which the run chooses again.
+_PIECES = {"execution.micro_batch_tokens": None, "execution.checkpointing": "auto"}
 # What a resumed run may change: the deadline, where model, data and the user's files are (digests of their
 # content are compared), how measurements are spread over processes and devices of one kind, the pieces of a
 # step, which have gradients that add up to the same, trackers, and the machine's price.
-CHANGEABLE = frozenset(
+_CHANGEABLE = frozenset(
     {
         *("search.max_time_seconds", "output.out", "output.report_to"),
         *("model.id", "model.revision", "data.source", "search.space", "search.baseline"),
         *("execution.executor", "execution.workers", "execution.device", "execution.gpu_price"),
-        *(_MEMORY, *PIECES),
+        *(_MEMORY, *_PIECES),
     }
 )
 # Numbers, rows or proposals depend on their versions.
@@ -43,9 +43,8 @@ log = logging.getLogger(__name__)
 def resumed(requested: RunSpec, explicit: frozenset[str]) -> RunSpec:
     """Read the settings of the run in `requested.output.out`, with the changes that the user may make.
 
-    The user may change `CHANGEABLE`; in a finished run all of these but the deadline. With another `--memory`
-    the run chooses the pieces of a step again. Settings that are not `explicit` in this call keep the run's
-    values.
+    The user may change `_CHANGEABLE`; in a finished run all of these but the deadline. With `--memory` the
+    run chooses the pieces of a step again. Other settings that are not `explicit` keep the run's values.
 
     Raises:
         SpecError: The user set another value for a setting that cannot change.
@@ -54,7 +53,7 @@ def resumed(requested: RunSpec, explicit: frozenset[str]) -> RunSpec:
     if requested.output.out is None:
         raise SpecError("--resume needs --out with the run directory to continue.")
     run = RunDir.open(requested.output.out)
-    changeable = CHANGEABLE - ({"search.max_time_seconds"} if run.is_finished else set())
+    changeable = _CHANGEABLE - ({"search.max_time_seconds"} if run.is_finished else set())
     # A run directory may be a stranger's, whose trackers would log to the user's account.
     spec = run.read_spec().model_copy(update={"output": requested.output})
     for name in sorted(explicit):
@@ -70,11 +69,8 @@ def resumed(requested: RunSpec, explicit: frozenset[str]) -> RunSpec:
         if name == "model.id" and "model.revision" not in explicit:
             spec = with_setting(spec, "model.revision", None)  # it was a revision of the old model
         spec = with_setting(spec, name, value)
-    state = read_state(run)
-    if _MEMORY in explicit and state is not None:
-        derived = {decision.setting for decision in state.decisions}
-        for name in (PIECES.keys() & derived) - explicit:
-            spec = with_setting(spec, name, PIECES[name])
+    for name in _PIECES.keys() - explicit if _MEMORY in explicit else ():
+        spec = with_setting(spec, name, _PIECES[name])
     return spec
 
 
@@ -86,7 +82,7 @@ def begin(
     Raises RunDirError if something differs, or if there are measurements without a `state.json`.
     """
     settings = to_json(prepared.spec)
-    compared = [name.split(".") for name in SETTINGS if name not in CHANGEABLE]
+    compared = [name.split(".") for name in SETTINGS if name not in _CHANGEABLE]
     start = {
         **loaded_facts(prepared),
         **{f"{topic}.{field}": settings[topic][field] for topic, field in compared},

@@ -115,7 +115,7 @@ class WorkerBench:
         allow_own_function(self.spec.task.metric)  # as the main process did
         spec = with_setting(self.spec, "execution.device", self.devices[index % len(self.devices)])
         spec = with_setting(spec, "execution.workers", 1)  # `memory_bytes` is that of one worker already
-        prepared = prepare(spec, keep_weights=run.weights, under_way=run.under_way, curve=run.curve)
+        prepared = prepare(spec).kept_in(run)
         if differing := differences(self.facts, loaded_facts(prepared)):
             raise SpecError(f"A worker loaded something else than the search: {differing}.")
         return prepared.bench.measure

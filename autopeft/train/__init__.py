@@ -17,7 +17,7 @@ from autopeft.train.encoding import (
     count_tokens,
     encode_split,
     encode_splits,
-    length_limit,
+    max_length_of,
     train_rows,
     uncut_lengths,
 )

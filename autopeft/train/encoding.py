@@ -121,7 +121,7 @@ def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int |
 
     Raises DataError if the task refuses the rows, ModelError if the model has no embedding for a token.
     """
-    longest = min(max_length or NO_CUT, length_limit(base)[0] or NO_CUT)
+    longest = min(max_length or NO_CUT, max_length_of(base) or NO_CUT)
 
     def encode(rows: Sequence[int]) -> Encoded:
         inputs, labels = [split.inputs[i] for i in rows], [split.labels[i] for i in rows]
@@ -167,15 +167,11 @@ def _warn_or_refuse(encoded: Encoded, name: str) -> None:
         log.warning("%s: %s", name, note)
 
 
-def length_limit(base: BaseModel) -> tuple[int | None, str]:
-    """Return the most tokens that tokenizer and model take, and what limits them; None without a limit."""
-    limits = [
-        (base.max_tokens, "the model's context"),
-        (getattr(base.tokenizer, "model_max_length", None), "the tokenizer's model_max_length"),
-    ]
+def max_length_of(base: BaseModel) -> int | None:
+    """Return the most tokens that tokenizer and model take; None without a limit."""
     # An image processor has no such limit, and some tokenizers have one of 1e30.
-    known = [(limit, name) for limit, name in limits if limit is not None and limit < NO_CUT]
-    return min(known, default=(None, "nothing"))
+    limits = (base.max_tokens, getattr(base.tokenizer, "model_max_length", None))
+    return min((limit for limit in limits if limit is not None and limit < NO_CUT), default=None)
 
 
 def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:

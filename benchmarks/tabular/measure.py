@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from threading import Thread
@@ -95,11 +96,13 @@ def prepare_cell(cell: Cell, data: Path, models: Path) -> tuple[Prepared, Alloca
         update={name: getattr(spec, name).model_copy(update=update) for name, update in topics.items()}
     )
     folder = Path(tempfile.mkdtemp(prefix="benchmark-"))
-    prepared = prepare(
-        spec,
+    prepared = prepare(spec)
+    bench = replace(
+        prepared.bench,
         keep_weights=lambda plan, seed: folder / f"weights-{plan.digest}-{seed}",
         under_way=lambda plan, fidelity: folder / f"state-{plan.digest}-{fidelity.seed}",
     )
+    prepared = replace(prepared, bench=bench)
     names = [target.name for target in prepared.base.targets]
     (score,) = sensitivity(prepared, ["gradient"]).scores
     context = AllocationContext(

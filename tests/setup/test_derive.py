@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,20 +12,23 @@ import pytest
 from toys.words import CONTEXT
 
 from autopeft.commands import preview, run_search
+from autopeft.data import Split
 from autopeft.plugins import TaskDefaults
 from autopeft.report.progress import Lines
 from autopeft.setup.derive import (
-    Facts,
     answer_length,
     batch_size,
     block_length,
-    derive,
     epochs,
     example_length,
+    full_run,
+    with_answer_length,
+    with_batch_and_epochs,
+    with_max_length,
 )
 from autopeft.store import RunDir
 from autopeft.tasks._shared.usual import LABELLED
-from autopeft.train import length_limit
+from autopeft.train import max_length_of
 from autopeft.types import BudgetSpec, DataSpec, ModelSpec, OutputSpec, RunSpec, SearchSpec, TaskSpec
 
 TEXT = TaskDefaults(
@@ -33,27 +36,37 @@ TEXT = TaskDefaults(
 )
 
 
-def facts(defaults: TaskDefaults, n_tokens: int, *, n_rows: int = 100, **changes: Any) -> Facts:
-    """Facts of rows that all have `n_tokens`; each ends in an answer of 20 tokens."""
+def derived(
+    defaults: TaskDefaults, n_tokens: int, *, n_rows: int = 100, device: str = "cuda", **settings: Any
+):
+    """The settings that rows of `n_tokens` give, each with an answer of 20 tokens, and the decisions."""
+    most = settings.pop("max_tokens", None)
 
-    def encode(max_length: int | None) -> Any:
-        return SimpleNamespace(
-            labels=[[-100, *[5] * 20]] * n_rows,
-            lengths=np.full(n_rows, min(n_tokens, max_length or n_tokens)),
-            typical=np.arange(n_rows),
-        )
+    def encode(inputs: Any, labels: Any, tokenizer: Any, max_length: int) -> Any:
+        return SimpleNamespace(examples=[{"input_ids": [5] * n_tokens}] * len(inputs), labels=labels)
 
-    usual = Facts(
-        task=SimpleNamespace(defaults=defaults),  # type: ignore[arg-type]
-        device="cuda",
-        n_rows=n_rows,
-        max_tokens=None,
-        limited_by="the model's context",
-        row_tokens=lambda: [n_tokens] * n_rows,
-        text_tokens=lambda: n_tokens * n_rows,
-        encode=encode,
+    rows = Split(name="train", inputs=(("x",),) * n_rows, labels=(0,) * n_rows)
+    base: Any = SimpleNamespace(max_tokens=most, tokenizer=None)
+    task: Any = Made(defaults=defaults, encode=encode)
+    spec, of_length = with_max_length(RunSpec(task=TaskSpec(**settings)), rows, base, task, device=device)
+    examples: Any = SimpleNamespace(
+        labels=[[-100, *[5] * 20]] * n_rows,
+        lengths=np.full(n_rows, min(n_tokens, spec.task.max_length or n_tokens)),
+        typical=np.arange(n_rows),
     )
-    return replace(usual, **changes)
+    spec, of_steps = with_batch_and_epochs(spec, examples, defaults, device=device)
+    task, of_answers = with_answer_length(task, examples)
+    return spec.task, task.max_new_tokens, [*of_length, *of_steps, *of_answers]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What is read of a task."""
+
+    defaults: TaskDefaults
+    encode: Any
+    peft_task_type: str = "CAUSAL_LM"
+    max_new_tokens: int | None = None
 
 
 PACKED = replace(TEXT, is_packed=True, max_length=(64, 1024))
@@ -62,34 +75,33 @@ NO_TOKENS = replace(LABELLED, max_length=None)
 
 
 @pytest.mark.parametrize(
-    ("asked", "about", "settings", "steps"),
+    ("asked", "rows", "settings", "n_steps"),
     [
-        ({}, facts(TEXT, 200), (200, 8, 3.0), 36),
-        ({}, facts(TEXT, 600), (600, 4, 3.0), 75),  # 4,096 tokens are 6 rows
-        ({}, facts(TEXT, 600, max_tokens=512), (512, 8, 3.0), 36),
-        ({}, facts(TEXT, 600, device="cpu"), (600, 4, 3.0), 75),
-        ({}, facts(TEXT, 200, n_rows=4), (200, 1, 3.0), 12),
-        ({}, facts(PACKED, 500), (128, 8, 3.0), 36),  # about 200 blocks of 50,000 tokens
-        ({}, facts(PACKED, 500, max_tokens=64), (64, 8, 3.0), 36),
-        ({}, facts(NO_TOKENS, 1), (None, 8, 20.0), 240),
-        (SET, facts(TEXT, 200), (64, 5, 1.5), 30),
-        ({**SET, "max_length": 600}, facts(TEXT, 200, max_tokens=512), (512, 5, 1.5), 30),
-        ({"max_steps": 7}, facts(TEXT, 200), (200, 8, None), 7),
+        ({}, (TEXT, 200), (200, 8, 3.0), 36),
+        ({}, (TEXT, 600), (600, 4, 3.0), 75),  # 4,096 tokens are 6 rows
+        ({"max_tokens": 512}, (TEXT, 600), (512, 8, 3.0), 36),
+        ({"device": "cpu"}, (TEXT, 600), (600, 4, 3.0), 75),
+        ({"n_rows": 4}, (TEXT, 200), (200, 1, 3.0), 12),
+        ({}, (PACKED, 500), (128, 8, 3.0), 36),  # about 200 blocks of 50,000 tokens
+        ({"max_tokens": 64}, (PACKED, 500), (64, 8, 3.0), 36),
+        ({}, (NO_TOKENS, 1), (None, 8, 20.0), 240),
+        (SET, (TEXT, 200), (64, 5, 1.5), 30),
+        ({**SET, "max_length": 600, "max_tokens": 512}, (TEXT, 200), (512, 5, 1.5), 30),
+        ({"max_steps": 7}, (TEXT, 200), (200, 8, None), 7),
     ],
 )
-def test_request_and_facts_give_the_settings_of_a_full_run(asked, about, settings, steps):
-    derived = derive(RunSpec(task=TaskSpec(**asked)), about)
-    task = derived.spec.task
+def test_request_and_rows_give_the_settings_of_a_full_run(asked, rows, settings, n_steps):
+    task, _, decisions = derived(*rows, **asked)
     assert (task.max_length, task.batch_size, task.epochs) == settings
-    assert derived.full_steps == steps
-    noted = {each.setting.removeprefix("task.") for each in derived.decisions}
+    assert full_run(task, asked.get("n_rows", 100))[1] == n_steps
+    noted = {each.setting.removeprefix("task.") for each in decisions}
     assert noted == {name for name in SET if getattr(task, name) not in (None, asked.get(name))}
 
 
 def test_answers_decide_how_many_tokens_are_generated():
-    derived = derive(RunSpec(task=TaskSpec(**SET)), facts(replace(TEXT, max_new_tokens=(16, 1024)), 200))
-    assert derived.max_new_tokens == 32
-    assert [each.setting for each in derived.decisions] == ["task.max_new_tokens"]
+    _, n_tokens, decisions = derived(replace(TEXT, max_new_tokens=(16, 1024)), 200, **SET)
+    assert n_tokens == 32
+    assert [each.setting for each in decisions] == ["task.max_new_tokens"]
 
 
 @pytest.mark.parametrize(
@@ -112,21 +124,11 @@ def test_length_of_examples_is_a_high_percentile_within_limits(lengths, room, ex
     assert (f"{n_cut} of {len(lengths)} train rows are cut" in rule) == (n_cut > 0)
 
 
-@pytest.mark.parametrize(
-    ("tokenizer_limit", "words"),
-    [
-        (CONTEXT - 1, "the tokenizer's model_max_length"),
-        (CONTEXT, "the model's context"),
-        (10**30, "the model's context"),
-    ],
-)
-def test_rule_names_what_limits_the_length(make_base, tokenizer_limit, words):
+@pytest.mark.parametrize("limit", [CONTEXT - 1, CONTEXT, 10**30])
+def test_rows_are_as_long_as_model_and_tokenizer_take(make_base, limit):
     base = make_base("bert")
-    base.tokenizer = SimpleNamespace(model_max_length=tokenizer_limit)
-    room, limited_by = length_limit(base)
-    value, rule = example_length([99], n_rows=1, limits=(64, 128), max_tokens=room, limited_by=limited_by)
-    assert value == min(tokenizer_limit, CONTEXT)
-    assert rule.startswith(f"{words}; 1 of 1 train rows are cut")
+    base.tokenizer = SimpleNamespace(model_max_length=limit)
+    assert max_length_of(base) == min(limit, CONTEXT)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ from toys.specs import run_spec
 from autopeft.errors import SpecError
 from autopeft.setup.resuming import _metric_digest, resumed
 from autopeft.store import RunDir
-from autopeft.store.state import RunState, write_state
-from autopeft.types import Decision, with_setting
+from autopeft.types import with_setting
 
 STORED = run_spec(trials=10, max_cost=3.0)
 
@@ -22,13 +21,6 @@ def out(tmp_path):
     with RunDir.create(tmp_path / "run", resume=False) as run:
         run.write_spec(STORED)
     return tmp_path / "run"
-
-
-PIECES = {"execution.micro_batch_tokens": "4096", "execution.checkpointing": "off"}
-
-
-def decided(values, rule=""):
-    return tuple(Decision(setting=name, value=value, rule=rule) for name, value in values.items())
 
 
 @pytest.mark.parametrize(
@@ -41,18 +33,13 @@ def decided(values, rule=""):
         ({"memory": 2**30, "micro_batch_tokens": 512}, (512, "auto")),
     ],
 )
-@pytest.mark.parametrize("is_derived", [False, True])
-def test_pieces_of_a_step_may_change_and_follow_the_memory_if_the_run_chose_them(
-    tmp_path, is_derived, given, pieces
-):
-    out, stored = tmp_path / "run", {"micro_batch_tokens": 4096, "checkpointing": "off"}
+def test_pieces_of_a_step_may_change_and_follow_the_memory(tmp_path, given, pieces):
+    out = tmp_path / "run"
     with RunDir.create(out, resume=False) as run:
-        run.write_spec(run_spec(**stored))
-        write_state(run, RunState(start={}, decisions=decided(PIECES if is_derived else {})))
-    names = {"memory": "execution.memory_bytes"} | {name.split(".")[1]: name for name in PIECES}
-    spec = resumed(run_spec(out=out, **given), frozenset(names[name] for name in given)).execution
-    expected = pieces if is_derived else tuple((stored | given)[name] for name in stored)
-    assert (spec.micro_batch_tokens, spec.checkpointing) == expected
+        run.write_spec(run_spec(micro_batch_tokens=4096, checkpointing="off"))
+    names = frozenset("execution." + ("memory_bytes" if name == "memory" else name) for name in given)
+    spec = resumed(run_spec(out=out, **given), names).execution
+    assert (spec.micro_batch_tokens, spec.checkpointing) == pieces
     assert spec.memory_bytes == given.get("memory")
 
 
