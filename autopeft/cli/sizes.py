@@ -145,11 +145,8 @@ def _limits(limits: Limits, step: Step, described: Description) -> Iterator[str]
     if limits.nearest is not None:
         yield f"The nearest settings that fit take {_gib(limits.nearest.memory.high)} GiB at most:"
         yield _flags(limits.nearest, described)
-    elif limits.least is not None:
-        high = _gib(limits.least.memory.high)
-        yield f"No settings of this model fit; the smallest step takes {high} GiB at most:"
-        yield _flags(limits.least, described)
-        yield "Take a smaller model, or a device with more memory."
+    else:
+        yield "No settings of this model fit; take a smaller model, or a device with more memory."
 
 
 def _flags(step: Step, described: Description) -> str:
@@ -191,7 +188,6 @@ def estimate_json(estimate: StepEstimate) -> dict[str, Any]:
         "most_rows": limits.most_rows,
         "longest_row": limits.longest_row,
         "nearest": limits.nearest and _step_json(limits.nearest, described),
-        "least": limits.least and _step_json(limits.least, described),
     }
 
 

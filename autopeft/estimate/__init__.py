@@ -1,11 +1,11 @@
 """Predicts the memory and time of a training step before it runs and without weights.
 
-A model without weights is built from its config (trained_part, traced_model). A step is replayed on fake
-tensors (fake_tensors, replay) while the storages that are alive are counted (memory_tracker). Models of equal
-layers are replayed with a few of them (scaling), and several steps show what fits into a memory (answers).
+A step is replayed on fake tensors (fake_tensors, replay) while the storages that are alive are counted
+(memory_tracker). The model is built from its config without weights, with a few of its layers if they are
+equal (trained_part, traced_model). Several steps show what fits into a memory (answers).
 
 Inside the folder each file imports only from those before it: rates → fake_tensors → memory_tracker →
-measured_rates, replay → scaling → trained_part → traced_model → answers.
+measured_rates, replay → trained_part → traced_model → answers.
 """
 
 from __future__ import annotations

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from autopeft.errors import SpecError
 from autopeft.estimate.memory_tracker import FORWARD, HEAD
 from autopeft.estimate.replay import StepMemory, UntracedError
-from autopeft.estimate.scaling import MemoryModel
-from autopeft.estimate.traced_model import Description
+from autopeft.estimate.traced_model import Description, TracedModel
 
 _N_ROWS, _N_TOKENS = 4, 1024  # if the user sets none; heuristic
 _LONGEST = 2**17  # most tokens of a row if the model has no limit; heuristic
-_LEAST_TOKENS = 16  # of the smallest step that anybody would train; heuristic
-_SMALLEST = "4bit"
 # What the allocator keeps in addition to what is alive, as a share of activations, logits and loss: 5 % of
 # the peaks of 66 published configs (benchmarks/studies/published_memory.md).
 RESERVE = 0.07
@@ -32,6 +28,10 @@ MOST_ROWS = 2**12  # more rows are not tried; heuristic
 _CLOSE = 8  # a number that fits and one that does not are close within an eighth; heuristic
 _FAR = 4  # times a number that fits is tried next; heuristic
 _TOKEN_STEP = 16  # lengths of rows are tried in multiples of it; heuristic
+_UNTRACED = (
+    "the memory of activations and the time are not known, since a step of this model cannot be replayed "
+    "without weights; the memory is that of weights, adapters and optimizer alone."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,6 @@ class Limits:
     most_rows: int
     longest_row: int
     nearest: Step | None = None  # the nearest settings that fit, if the step does not
-    least: Step | None = None  # the settings that take the least memory, if none fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,148 +119,135 @@ def answer(request: StepRequest, describe: Callable[[str], Description]) -> Step
     if a row is longer than the model takes, or the step cannot be replayed.
     """
     described = describe(request.quantize)
-    max_tokens = described.traced.max_tokens or _LONGEST
+    traced = described.traced
+    max_tokens = traced.max_tokens or _LONGEST
     n_rows, n_tokens = request.n_rows or _N_ROWS, request.n_tokens or min(_N_TOKENS, max_tokens)
     if n_tokens > max_tokens:
         raise SpecError(f"--max-length is {n_tokens:,}; {described.base_model} takes {max_tokens:,} at most.")
-    steps = _Steps(describe=describe, max_tokens=max_tokens)
     limits = None
     if request.accumulates:
         try:
-            step = steps.largest_micro_batch(request, n_rows, n_tokens)
+            step = _largest_micro_batch(traced, request, n_rows, n_tokens)
         except UntracedError:
-            return _without_activations(described, request, n_rows, n_tokens)
+            step = _without_activations(traced, n_rows, n_tokens)
+            described = replace(described, notes=(*described.notes, _UNTRACED))
+            return StepAnswer(described=described, step=step, typical=step)
     else:
-        step = steps.at(n_rows, n_tokens, request.quantize, checkpointing=bool(request.checkpointing))
+        step = step_of(traced, n_rows, n_tokens, checkpointing=bool(request.checkpointing))
         if request.max_bytes is not None:
             if request.checkpointing is None and step.memory.high > request.max_bytes:
-                step = steps.at(n_rows, n_tokens, request.quantize, checkpointing=True)
-            limits = steps.limits(step, request.max_bytes)
+                step = step_of(traced, n_rows, n_tokens, checkpointing=True)
+            limits = _limits(step, described, describe, request.max_bytes)
     typical_tokens = min(n_tokens, request.typical_tokens or n_tokens)
-    typical = steps.at(step.n_rows, typical_tokens, request.quantize, checkpointing=step.checkpointing)
+    typical = step_of(traced, step.n_rows, typical_tokens, checkpointing=step.checkpointing)
     return StepAnswer(described=described, step=step, typical=typical, limits=limits)
 
 
-@dataclass(kw_only=True)
-class _Steps:
-    """Computes steps under several settings."""
+def step_of(traced: TracedModel, n_rows: int, n_tokens: int, *, checkpointing: bool = False) -> Step:
+    """Predict a step of `n_rows` rows of `n_tokens` tokens each."""
+    replayed, setup = traced.at(n_rows, n_tokens, checkpointing=checkpointing), traced.setup
+    busy, n_calls, rates = replayed.busy_seconds, replayed.n_calls, setup.rates
+    return Step(
+        n_rows=n_rows,
+        n_tokens=n_tokens,
+        quantize=setup.model.quantize,
+        checkpointing=checkpointing,
+        memory=in_parts(replayed, on_gpu=setup.on_gpu),
+        flops=replayed.flops,
+        seconds=None if rates is None else rates.of_step(busy, n_calls),
+    )
 
-    describe: Callable[[str], Description]
-    max_tokens: int
-    _models: dict[tuple[str, bool], MemoryModel] = field(default_factory=dict)
 
-    def at(self, n_rows: int, n_tokens: int, quantize: str, *, checkpointing: bool) -> Step:
-        """Replay a step of `n_rows` rows of `n_tokens` tokens each."""
-        model = self._model(quantize, checkpointing=checkpointing)
-        step, rates = model.at(n_rows, n_tokens), model.traced.rates
-        return Step(
-            n_rows=n_rows,
-            n_tokens=n_tokens,
-            quantize=quantize,
-            checkpointing=checkpointing,
-            memory=in_parts(step, on_gpu=model.traced.on_gpu),
-            flops=step.flops,
-            seconds=None if rates is None else rates.of_step(step.busy_seconds, step.n_calls),
-        )
+def _largest_micro_batch(traced: TracedModel, request: StepRequest, n_rows: int, n_tokens: int) -> Step:
+    """Find how many of the rows fit at a time: all, a half, a quarter … and 1 at least.
 
-    def largest_micro_batch(self, request: StepRequest, n_rows: int, n_tokens: int) -> Step:
-        """Find how many of the rows fit at a time: all, a half, a quarter … and 1 at least.
-
-        All fit if no memory is set. If the request leaves checkpointing open, layers are checkpointed only if
-        a single row does not fit otherwise. If a single row never fits, its step is returned.
-        """
-        at = partial(self.at, n_tokens=n_tokens, quantize=request.quantize)
-        if (max_bytes := request.max_bytes) is None:
-            return at(n_rows, checkpointing=bool(request.checkpointing))
-        for checkpointing in (False, True) if request.checkpointing is None else (request.checkpointing,):
-            single = at(1, checkpointing=checkpointing)
-            if single.memory.high > max_bytes:
-                continue
-            steps = (at(n_rows >> n_halved, checkpointing=checkpointing) for n_halved in range(16))
+    All fit if no memory is set. If the request leaves checkpointing open, layers are checkpointed only if a
+    single row does not fit otherwise. If a single row never fits, its step is returned.
+    """
+    if (max_bytes := request.max_bytes) is None:
+        return step_of(traced, n_rows, n_tokens, checkpointing=bool(request.checkpointing))
+    for checkpointing in (False, True) if request.checkpointing is None else (request.checkpointing,):
+        single = step_of(traced, 1, n_tokens, checkpointing=checkpointing)
+        if single.memory.high <= max_bytes:
+            halved = (n_rows >> n for n in range(16))
+            steps = (step_of(traced, n, n_tokens, checkpointing=checkpointing) for n in halved)
             return next(step for step in steps if step.n_rows == 1 or step.memory.high <= max_bytes)
-        return single
-
-    def limits(self, step: Step, max_bytes: int) -> Limits:
-        """Find what fits into a memory at the settings of a step, or near them."""
-        model = self._model(step.quantize, checkpointing=step.checkpointing)
-        fits = step.memory.high <= max_bytes
-        n_rows = most_rows(model, n_tokens=step.n_tokens, max_bytes=max_bytes, start=step.n_rows)
-        n_tokens = longest_row(
-            model, n_rows=step.n_rows, max_bytes=max_bytes, limit=self.max_tokens, start=step.n_tokens
-        )
-        # `n_tokens` is a multiple of 16, and the length of the step need not be one.
-        limits = Limits(
-            max_bytes=max_bytes,
-            fits=fits,
-            most_rows=n_rows,
-            longest_row=max(n_tokens, step.n_tokens) if fits else min(n_tokens, step.n_tokens - 1),
-        )
-        if limits.fits:
-            return limits
-        nearest = self._nearest(step, max_bytes)
-        if nearest is not None:
-            return replace(limits, nearest=nearest)
-        n_least, quantize = min(_LEAST_TOKENS, self.max_tokens), self._quantizations(step)[-1]
-        return replace(limits, least=self.at(1, n_least, quantize, checkpointing=True))
-
-    def _nearest(self, step: Step, max_bytes: int) -> Step | None:
-        """Try fewer rows, then 4-bit weights, then shorter rows, all checkpointed; None if nothing fits."""
-        for quantize in self._quantizations(step):
-            model = self._model(quantize, checkpointing=True)
-            n_rows = most_rows(model, n_tokens=step.n_tokens, max_bytes=max_bytes, start=step.n_rows)
-            if n_rows:
-                return self.at(min(n_rows, step.n_rows), step.n_tokens, quantize, checkpointing=True)
-        for quantize in self._quantizations(step):
-            model = self._model(quantize, checkpointing=True)
-            n_tokens = longest_row(
-                model, n_rows=1, max_bytes=max_bytes, limit=step.n_tokens, start=step.n_tokens
-            )
-            if n_tokens:
-                return self.at(1, n_tokens, quantize, checkpointing=True)
-        return None
-
-    def _quantizations(self, step: Step) -> list[str]:
-        """List the quantizations to try; `4bit` only if the model can be quantized and shrinks."""
-        is_tried = self.describe(step.quantize).can_be_quantized
-        return list(dict.fromkeys((step.quantize, _SMALLEST))) if is_tried else [step.quantize]
-
-    def _model(self, quantize: str, *, checkpointing: bool) -> MemoryModel:
-        key = (quantize, checkpointing)
-        if key not in self._models:
-            twin = self._models.get((quantize, not checkpointing))
-            replays, traced = twin.replays if twin else {}, self.describe(quantize).traced
-            self._models[key] = MemoryModel(traced=traced, checkpointing=checkpointing, replays=replays)
-        return self._models[key]
+    return single
 
 
-def _without_activations(
-    described: Description, request: StepRequest, n_rows: int, n_tokens: int
-) -> StepAnswer:
+def _limits(
+    step: Step, described: Description, describe: Callable[[str], Description], max_bytes: int
+) -> Limits:
+    """Find what fits into a memory at the settings of a step, or near them."""
+    traced, fits = described.traced, step.memory.high <= max_bytes
+    length = longest_row(traced, step, max_bytes, limit=traced.max_tokens or _LONGEST)
+    nearest = None
+    if not fits:
+        smaller = [describe("4bit").traced] if described.can_be_quantized and step.quantize != "4bit" else []
+        nearest = _nearest(replace(step, checkpointing=True), [traced, *smaller], max_bytes)
+    return Limits(
+        max_bytes=max_bytes,
+        fits=fits,
+        most_rows=most_rows(traced, step, max_bytes),
+        # `length` is a multiple of 16, and that of the step need not be one.
+        longest_row=max(length, step.n_tokens) if fits else min(length, step.n_tokens - 1),
+        nearest=nearest,
+    )
+
+
+def _nearest(step: Step, models: Sequence[TracedModel], max_bytes: int) -> Step | None:
+    """Try fewer rows, then 4-bit weights, then shorter rows; None if nothing fits."""
+    for traced in models:
+        if n_rows := most_rows(traced, step, max_bytes):
+            return _like(step, traced, n_rows=min(n_rows, step.n_rows))
+    single = replace(step, n_rows=1)
+    for traced in models:
+        if n_tokens := longest_row(traced, single, max_bytes, limit=step.n_tokens):
+            return _like(single, traced, n_tokens=n_tokens)
+    return None
+
+
+def most_rows(traced: TracedModel, step: Step, max_bytes: int) -> int:
+    """Find the most rows of the length of a step that fit by the high estimate; 0 if none."""
+
+    def high(n: int) -> int:
+        return _like(step, traced, n_rows=n).memory.high
+
+    return _largest(high, max_bytes, limit=MOST_ROWS, start=step.n_rows)
+
+
+def longest_row(traced: TracedModel, step: Step, max_bytes: int, *, limit: int) -> int:
+    """Find the longest rows, as many as in a step, that fit, in multiples of 16 tokens; 0 if none."""
+
+    def high(n: int) -> int:
+        return _like(step, traced, n_tokens=_TOKEN_STEP * n).memory.high
+
+    start, most = step.n_tokens // _TOKEN_STEP, limit // _TOKEN_STEP
+    return _TOKEN_STEP * _largest(high, max_bytes, limit=most, start=start)
+
+
+def _like(step: Step, traced: TracedModel, *, n_rows: int | None = None, n_tokens: int | None = None) -> Step:
+    """Predict a step of a model with other rows than a step has."""
+    return step_of(traced, n_rows or step.n_rows, n_tokens or step.n_tokens, checkpointing=step.checkpointing)
+
+
+def _without_activations(traced: TracedModel, n_rows: int, n_tokens: int) -> Step:
     """Count the weights, the adapters and the optimizer of a step that cannot be replayed."""
-    sizes = {True: 0, False: 0}
-    for parameter in described.traced.build(None).parameters():
-        sizes[parameter.requires_grad] += parameter.nbytes
+    n_bytes = {True: 0, False: 0}
+    for parameter in traced.build(None).parameters():
+        n_bytes[parameter.requires_grad] += parameter.nbytes
     memory = Memory(
-        weights=sizes[False],
-        trained=4 * sizes[True],  # with gradients and AdamW's two moments
+        weights=n_bytes[False],
+        trained=4 * n_bytes[True],  # with gradients and AdamW's two moments
         activations=0,
         logits=0,
         reserve=(0, 0, 0),
         phase=FORWARD,
     )
-    step = Step(
-        n_rows=n_rows,
-        n_tokens=n_tokens,
-        quantize=request.quantize,
-        checkpointing=bool(request.checkpointing),
-        memory=memory,
-        flops=0,
+    quantize = traced.setup.model.quantize
+    return Step(
+        n_rows=n_rows, n_tokens=n_tokens, quantize=quantize, checkpointing=False, memory=memory, flops=0
     )
-    note = (
-        "the memory of activations and the time are not known, since a step of this model cannot be replayed "
-        "without weights; the memory is that of weights, adapters and optimizer alone."
-    )
-    return StepAnswer(described=replace(described, notes=(*described.notes, note)), step=step, typical=step)
 
 
 def in_parts(memory: StepMemory, *, on_gpu: bool) -> Memory:
@@ -282,27 +268,6 @@ def in_parts(memory: StepMemory, *, on_gpu: bool) -> Memory:
         reserve=(process, process + allocator, process + allocator + margin + context),
         phase=phase,
     )
-
-
-def most_rows(model: MemoryModel, *, n_tokens: int, max_bytes: int, start: int = 1) -> int:
-    """Find the most rows of a length that fit by the high estimate, trying `start` first; 0 if none."""
-
-    def high(n_rows: int) -> int:
-        return in_parts(model.at(n_rows, n_tokens), on_gpu=model.traced.on_gpu).high
-
-    return _largest(high, max_bytes, limit=MOST_ROWS, start=start)
-
-
-def longest_row(
-    model: MemoryModel, *, n_rows: int, max_bytes: int, limit: int, start: int = _TOKEN_STEP
-) -> int:
-    """Find the longest rows that fit by the high estimate, in multiples of 16 tokens; 0 if none."""
-
-    def high(n: int) -> int:
-        return in_parts(model.at(n_rows, _TOKEN_STEP * n), on_gpu=model.traced.on_gpu).high
-
-    n_steps = _largest(high, max_bytes, limit=limit // _TOKEN_STEP, start=start // _TOKEN_STEP)
-    return _TOKEN_STEP * n_steps
 
 
 def _largest(high: Callable[[int], int], max_bytes: int, *, limit: int, start: int) -> int:

@@ -6,7 +6,7 @@ Quantized linear layers have stand-ins, since bitsandbytes has no tensors withou
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,8 +14,6 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from autopeft.model.quantization import BYTES_PER_WEIGHT
 
 _DEVICE = torch.device("cpu")  # autocast and fused attention know it, and do not know the meta device
 _IS_FALSE = "_autopeft_is_false"  # marks an answer about many values
@@ -159,16 +157,13 @@ class QuantizedLinear(nn.Linear):
 
 
 def quantize_linear_layers(
-    module: nn.Module, bits: str | float, *, skipped: Iterable[str], dtype: torch.dtype = torch.bfloat16
+    module: nn.Module, weight_bytes: float, *, skipped: Sequence[str], dtype: torch.dtype = torch.bfloat16
 ) -> None:
-    """Replace the linear layers of a model without weights by quantized stand-ins, in place.
+    """Replace the linear layers of a model without weights by stand-ins whose weights take so many bytes.
 
-    `bits` are `4bit`, `8bit`, or the bytes that one weight takes. The modules `skipped` stay plain with all
-    their children.
+    The modules `skipped` stay plain with all their children.
     """
-    plain_names = tuple(skipped)
-    weight_bytes = BYTES_PER_WEIGHT[bits] if isinstance(bits, str) else bits
     for name, child in list(module.named_modules()):
-        is_plain = any(name == plain or name.startswith(f"{plain}.") for plain in plain_names)
+        is_plain = any(name == plain or name.startswith(f"{plain}.") for plain in skipped)
         if type(child) is nn.Linear and not is_plain:
             module.set_submodule(name, QuantizedLinear(child, weight_bytes, dtype=dtype))

@@ -1,10 +1,10 @@
-"""Builds a model with what is trained on it, from the config alone."""
+"""Describes a model with what is trained on it from the config alone, and replays its training steps."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, cast
 
 import torch
@@ -15,13 +15,20 @@ from autopeft.adapters import Count, auto_class_of, compile_plan, count_configs,
 from autopeft.errors import SpecError, TargetError
 from autopeft.estimate.fake_tensors import quantize_linear_layers
 from autopeft.estimate.memory_tracker import repeated_layers
-from autopeft.estimate.replay import set_dtype, with_configs, without_weights
-from autopeft.estimate.scaling import DEPTHS, TracedModel
+from autopeft.estimate.replay import (
+    Replay,
+    StepMemory,
+    TrainingStep,
+    set_dtype,
+    with_configs,
+    without_weights,
+)
 from autopeft.estimate.trained_part import Setup, TrainedPart, quantized_refusal, require_trainable
 from autopeft.model import BaseModel, load_processor, load_skeleton, task_type_of
 from autopeft.model.checkpoint_source import is_built_by
 from autopeft.model.checks import example_features
 from autopeft.model.quantization import (
+    BYTES_PER_WEIGHT,
     StoredWeights,
     expert_weights,
     output_layer_names,
@@ -33,7 +40,8 @@ from autopeft.plugins import Batch, Method, Task
 from autopeft.tasks._shared.token_losses import pieces_of_a_gpu
 from autopeft.types import Plan, listed
 
-ONE_IMAGE = 1  # "tokens" of an image, whose size the processor decides
+_DEPTHS = (3, 4)  # layers; with fewer the first and the last layer are one, or have none between them
+_ONE_IMAGE = 1  # "tokens" of an image, whose size the processor decides
 _MOST_EXPERTS = 0.5  # of all weights: with more in experts, quantizing saves little; heuristic
 _CLASSES, _IMAGES = "AutoModelForSequenceClassification", "AutoModelForImageClassification"
 _WORDS = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForTokenClassification")
@@ -46,18 +54,16 @@ class Description:
 
     traced: TracedModel
     base_model: str
-    task: str
     base_params: int
-    head_params: int
     count: Count | None  # of trained parameters; None for full fine-tuning
-    stored: StoredWeights | None = None  # set if the checkpoint is quantized already
-    can_be_quantized: bool = True  # `--quantize` is allowed and would save memory
-    notes: tuple[str, ...] = ()
+    stored: StoredWeights | None  # None unless the checkpoint is quantized already
+    can_be_quantized: bool  # `--quantize` is allowed and would save memory
+    notes: tuple[str, ...]
 
     @property
     def reads_images(self) -> bool:
         """Whether its rows are images."""
-        return self.traced.max_tokens == ONE_IMAGE
+        return self.traced.image is not None
 
 
 def describe(
@@ -92,97 +98,110 @@ def describe(
         base.tokenizer = load_processor(setup.model, needs_images=True)
         image = example_features(base, task.auto_class)
     is_mostly_experts = expert_weights(base.module) >= _MOST_EXPERTS * base.base_params
+    notes = _notes(setup, base, stored)
+    n_layers = _n_equal_layers(base.module, stored.kept_modules(base.module) if stored else ())
+    # Counted at the end, since that attaches the adapters to the model.
+    count = None
+    if part.files:
+        count = count_configs(part.files, base, path=part.path)
+    elif plan is not None:
+        count = count_part(part, plan, base, methods, task_type=task.peft_task_type)
+    if n_layers is not None and count is not None and not _is_even(count, n_layers):
+        n_layers = None  # layers train different numbers of parameters
     # float16 is as large as bfloat16, the one that CPUs' autocast and kernels take.
     as_replayed = replace(setup, dtype=torch.bfloat16) if setup.dtype == torch.float16 else setup
-    builder = _Builder(
-        part=part, setup=as_replayed, task=task, methods=methods, auto_class=auto_class, image=image
-    )
-    described = Description(
-        traced=builder.traced_model(
-            n_layers=_n_equal_layers(base.module, stored.kept_modules(base.module) if stored else ()),
-            max_tokens=ONE_IMAGE if image is not None else base.max_tokens,
+    return Description(
+        traced=TracedModel(
+            part=part,
+            setup=as_replayed,
+            task=task,
+            methods=methods,
+            auto_class=auto_class or task.auto_class,
+            image=image,
+            n_layers=n_layers,
+            max_tokens=base.max_tokens if image is None else _ONE_IMAGE,
         ),
         base_model=base.name,
-        task=task.name,
         base_params=base.base_params,
-        head_params=base.head_params,
-        count=None,
+        count=count,
         stored=stored,
         can_be_quantized=not (stored or part.is_full or refusal or is_mostly_experts),
-        notes=_notes(setup, base, stored),
+        notes=notes,
     )
-    if part.is_full:
-        return described
-    # Counted at the end, since that attaches the adapters to the model.
-    if plan is None:
-        count = count_configs(part.files, base, path=part.path)
-    else:
-        count = count_part(part, plan, base, methods, task_type=task.peft_task_type)
-    traced = described.traced
-    if traced.n_layers is not None and not _is_even(count, traced.n_layers):
-        traced = replace(traced, n_layers=None)  # layers train different numbers of parameters
-    return replace(described, traced=traced, count=count)
 
 
 def _notes(setup: Setup, base: BaseModel, stored: StoredWeights | None) -> tuple[str, ...]:
     """Describe how quantized weights are counted, or which weights `--quantize` leaves plain."""
-    dtype, n_weights = str(setup.dtype).removeprefix("torch."), base.base_params + base.head_params
-    if stored is None:
-        bits = setup.model.quantize
-        note = plain_experts_note(base.module, bits, n_weights=n_weights, dtype=dtype)
-        return (note,) if note and bits != "none" else ()
-    already = f"{base.name} is quantized already ({stored.method})"
-    if stored.is_loaded_plain:
-        return (f"{already}: it is dequantized to be trained, and counted in {dtype}.",)
-    if stored.weight_bytes is None:
-        return (f"{already}: its weights are counted as if plain.",)
-    of_experts = f", experts in {dtype}" if expert_weights(base.module) else ""
-    n_bytes = f"{stored.weight_bytes:.3g} bytes"
-    return (f"{already}: a weight of its linear layers is counted with {n_bytes}{of_experts}.",)
+    if stored is not None:
+        n_bytes = stored.weight_bytes or setup.dtype.itemsize
+        dequantized = ", and dequantized to be trained" if stored.is_loaded_plain else ""
+        quantized = f"{base.name} is quantized already ({stored.method}){dequantized}"
+        return (f"{quantized}: its linear layers are counted with {n_bytes:.3g} bytes for each weight.",)
+    bits, n_weights = setup.model.quantize, base.base_params + base.head_params
+    dtype = str(setup.dtype).removeprefix("torch.")
+    note = plain_experts_note(base.module, bits, n_weights=n_weights, dtype=dtype)
+    return (note,) if note and bits != "none" else ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Builder:
-    """Builds models without weights, their batches and their losses."""
+class TracedModel:
+    """Builds a model without weights with what is trained on it, and replays its steps; replays are kept."""
 
     part: TrainedPart
     setup: Setup
     task: Task
     methods: Mapping[str, Method]
-    auto_class: str | None
+    auto_class: str
     image: Batch | None  # the features of one image, for a task of images
+    n_layers: int | None  # None if layers differ, so that all of them must be replayed
+    max_tokens: int | None  # of a row; None without a limit
+    _replays: dict[int | None, Replay] = field(default_factory=dict)  # by layers
+    _steps: dict[tuple[int, int, bool], StepMemory] = field(default_factory=dict)
 
-    def traced_model(self, *, n_layers: int | None, max_tokens: int | None) -> TracedModel:
-        """Combine what a replay needs; in a plain loop the model computes its own loss."""
-        setup, task = self.setup, self.task
-        return TracedModel(
-            build=self.build,
-            n_layers=n_layers,
-            batch=self.batch,
-            loss=(lambda model, batch: model(**batch).loss) if setup.plain_loop else self.loss,
-            n_terms=None if setup.plain_loop else task.n_terms,
-            max_tokens=max_tokens,
-            autocast=setup.dtype != torch.float32,
-            on_gpu=setup.on_gpu,
-            rates=setup.rates,
+    def at(self, n_rows: int, n_tokens: int, *, checkpointing: bool = False) -> StepMemory:
+        """Return the memory of a step of `n_rows` rows of `n_tokens` tokens each."""
+        key = (n_rows, n_tokens, checkpointing)
+        if key not in self._steps:
+            step = self.step(n_rows, n_tokens, checkpointing=checkpointing)
+            if self.n_layers is None:
+                self._steps[key] = self._replayed(None, step)
+            else:
+                shallow, deeper = (self._replayed(depth, step) for depth in _DEPTHS)
+                self._steps[key] = _with_more_layers(shallow, deeper, self.n_layers - _DEPTHS[0])
+        return self._steps[key]
+
+    def _replayed(self, depth: int | None, step: TrainingStep) -> StepMemory:
+        if depth not in self._replays:
+            self._replays[depth] = Replay(self.build(depth))
+        return self._replays[depth].memory(step)
+
+    def step(self, n_rows: int, n_tokens: int, *, checkpointing: bool) -> TrainingStep:
+        """Make a step of rows of one length; in a plain loop the model computes its own loss."""
+        is_plain = self.setup.plain_loop
+        return TrainingStep(
+            micro_batches=[self._batch(n_rows, n_tokens)],
+            loss=(lambda model, batch: model(**batch).loss) if is_plain else self._loss,
+            n_terms=None if is_plain else self.task.n_terms,
+            autocast=self.setup.dtype != torch.float32,
+            checkpointing=checkpointing,
+            on_gpu=self.setup.on_gpu,
+            rates=self.setup.rates,
         )
 
     def build(self, n_layers: int | None) -> nn.Module:
         """Build the model with its adapters, with `n_layers` layers or with all of them (None)."""
         part, setup = self.part, self.setup
-        base = load_skeleton(
-            setup.model, auto_class=self.auto_class or self.task.auto_class, n_layers=n_layers
-        )
+        base = load_skeleton(setup.model, auto_class=self.auto_class, n_layers=n_layers)
         if part.is_full:
             set_dtype(base, setup.dtype)
             return base.module.requires_grad_(True)
-        if setup.model.quantize != "none":
-            kept = (*base.head_names, *output_layer_names(base.module))
-            quantize_linear_layers(base.module, setup.model.quantize, skipped=kept, dtype=setup.dtype)
-        stored = stored_weights(base.module.config)
-        if stored is not None and stored.weight_bytes is not None:
-            kept = (*base.head_names, *stored.kept_modules(base.module))
-            quantize_linear_layers(base.module, stored.weight_bytes, skipped=kept, dtype=setup.dtype)
+        weight_bytes = BYTES_PER_WEIGHT.get(setup.model.quantize)
+        kept = output_layer_names(base.module)
+        if (stored := stored_weights(base.module.config)) is not None:
+            weight_bytes, kept = stored.weight_bytes, stored.kept_modules(base.module)
+        if weight_bytes is not None:
+            kept = (*base.head_names, *kept)
+            quantize_linear_layers(base.module, weight_bytes, skipped=kept, dtype=setup.dtype)
         lightened = not setup.plain_loop
         if part.files:
             configs = [file.config for file in part.files]
@@ -192,7 +211,7 @@ class _Builder:
         adapted = without_weights(base, configs, task_type=task_type, dtype=setup.dtype, lightened=lightened)
         return cast(nn.Module, adapted)
 
-    def batch(self, n_rows: int, n_tokens: int) -> Batch:
+    def _batch(self, n_rows: int, n_tokens: int) -> Batch:
         """Make a batch without padding, with one label for each row of a classifier, else for each token."""
         ids, classes = (torch.zeros(*shape, dtype=torch.long) for shape in ((n_rows, n_tokens), (n_rows,)))
         if self.image is not None:
@@ -201,11 +220,28 @@ class _Builder:
         labels = classes if self.task.auto_class == _CLASSES else ids
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
 
-    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+    def _loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Compute the loss as autopeft's trainer does."""
         as_on_device = pieces_of_a_gpu() if self.setup.on_gpu else contextlib.nullcontext()
         with without_cache(model), as_on_device:
             return self.task.loss(model, batch)
+
+
+def _with_more_layers(shallow: StepMemory, deeper: StepMemory, n_more: int) -> StepMemory:
+    """Extrapolate to `n_more` layers more than `shallow` has; `deeper` has one layer more.
+
+    All bytes of a phase are a straight line of the number of layers, where layers are alike. The peak of a
+    phase moves from one layer to another as rows get longer, so each batch and length is replayed as it is.
+    Phases that only one of the two has are left out.
+    """
+    values: dict[str, Any] = {}
+    for entry in fields(StepMemory):
+        a, b = getattr(shallow, entry.name), getattr(deeper, entry.name)
+        if isinstance(a, Mapping):
+            values[entry.name] = {name: a[name] + n_more * (b[name] - a[name]) for name in a if name in b}
+        else:
+            values[entry.name] = a + n_more * (b - a)
+    return StepMemory(**values)
 
 
 def _task_of(part: TrainedPart, base: BaseModel, auto_class: str | None, tasks: Mapping[str, Task]) -> Task:
@@ -253,7 +289,7 @@ def _n_equal_layers(module: nn.Module, kept: Sequence[str]) -> int | None:
     layers = repeated_layers(module)
     config: Any = module.config
     n_layers = getattr(config.get_text_config(), "num_hidden_layers", None)
-    if layers is None or len(layers) != n_layers or len(layers) <= DEPTHS[-1] or config.is_encoder_decoder:
+    if layers is None or len(layers) != n_layers or len(layers) <= _DEPTHS[-1] or config.is_encoder_decoder:
         return None
     plain = {id(module.get_submodule(name)) for name in kept}
     kinds = set()

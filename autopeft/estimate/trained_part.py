@@ -41,21 +41,15 @@ class TrainedPart:
         return self.plan is None and not self.files and self.method is None
 
     def on(self, base: BaseModel, methods: Mapping[str, Method]) -> Plan:
-        """Return the plan at the base model's targets; TargetError or SpecError if the method fits none."""
+        """Return the plan at the base model's targets; raise TargetError if the method fits none."""
         if self.method is None:
             assert self.plan is not None, "configs and the whole model have no plan"
             names = {target.name for target in base.targets}
             return replace(self.plan, adapters=tuple(a for a in self.plan.adapters if a.target in names))
-        name = self.method.name
-        targets = [target for target in base.chosen if self.method.refusal(target) is None]
-        if not targets:
-            raise TargetError(f"{name} fits no target module of {base.name}; choose another method.")
-        plan = plan_everywhere(name, self.rank, base.chosen, methods)
+        plan = plan_everywhere(self.method.name, self.rank, base.chosen, methods)
         if not plan.adapters:
-            raise SpecError(
-                f"{name} has no rank as small as {self.rank} at the targets of {base.name}; its smallest is "
-                f"{min(min(self.method.ranks(target, {})) for target in targets)}."
-            )
+            words = f"{self.method.name} of rank {self.rank}" if self.rank else self.method.name
+            raise TargetError(f"{words} fits no module of {base.name}; choose another method or rank.")
         return plan
 
 

@@ -17,6 +17,7 @@ from autopeft.errors import SpecError
 from autopeft.estimate import Replay, TrainingStep, measure, quantize_linear_layers, without_weights
 from autopeft.estimate.memory_tracker import MemoryTracker
 from autopeft.model import BaseModel, attach
+from autopeft.model.quantization import BYTES_PER_WEIGHT
 from autopeft.plugins import discover
 
 HIDDEN, N_ROWS, N_TOKENS = 16, 3, 7
@@ -198,7 +199,7 @@ def test_quantized_layers_take_their_packed_bytes_and_one_layer_unpacked(quantiz
     def memory(quantize):
         base = llama_skeleton(**shape)
         if quantize is not None:
-            quantize_linear_layers(base.module, quantize, skipped=("lm_head",))
+            quantize_linear_layers(base.module, BYTES_PER_WEIGHT[quantize], skipped=("lm_head",))
         adapted = without_weights(base, [lora_of(2)], task_type="CAUSAL_LM", dtype=torch.bfloat16)
         return Replay(adapted).memory(TrainingStep(micro_batches=batches_of("llama-lm"), loss=plain_loss))
 

@@ -11,9 +11,8 @@ from peft import LoraConfig
 
 from autopeft.adapters import read_configs
 from autopeft.errors import TargetError
-from autopeft.estimate import Rates, Replay, Setup, TrainedPart, TrainingStep, by_name, describe
-from autopeft.estimate.answers import in_parts, longest_row, most_rows
-from autopeft.estimate.scaling import MemoryModel
+from autopeft.estimate import Rates, Replay, Setup, TrainedPart, by_name, describe
+from autopeft.estimate.answers import in_parts, longest_row, most_rows, step_of
 from autopeft.plugins import discover
 from autopeft.types import ModelSpec
 
@@ -55,18 +54,9 @@ def described(folder, word, **setup):
     return describe(by_name(word, METHODS), Setup(model=model, **choices), methods=METHODS, tasks=TASKS)
 
 
-def whole(traced, n_rows, n_tokens, *, checkpointing):
+def whole(traced, n_rows, n_tokens, *, checkpointing=False):
     """The step as it is, with all layers."""
-    step = TrainingStep(
-        micro_batches=[traced.batch(n_rows, n_tokens)],
-        loss=traced.loss,
-        n_terms=traced.n_terms,
-        autocast=traced.autocast,
-        checkpointing=checkpointing,
-        on_gpu=traced.on_gpu,
-        rates=traced.rates,
-    )
-    return Replay(traced.build(None)).memory(step)
+    return Replay(traced.build(None)).memory(traced.step(n_rows, n_tokens, checkpointing=checkpointing))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +73,7 @@ def whole(traced, n_rows, n_tokens, *, checkpointing):
 def test_few_layers_scaled_up_have_the_bytes_of_all_layers(folder, word, checkpointing):
     traced = described(folder, word, rates=RATES).traced
     assert traced.n_layers == N_LAYERS
-    scaled = MemoryModel(traced=traced, checkpointing=checkpointing).at(3, 100)
+    scaled = traced.at(3, 100, checkpointing=checkpointing)
     replayed = whole(traced, 3, 100, checkpointing=checkpointing)
     assert scaled.peaks.keys() == replayed.peaks.keys()
     assert scaled.peak_bytes == replayed.peak_bytes
@@ -107,7 +97,7 @@ def test_few_layers_scaled_up_have_the_bytes_of_all_layers(folder, word, checkpo
 )
 def test_long_rows_have_the_bytes_of_all_layers_and_no_negative_part(wide, n_tokens, word, quantize):
     traced = described(wide, word, quantize=quantize).traced
-    step = MemoryModel(traced=traced, checkpointing=True).at(1, n_tokens)
+    step = traced.at(1, n_tokens, checkpointing=True)
     replayed = whole(traced, 1, n_tokens, checkpointing=True)
     assert step.peak_bytes == pytest.approx(replayed.peak_bytes, rel=0.005)
     parts, expected = (in_parts(memory, on_gpu=True) for memory in (step, replayed))
@@ -119,14 +109,15 @@ def test_long_rows_have_the_bytes_of_all_layers_and_no_negative_part(wide, n_tok
 def test_more_rank_never_fits_longer_rows(wide):
     lengths = []
     for rank in (8, 64):
-        model = MemoryModel(traced=described(wide, f"lora_r{rank}").traced, checkpointing=True)
-        lengths.append(longest_row(model, n_rows=1, max_bytes=2 * 2**30, limit=2**16, start=16_384))
+        traced = described(wide, f"lora_r{rank}").traced
+        step = step_of(traced, 1, 16_384, checkpointing=True)
+        lengths.append(longest_row(traced, step, 2 * 2**30, limit=2**16))
     assert lengths[0] > lengths[1] > 8192
 
 
 def test_hira_in_another_loop_keeps_its_update_of_each_layer(folder):
     traced = (described(folder, "hira_r2", plain_loop=plain).traced for plain in (False, True))
-    ours, theirs = (in_parts(MemoryModel(traced=each).at(2, 64), on_gpu=True) for each in traced)
+    ours, theirs = (step_of(each, 2, 64).memory for each in traced)
     n_weights = 4 * HIDDEN**2 + 3 * HIDDEN * 80
     assert theirs.activations - ours.activations >= 2 * (N_LAYERS - 1) * n_weights
 
@@ -149,7 +140,7 @@ def test_layers_that_train_unevenly_are_all_replayed(folder, tmp_path):
 
 def test_parts_of_a_step_are_what_the_shapes_say(folder):
     traced = described(folder, "lora_r4", plain_loop=True).traced
-    memory = in_parts(MemoryModel(traced=traced).at(2, 64), on_gpu=True)
+    memory = step_of(traced, 2, 64).memory
     n_weights = 4 * HIDDEN**2 + 3 * HIDDEN * 80
     n_frozen = N_LAYERS * (n_weights + 2 * HIDDEN) + 2 * WORDS * HIDDEN + HIDDEN
     assert memory.weights == pytest.approx(2 * n_frozen, rel=0.001)  # and a few numbers of the rotation
@@ -163,24 +154,24 @@ def test_parts_of_a_step_are_what_the_shapes_say(folder):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_most_rows_fit_and_one_more_does_not(folder, checkpointing):
-    model = MemoryModel(traced=described(folder, "lora_r4").traced, checkpointing=checkpointing)
+    traced, on = described(folder, "lora_r4").traced, {"checkpointing": checkpointing}
     max_bytes = 2**29 + 150 * 10**6
 
     def high(n_rows, n_tokens):
-        memory = whole(model.traced, n_rows, n_tokens, checkpointing=checkpointing)
+        memory = whole(traced, n_rows, n_tokens, **on)
         return in_parts(memory, on_gpu=True).high
 
-    n_rows = most_rows(model, n_tokens=1024, max_bytes=max_bytes, start=16)
+    n_rows = most_rows(traced, step_of(traced, 16, 1024, **on), max_bytes)
     assert n_rows > 1
     assert high(n_rows, 1024) <= 1.005 * max_bytes
     assert high(n_rows + 1, 1024) > 0.995 * max_bytes
-    n_tokens = longest_row(model, n_rows=3, max_bytes=max_bytes, limit=4096, start=1024)
+    n_tokens = longest_row(traced, step_of(traced, 3, 1024, **on), max_bytes, limit=4096)
     assert high(3, n_tokens) <= 1.005 * max_bytes
 
 
 def test_4bit_and_float32_change_only_the_weights(folder):
     def weights(**setup):
-        return MemoryModel(traced=described(folder, "lora_r4", **setup).traced).at(1, 32).weights_bytes
+        return described(folder, "lora_r4", **setup).traced.at(1, 32).weights_bytes
 
     n_linear = N_LAYERS * (4 * HIDDEN**2 + 3 * HIDDEN * 80)
     plain = weights()
@@ -204,7 +195,7 @@ def test_families_are_scaled_too(kind, task, tmp_path):
     kind(**shape, architectures=[task]).save_pretrained(tmp_path)
     traced = described(tmp_path, "lora_r2").traced
     assert traced.n_layers == 6
-    scaled = MemoryModel(traced=traced).at(2, 50)
-    replayed = whole(traced, 2, 50, checkpointing=False)
+    scaled = traced.at(2, 50)
+    replayed = whole(traced, 2, 50)
     # Of six layers of a Gemma 3 one attends to all tokens, with a mask that the first few do not have.
     assert scaled.peak_bytes == pytest.approx(replayed.peak_bytes, rel=0.005)

@@ -49,6 +49,7 @@ from torch import nn
 from autopeft import model as models
 from autopeft.estimate import quantize_linear_layers
 from autopeft.model import Precision
+from autopeft.model.quantization import BYTES_PER_WEIGHT
 from autopeft.plugins import Batch
 from autopeft.train import Compute
 from autopeft.types import ModelSpec, Status
@@ -164,7 +165,7 @@ def check_bits(place: Place, *, bits: str) -> Finding:
     if place.tiny:  # on a CPU bitsandbytes unpacks into buffers of its own
         return Finding(name=name, status="PASS" if is_good else "FAIL", numbers=numbers)
     skeleton = skeleton_of(shape)
-    quantize_linear_layers(skeleton.module, bits, skipped=("lm_head",))
+    quantize_linear_layers(skeleton.module, BYTES_PER_WEIGHT[bits], skipped=("lm_head",))
     found = memory_finding(name, base, skeleton, place)
     status = found.status if is_good else "FAIL"
     return dataclasses.replace(found, status=status, numbers=found.numbers | numbers)
