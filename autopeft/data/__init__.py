@@ -1,7 +1,7 @@
 """A dataset: its columns, its labels and four splits that share no example.
 
 Inside the folder each file imports only from those before it:
-dataset → files, chats, cells → sources, columns → labels →
+dataset → files, chats, cells → sources, columns → labels, texts →
 tokens, language, images, cutting → splits → frames.
 """
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from autopeft.data.dataset import LabelledData, ReadRows, Split, UncutRows
     from autopeft.data.frames import load_in_memory
     from autopeft.data.images import ImageFile, read_images
-    from autopeft.data.labels import read_texts
     from autopeft.data.language import read_language
     from autopeft.data.splits import load
+    from autopeft.data.texts import read_texts
     from autopeft.data.tokens import read_tokens
 
 # Imported one after the other until one has the name: pandas, datasets and scikit-learn take a second, which
 # commands that read no rows need not wait for.
-_MODULES = ("dataset", "chats", "labels", "language", "tokens", "images", "splits", "frames")
+_MODULES = ("dataset", "chats", "texts", "language", "tokens", "images", "splits", "frames")
 
 
 def __getattr__(name: str) -> Any:

@@ -25,26 +25,25 @@ def holds_messages(cells: Sequence[Any]) -> bool:
 
 def chat_row(
     where: str, turns: Sequence[Any] | None, group: str | None, *, system: str | None, tools: Any
-) -> Row | None:
+) -> Row:
     """Make a row of a chat: all messages but the last as JSON, and the last answer as the label.
 
-    Returns None if there are no messages, or the last one is the user's or has no text. `system` is the first
-    message of a chat that begins with no system message. `tools` are a list or its JSON; blank if there are
-    none. `where` is the place of the row for errors.
+    The label is None if there are no messages, or the last one is the user's or has no text. `system` is the
+    first message of a chat that begins with no system message. `tools` are a list or its JSON; blank if there
+    are none. `where` is the place of the row for errors.
     """
-    if not turns:
-        return None
-    messages = [_read_message(turn, where) for turn in turns]
+    without_answer = Row((), None, group)
+    messages = [_read_message(turn, where) for turn in turns or ()]
+    if not messages or messages[-1]["role"] == "user":
+        return without_answer
     last = messages[-1]
-    if last["role"] == "user":
-        return None
     if last["role"] != "assistant" or len(messages) < 2:
         raise DataError(
             f"{where} ends with role {last['role']!r} after {len(messages) - 1} messages; a chat should end "
             "with an answer to something, of role 'assistant'."
         )
     if not last["content"].strip():  # a call of a tool has no text to learn
-        return None
+        return without_answer
     chat: Any = messages[:-1]
     if system and chat[0]["role"] != _SYSTEM:
         chat.insert(0, {"role": _SYSTEM, "content": system})

@@ -15,6 +15,7 @@ from autopeft.data.dataset import USUAL_NAMES, Row
 from autopeft.errors import DataError, UnknownNameError
 from autopeft.types import DataSpec, listed, shortened
 
+LABEL_NAMES = "label labels target class category intent sentiment emotion topic rating stars score"
 _FIRST_ROWS = 1000  # by which the content of a column is judged; heuristic
 HIDDEN = "-1"  # what many test splits on the hub have instead of their labels
 _NO_LABEL = ("-100", HIDDEN)  # of a row without a label, in a column with declared names
@@ -57,6 +58,21 @@ def only_input(spec: DataSpec, names: Sequence[str], usual_names: str, *, conten
         seen = column_list(spec.text_columns or names)
         raise DataError(f"One column of {content} is needed, there is {seen}; name it with --text-column.")
     return column
+
+
+def label_column(
+    spec: DataSpec, names: Sequence[str], *, inputs: Sequence[str], usual_names: str = LABEL_NAMES
+) -> str:
+    """Choose the label column: the spec's, else the one with a usual name; DataError without."""
+    candidates = [name for name in names if name not in inputs]
+    label = spec.label_column or first_usual_column(candidates, usual_names)
+    if not label:
+        raise DataError(
+            f"There is no label column among {column_list(names)}; name it with --label-column, or set "
+            "--task: text-generation for chats and for prompts with completions, token-classification for "
+            "lists of tokens."
+        )
+    return label
 
 
 def rows_of(
@@ -104,10 +120,10 @@ def head_of(table: Any) -> pa.Table:
     return table.with_format("arrow")[:_FIRST_ROWS]
 
 
-def declared_names(table: Any, column: str) -> Sequence[str]:
+def declared_names(table: Any, column: str) -> tuple[str, ...]:
     """Return the label names that a dataset declares for a column of numbers or of lists of them, or ()."""
     feature = table.features.get(column)
-    return getattr(getattr(feature, "feature", feature), "names", None) or ()
+    return tuple(getattr(getattr(feature, "feature", feature), "names", None) or ())
 
 
 def holds_texts(head: pa.Table, name: str) -> bool:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from autopeft.data.dataset import Row, SplitRows, UncutRows
+from autopeft.data.dataset import Row, SplitRows
 from autopeft.data.labels import names_in
 from autopeft.errors import DataError
+from autopeft.plugins import LabelSpace
 from autopeft.types import counted
 
 _FEWEST_GROUPS = 2  # remain when `max_examples` drops groups: one for train and one for search
@@ -22,16 +23,24 @@ _CUT_PERCENT, _CUT_AT_LEAST, _CUT_AT_MOST = 15, 50, 2000
 _SPREAD = 3  # a label with so many rows gets one in each of train, search and confirm
 
 
-def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int) -> tuple[SplitRows, list[str]]:
+def cut_splits(
+    splits: SplitRows,
+    label_space: LabelSpace,
+    max_examples: int | None,
+    *,
+    left_out: Mapping[str, int],
+    seed: int,
+) -> tuple[SplitRows, list[str]]:
     """Cut search out of train, and confirm too unless the user has it, with notes on each cut.
 
-    `max_examples` limits train and search together; None is no limit.
+    `max_examples` limits train and search together; None is no limit. `left_out` has the number of train rows
+    that were dropped before by the reason, for errors.
 
     Raises:
         DataError: Too few rows remain to learn from, or a cut is impossible.
     """
-    kind, train, confirm = uncut.label_space.kind, uncut.splits["train"], uncut.splits.get("confirm", [])
-    has_classes = bool(uncut.label_space.names) and kind != "number"
+    kind, train, confirm = label_space.kind, splits["train"], splits.get("confirm", [])
+    has_classes = kind in ("class", "classes", "tags")
     cutter = Cutter(has_classes=has_classes, seed=seed % 2**32)
     counts = Counter(name for row in train for name in names_in(row.label)) if has_classes else Counter()
     spread = frozenset(name for name, n in counts.items() if n >= _SPREAD and kind != "tags")
@@ -39,28 +48,23 @@ def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int) -> tupl
     if not confirm:
         train, confirm, note = cutter.cut(train, "confirm", spread=spread)
         notes.append(note)
-    n_labels = len({name for row in train for name in names_in(row.label)}) if has_classes else 0
-    n_needed = max(_MIN_ROWS, 2 * n_labels if kind == "class" else 0)
+    n_labels = len({name for row in train for name in names_in(row.label)}) if kind == "class" else 0
+    n_needed = max(_MIN_ROWS, 2 * n_labels)
     if min(len(train), max_examples or len(train)) < n_needed:
-        removed = [f"{fault} ({n})" for fault, n in uncut.left_out.items() if n]
-        reasons = [
-            f" in addition to {len(confirm)} for confirm" if not uncut.splits.get("confirm") else "",
-            f" and data.max_examples is {max_examples}" if max_examples else "",
-            f", after removing {', '.join(removed)}" if removed else "",
-        ]
-        needed = f"{n_needed} are needed"
-        if n_needed > _MIN_ROWS:
-            needed += f", 2 for each of {n_labels} labels; check that the label column holds classes"
+        removed = {"rows for confirm": 0 if splits.get("confirm") else len(confirm), **left_out}
+        without = ", ".join(f"{n} {reason}" for reason, n in removed.items() if n)
+        limit = f", and --max-examples is {max_examples}" if max_examples else ""
+        per_label = f" (2 for each of {n_labels} labels)" if n_needed > _MIN_ROWS else ""
         raise DataError(
-            f"Train has {counted(len(train), 'row')} to learn from{''.join(reasons)}; {needed}. Add rows, or "
-            "raise --max-examples."
+            f"Train has {counted(len(train), 'row')} to learn from{without and f', without {without}'}"
+            f"{limit}; {n_needed} are needed{per_label}. Add rows, or raise --max-examples."
         )
     if max_examples and max_examples < len(train):
         train, note = cutter.without_surplus(train, max_examples)
         notes.append(note)
     train, search, note = cutter.cut(train, "search", spread=spread)
-    splits = {"train": train, "search": search, "confirm": confirm, "test": uncut.splits.get("test", [])}
-    return splits, [*notes, note]
+    cut = {"train": train, "search": search, "confirm": confirm, "test": splits.get("test", [])}
+    return cut, [*notes, note]
 
 
 @dataclass(frozen=True, kw_only=True)

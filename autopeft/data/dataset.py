@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, NamedTuple
 
-from autopeft.plugins import LabelSpace
+from autopeft.plugins import LabelKind, LabelSpace
 from autopeft.types import DataSpec
 
 
@@ -31,22 +31,19 @@ SplitRows = dict[str, list[Row]]  # split -> rows: train, and confirm and test i
 
 @dataclass(frozen=True, kw_only=True)
 class UncutRows:
-    """The rows of train, confirm and test as a task reads them, before any cut.
+    """The rows of train, confirm and test as a task reads them; an input or a label that is missing is None.
 
-    - `may_repeat`: one split may hold the same inputs twice.
-    - `shared_inputs`: inputs that several splits may hold, such as a fixed instruction.
-    - `left_out`: number of train rows that were dropped, by the reason ("rows without a label").
+    - `kind`: of the labels, as in `plugins.LabelSpace`.
+    - `declared_names`: names of labels in the order that the dataset declares; () if it declares none.
     - `notes`: one sentence for the user on each decision that was made in reading.
     """
 
     name: str
     splits: SplitRows
-    label_space: LabelSpace
+    kind: LabelKind
     input_columns: tuple[str, ...]
     label_column: str
-    may_repeat: bool = False
-    shared_inputs: frozenset[tuple[Any, ...]] = frozenset()
-    left_out: Mapping[str, int] = field(default_factory=dict)
+    declared_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import datasets
 
-from autopeft.data.columns import Columns, head_of, holds_strings, only_input
+from autopeft.data.columns import Columns, head_of, holds_strings, label_column, only_input
 from autopeft.data.dataset import UncutRows
 from autopeft.data.files import TABLES, read_table
-from autopeft.data.labels import LABEL_NAMES, label_column, labeled_rows
 from autopeft.data.sources import Source, by_split, class_folders, list_files, read
+from autopeft.data.texts import labeled_rows
 from autopeft.errors import DataError, reason_of
 from autopeft.types import DataSpec, path_at_home, shortened
 
@@ -79,7 +79,7 @@ def read_images(spec: DataSpec) -> UncutRows:
     table, _ = source.tables["train"][0]
     names, place = table.column_names, table.info.dataset_name or source.name
     files = only_input(spec, names, FILE_NAMES, content=f"image files in {place}")
-    label = label_column(spec, names, inputs=[files], usual_names=LABEL_NAMES)
+    label = label_column(spec, names, inputs=[files])
     note = f"The images are in column {files}, the label is in column {label}."
     source = source.with_tables(lambda pair: _undecoded(pair[0], pair[1], files))
     source = source._replace(notes=(*source.notes, note))

@@ -5,17 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 from autopeft.data.cutting import cut_splits, groups_of
-from autopeft.data.dataset import USUAL_NAMES, LabelledData, ReadRows, Row, Split, SplitRows, UncutRows
-from autopeft.data.labels import names_in, read_texts
+from autopeft.data.dataset import LabelledData, ReadRows, Row, Split, SplitRows
+from autopeft.data.labels import complete_rows, names_in, with_label_space
+from autopeft.data.texts import read_texts
 from autopeft.errors import DataError
-from autopeft.plugins import IGNORED, LabelSpace
+from autopeft.plugins import IGNORED, PROMPTED_KINDS, LabelSpace
 from autopeft.types import DataSpec, counted
 
 _PRECIOUS = ("test", "confirm", "train")  # the most precious first: it keeps an example that several have
+# A prompt in more than a tenth of the train rows, and in more than 10, is a fixed instruction rather than a
+# question; heuristic.
+_FIXED_SHARE, _FIXED_AT_LEAST = 10, 10
 
 
 def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> LabelledData:
@@ -24,17 +29,38 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
     `search`, and `confirm` if the user has no validation split, are cut from train: 15 % of it, at least 50
     and at most 2,000 rows, never more than a third, stratified if the classes allow it. Before any cut,
     inputs that occur again (case and spacing aside) are removed except from the more precious split: test
-    before confirm before train. An unset column is found by name. Each decision gives a note.
+    before confirm before train. Rows with the same prompt form a group, so that no two splits share a prompt,
+    unless it is a fixed instruction. An unset column is found by name. Each decision gives a note.
 
     Raises:
         DataError: The source cannot be read, or its rows cannot be learned from.
         UnknownNameError: A column that the spec names does not exist.
     """
     read = read_rows(spec)
-    uncut, duplicate_notes = _without_duplicates(read)
-    splits, cut_notes = cut_splits(uncut, spec.max_examples, seed=seed)
-    notes = [*read.notes, *duplicate_notes, *cut_notes]
-    label_space = uncut.label_space
+    complete, left_out, drop_notes = complete_rows(read)
+    complete, label_space, label_notes = with_label_space(read, complete)
+    notes = [*read.notes, *drop_notes, *label_notes]
+    has_prompts = read.kind in PROMPTED_KINDS
+    n_rows_of = Counter(row.inputs for row in complete["train"]) if has_prompts else Counter()
+    limit = max(_FIXED_AT_LEAST, len(complete["train"]) // _FIXED_SHARE)
+    fixed = {inputs: n for inputs, n in n_rows_of.items() if n > limit}
+    if fixed:
+        notes.append(
+            f"{sum(fixed.values())} of {len(complete['train'])} train rows have the same "
+            f"{counted(len(fixed), 'prompt')}: splits share such instructions, and rows are duplicates only "
+            "if the completion is the same, too."
+        )
+    if spec.group_column is None:
+        complete["train"] = [
+            row._replace(group=" ".join(row.inputs))
+            if n_rows_of[row.inputs] > 1 and row.inputs not in fixed
+            else row
+            for row in complete["train"]
+        ]
+    unique, n_removed, duplicate_notes = _without_duplicates(complete, fixed, inputs_may_repeat=has_prompts)
+    left_out.update(n_removed)
+    splits, cut_notes = cut_splits(unique, label_space, spec.max_examples, left_out=left_out, seed=seed)
+    notes += [*duplicate_notes, *cut_notes]
     if label_space.kind != "number":
         counts = Counter(name for row in splits["train"] for name in names_in(row.label))
         if label_space.kind == "class" and len(counts) < 2:
@@ -54,39 +80,39 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
         )
     content = {split: [[row.inputs, row.label] for row in rows] for split, rows in splits.items()}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-    n_read, n_kept = (sum(map(len, rows.splits.values())) for rows in (read, uncut))
     return LabelledData(
         **{name: _split(name, rows, label_space, has_groups=are_counted) for name, rows in splits.items()},
         label_space=label_space,
-        text_columns=uncut.input_columns,
-        label_column=uncut.label_column,
-        name=uncut.name,
+        text_columns=read.input_columns,
+        label_column=read.label_column,
+        name=read.name,
         fingerprint=digest[:16],
-        duplicates_removed=n_read - n_kept,
+        duplicates_removed=sum(len(complete[split]) - len(rows) for split, rows in unique.items()),
         notes=tuple(notes),
     )
 
 
-def _without_duplicates(uncut: UncutRows) -> tuple[UncutRows, list[str]]:
-    """Keep each input in its most precious split only, and once in train; notes report what was removed.
+def _without_duplicates(
+    splits: SplitRows, fixed: Collection[Any], *, inputs_may_repeat: bool
+) -> tuple[SplitRows, dict[str, int], list[str]]:
+    """Keep each input in its most precious split only, and once in train.
 
     1. If inputs may repeat (a prompt with several answers), train keeps rows with different labels.
-    2. All splits keep rows with shared inputs (a fixed instruction) and different labels.
+    2. All splits keep rows with `fixed` inputs (an instruction) and different labels.
     3. The user's test and confirm may repeat an example within themselves.
     4. A row of a group that a more precious split holds is removed.
 
-    Raises:
-        DataError: No row of train remains.
+    Returns the rows, how many train rows were removed by reason, and notes on all that were removed.
     """
     kept_splits: SplitRows = {}
     seen, seen_groups = set[Any](), set[str]()
     n_repeated, n_grouped = Counter[str](), Counter[str]()  # removed rows by split
-    for split in sorted(uncut.splits, key=_PRECIOUS.index):
+    for split in sorted(splits, key=_PRECIOUS.index):
         in_split, kept = set[Any](), list[Row]()
-        for row in uncut.splits[split]:
+        for row in splits[split]:
             inputs = _normalized(row.inputs)
-            answered = (inputs, _normalized(row.label)) if uncut.may_repeat else inputs
-            across_splits = answered if row.inputs in uncut.shared_inputs else inputs
+            answered = (inputs, _normalized(row.label)) if inputs_may_repeat else inputs
+            across_splits = answered if row.inputs in fixed else inputs
             if row.group is not None and row.group in seen_groups:
                 n_grouped[split] += 1
             elif across_splits in seen or (split == "train" and answered in in_split):
@@ -97,21 +123,9 @@ def _without_duplicates(uncut: UncutRows) -> tuple[UncutRows, list[str]]:
         kept_splits[split] = kept
         seen |= in_split
         seen_groups.update(row.group for row in kept if row.group is not None)
-    n_train = len(uncut.splits["train"])
-    if n_train and not kept_splits["train"]:
-        raise DataError(
-            f"All {n_train} train rows, or their groups, are also in "
-            f"{' or '.join(name for split, name in USUAL_NAMES.items() if split in uncut.splits)} and were "
-            "removed as duplicates; give other train rows, or another file there."
-        )
-    left_out = {
-        **uncut.left_out,
-        "rows of groups that another split holds": n_grouped["train"],
-        "duplicates": n_repeated["train"],
-    }
     notes = []
     if n_repeated:
-        kept_by = "; the most precious split kept it" if len(uncut.splits) > 1 else ""
+        kept_by = "; the most precious split kept it" if len(splits) > 1 else ""
         notes.append(
             f"Removed {counted(n_repeated.total(), 'row')} with an input that occurs again{kept_by}."
         )
@@ -119,7 +133,8 @@ def _without_duplicates(uncut: UncutRows) -> tuple[UncutRows, list[str]]:
         notes.append(
             f"Removed {counted(n_grouped.total(), 'row')} of groups that a more precious split holds."
         )
-    return replace(uncut, splits=kept_splits, left_out=left_out), notes
+    of_train = {"rows of groups that another split holds": n_grouped, "duplicates": n_repeated}
+    return kept_splits, {reason: n["train"] for reason, n in of_train.items()}, notes
 
 
 def _normalized(value: Any) -> Any:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 from autopeft.data.cells import is_missing, refuse_written_lists
-from autopeft.data.columns import Columns, cells_of, declared_names, groups_in, name_of, only_input
-from autopeft.data.dataset import Row, SplitRows, UncutRows
+from autopeft.data.columns import (
+    Columns,
+    cells_of,
+    declared_names,
+    groups_in,
+    label_column,
+    name_of,
+    only_input,
+)
+from autopeft.data.dataset import Row, UncutRows
 from autopeft.data.files import CONLL, TABLES
-from autopeft.data.labels import WITHOUT_LABEL, drop_unlabeled, label_column, names_in, order_of
 from autopeft.data.sources import read
 from autopeft.errors import DataError
-from autopeft.plugins import IGNORED, LabelSpace
-from autopeft.types import DataSpec, counted, listed, shortened
+from autopeft.plugins import IGNORED
+from autopeft.types import DataSpec, counted, shortened
 
 TOKEN_NAMES = "tokens words text sentence word token"
 TAG_NAMES = "tags ner_tags labels label ner pos_tags tag pos upos"
@@ -31,29 +37,14 @@ def read_tokens(spec: DataSpec) -> UncutRows:
     tokens = only_input(spec, table.column_names, TOKEN_NAMES, content="tokens (lists of words)")
     tags = label_column(spec, table.column_names, inputs=[tokens], usual_names=TAG_NAMES)
     columns = Columns(inputs=(tokens,), label=tags, group=spec.group_column)
-    raw = source.rows(lambda split, table: _rows(split, table, columns))
-    with_tokens: SplitRows = {split: [row for row in rows if row.inputs[0]] for split, rows in raw.items()}
-    splits, notes = drop_unlabeled(with_tokens, tags)
-    if n_empty := sum(map(len, raw.values())) - sum(map(len, with_tokens.values())):
-        notes.append(f"Dropped {counted(n_empty, 'row')} without tokens.")
-    counts = Counter(tag for row in splits["train"] for tag in names_in(row.label))
-    if len(counts) < 2:
-        raise DataError(f"Tag column {tags} has only {list(counts)} in train; at least 2 tags are needed.")
-    everywhere = {tag for rows in splits.values() for row in rows for tag in names_in(row.label)}
-    if unknown := everywhere - set(counts):
-        notes.append(f"No train row has the tags {listed(sorted(unknown))}; elsewhere they count as missed.")
-    names = order_of(everywhere, declared_names(table, tags))
     return UncutRows(
         name=source.name,
-        splits=splits,
-        label_space=LabelSpace(kind="tags", names=names, counts=tuple(counts[tag] for tag in names)),
+        splits=source.rows(lambda split, table: _rows(split, table, columns)),
+        kind="tags",
         input_columns=columns.inputs,
         label_column=tags,
-        left_out={
-            "rows without tokens": len(raw["train"]) - len(with_tokens["train"]),
-            WITHOUT_LABEL: len(with_tokens["train"]) - len(splits["train"]),
-        },
-        notes=(*source.notes, f"Tokens are column {tokens}; the tags are column {tags}.", *notes),
+        declared_names=declared_names(table, tags),
+        notes=(*source.notes, f"Tokens are column {tokens}; the tags are column {tags}."),
     )
 
 
@@ -68,7 +59,7 @@ def _rows(split: str, table: Any, columns: Columns) -> list[Row]:
     for number, (token_cell, tag_cell, group) in enumerate(cells, start=1):
         where = f"row {number} of {split}"
         words = _items(token_cell, tokens)
-        if tag_cell is None and split != "train":
+        if tag_cell is None:
             rows.append(Row((words,), None, group, number))
             continue
         tags = _items(tag_cell, columns.label)
@@ -84,7 +75,7 @@ def _rows(split: str, table: Any, columns: Columns) -> list[Row]:
         label = tuple(
             None if tag == _NO_TAG else name_of(tag, declared, where, columns.label) for tag in tags
         )
-        rows.append(Row((words,), None if set(label) == {None} else label, group, number))
+        rows.append(Row((words or None,), None if set(label) == {None} else label, group, number))
     return rows
 
 

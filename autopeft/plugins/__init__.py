@@ -24,6 +24,7 @@ from autopeft.plugins.score import Score
 from autopeft.plugins.task import (
     IGNORED,
     PACKED_KINDS,
+    PROMPTED_KINDS,
     Batch,
     Encoded,
     Evaluation,

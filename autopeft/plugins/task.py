@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Batch = dict[str, Any]
 Example = dict[str, Any]
 LabelKind = Literal["class", "classes", "number", "tags", "completion", "chat", "documents"]
+PROMPTED_KINDS = ("completion", "chat")  # have a prompt, and what is learned after it
 PACKED_KINDS = ("documents",)  # are joined and cut into blocks of tokens
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
 

@@ -11,7 +11,16 @@ from torch import nn
 
 from autopeft.data import chat_of
 from autopeft.errors import DataError, reason_of
-from autopeft.plugins import IGNORED, Batch, Encoded, Example, LabelKind, LabelSpace, last_answer
+from autopeft.plugins import (
+    IGNORED,
+    PROMPTED_KINDS,
+    Batch,
+    Encoded,
+    Example,
+    LabelKind,
+    LabelSpace,
+    last_answer,
+)
 from autopeft.tasks._shared.batches import pad, without_labels
 from autopeft.tasks._shared.chat_templates import (
     TEMPLATE_FAULTS,
@@ -22,7 +31,7 @@ from autopeft.tasks._shared.chat_templates import (
 )
 from autopeft.tasks._shared.generating import generate_greedily
 from autopeft.tasks._shared.tokens import Row, as_row, chunks, filled, read_only, token_pairs
-from autopeft.tasks._shared.writing import WITH_PROMPT, TextModel, WritingTask, all_dropped
+from autopeft.tasks._shared.writing import TextModel, WritingTask, all_dropped
 from autopeft.types import counted, shortened
 
 # The tokens of a prompt and of its completion, and the labels of the prompt; None if its earlier answers were
@@ -34,7 +43,7 @@ def _encode(
     kind: LabelKind, texts: Sequence[str], completions: Sequence[str], tokenizer: Any, max_length: int
 ) -> Encoded:
     """Make blocks of `max_length` tokens, or an example of each prompt with its completion."""
-    if kind in WITH_PROMPT:
+    if kind in PROMPTED_KINDS:
         return _encode_completions(texts, completions, tokenizer, max_length, is_chat=kind == "chat")
     return _encode_blocks(texts, tokenizer, max_length)
 
@@ -283,7 +292,7 @@ PLUGIN = WritingTask(
     name="text-generation",
     auto_class="AutoModelForCausalLM",
     peft_task_type="CAUSAL_LM",
-    kinds=(*WITH_PROMPT, "documents"),
+    kinds=(*PROMPTED_KINDS, "documents"),
     label_space=LabelSpace(kind="documents"),
     model_type=TextModel(
         encode=_encode,

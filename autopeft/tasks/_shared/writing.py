@@ -18,6 +18,7 @@ from autopeft import data
 from autopeft.errors import DataError, SpecError
 from autopeft.plugins import (
     IGNORED,
+    PROMPTED_KINDS,
     Batch,
     Encoded,
     Evaluation,
@@ -42,7 +43,6 @@ from autopeft.types import TaskSpec, shortened
 _THOUGHTS = re.compile(
     rf"\A\s*<({THOUGHTS})>.*?</\1>\s*|\A(?:(?!<{THOUGHTS}>).)*?</{THOUGHTS}>\s*", re.DOTALL
 )
-WITH_PROMPT = ("completion", "chat")  # kinds of labels whose rows are a prompt and a completion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ class WritingTask:
         """Defaults of a full run: of generated answers, prompts with completions, or blocks of text."""
         if self.judges_texts:
             return GENERATED
-        return COMPLETIONS if self.label_space.kind in WITH_PROMPT else BLOCKS
+        return COMPLETIONS if self.label_space.kind in PROMPTED_KINDS else BLOCKS
 
     metrics = tuple(TOKEN_METRICS)  # the default first
     judges_texts = property(lambda self: self.metric == EXACT_MATCH or is_own_metric(self.metric))
@@ -115,7 +115,7 @@ class WritingTask:
         task = replace(self, spec=spec, label_space=label_space, tokenizer=tokenizer)
         if not is_own_metric(task.metric):
             require_metric(self.name, task.metric, self.metrics)
-        if task.judges_texts and label_space.kind not in WITH_PROMPT:
+        if task.judges_texts and label_space.kind not in PROMPTED_KINDS:
             raise DataError(
                 f"{task.metric} needs prompts with completions, but the labels of these rows are of kind "
                 f"{label_space.kind}; set --metric {self.metrics[0]}."
