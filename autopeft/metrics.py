@@ -13,31 +13,17 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from autopeft.plugins import Metric
+
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.intp]
 Scored = tuple[float, tuple[float, ...]]  # a metric, and one score per example with the metric as their mean
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelMetric:
-    """A metric as `plugins.Metric` describes it; a `chance` of None depends on the data."""
-
-    name: str
-    kinds: tuple[str, ...]
-    score: Callable[[Floats, Floats], Scored]  # of truth and guesses
-    default_for: tuple[str, ...] = ()
-    greater_is_better: bool = True
-    is_share: bool = False
-    score_span: float | None = None
-    chance: float | None = None
-    label: str = ""
 
 
 def mean_of(scores: npt.NDArray[np.generic]) -> Scored:
@@ -166,28 +152,28 @@ _MEAN_SHARE: dict[str, Any] = {"is_share": True, "score_span": 1.0}
 _ERROR: dict[str, Any] = {"kinds": ("number",), "greater_is_better": False}
 _CORRELATION: dict[str, Any] = {"kinds": ("number",), "chance": 0.0}
 PLUGINS = (
-    LabelMetric(
+    Metric(
         name="accuracy",
         kinds=("class",),
         score=lambda truth, guesses: mean_of(truth == guesses),
         default_for=("class",),
         **_MEAN_SHARE,
     ),
-    LabelMetric(
+    Metric(
         name="exact-match",
         label="exact match",
         kinds=("classes",),
         score=lambda truth, guesses: mean_of((truth == guesses).all(axis=1)),
         **_MEAN_SHARE,
     ),
-    LabelMetric(
+    Metric(
         name="balanced-accuracy",
         label="balanced accuracy",
         kinds=("class",),
         score=partial(jackknife, balanced_accuracy),
         is_share=True,
     ),
-    LabelMetric(
+    Metric(
         name="macro-f1",
         label="macro-F1",
         kinds=("class", "classes"),
@@ -195,7 +181,7 @@ PLUGINS = (
         default_for=("uneven",),
         is_share=True,
     ),
-    LabelMetric(
+    Metric(
         name="micro-f1",
         label="micro-F1",
         kinds=("classes",),
@@ -203,31 +189,31 @@ PLUGINS = (
         default_for=("classes",),
         is_share=True,
     ),
-    LabelMetric(
+    Metric(
         name="matthews",
         label="Matthews correlation",
         kinds=("class",),
         score=partial(jackknife, matthews),
         chance=0.0,
     ),
-    LabelMetric(
+    Metric(
         name="mean-absolute-error",
         label="mean absolute error",
         score=lambda truth, guesses: mean_of(np.abs(guesses - truth)),
         **_ERROR,
     ),
-    LabelMetric(
+    Metric(
         name="mean-squared-error",
         label="mean squared error",
         score=lambda truth, guesses: mean_of(np.square(guesses - truth)),
         **_ERROR,
     ),
-    LabelMetric(
+    Metric(
         name="pearson",
         label="Pearson's r",
         score=partial(jackknife, pearson),
         default_for=("number",),
         **_CORRELATION,
     ),
-    LabelMetric(name="spearman", label="Spearman's ρ", score=partial(jackknife, spearman), **_CORRELATION),
+    Metric(name="spearman", label="Spearman's ρ", score=partial(jackknife, spearman), **_CORRELATION),
 )

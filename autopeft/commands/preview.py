@@ -106,7 +106,7 @@ def preview(
         seeds=len(problem.seeds),
         search_cost=_most_cost(prepared, problem),
         n_confirm=lengths.n_confirm,
-        least_differences=(low, high) if prepared.task.is_share else None,
+        least_differences=(low, high) if prepared.task.metric.is_share else None,
         forecast=forecast,
     )
 

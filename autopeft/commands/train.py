@@ -138,8 +138,8 @@ def train_plan(
         _write_files(fresh, prepared, measurement, at=f"./{target.name}")
     return Trained(
         measurement=measurement,
-        metric=prepared.task.metric,
-        is_share=prepared.task.is_share,
+        metric=prepared.task.metric.name,
+        is_share=prepared.task.metric.is_share,
         folder=target,
     )
 

@@ -37,5 +37,4 @@ from autopeft.plugins.task import (
     TaskDefaults,
     WrittenText,
     last_answer,
-    metric_facts,
 )

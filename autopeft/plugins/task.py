@@ -109,11 +109,8 @@ class Task(Protocol):
     # A reader of `autopeft.data`, such as `read_texts`, or another function from the data settings to an
     # `autopeft.data.UncutRows`.
     read_rows: Callable[[DataSpec], Any]
-    metric: str  # that is measured
+    metric: MetricFacts  # that is measured
     metrics: tuple[str, ...]  # to choose from
-    greater_is_better: bool  # true for accuracies, false for errors and losses
-    is_share: bool  # whether the metric lies in [0, 1] and is read as percent: true for accuracies and F1
-    score_span: float | None  # width of the range of the example scores, 1 for an accuracy; None: no bounds
     peft_task_type: str | None  # such as `SEQ_CLS`; None if `peft` has none for the task
     auto_class: str  # of `transformers`, such as `AutoModelForSequenceClassification`
     notes: tuple[str, ...]  # decisions for the user to know, as sentences
@@ -158,17 +155,6 @@ class Task(Protocol):
         """
 
 
-def metric_facts(task: Task) -> MetricFacts:
-    """Return the facts of the metric that a fitted task measures."""
-    return MetricFacts(
-        name=task.metric,
-        greater_is_better=task.greater_is_better,
-        is_share=task.is_share,
-        score_span=task.score_span,
-        label=getattr(task, "metric_label", ""),
-    )
-
-
 @runtime_checkable
 class PlacesBatches(Protocol):
     """A task that reads values of a batch on the CPU, so that its loss need not read them on the device.
@@ -180,26 +166,16 @@ class PlacesBatches(Protocol):
         """Copy a batch of `collate` to a device by `place`, which copies one tensor."""
 
 
-@runtime_checkable
-class Metric(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Metric(MetricFacts):
     """A metric of labels, for the tasks that predict classes or a number.
 
-    Two members are optional. `chance` is the metric of blind guesses, 0 for a correlation; `label` is the
-    metric's name in prose, such as "Pearson's r".
+    - `kinds`: the kinds of `LabelSpace` that it judges: `class`, `classes`, `number`.
+    - `score`: truth and guesses -> the metric, and one score per example, whose mean it is (see
+      `metrics.jackknife`). Both are classes (N,) from 0, several classes (N, C) of 0 and 1, or numbers (N,).
+    - `default_for`: the kinds whose default it is; `uneven` is one class per row with very uneven counts.
     """
 
-    name: str  # of the setting, such as `accuracy`
-    kinds: tuple[str, ...]  # the kinds of `LabelSpace` that it judges: `class`, `classes`, `number`
-    # The kinds whose default metric it is; `uneven` is one class per row with very uneven counts.
-    default_for: tuple[str, ...]
-    greater_is_better: bool  # true for accuracies, false for errors
-    is_share: bool  # whether its values lie in [0, 1] and are read as percent: true for accuracies and F1
-    score_span: float | None  # width of the range of its scores, 1 for an accuracy; None without bounds
-
-    def score(
-        self, truth: NDArray[np.float64], guesses: NDArray[np.float64], /
-    ) -> tuple[float, tuple[float, ...]]:
-        """Compute the metric, and one score per example; the metric is their mean (see `metrics.jackknife`).
-
-        Truth and guesses are classes (N,) from 0, several classes (N, C) of 0 and 1, or numbers (N,).
-        """
+    kinds: tuple[str, ...]
+    score: Callable[[NDArray[np.float64], NDArray[np.float64]], tuple[float, tuple[float, ...]]]
+    default_for: tuple[str, ...] = ()

@@ -107,10 +107,10 @@ def check_comparison(prepared: Prepared) -> None:
         DataError: The search or confirm split has one example, or the confirm split one group: that gives no
             interval.
     """
-    margin, task = prepared.spec.search.margin, prepared.task
-    if margin is not None and task.is_share and margin >= _LARGEST_MARGIN:
+    margin, metric = prepared.spec.search.margin, prepared.task.metric
+    if margin is not None and metric.is_share and margin >= _LARGEST_MARGIN:
         raise SpecError(
-            f"The margin is {margin:g}, but {task.metric} lies between 0 and 1 and 0.01 is one point of it; "
+            f"The margin is {margin:g}, but {metric.name} lies between 0 and 1 and 0.01 is one point of it; "
             f"did you mean --margin {margin / 100:g}?"
         )
     for name in ("search", "confirm"):

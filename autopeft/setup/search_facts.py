@@ -13,7 +13,6 @@ from autopeft import model
 from autopeft.model import BaseModel
 from autopeft.model.quantization import unquantized_modules
 from autopeft.model.user_model import loaded_from
-from autopeft.plugins import metric_facts
 from autopeft.setup.build import Prepared
 from autopeft.setup.resources import n_workers
 from autopeft.types import IN_MEMORY, VERSION, ExecutionSpec, SearchFacts, SplitSizes
@@ -21,8 +20,7 @@ from autopeft.types import IN_MEMORY, VERSION, ExecutionSpec, SearchFacts, Split
 
 def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, float]]) -> SearchFacts:
     """Collect model, data, task, budget and splits of the run for its report."""
-    metric = metric_facts(prepared.task)
-    loaded, module = prepared.data, prepared.base.module
+    metric, loaded, module = prepared.task.metric, prepared.data, prepared.base.module
     if prepared.spec.model.id != IN_MEMORY:
         source = (prepared.spec.model.id and model.resolve(prepared.spec.model)[0]) or model.DEMO_HUB_ID
     else:
@@ -72,10 +70,10 @@ def chance_of(prepared: Prepared) -> float | None:
     4. Else None.
     """
     labels = prepared.bench.splits["confirm"].labels
-    is_hit_rate = prepared.task.is_share and prepared.task.score_span == 1
+    metric = prepared.task.metric
+    is_hit_rate = metric.is_share and metric.score_span == 1
     if not is_hit_rate or not isinstance(labels[0], int | str):
-        chance = getattr(prepared.task, "chance", None)
-        return 0.0 if chance is None and prepared.task.is_share else chance
+        return 0.0 if metric.chance is None and metric.is_share else metric.chance
     (_, n_most), *_ = Counter(labels).most_common(1)
     return n_most / len(labels)
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from autopeft import space
 from autopeft.engine import SearchProblem
-from autopeft.plugins import metric_facts
 from autopeft.setup.build import Prepared
 from autopeft.setup.resources import memory_needed
 from autopeft.space import AllocationContext, Space
@@ -57,7 +56,7 @@ def search_problem(
             n_confirm=prepared.n_evaluated("confirm"),
             n_test=prepared.n_evaluated("test"),
         ),
-        metric=metric_facts(prepared.task),
+        metric=prepared.task.metric,
         has_head=prepared.base.head_params > 0,
         head_rates=head_rates,
         head_factors=tuple(head_factors) if user_plan is None else (1.0,),

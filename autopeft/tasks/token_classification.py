@@ -17,14 +17,15 @@ from autopeft.metrics import f1_of_counts, pseudo_values
 from autopeft.plugins import IGNORED, Batch, Encoded, Evaluation, Example, LabelSpace, TaskDefaults
 from autopeft.tasks._shared.batches import Rows, logits_of, n_labelled, pad, pad_features
 from autopeft.tasks._shared.token_losses import losses_and_hits
-from autopeft.tasks._shared.token_metrics import TOKEN_ACCURACY, TokenCounts
+from autopeft.tasks._shared.token_metrics import TOKEN_ACCURACY, TOKEN_METRICS, TokenCounts
 from autopeft.tasks._shared.tokens import Row, as_row, chunks, split_rows
 from autopeft.tasks._shared.usual import TAGS, require_kind, require_metric
-from autopeft.types import TaskSpec
+from autopeft.types import MetricFacts, TaskSpec
 
 _ENTITY_TAG = re.compile(r"O|[BIELSU]-.+")  # outside an entity, or a place in it and its type
 _BEGIN, _END = "BSU", "ELSU"  # places that begin an entity, or end it: IOBES, and L and U of BILOU
-_ENTITY_F1 = "entity-f1"
+_ENTITY_F1 = MetricFacts(name="entity-f1", label="entity F1", is_share=True)
+_ACCURACY = TOKEN_METRICS[TOKEN_ACCURACY]
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,8 @@ class TokenClassification:
     """
 
     name: str = "token-classification"
-    metric: str = _ENTITY_F1
-    metrics: tuple[str, ...] = (_ENTITY_F1, TOKEN_ACCURACY)
-    greater_is_better: bool = True
-    is_share: bool = True
-    score_span: float | None = None
+    metric: MetricFacts = _ENTITY_F1
+    metrics: tuple[str, ...] = (_ENTITY_F1.name, _ACCURACY.name)
     peft_task_type: str | None = "TOKEN_CLS"
     auto_class: str = "AutoModelForTokenClassification"
     label_space: LabelSpace = field(default_factory=lambda: LabelSpace(kind="tags"))
@@ -52,23 +50,20 @@ class TokenClassification:
         """The reader, whose libraries are imported only when rows are read."""
         return data.read_tokens
 
-    @property
-    def metric_label(self) -> str:
-        """The usual name of the metric: `entity F1`, `token accuracy`."""
-        return self.metric.replace("-f1", "-F1").replace("-", " ")
-
     def fitted(self, spec: TaskSpec, label_space: LabelSpace, tokenizer: Any = None) -> TokenClassification:
         """Adapt the task to a dataset; tags that mark no entities are judged by token accuracy."""
         require_kind(self.name, label_space, ("tags",))
         no_entity = next((name for name in label_space.names if not _ENTITY_TAG.fullmatch(name)), None)
-        metric = spec.metric or (_ENTITY_F1 if no_entity is None else TOKEN_ACCURACY)
+        metric = spec.metric or (_ENTITY_F1 if no_entity is None else _ACCURACY).name
         require_metric(self.name, metric, self.metrics)
-        if metric != TOKEN_ACCURACY and no_entity is not None:
+        if metric == _ENTITY_F1.name and no_entity is not None:
             raise DataError(
                 f"{metric} needs tags such as B-place, I-place and O, but there is {no_entity!r}; "
                 f"set --metric {TOKEN_ACCURACY}."
             )
-        return replace(self, label_space=label_space, metric=metric)
+        return replace(
+            self, label_space=label_space, metric=_ENTITY_F1 if metric == _ENTITY_F1.name else _ACCURACY
+        )
 
     def encode(self, inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
         """Tokenize tokens joined by spaces; a tag is at its token's first piece, -100 at other pieces."""
@@ -127,8 +122,8 @@ class TokenClassification:
                 for guesses, tags in zip(logits.argmax(dim=-1).cpu(), labels.cpu(), strict=True):
                     is_counted = tags != IGNORED
                     rows.append((tags[is_counted].tolist(), guesses[is_counted].tolist()))
-        if self.metric == TOKEN_ACCURACY:
-            return counts.evaluation(self.metric)
+        if self.metric is not _ENTITY_F1:
+            return counts.evaluation(_ACCURACY)
         pairs = [[self._entities(tags) for tags in row] for row in rows]
         counts_of_rows = [(len(true & guessed), len(true) + len(guessed)) for true, guessed in pairs]
         hits, both = np.array(counts_of_rows, dtype=float).T

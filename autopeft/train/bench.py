@@ -297,7 +297,7 @@ class Bench:
             return evaluation
         values = (evaluation.metric, *evaluation.example_scores)  # perhaps of a plug-in's metric
         if math.isfinite(evaluation.loss) and not all(map(math.isfinite, values)):
-            raise ValueError(f"the metric {self.task.metric} is not finite, although the loss is")
+            raise ValueError(f"the metric {self.task.metric.name} is not finite, although the loss is")
         in_order = np.argsort(by_size).tolist()  # rows ascend
         scores, texts = evaluation.example_scores, evaluation.texts
         return replace(

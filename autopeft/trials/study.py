@@ -325,14 +325,5 @@ class Study:
 
 def _metric_facts(name: str, *, lower_is_better: bool) -> MetricFacts:
     """Find the facts of a metric by its name; a metric that autopeft does not know has only a direction."""
-    metrics = TOKEN_METRICS | dict(discover("autopeft.metrics"))
-    if name not in metrics:
-        return MetricFacts(name=name, greater_is_better=not lower_is_better, is_share=False)
-    facts = metrics[name]
-    return MetricFacts(
-        name=name,
-        greater_is_better=facts.greater_is_better,
-        is_share=facts.is_share,
-        score_span=facts.score_span,
-        label=getattr(facts, "label", ""),
-    )
+    metrics: Mapping[str, MetricFacts] = TOKEN_METRICS | dict(discover("autopeft.metrics"))
+    return metrics.get(name) or MetricFacts(name=name, greater_is_better=not lower_is_better)

@@ -234,13 +234,15 @@ class MetricFacts:
     `is_share` says that it lies in [0, 1]: values are shown in percent, differences in points of 0.01.
     `score_span` is the width of the range of the example scores, 1 for an accuracy; None without bounds, as
     for pseudo-values of an F1. `label` is its name in texts, such as "entity F1"; empty if that is `name`.
+    `chance` is the metric of blind guesses, 0 for a correlation; None if that depends on the data.
     """
 
     name: str
-    greater_is_better: bool
-    is_share: bool
+    greater_is_better: bool = True
+    is_share: bool = False
     score_span: float | None = None
     label: str = ""
+    chance: float | None = None
 
     @property
     def words(self) -> str:

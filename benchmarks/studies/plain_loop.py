@@ -66,7 +66,7 @@ def main() -> None:
             run = Run(n_steps=STEPS, batch_size=BATCH_SIZE, seed=100 + seed, head_rate=head_rate)
             split = prepared.data.confirm
             (guesses,) = predictions(plan, prepared.base, prepared.data, [split], run)
-            outside = score(prepared.task.metric, prepared.data, split, guesses)
+            outside = score(prepared.task.metric.name, prepared.data, split, guesses)
             is_new = not given.out.exists()
             with given.out.open("a", newline="", encoding="utf-8") as file:
                 values = [name, budget, row["plan"], rates, seed, f"{outside:.4f}", row["confirm"]]

@@ -68,7 +68,7 @@ def main() -> None:
         splits = [prepared.data.confirm, prepared.data.test]
         guesses = predictions(plan, prepared.base, prepared.data, splits, run)
         scores = [
-            score(prepared.task.metric, prepared.data, split, each)
+            score(prepared.task.metric.name, prepared.data, split, each)
             for split, each in zip(splits, guesses, strict=True)
         ]
         is_new = not given.out.exists()

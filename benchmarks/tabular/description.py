@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,15 +92,14 @@ def describe(
     cell: Cell, prepared: Prepared, context: AllocationContext, candidates: Iterable[Candidate]
 ) -> Description:
     """The description of a cell whose model is loaded; `context` holds the scores by gradient."""
-    from autopeft.plugins import metric_facts
-
+    metric = prepared.task.metric
     sizes = {split: len(encoded.labels) for split, encoded in prepared.bench.splits.items()}
     most = {"search": cell.search_examples, "confirm": cell.confirm_examples, "test": cell.test_examples}
     return Description(
         cell=cell,
         budget=prepared.budget,
         hidden_size=prepared.base.hidden_size,
-        metric=metric_facts(prepared.task),
+        metric=MetricFacts(**{each.name: getattr(metric, each.name) for each in fields(MetricFacts)}),
         head_rates=prepared.bench.head_rates.alone(),
         examples={split: min(size, most.get(split, size)) for split, size in sizes.items()},
         targets=context.targets,

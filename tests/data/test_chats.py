@@ -58,9 +58,9 @@ def test_chats_that_end_with_the_user_are_dropped_unless_all_do(tmp_path):
     for row in rows[:9]:
         row["messages"].append(user("thanks"))
     data = read(tmp_path, rows)
-    assert "Dropped 9 train chats without an answer at the end." in data.notes
+    assert "Dropped 9 train rows without an answer at the end." in data.notes
     assert len(data.train.labels) + len(data.search.labels) + len(data.confirm.labels) == N - 9
-    with pytest.raises(DataError, match="No train chat of 9"):
+    with pytest.raises(DataError, match="No train row of 9"):
         read(tmp_path, rows[:9])
 
 
@@ -102,7 +102,7 @@ def test_calls_of_tools_stay_in_a_chat_and_a_chat_that_ends_in_one_is_left_out(t
         return {"messages": [user(f"what is {i}?"), called, *(result if i % 3 else [])]}
 
     data = read(tmp_path, [chat(i) for i in range(N)])
-    assert "Dropped 30 train chats without an answer at the end." in data.notes
+    assert "Dropped 30 train rows without an answer at the end." in data.notes
     _, calling, answer = json.loads(data.train.inputs[0][0])
     assert calling == {"role": "assistant", "content": "", "tool_calls": [call]}
     assert answer == {"role": "tool", "content": "2", "name": "add"}

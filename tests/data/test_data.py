@@ -135,7 +135,10 @@ def test_rows_without_label_or_text_are_dropped_with_a_note(tmp_path):
     rows = [*make_rows(labels=(0, 1)), {"text": "x", "label": None}, {"text": "  ", "label": 1}]
     data = read(write(tmp_path / "rows.csv", rows))
     assert (data.label_names, sum(sizes(data))) == (("0", "1"), 120)
-    assert {"Dropped 1 train row without a label.", "Dropped 1 train row without text."} <= set(data.notes)
+    assert {
+        "Dropped 1 train row without a value in column label.",
+        "Dropped 1 train row without an input.",
+    } <= set(data.notes)
 
 
 @pytest.mark.parametrize("label", [{}, {"label": -1}, {"label": None}])
@@ -214,10 +217,10 @@ def test_max_examples_caps_train_and_search_and_keeps_every_label(tmp_path):
     ("rows", "spec", "word"),
     [
         (make_rows(29), {}, "30 are needed"),
-        (make_rows(), {"max_examples": 10}, "max_examples is 10"),
+        (make_rows(), {"max_examples": 10}, "max-examples is 10"),
         (make_rows(labels=tuple(f"id {i}" for i in range(120))), {}, "120 labels"),
         (make_rows(labels=("pos",)), {}, r"only \['pos'\]"),
-        (make_rows(labels=(None,)), {}, "label in column label"),
+        (make_rows(labels=(None,)), {}, "column label"),
         ([{"text": ["a", "b"], "label": i % 2} for i in range(40)], {"text_columns": ("text",)}, "one text"),
         ([{"words": "a b", "mood": "x"}] * 40, {}, "no label column"),
         ([{"one": "a", "two": "b", "label": "x"}] * 40, {}, "no text column"),

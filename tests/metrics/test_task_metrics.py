@@ -58,7 +58,7 @@ def test_constant_predictions_correlate_with_nothing():
 def test_uneven_classes_give_a_warning_and_macro_f1(counts, metric, n_notes):
     label_space = LabelSpace(names=("a", "b"), counts=counts)
     fitted = PLUGIN.fitted(TaskSpec(), label_space)
-    assert (fitted.metric, len(fitted.notes)) == (metric, n_notes)
+    assert (fitted.metric.name, len(fitted.notes)) == (metric, n_notes)
     assert PLUGIN.fitted(TaskSpec(metric="accuracy"), label_space).notes == ()
 
 

@@ -8,7 +8,7 @@ import pytest
 from toys.results import BEST, SETTING, TARGETS, WORDS, toy_result
 
 from autopeft import report
-from autopeft.plugins import discover, metric_facts
+from autopeft.plugins import discover
 from autopeft.report.part_words import part_words
 
 
@@ -50,8 +50,8 @@ def test_a_plan_is_called_by_its_method_and_its_unusual_choices(method, options,
 )
 def test_a_metric_is_called_by_its_words_in_texts_and_by_its_name_in_json(task, metric, words):
     fitted = discover("autopeft.tasks")[task]
-    spec = {"spec": replace_metric(fitted.spec, metric)} if hasattr(fitted, "spec") else {"metric": metric}
-    facts = metric_facts(replace(fitted, **spec))
+    spec = {"spec": replace_metric(fitted.spec, metric)} if hasattr(fitted, "spec") else {}
+    facts = replace(fitted, **spec).metric
     assert (facts.name, facts.words) == (metric, words)
     result = toy_result()
     setting = replace(result.setting, metric=facts.name, metric_label=facts.label)

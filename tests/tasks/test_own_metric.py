@@ -7,7 +7,7 @@ from toys.bases import toy_base
 from toys.tasks import with_end_of_text
 
 from autopeft.errors import SpecError, UnknownNameError
-from autopeft.plugins import LabelSpace, allow_own_function, discover, metric_facts, own_function
+from autopeft.plugins import LabelSpace, allow_own_function, discover, own_function
 from autopeft.setup.look import require_known_metric
 from autopeft.store import resolve_settings
 from autopeft.types import TaskSpec
@@ -56,7 +56,7 @@ def test_the_function_gets_texts_references_and_prompts_and_its_mean_is_the_metr
     expected = [len({*w.split()} & {*r.split()}) for w, r in zip(written, references, strict=True)]
     assert evaluation.example_scores == tuple(expected)
     assert evaluation.metric == sum(expected) / 2
-    facts = metric_facts(task)
+    facts = task.metric
     assert (facts.greater_is_better, facts.is_share, facts.label) == (True, False, "overlap")
 
 

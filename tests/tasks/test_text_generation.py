@@ -176,7 +176,7 @@ def test_answers_are_compared_by_the_pattern(words, pattern, right):
     task, made = completions(words, ["of"] * 3, answers, metric="exact-match", answer_pattern=pattern)
     seen = task.evaluate(Echo(words(generated)["input_ids"]), iter([batch_of(task, made)]))
     assert list(seen.example_scores) == right
-    assert (seen.metric, task.score_span, task.greater_is_better) == (
+    assert (seen.metric, task.metric.score_span, task.metric.greater_is_better) == (
         pytest.approx(np.mean(right)),
         1.0,
         True,
@@ -236,4 +236,4 @@ def test_loss_over_many_words_is_that_of_double_precision():
     tally.add(losses, hits, torch.ones(2, 20, dtype=torch.bool))
     chances = logits.double().log_softmax(-1)
     expected = -chances.gather(-1, labels[..., None]).mean()
-    assert tally.evaluation("loss").loss == pytest.approx(float(expected), abs=5e-6)
+    assert tally.mean_loss == pytest.approx(float(expected), abs=5e-6)

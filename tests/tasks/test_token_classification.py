@@ -141,7 +141,7 @@ def test_byte_pieces_that_begin_with_the_space_belong_to_the_word_after_it(piece
     ],
 )
 def test_metric_follows_the_tags(names, spec, metric):
-    assert PLUGIN.fitted(TaskSpec(**spec), LabelSpace(kind="tags", names=names)).metric == metric
+    assert PLUGIN.fitted(TaskSpec(**spec), LabelSpace(kind="tags", names=names)).metric.name == metric
 
 
 def test_entities_of_tags_without_places_are_refused():

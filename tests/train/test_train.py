@@ -24,7 +24,7 @@ from autopeft.types import Status
 
 def faked(task, loss):
     """The task with another loss."""
-    names = ("name", "metric", "greater_is_better", "peft_task_type", "auto_class", "encode", "collate")
+    names = ("name", "metric", "peft_task_type", "auto_class", "encode", "collate")
     members = {name: getattr(task, name) for name in (*names, "n_terms", "evaluate")}
     return SimpleNamespace(**members, loss=loss)
 

@@ -55,19 +55,9 @@ class LabelledTask:
         return tuple(m.name for m in sorted(metrics, key=lambda metric: kind not in metric.default_for))
 
     @property
-    def metric(self) -> str:
+    def metric(self) -> Metric:
         """The metric that the user or `fitted` has chosen, else the default of the kind of labels."""
-        return self.chosen_metric or self.metrics[0]
-
-    @property
-    def _metric(self) -> Metric:
-        return cast(Metric, discover("autopeft.metrics")[self.metric])
-
-    greater_is_better = property(lambda self: self._metric.greater_is_better)
-    is_share = property(lambda self: self._metric.is_share)
-    score_span = property(lambda self: self._metric.score_span)
-    chance = property(lambda self: getattr(self._metric, "chance", None))  # both members are optional
-    metric_label = property(lambda self: getattr(self._metric, "label", ""))
+        return cast(Metric, discover("autopeft.metrics")[self.chosen_metric or self.metrics[0]])
 
     def fitted(self, spec: TaskSpec, label_space: LabelSpace, tokenizer: Any = None) -> LabelledTask:
         """Adapt the task to a dataset; the default metric depends on the labels and how even they are."""
@@ -84,7 +74,7 @@ class LabelledTask:
         extremes = [f"{label_space.names[counts.index(n)]} {n}" for n in (max(counts), min(counts))]
         note = (
             f"The labels are uneven ({', '.join(extremes)} in train), so the metric is {for_uneven}; set "
-            f"--metric {task.metric} to have {task.metric}."
+            f"--metric {task.metric.name} to have {task.metric.name}."
         )
         return replace(task, chosen_metric=for_uneven, notes=(note,))
 
@@ -122,7 +112,7 @@ class LabelledTask:
                 )
         if not guesses.isfinite().all():  # the run diverged, and the loss is not finite either
             return Evaluation(metric=math.nan, loss=loss, example_scores=(math.nan,) * len(guesses))
-        value, scores = self._metric.score(truth.cpu().double().numpy(), guesses.cpu().double().numpy())
+        value, scores = self.metric.score(truth.cpu().double().numpy(), guesses.cpu().double().numpy())
         return Evaluation(metric=value, loss=loss, example_scores=scores)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from autopeft.metrics import Scored, ratio_scores
 from autopeft.plugins import Evaluation
+from autopeft.types import MetricFacts
 
 EXACT_MATCH, TOKEN_ACCURACY = "exact-match", "token-accuracy"
 
@@ -43,20 +44,17 @@ class TokenCounts:
         self.n_hits += of_rows[:, 1].long().tolist()
         self.text_scores += text_scores
 
-    def evaluation(self, metric: str) -> Evaluation:
+    def evaluation(self, metric: TokenMetric) -> Evaluation:
         """Compute the metric, the loss per token, and one score per example."""
-        value, scores = TOKEN_METRICS.get(metric, OWN).score(self)
+        value, scores = metric.score(self)
         return Evaluation(metric=value, loss=self.mean_loss, example_scores=scores)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenMetric:
-    """A metric of token counts; the facts are those of `plugins.Metric`."""
+class TokenMetric(MetricFacts):
+    """A metric of token counts."""
 
     score: Callable[[TokenCounts], Scored]
-    greater_is_better: bool
-    is_share: bool
-    score_span: float | None = None
 
 
 def _loss(counts: TokenCounts) -> Scored:
@@ -68,13 +66,17 @@ def _token_accuracy(counts: TokenCounts) -> Scored:
     return accuracy, ratio_scores(counts.n_hits, counts.n_tokens)
 
 
-def _mean_of_texts(counts: TokenCounts) -> Scored:
+def mean_of_texts(counts: TokenCounts) -> Scored:
+    """Average the scores of the generated texts."""
     return sum(counts.text_scores) / len(counts.text_scores), tuple(counts.text_scores)
 
 
-OWN = TokenMetric(score=_mean_of_texts, greater_is_better=True, is_share=False)  # the user's function
 TOKEN_METRICS = {
-    "loss": TokenMetric(score=_loss, greater_is_better=False, is_share=False),
-    TOKEN_ACCURACY: TokenMetric(score=_token_accuracy, greater_is_better=True, is_share=True),
-    EXACT_MATCH: TokenMetric(score=_mean_of_texts, greater_is_better=True, is_share=True, score_span=1.0),
+    "loss": TokenMetric(name="loss", score=_loss, greater_is_better=False),
+    TOKEN_ACCURACY: TokenMetric(
+        name=TOKEN_ACCURACY, label="token accuracy", score=_token_accuracy, is_share=True
+    ),
+    EXACT_MATCH: TokenMetric(
+        name=EXACT_MATCH, label="exact match", score=mean_of_texts, is_share=True, score_span=1.0
+    ),
 }

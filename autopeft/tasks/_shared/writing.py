@@ -35,7 +35,13 @@ from autopeft.tasks._shared.batches import Rows, n_labelled, pad, pad_features
 from autopeft.tasks._shared.chat_templates import THOUGHTS
 from autopeft.tasks._shared.output_layer import HeadInputs, positions_of, run_to_output
 from autopeft.tasks._shared.token_losses import losses_and_hits, mean_loss, over_pieces
-from autopeft.tasks._shared.token_metrics import EXACT_MATCH, OWN, TOKEN_METRICS, TokenCounts
+from autopeft.tasks._shared.token_metrics import (
+    EXACT_MATCH,
+    TOKEN_METRICS,
+    TokenCounts,
+    TokenMetric,
+    mean_of_texts,
+)
 from autopeft.tasks._shared.usual import BLOCKS, COMPLETIONS, GENERATED, require_kind, require_metric
 from autopeft.types import TaskSpec, shortened
 
@@ -90,9 +96,11 @@ class WritingTask:
         return data.read_language
 
     @property
-    def metric(self) -> str:
-        """The metric that the user chose, else the default."""
-        return self.spec.metric or self.metrics[0]
+    def metric(self) -> TokenMetric:
+        """The metric that the user chose, else the default; for a user's function, the mean of its scores."""
+        name = self.spec.metric or self.metrics[0]
+        label = name.rpartition(":")[2].replace("_", " ")
+        return TOKEN_METRICS.get(name) or TokenMetric(name=name, label=label, score=mean_of_texts)
 
     @property
     def defaults(self) -> TaskDefaults:
@@ -102,23 +110,18 @@ class WritingTask:
         return COMPLETIONS if self.label_space.kind in PROMPTED_KINDS else BLOCKS
 
     metrics = tuple(TOKEN_METRICS)  # the default first
-    judges_texts = property(lambda self: self.metric == EXACT_MATCH or is_own_metric(self.metric))
-    greater_is_better = property(lambda self: TOKEN_METRICS.get(self.metric, OWN).greater_is_better)
-    is_share = property(lambda self: TOKEN_METRICS.get(self.metric, OWN).is_share)
-    score_span = property(lambda self: TOKEN_METRICS.get(self.metric, OWN).score_span)
-    # Such as "token accuracy"; for a user's function, its name.
-    metric_label = property(lambda self: re.sub("[-_]", " ", self.metric.rpartition(":")[2]))
+    judges_texts = property(lambda self: self.metric.score is mean_of_texts)
 
     def fitted(self, spec: TaskSpec, label_space: LabelSpace, tokenizer: Any = None) -> WritingTask:
         """Adapt the task to a dataset of texts and the user's settings."""
         require_kind(self.name, label_space, self.kinds)
         task = replace(self, spec=spec, label_space=label_space, tokenizer=tokenizer)
-        if not is_own_metric(task.metric):
-            require_metric(self.name, task.metric, self.metrics)
+        if not is_own_metric(task.metric.name):
+            require_metric(self.name, task.metric.name, self.metrics)
         if task.judges_texts and label_space.kind not in PROMPTED_KINDS:
             raise DataError(
-                f"{task.metric} needs prompts with completions, but the labels of these rows are of kind "
-                f"{label_space.kind}; set --metric {self.metrics[0]}."
+                f"{task.metric.name} needs prompts with completions, but the labels of these rows are of "
+                f"kind {label_space.kind}; set --metric {self.metrics[0]}."
             )
         try:
             re.compile(spec.answer_pattern or "")
@@ -130,7 +133,7 @@ class WritingTask:
 
     def encode(self, inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
         """Turn rows into token features and labels of at most `max_length` tokens each."""
-        if self.metric == EXACT_MATCH:
+        if self.metric.name == EXACT_MATCH:
             _require_answers(labels, self.spec.answer_pattern)
         texts = [text for (text,) in inputs]
         return self.model_type.encode(self.label_space.kind, texts, labels, tokenizer, max_length)
@@ -192,8 +195,8 @@ class WritingTask:
     def _text_scores(self, written: Sequence[WrittenText]) -> list[float]:
         """Score each generated text: 1 for the true answer, else 0; or by the user's function."""
         prompts, references, texts = map(list, zip(*written, strict=True))
-        if is_own_metric(self.metric):
-            return _own_scores(self.metric, texts, references, prompts)
+        if is_own_metric(self.metric.name):
+            return _own_scores(self.metric.name, texts, references, prompts)
         find = partial(_find_answer, pattern=self.spec.answer_pattern)
         pairs = [(find(text), find(truth)) for text, truth in zip(texts, references, strict=True)]
         # A true answer that was cut off is matched by nothing, not even by a text without an answer.

@@ -13,7 +13,9 @@ from autopeft.data import ReadRows, read_texts
 from autopeft.errors import DataError, UnknownNameError
 from autopeft.plugins import Batch, Encoded, Evaluation, Example, LabelSpace, Task, TaskDefaults
 from autopeft.tasks.text_classification import PLUGIN as TEXT_CLASSIFICATION
-from autopeft.types import TaskSpec
+from autopeft.types import MetricFacts, TaskSpec
+
+CONFIDENCE = MetricFacts(name="confidence", is_share=True, score_span=1.0)
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,8 @@ class ConfidentClassification:
 
     name: str = "confident-classification"
     read_rows: ReadRows = read_texts
-    metric: str = "confidence"
+    metric: MetricFacts = CONFIDENCE
     metrics: tuple[str, ...] = ("confidence",)
-    greater_is_better: bool = True
-    is_share: bool = True
-    score_span: float | None = 1.0
     peft_task_type: str | None = "SEQ_CLS"
     auto_class: str = "AutoModelForSequenceClassification"
     notes: tuple[str, ...] = ()
@@ -40,7 +39,7 @@ class ConfidentClassification:
             raise DataError(
                 f"{self.name} learns one class per row, not {label_space.kind}; choose another --task."
             )
-        if spec.metric not in (None, self.metric):
+        if spec.metric not in (None, *self.metrics):
             raise UnknownNameError(f"metric of {self.name}", str(spec.metric), self.metrics)
         return replace(self, texts=self.texts.fitted(spec.model_copy(update={"metric": None}), label_space))
 

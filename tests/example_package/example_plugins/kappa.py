@@ -9,7 +9,8 @@ from functools import partial
 
 from sklearn.metrics import cohen_kappa_score
 
-from autopeft.metrics import Floats, LabelMetric, jackknife
+from autopeft.metrics import Floats, jackknife
+from autopeft.plugins import Metric
 
 
 def _kappa(truth: Floats, guesses: Floats) -> float:
@@ -18,4 +19,4 @@ def _kappa(truth: Floats, guesses: Floats) -> float:
     return 0.0 if has_one_class else float(cohen_kappa_score(truth, guesses))
 
 
-PLUGIN = LabelMetric(name="kappa", kinds=("class",), score=partial(jackknife, _kappa))
+PLUGIN = Metric(name="kappa", kinds=("class",), score=partial(jackknife, _kappa))
