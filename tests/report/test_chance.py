@@ -10,14 +10,13 @@ from toys.results import WORDS, toy_result
 
 from autopeft.report import answer_of
 from autopeft.setup.search_facts import chance_of
+from autopeft.types import MetricFacts
 
 
 def prepared(labels=(0, 0, 0, 1), score_span=1.0, is_share=True):
     splits = {"confirm": SimpleNamespace(labels=labels)}
-    task = SimpleNamespace(
-        metric="accuracy", greater_is_better=True, is_share=is_share, score_span=score_span
-    )
-    return SimpleNamespace(bench=SimpleNamespace(splits=splits), task=task)
+    metric = MetricFacts(name="accuracy", is_share=is_share, score_span=score_span)
+    return SimpleNamespace(bench=SimpleNamespace(splits=splits), task=SimpleNamespace(metric=metric))
 
 
 def with_scores(*means):
