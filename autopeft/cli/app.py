@@ -271,16 +271,13 @@ def train(
             from autopeft import commands
             from autopeft.report.formatting import metric as metric_text
 
-        values = {name: attrgetter(name)(spec) for name in explicit}
-        out = values.get("output.out")
-        execution = ("device", "dtype", "attention", "memory_bytes", "micro_batch_tokens", "checkpointing")
-        of_plan = ("model.id", "data.source", "model.quantize", "task.epochs", "task.max_steps")
-        overridden = (*of_plan, "output.report_to", *(f"execution.{name}" for name in execution))
+        overrides = {name: attrgetter(name)(spec) for name in explicit}
+        out = overrides.pop("output.out", None)
         trained = commands.train_plan(
             plan,
             out=None if out is None else Path(out),
-            seed=values.get("search.seed"),
-            overrides={name: values.get(name) for name in overridden},
+            seed=overrides.pop("search.seed", None),
+            overrides=overrides,
             resume=resume,
             all_rows=all_rows,
         )

@@ -37,14 +37,7 @@ from autopeft.store import RunDir, claimed_folder, is_run
 from autopeft.store.state import logged_measurements, record, with_scores, write_state
 from autopeft.store.study_file import study_file
 from autopeft.train import watched
-from autopeft.types import (
-    Cost,
-    Outcome,
-    RunSpec,
-    SearchResult,
-    SearchSoFar,
-    resume_command,
-)
+from autopeft.types import Outcome, RunSpec, SearchResult, SearchSoFar, resume_command
 
 _NAME_LENGTH = 50  # characters of a dataset in the name of a folder, at most; heuristic
 
@@ -116,25 +109,13 @@ def run_search(
                 scoring_seconds=state.scoring_seconds,
                 load_seconds=load_seconds,
             )
-            result = _result(so_far, outcome, cost)
+            result = SearchResult(**(vars(so_far) | vars(outcome)), cost=cost)
             _write(run, prepared, result)
         result = _refitted(run, prepared, problem, result, clock=clock, progress=progress)
         if result.refit is not None:
             _write(run, prepared, result)
         log_plans(run, result)
         return result, run.path
-
-
-def _result(so_far: SearchSoFar, outcome: Outcome, cost: Cost) -> SearchResult:
-    return SearchResult(
-        spec=so_far.spec,
-        setting=so_far.setting,
-        targets=so_far.targets,
-        scores=so_far.scores,
-        cost=cost,
-        environment=so_far.environment,
-        **vars(outcome),
-    )
 
 
 def _outcome(

@@ -93,7 +93,7 @@ def train_plan(
         seed: None uses the plan's seed.
         overrides: Values instead of the plan's: of `model.id`, `model.quantize`, `data.source` (it must have
             the columns that the plan names), `task.epochs` or `task.max_steps`, of `execution`, and of
-            `output.report_to`. None keeps the value of the plan.
+            `output.report_to`. Other settings are not used.
         resume: Continue a training that was stopped; plan, seed, model and data must be the same.
         all_rows: Train on the rows of search and confirm too, for as many epochs as the plan says.
 
@@ -175,16 +175,15 @@ def _prepare(
     path: Path, document: PlanDocument, overrides: Mapping[str, object], *, all_rows: bool
 ) -> Prepared:
     """Load the data and the model of a plan, and check that the plan fits them."""
-    overridden = {name: value for name, value in overrides.items() if value is not None}
-    _require_data(path, document, overridden.get("data.source"))
+    _require_data(path, document, overrides.get("data.source"))
     if document.schedule != SCHEDULE:
         log.warning("The training does not follow the schedule in %s, but its own: %s.", path, SCHEDULE)
-    spec = spec_of_plan(document, overridden)
+    spec = spec_of_plan(document, overrides)
     check_trackers(spec)
     if is_own_metric(spec.task.metric):
         own_function(str(spec.task.metric))  # raises for a bad one before the model is loaded
     prepared = prepare(spec)
-    if (head_rate := document.head_learning_rate) and not _LENGTHS & overridden.keys():
+    if (head_rate := document.head_learning_rate) and not _LENGTHS & overrides.keys():
         # For another length it is derived again, since it depends on the epochs.
         bench = replace(prepared.bench, head_learning_rate=head_rate / document.plan.head_factor)
         prepared = replace(prepared, bench=bench)
@@ -220,8 +219,8 @@ def _tested(measurement: Measurement, bench: Bench, *, n_test: int) -> Measureme
     return replace(measurement, fidelity=fidelity, metric=tested.metric, loss=tested.loss)
 
 
-def spec_of_plan(document: PlanDocument, overridden: Mapping[str, object] | None = None) -> RunSpec:
-    """Return the settings of a plan, with those of `overridden` by their names.
+def spec_of_plan(document: PlanDocument, overrides: Mapping[str, object]) -> RunSpec:
+    """Return the settings of a plan, with those of `overrides` by their names.
 
     The data is split by the plan's seed, so that the confirm split is that of its search.
 
@@ -231,7 +230,7 @@ def spec_of_plan(document: PlanDocument, overridden: Mapping[str, object] | None
     if document.plan.learning_rate <= 0:
         raise SpecError(f"The plan's learning rate is {document.plan.learning_rate}; it must be above 0.")
     base = document.model
-    flags = {"model.quantize": base.quantize, **(overridden or {})}
+    flags = {"model.quantize": base.quantize, **overrides}
     checked, _ = resolve_settings(flags=flags)
     base = base if checked.model.id is None else checked.model
     base_id = None if base.id is None else whole_path(base.id)

@@ -1,12 +1,10 @@
-"""Numbers that are none, folders that are taken, the environment, and what a dry run promises."""
+"""Folders that are taken, and the environment."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
-import transformers
 from typer.testing import CliRunner
 
 from autopeft.cli.app import app
@@ -14,17 +12,6 @@ from autopeft.cli.app import app
 
 def run(*arguments, env=None):
     return CliRunner().invoke(app, list(map(str, arguments)), env=env)
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory):
-    """The config of a Llama with linear layers that are all 64 wide at their narrower end."""
-    folder: Path = tmp_path_factory.mktemp("llama")
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4}
-    transformers.LlamaConfig(
-        **sizes, vocab_size=200, architectures=["LlamaForCausalLM"], max_position_embeddings=64
-    ).save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize("place", ["a run", "a file", "below a file"])
