@@ -9,13 +9,12 @@ KEPT = "default kept"  # the only label with which the baseline is returned
 _SMALLER = 0.5  # share of the baseline's parameters, at most, that counts as smaller; heuristic
 _ROUNDING = 1e-6  # a number below this share of the largest one counts as 0; heuristic
 _SENTENCES = {
-    "better": "{challenger} {scores} than {baseline} on {rows}; {interval}.",
-    "as good and smaller": "{challenger} has {share} of the parameters of {baseline} and {scores} on {rows}; "
+    "better": "{challenger} {scores} than {baseline} on {rows} {interval}.",
+    "as good and smaller": "{challenger} has {share} of the parameters of {baseline} and {scores} on {rows} "
     "{interval}.",
-    "inconclusive": "{challenger} {scores} than {baseline} on {rows}, which may be chance; {interval}.",
-    KEPT: "{baseline} is kept, since {challenger} is {how}: it {scores} on {rows}; {interval}.",
+    "inconclusive": "{challenger} {scores} than {baseline} on {rows} {interval}, which may be chance.",
+    KEPT: "{baseline} is kept, since {challenger} is {how}: it {scores} on {rows} {interval}.",
 }
-_INTERVAL = "expect {low} to {high}{of_what} on new rows and if trained again (95 % interval)"
 _ALONE = "{baseline} is returned without a comparison: no other plan was trained in full."
 
 
@@ -42,10 +41,8 @@ def verdict(
     """
     challenger, baseline = names
     if difference is None:
-        sentence = _ALONE.format(baseline=baseline)
-        return Verdict(
-            label=KEPT, mean_difference=None, interval_95=None, margin=margin, sentence=_started(sentence)
-        )
+        sentence = _started(_ALONE.format(baseline=baseline))
+        return Verdict(label=KEPT, mean_difference=None, interval_95=None, margin=margin, sentence=sentence)
     is_smaller = params[0] <= _SMALLER * params[1]
     label = KEPT
     if difference.low > 0:
@@ -95,7 +92,9 @@ def _in_words(difference: Difference, metric: MetricFacts) -> tuple[str, str]:
     places = next((n for n in range(min_places, 12) if all(round(end, n) for end in shown)), 12)
     mean, low, high = (round(end, places) + 0.0 for end in ends)  # adding 0.0 turns -0.0 into 0.0
     of_what = "" if metric.greater_is_better else f" in {metric.words}"
-    interval = _INTERVAL.format(low=f"{low:+.{places}f}", high=f"{high:+.{places}f}", of_what=of_what)
+    low_to_high = f"{low:+.{places}f} to {high:+.{places}f}{of_what}"
+    population = "new rows and seeds" if difference.n_examples > 1 else "new seeds"
+    interval = f"(95 % interval over {population}: {low_to_high})"
     amount = f"{abs(mean):.{places}f}{unit}"
     if metric.greater_is_better:
         return f"scores {amount} {'less' if mean < 0 else 'more'}", interval
