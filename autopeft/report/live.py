@@ -13,7 +13,6 @@ from autopeft import report
 from autopeft.engine import Driver
 from autopeft.errors import RunDirError, TrainingError, WorkerLostError, reason_of
 from autopeft.report.curves import LossCurve, read_points
-from autopeft.report.formatting import duration
 from autopeft.report.part_words import part_words
 from autopeft.report.plan_names import name_of
 from autopeft.report.progress import Lines
@@ -40,8 +39,6 @@ class LivePage:
         self._words = part_words(so_far)
         display.begin(so_far.setting, run.path / "report.html")
         self._driver: Driver | None = None
-        self._phase, self._n_runs, self._n_done, self._step = "", 0, 0, ""
-        self._seconds_left: float | None = None
         self._next = clock()
 
     def watch(self, driver: Driver) -> None:
@@ -50,34 +47,26 @@ class LivePage:
 
     def phase(self, name: str, n_measurements: int, *, seconds_left: float | None = None) -> None:
         """Show that a phase begins."""
-        self._phase, self._n_runs, self._n_done, self._step = name, n_measurements, 0, ""
-        self._seconds_left = seconds_left
         self._display.phase(name, n_measurements, seconds_left=seconds_left)
-        self._write_in_time()
+        self.waiting()
 
     def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
         """Show a measurement."""
-        self._n_done, self._seconds_left, self._step = self._n_done + 1, seconds_left, ""
         self._display.measured(measurement, arm=arm, seconds_left=seconds_left)
-        self._write_in_time()
+        self.waiting()
 
     def step(self, step: int, n_steps: int, _loss: Callable[[], float]) -> None:
         """Show a training step of this process."""
-        self._step = f", step {step:,} of {n_steps:,}"
         self._display.step(step, n_steps)
-        self._write_in_time()
+        self.waiting()
 
     def waiting(self) -> None:
-        """Show how far the full runs of other processes are."""
-        self._write_in_time()
-
-    def _write_in_time(self) -> None:
+        """Write the page if the last one is ten seconds old; the loss curves of other processes move too."""
         if self._clock() < self._next:
             return
-        time_left = "" if self._seconds_left is None else f", about {duration(self._seconds_left)} left"
-        done = f"{self._n_done} of {self._n_runs} {self._phase}{self._step}{time_left}"
+        state = f"running: {self._display.state}; nothing is judged yet"
         try:
-            self.write(f"running: {done}; nothing is judged yet. As of {datetime.now():%H:%M:%S}")
+            self.write(f"{state}. As of {datetime.now():%H:%M:%S}")
         except RunDirError as error:  # the search continues without its page
             log.warning("%s", error)
         self._next = self._clock() + _PAUSE_SECONDS

@@ -1,4 +1,4 @@
-"""The progress of a search: a line for each measurement; on a terminal, a bar below them."""
+"""The progress of a search: a line for each measurement; on a terminal, a status below them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.status import Status
 from rich.text import Text
 
-from autopeft.report.formatting import duration, last_part
-from autopeft.types import Measurement, SearchFacts, rate, shortened
+from autopeft.report.formatting import NOTHING, duration, last_part, learning_rate, metric
+from autopeft.types import Measurement, SearchFacts, shortened
 
 _LABEL = 33  # columns of an arm's name: "baseline: LoRA on all linear layers"
 _METRIC = 9  # columns of the metric
@@ -23,23 +23,37 @@ log = logging.getLogger(__name__)
 
 
 class Lines:
-    """A line for each measurement, and one each minute for the step of a long run."""
+    """A line for each measurement.
+
+    The state of the search is shown in `status`, or else the step of a long run in a line each minute.
+    """
 
     def __init__(
-        self, write: Callable[[str], None] = log.info, clock: Callable[[], float] = time.monotonic
+        self,
+        write: Callable[[str], None] = log.info,
+        clock: Callable[[], float] = time.monotonic,
+        status: Status | None = None,
     ) -> None:
-        self._write, self._clock = write, clock
+        self._write, self._clock, self._status = write, clock, status
         self._setting: SearchFacts | None = None
-        self._has_headings = False
+        self._phase, self._n_runs, self._n_done, self._step = "", 0, 0, ""
+        self._seconds_left: float | None = None
         self._written = clock()
+
+    @property
+    def state(self) -> str:
+        """How far the search is, such as `short runs, 1 of 12, step 20 of 60, 5.0 min left`."""
+        runs = f", {self._n_done} of {self._n_runs}" if self._n_runs else ""
+        left = f", {duration(self._seconds_left)} left" if self._seconds_left else ""
+        return f"{self._phase}{runs}{self._step}{left}"
 
     def begin(self, setting: SearchFacts, page: Path) -> None:
         """Write what is searched, and where the page is."""
         self._setting = setting
         model, data = shortened(last_part(setting.base_model), 24), shortened(setting.data, 16)
         rows, steps = f"{setting.splits.train:,} rows", f"{setting.full_run_steps:,} steps"
-        self._write(f"{model} on {data}: {rows}, {steps}, budget {setting.budget.requested}")
-        self._write(f"report  {page}  (live)")
+        self.note(f"{model} on {data}: {rows}, {steps}, budget {setting.budget.requested}")
+        self.note(f"report  {page}  (live)")
 
     def note(self, line: str) -> None:
         """Write a line."""
@@ -47,103 +61,74 @@ class Lines:
 
     def phase(self, name: str, n_measurements: int, *, seconds_left: float | None = None) -> None:
         """Start a phase; its first measurement gets headings."""
-        self._has_headings = False
+        self._phase, self._n_runs, self._n_done, self._step = name, n_measurements, 0, ""
+        self._seconds_left = seconds_left
         runs = {0: "", 1: ": 1 run"}.get(n_measurements, f": up to {n_measurements} runs")
-        self._write(f"{name}{runs}{_left(seconds_left)}")
+        self.note(f"{name}{runs}{self._left()}")
+        self._show()
 
     def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
         """Write one line about a measurement."""
-        if not self._has_headings:
-            self._write(headings(self._setting))
-        self._has_headings, self._written = True, self._clock()
-        self._write(f"{describe(measurement, arm, self._setting)}{_left(seconds_left)}")
+        self._seconds_left, self._step = seconds_left, ""
+        if not self._n_done:
+            self.note(headings(self._setting))
+        self._n_done, self._written = self._n_done + 1, self._clock()
+        self.note(f"{describe(measurement, arm, self._setting)}{self._left()}")
+        self._show()
 
     def step(self, step: int, n_steps: int) -> None:
-        """Write the step that was reached, once a minute."""
-        if self._clock() - self._written >= _MINUTE:
+        """Show the step that was reached."""
+        self._step = f", step {step:,} of {n_steps:,}"
+        if self._status is None and self._clock() - self._written >= _MINUTE:
             self._written = self._clock()
-            self._write(f"  step {step:,} of {n_steps:,}")
-
-    def close(self) -> None:
-        """End the display."""
-
-
-class Bar(Lines):
-    """Lines above a bar of the runs of a phase."""
-
-    def __init__(self, console: Console) -> None:
-        super().__init__(lambda line: console.print(Text(line), soft_wrap=True))
-        columns = TimeElapsedColumn(), BarColumn(10), TextColumn("{task.description}")
-        self._progress = Progress(*columns, console=console, transient=True, redirect_stdout=False)
-        self._task = self._progress.add_task("", total=None)
-        self._phase, self._time_left = "", ""
-
-    def phase(self, name: str, n_measurements: int, *, seconds_left: float | None = None) -> None:
-        """Start a phase; the first one opens the display."""
-        if n_measurements:
-            super().phase(name, n_measurements)
-        self._phase, self._time_left = name, _left(seconds_left)
-        self._progress.start()
-        self._progress.update(self._task, completed=0, total=n_measurements or None)
+            self.note(f"  step {step:,} of {n_steps:,}")
         self._show()
 
-    def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
-        """Write a line, and count the measurement."""
-        self._time_left = _left(seconds_left)
-        super().measured(measurement, arm=arm, seconds_left=None)
-        self._progress.advance(self._task)
-        self._show()
-
-    def step(self, step: int, n_steps: int) -> None:
-        """Show the step."""
-        self._show(f", step {step:,}/{n_steps:,}")
-
-    def _show(self, step: str = "") -> None:
-        (task,) = self._progress.tasks
-        done = "" if task.total is None else f", {task.completed:.0f} of {task.total:.0f}"
-        self._progress.update(self._task, description=f"{self._phase}{done}{step}{self._time_left}")
-
     def close(self) -> None:
-        """Remove the bar; the lines stay on the screen."""
-        self._progress.stop()
+        """End the display; the lines stay on the screen."""
+        if self._status is not None:
+            self._status.stop()
+
+    def _left(self) -> str:
+        """Return the time left for the end of a line, if the status does not show it."""
+        return f"  {duration(self._seconds_left)} left" if self._seconds_left and not self._status else ""
+
+    def _show(self) -> None:
+        if self._status is not None:
+            self._status.update(Text(self.state))
+            self._status.start()
 
 
-def progress_display(*, quiet: bool) -> Lines:
-    """Choose the display for stderr: a bar on a terminal, lines with the time elsewhere, the log if quiet."""
+def progress_display(*, quiet: bool, console: Console | None = None) -> Lines:
+    """Choose the display for stderr: with a status on a terminal, with times elsewhere, the log if quiet."""
     if quiet:
         return Lines()
-    console = Console(stderr=True)
+    console = console or Console(stderr=True)
     if console.is_interactive:  # not if TERM=dumb or TTY_INTERACTIVE=0, as for screen readers
-        return Bar(console)
+        return Lines(lambda line: console.print(Text(line), soft_wrap=True), status=console.status(""))
     return Lines(lambda line: print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True))
 
 
 def headings(setting: SearchFacts | None = None) -> str:
     """Return the headings above lines of `describe`."""
-    metric = "" if setting is None or setting.metric_words == "loss" else setting.metric_words
-    numbers = f"{'parameters':>11} {'rate':>7} {'steps':>6} {shortened(metric, _METRIC):>{_METRIC}}  loss"
+    name = "" if setting is None or setting.metric_words == "loss" else setting.metric_words
+    numbers = f"{'parameters':>11} {'rate':>7} {'steps':>6} {shortened(name, _METRIC):>{_METRIC}}  loss"
     return f"{'plan':<{_LABEL}} {numbers}"
 
 
 def describe(measurement: Measurement, arm: str, setting: SearchFacts | None = None) -> str:
     """Describe a measurement in 79 columns; an error may be longer.
 
-    `Lines` adds the time left, and outside a terminal the time of day. The untrained base model has neither
-    rate nor steps.
+    The untrained base model has neither rate nor steps.
     """
     plan = measurement.plan
     is_untrained = not plan.adapters and not measurement.trained_steps and measurement.error is None
-    rates = "–" if is_untrained else rate(plan.learning_rate)
-    steps = "–" if is_untrained else f"{measurement.fidelity.train_steps:,}"
-    run = f"{shortened(arm, _LABEL):<{_LABEL}} {plan.trainable_params:>11,} {rates:>7} {steps:>6}"
+    rate = learning_rate(None if is_untrained else plan.learning_rate)
+    steps = NOTHING if is_untrained else f"{measurement.fidelity.train_steps:,}"
+    run = f"{shortened(arm, _LABEL):<{_LABEL}} {plan.trainable_params:>11,} {rate:>7} {steps:>6}"
     if measurement.error is not None:
         return f"{run}  failed: {measurement.error}"
-    metric = ""
+    score = ""
     if setting is not None and measurement.metric is not None and setting.metric_words != "loss":
-        is_share = setting.metric_is_share
-        metric = f"{100 * measurement.metric:.1f} %" if is_share else f"{measurement.metric:.4f}"
-    return f"{run} {metric:>{_METRIC}}  {measurement.loss:.4f}"
-
-
-def _left(seconds: float | None) -> str:
-    return f"  {duration(seconds)} left" if seconds else ""
+        score = metric(measurement.metric, setting.metric_is_share)
+    return f"{run} {score:>{_METRIC}}  {measurement.loss:.4f}"

@@ -91,5 +91,5 @@ def test_a_page_is_written_at_once_and_then_every_ten_seconds(tmp_path, monkeypa
         now[0] += 1.0
         page.measured(result.measurements[0], arm="lora", seconds_left=120.0 - n)
     assert [at for at, _ in written] == [0.0, 10.0, 20.0, 30.0, 40.0]
-    assert written[0][1] == "running: 0 of 40 short runs; nothing is judged yet"
-    assert written[1][1] == "running: 10 of 40 short runs, about 1.9 min left; nothing is judged yet"
+    assert written[0][1] == "running: short runs, 0 of 40; nothing is judged yet"
+    assert written[1][1] == "running: short runs, 10 of 40, 1.9 min left; nothing is judged yet"
