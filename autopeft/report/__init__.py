@@ -3,7 +3,7 @@
 All functions but the two that write are pure. `templates/` has the layout.
 
 Inside the folder each file imports only from those before it: schema, formatting, plan_names → table_rows,
-layer_maps, charts, curves → answer, result_files → card → page.
+layer_maps, charts, curves → answer, result_files, loading_code → page.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autopeft.report.answer import answer_of
-from autopeft.report.card import BEST_WEIGHTS, CardFacts, hub_id, model_card, trained_card
 from autopeft.report.curves import LossCurve
 from autopeft.report.layer_maps import enough_examples
+from autopeft.report.loading_code import BEST_WEIGHTS
 from autopeft.report.page import (
     page_html,
     page_of,

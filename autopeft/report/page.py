@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from autopeft.report.answer import Answer, answer_of
-from autopeft.report.card import python_lines
 from autopeft.report.charts import TrialMark, difference_chart, trials_chart
 from autopeft.report.curves import LossCurve, curves_chart
 from autopeft.report.formatting import render
 from autopeft.report.layer_maps import MAX_ROWS, Map, enough_examples, rank_map, score_map
+from autopeft.report.loading_code import python_lines
 from autopeft.report.plan_names import PartWords, method_words, name_of
 from autopeft.report.result_files import sentences_of
 from autopeft.report.table_rows import FullRow, RunRow, costs, examples, full_rows, position_of, run_rows
