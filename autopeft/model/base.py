@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -24,8 +25,15 @@ from autopeft.model.linear_layers import hidden_size, n_bits, n_params
 from autopeft.model.placement import adapted_components, left_out_sentences, weights_read_directly
 from autopeft.model.quantization import drop_weights
 from autopeft.model.targets import list_targets, untrained_modules
-from autopeft.model.weight_comparison import TensorWatch, bit_sums, weight_digests
+from autopeft.model.weight_comparison import (
+    TensorWatch,
+    bit_sums,
+    compare_with_checkpoint,
+    weight_digests,
+)
 from autopeft.types import Adapter, Component, Plan, Target, digest_of, listed
+
+log = logging.getLogger(__name__)
 
 
 class BaseModel:
@@ -54,6 +62,7 @@ class BaseModel:
         name: str,
         untrained: frozenset[str],
         precision: Precision | None = None,
+        is_in_memory: bool = False,
         components: Sequence[Component] = (),
     ) -> None:
         """Freeze the module and list its target modules.
@@ -61,8 +70,10 @@ class BaseModel:
         Without a `tokenizer` or image processor, the model is only counted. `untrained` are the parameters
         that are not in the checkpoint. Their values are random, so linear layers and norms among them are
         trained and kept with the head. Forward passes compute in `precision`, whatever format the weights
-        have. Without `components` the topology of the model decides which are adapted.
+        have. A model that `is_in_memory` may have been trained since it was loaded. Without `components` the
+        topology of the model decides which are adapted.
         """
+        self.is_in_memory = is_in_memory
         self.module = module.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.name = name
@@ -108,6 +119,21 @@ class BaseModel:
     def pad_token_id(self) -> int:
         """The token that pads rows to one length; 0 for a model that reads no tokens."""
         return int(getattr(self.tokenizer, "pad_token_id", None) or 0)
+
+    @cached_property
+    def differs_from_checkpoint(self) -> bool:
+        """Whether a model in memory differs, outside its head, from the checkpoint that it names."""
+        if not self.is_in_memory:
+            return False
+        missing, changed = compare_with_checkpoint(self.module, self.name, exclude=self.head_names)
+        name = changed or min(missing, default=None)
+        if name is None:
+            return False
+        log.warning(
+            f"The model in memory has another {name} than {self.name}: adapters for it fit only this model; "
+            "to share them, write it with save_pretrained and search that folder."
+        )
+        return True
 
     @property
     def hidden_size(self) -> int:
@@ -205,9 +231,14 @@ class BaseModel:
         self, configs: Sequence[PeftConfig], *, plan: Plan, task_type: str | None, seed: int
     ) -> PeftModel:
         """Attach a plan's adapters permanently; the head keeps its values. Raises as `attached` does."""
+        is_other_model = self.differs_from_checkpoint  # read before names of modules change
         with forked_rng(self.device):
             torch.manual_seed(seed)
             model = attach(self.module, configs, task_type=task_type, head_names=self.head_names)
+        if is_other_model:
+            for config in model.peft_config.values():
+                # Empty, so that no config names the checkpoint: for None peft would fill in its path.
+                config.base_model_name_or_path = ""
         attached = sum(p.numel() for p in model.parameters() if p.requires_grad) - self.head_params
         if attached != plan.trainable_params:
             raise TargetError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pickle
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -159,6 +160,11 @@ def load_error(source: str, error: Exception) -> ModelError:
             f"The base model {source!r} brings Python code of its own, and code of a model repository is "
             "never run here; use a model of an architecture that transformers has, or load it yourself and "
             "pass it from Python (autopeft.search(…, model=…))."
+        )
+    if isinstance(error, pickle.UnpicklingError):  # torch's message explains how to run the code anyway
+        return ModelError(
+            f"The weights of {source!r} hold more than tensors (a pickle that can run code) or are damaged; "
+            "they were not read: get them as safetensors."
         )
     first_line = first_line_of(error)
     if isinstance(error, ImportError):  # the message names the package

@@ -217,6 +217,11 @@ class _Reader:
                 break
             skipped += missing
         widen_norms(module)
+        if self.device.type == "cpu":
+            # A view of the checkpoint would keep its whole file mapped, several times as large.
+            for parameter in module.parameters():
+                if parameter.is_floating_point():
+                    parameter.data = parameter.data.clone()
         log_quantized(module, skeleton.name)
         bits, n_weights = self.spec.quantize, n_params(module)
         if note := plain_experts_note(module, bits, n_weights=n_weights, dtype=self.dtype):

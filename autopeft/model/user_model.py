@@ -20,8 +20,8 @@ from autopeft.model.components import head_names
 from autopeft.model.devices import Precision, devices_of, make_current
 from autopeft.model.linear_layers import n_bits
 from autopeft.model.quantization import stop_mutation, widen_norms
+from autopeft.model.weight_comparison import compare_with_checkpoint
 from autopeft.types import Component
-from autopeft.types.plans import LAYER
 
 
 def from_memory(
@@ -56,27 +56,18 @@ def from_memory(
     if not needs_images:
         tokenizer = usable_tokenizer(tokenizer, name)
         pad_with(cast(Any, module).config, tokenizer.pad_token_id)
+    untrained, _ = compare_with_checkpoint(module, name, exclude=head_names(module))
     base = BaseModel(
         module,
         tokenizer,
         name=name,
-        untrained=_absent_from_checkpoint(module),
+        untrained=untrained,
         precision=precision,
+        is_in_memory=True,
         components=components,
     )
     prepare_base(base, auto_class=auto_class)
     return base
-
-
-def _absent_from_checkpoint(module: nn.Module) -> frozenset[str]:
-    """List the parameters outside head and layers that `from_pretrained` drew, such as those of a pooler.
-
-    transformers marks what it reads. A model with layers that are not marked was changed or made otherwise.
-    """
-    head = tuple(f"{name}." for name in head_names(module))
-    named = [(name, parameter) for name, parameter in module.named_parameters() if not name.startswith(head)]
-    drawn = frozenset(name for name, parameter in named if not hasattr(parameter, "_is_hf_initialized"))
-    return frozenset() if any(map(LAYER.search, drawn)) else drawn
 
 
 @contextlib.contextmanager

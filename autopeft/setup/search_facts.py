@@ -24,7 +24,8 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
     if prepared.spec.model.id != IN_MEMORY:
         source = (prepared.spec.model.id and model.resolve(prepared.spec.model)[0]) or model.DEMO_HUB_ID
     else:
-        source = loaded_from(module) or IN_MEMORY
+        source = "" if prepared.base.differs_from_checkpoint else loaded_from(module)
+        source = source or IN_MEMORY
     sizes = {name: split.n_early for name, split in prepared.bench.splits.items()}
     n_groups = {name: len(set(groups)) for name, groups in prepared.groups.items()}
     return SearchFacts(

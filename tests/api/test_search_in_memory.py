@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from autopeft.errors import (
 )
 from autopeft.model import restoring
 from autopeft.report.progress import Lines
+from autopeft.types import IN_MEMORY
 
 
 def thrice():
@@ -98,6 +100,18 @@ def trained_run(model_dir, tokenizer, tmp_path_factory):
     search = {**SMALL, "effort": "quick"}
     result = autopeft.search(model=module, data=data, tokenizer=tokenizer, out=folder / "run", **search)
     return module, folder, result
+
+
+def test_a_model_that_was_trained_in_memory_is_not_taken_for_its_checkpoint(trained_run):
+    _, folder, result = trained_run
+    weights = folder / "run" / "best" / "weights"
+    configs = [json.loads(path.read_text()) for path in weights.rglob("adapter_config.json")]
+    assert configs and all(not config["base_model_name_or_path"] for config in configs)
+    for path in (weights / "README.md", folder / "run" / "report.md"):
+        text = path.read_text(encoding="utf-8")
+        assert "# base_model: the model in memory" in text
+        assert f'"{folder / "model"}"' not in text
+    assert result.setting.base_model_source == IN_MEMORY
 
 
 def test_adapters_of_a_trained_model_are_not_put_on_another(trained_run):

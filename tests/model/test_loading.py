@@ -122,3 +122,19 @@ def test_a_checkpoint_without_some_layers_is_refused(model_dir: Path, tmp_path: 
     spec = changed(tmp_path / "model", model_dir, num_hidden_layers=n_layers + 3)
     with pytest.raises(ModelError, match=rf"bert\.encoder\.layer\.{n_layers}\."):
         model.load(spec, auto_class=AUTO, label_names=("neg", "pos"))
+
+
+class Harmful:
+    """An object whose pickle runs code when read."""
+
+    def __reduce__(self) -> tuple:
+        return (open, ("/nonexistent/harm", "w"))
+
+
+def test_a_pickle_with_code_is_refused_without_advice_to_run_it(model_dir: Path, tmp_path: Path) -> None:
+    spec = changed(tmp_path / "model", model_dir)
+    (tmp_path / "model/model.safetensors").unlink()
+    torch.save({"a": Harmful()}, tmp_path / "model/pytorch_model.bin")
+    with pytest.raises(ModelError, match="safetensors") as caught:
+        model.load(spec, auto_class=AUTO, label_names=("neg", "pos"))
+    assert "weights_only" not in str(caught.value)
