@@ -30,6 +30,7 @@ from autopeft.types import (
     PlanDocument,
     RunSpec,
     SearchResult,
+    digest_of,
     from_json,
     repeat_command,
     resume_command,
@@ -230,7 +231,8 @@ class MeasurementLog:
 
     def append(self, measurement: Measurement) -> None:
         """Add a measurement, on a line of its own; it is on the disk when this returns."""
-        line = json.dumps({"measurement": to_json(measurement)}) + "\n"
+        content = {"measurement": to_json(measurement)}
+        line = json.dumps({"sha256": digest_of(content), **content}) + "\n"
         try:
             self._path.parent.mkdir(exist_ok=True)
             with self._path.open("a+b") as stream:
@@ -253,8 +255,11 @@ class MeasurementLog:
         measured = {}
         for number, line in enumerate(lines, start=1):
             try:
-                measurement = from_json(Measurement, json.loads(line)["measurement"])
-            except (ValueError, KeyError, TypeError):
+                content = json.loads(line)
+                if content.pop("sha256") != digest_of(content):
+                    raise ValueError("the checksum differs")
+                measurement = from_json(Measurement, content["measurement"])
+            except (ValueError, KeyError, TypeError, AttributeError):
                 log.warning("%s, line %d is damaged; it will be measured again.", self._path, number)
             else:
                 measured[measurement.plan, measurement.fidelity] = measurement
