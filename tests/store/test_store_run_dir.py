@@ -172,42 +172,6 @@ def test_a_damaged_line_in_the_middle_is_skipped(run, caplog, damage):
     assert "line 2 is damaged" in caplog.text
 
 
-def test_a_new_study_replaces_the_old_one_and_is_one_file(run):
-    import optuna
-
-    (run.path / "study.sqlite").write_text("not a database" * 100)
-    (run.path / "study.sqlite-wal").write_text("of an earlier version")
-    with study_file(run.path / "study.sqlite") as storage:
-        study = optuna.create_study(storage=storage, study_name="s")
-        study.tell(study.ask(), 0.5)
-    assert [path.name for path in run.path.glob("study*")] == ["study.sqlite"]
-    url = f"sqlite:///{run.path}/study.sqlite"
-    assert optuna.load_study(storage=url, study_name="s").best_value == 0.5
-
-
-def test_a_full_disk_under_a_new_study_is_reported(run, monkeypatch):
-    def fail(*_, **__):
-        raise sqlite3.OperationalError("database or disk is full")
-
-    monkeypatch.setattr("autopeft.store.study_file._connect", fail)
-    full = pytest.raises(RunDirError, match="disk is full")
-    with full, study_file(run.path / "study.sqlite"):
-        pass
-
-
-def test_a_result_comes_back_without_scores_of_examples(run):
-    saved = replace(toy_result(), measurements=(measured(1, example_scores=()),))
-    run.save_result(replace(saved, measurements=(measured(1),)))
-    assert RunDir.open(run.path).load_result() == saved
-
-
-def test_a_result_that_is_damaged_is_refused(run):
-    run.state.mkdir()
-    (run.state / "search_result.json").write_text("{")
-    with pytest.raises(RunDirError, match=r"search_result\.json cannot be read"):
-        run.load_result()
-
-
 def test_a_run_killed_before_its_settings_were_written_starts_again(tmp_path):
     path = tmp_path / "run"
     path.mkdir()
