@@ -28,7 +28,7 @@ from autopeft.model.checkpoint_source import (
 )
 from autopeft.model.checks import pad_with, prepare_base, require_targets, usable_tokenizer
 from autopeft.model.components import head_names
-from autopeft.model.devices import SPREAD, Precision, device_names, find_device, forked_rng, make_current
+from autopeft.model.devices import SPREAD, Precision, device_names, find_device, has_used_gpus, make_current
 from autopeft.model.linear_layers import n_params
 from autopeft.model.quantization import (
     conv1d_to_linear,
@@ -235,7 +235,8 @@ class _Reader:
             settings["id2label"] = dict(enumerate(self.label_names))
             settings["label2id"] = {label: index for index, label in enumerate(self.label_names)}
             settings["num_labels"] = len(self.label_names)
-        with reading(source), forked_rng(self.device):
+        gpus = range(torch.cuda.device_count()) if has_used_gpus() else ()
+        with reading(source), torch.random.fork_rng(devices=gpus):
             torch.manual_seed(0)  # missing weights are drawn alike in every process
             module, checkpoint = getattr(transformers, self.class_name).from_pretrained(
                 **pretrained_arguments(source, self.spec),

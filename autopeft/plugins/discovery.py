@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
@@ -125,7 +126,8 @@ def _load(entry: metadata.EntryPoint, kind: str, protocol: type | None) -> Any:
     except Exception as error:  # a package may raise anything, and other plug-ins can be used
         cause = f"{type(error).__name__}: {reason_of(error)}"
         raise SpecError(f"{subject} cannot be loaded ({cause}). Update or uninstall that package.") from error
-    members = () if protocol is None else (*protocol.__annotations__, *vars(protocol))
-    if missing := sorted({name for name in members if name[0] != "_" and not hasattr(plugin, name)}):
+    bases = protocol.__mro__ if protocol is not None else ()
+    members = {name for base in bases for name in (*inspect.get_annotations(base), *vars(base))}
+    if missing := sorted(name for name in members if name[0] != "_" and not hasattr(plugin, name)):
         raise SpecError(f"{subject} has no {', '.join(missing)}. Update or uninstall that package.")
     return plugin

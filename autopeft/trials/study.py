@@ -151,7 +151,8 @@ class Study:
         self.path, self.run, self.trials = path, RunDir(path), TrialFolders(path / "trials")
         facts = {
             "autopeft": VERSION,
-            "metric": to_json(self.metric),
+            "metric": self.metric.name,
+            "greater_is_better": self.metric.greater_is_better,
             "auto_class": self._auto_class,
             "is_tested": self._is_tested,
             "choices": {name: list(values) for name, values in self._context.choices.items()},

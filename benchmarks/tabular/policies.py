@@ -153,14 +153,14 @@ def within_tables(space_of_search: Space) -> Space:
 
 def _stand_in(surrogate: Surrogate, spec: RunSpec) -> Prepared:
     """All that `search_problem` reads of what was prepared, without model and data."""
-    description, facts = surrogate.description, surrogate.description.metric
+    description = surrogate.description
     part = discover("autopeft.tasks")[description.cell.task]
     has_head = description.cell.task != "text-generation"
     stand_in = SimpleNamespace(
         spec=spec,
         groups={},
         base=SimpleNamespace(chosen=description.targets, head_params=int(has_head)),
-        task=SimpleNamespace(**{**vars(facts), "metric": facts.name, "defaults": part.defaults}),
+        task=SimpleNamespace(metric=description.metric, defaults=part.defaults),
         methods=discover("autopeft.methods"),
         bench=SimpleNamespace(
             batch_size=description.cell.batch_size,
