@@ -50,7 +50,7 @@ def check_executor(spec: RunSpec) -> None:
     if executor.max_workers is not None and n_workers(spec.execution) > executor.max_workers:
         raise SpecError(
             f"The executor {executor.name} takes {executor.max_workers} worker on one device, not "
-            f"{n_workers(spec.execution)}; choose another --executor, or lower --workers."
+            f"{n_workers(spec.execution)}; pass --executor process, or leave --workers out."
         )
     if not executor.shares_memory and spec.is_in_memory:
         raise SpecError(
