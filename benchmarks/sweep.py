@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from rows import SETS, TAGS, Rows, append, are_numbers, as_a_user_has_them
-from scipy.stats import spearmanr
+from scipy.stats import pearsonr
 from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -157,7 +157,7 @@ def evaluate(model: nn.Module, encoded: Sequence[Any], problem: Problem) -> Scor
         f1 = 2 * both / max(1, found + known)
         return Scores(f1, f1, loss)
     if not problem.names:
-        correlation = float(spearmanr(truth, guesses).statistic)
+        correlation = float(pearsonr(truth, guesses).statistic)
         return Scores(correlation, correlation, loss)
     macro_f1 = f1_score(truth, guesses, average="macro", labels=sorted(set(truth)), zero_division=0)
     return Scores(float(accuracy_score(truth, guesses)), float(macro_f1), loss)

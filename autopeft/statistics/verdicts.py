@@ -7,6 +7,7 @@ from autopeft.types import MetricFacts, Verdict
 
 KEPT = "default kept"  # the only label with which the baseline is returned
 _SMALLER = 0.5  # share of the baseline's parameters, at most, that counts as smaller; heuristic
+_LEAD = 0.5  # standard errors from which a challenger is returned (research/2026-11-29-verdict.md)
 _ROUNDING = 1e-6  # a number below this share of the largest one counts as 0; heuristic
 _SENTENCES = {
     "better": "{challenger} {scores} than {baseline} on {rows} {interval}.",
@@ -32,7 +33,7 @@ def verdict(
 
     1. `better`: the 95 % interval is above 0.
     2. `as good and smaller`: at most half of the parameters, and the interval does not reach below -margin.
-    3. `inconclusive`: ahead by a standard error or more. The challenger is returned all the same.
+    3. `inconclusive`: ahead by half a standard error or more. The challenger is returned all the same.
     4. `default kept`: the baseline is returned.
 
     `names` and `params`, the numbers of trainable parameters, are those of the challenger and the baseline.
@@ -49,7 +50,7 @@ def verdict(
         label = "better"
     elif is_smaller and difference.low >= -margin:
         label = "as good and smaller"
-    elif difference.mean >= difference.std_error:
+    elif difference.mean >= _LEAD * difference.std_error:
         label = "inconclusive"
     scores, interval = _in_words(difference, metric)
     rows = [f"{difference.n_examples:,} confirm rows"] if difference.n_examples > 1 else []

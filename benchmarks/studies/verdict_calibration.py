@@ -1,10 +1,11 @@
 """Measure how often the verdict on one seed is right, on recorded and on simulated runs.
 
-    python benchmarks/studies/verdict_calibration.py [tables] [gains] [simulated] [--runs 4000]
+    python benchmarks/studies/verdict_calibration.py [tables] [gains] [returned] [simulated] [--runs 4000]
 
 `tables`: the 20 best plans of each cell of the benchmark, all pairs of them. What one seed says on the
 confirm rows is held against what the other seed says on the test rows. `gains`: how much seeds move the
-difference of two plans in full runs of 300 steps (`sweep_gains.csv`). `simulated`: equal plans.
+difference of two plans in full runs of 300 steps (`sweep_gains.csv`). `returned`: what a challenger brings
+that is returned from a lead of so many standard errors on. `simulated`: equal plans.
 """
 
 from __future__ import annotations
@@ -202,6 +203,24 @@ def gains() -> None:
     print(f"\nSEED_ROWS for 2.5 % on average: {rows_needed(shares):.0f}")
 
 
+def returned() -> None:
+    """Print what the other seed brings on test if a lead of so many standard errors returns a challenger."""
+    found = []
+    for cell in (*CELLS, "uci-0.5"):
+        for (a, a_test), (b, b_test) in itertools.permutations(best_plans(cell), 2):
+            for seed in (0, 1):
+                said = paired_difference(a[[seed]], b[[seed]], span=None, examples=STEP)
+                lead = said.mean / said.std_error if said.std_error else 0.0
+                found.append((lead, (a_test - b_test)[1 - seed].mean()))
+    leads, gains = np.array(found).T
+    print("| lead | returned, % | behind, % | gain of all pairs, points |\n|---|---|---|---|")
+    for least in (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0):
+        chosen = (leads >= least) & (leads > 0)
+        behind = np.mean(gains[chosen] < 0)
+        gain = 100 * np.mean(np.where(chosen, gains, 0.0))
+        print(f"| {least:g} | {100 * chosen.mean():.0f} | {100 * behind:.0f} | {gain:.2f} |")
+
+
 def drawn(rng: np.random.Generator, *, n_plans: int, shape: tuple[int, int], share: float) -> Floats:
     """Draw 0/1 scores (n_plans, S, N) of plans of accuracy 0.85; `share` as in `seed_share`."""
     n_seeds, n = shape
@@ -247,7 +266,7 @@ def simulated(n_runs: int) -> None:
 
 def main() -> None:
     """Print the tables that were asked for."""
-    parts = {"tables": tables, "gains": gains}
+    parts = {"tables": tables, "gains": gains, "returned": returned}
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("parts", nargs="*", default=[*parts, "simulated"])
     parser.add_argument("--runs", type=int, default=4000, help="simulated comparisons for each entry")

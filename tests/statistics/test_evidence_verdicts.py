@@ -32,9 +32,9 @@ def judged(
         (0.030, 0.020, 10, "better"),
         (0.030, 0.020, 5, "better"),  # better goes before smaller
         (0.020, 0.020, 10, "inconclusive"),  # an interval that touches 0
-        (0.010, 0.020, 10, "inconclusive"),  # one standard error ahead
-        (0.009, 0.020, 10, KEPT),
-        (0.009, 0.020, 5, KEPT),  # smaller, but it may lose more than the margin
+        (0.005, 0.020, 10, "inconclusive"),  # half a standard error ahead
+        (0.004, 0.020, 10, KEPT),
+        (0.004, 0.020, 5, KEPT),  # smaller, but it may lose more than the margin
         (0.000, 0.009, 5, "as good and smaller"),
         (-0.004, 0.005, 5, "as good and smaller"),
         (0.000, 0.009, 6, KEPT),  # more than half of the parameters
