@@ -1,7 +1,7 @@
 """A dataset: its columns, its labels and four splits that share no example.
 
 Inside the folder each file imports only from those before it:
-dataset → files, chats, cells → sources, columns → labels, texts →
+dataset → files, chats → sources, columns → labels, texts →
 tokens, language, images, cutting → splits → frames.
 """
 

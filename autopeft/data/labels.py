@@ -8,8 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from autopeft.data.cells import NUMBER
-from autopeft.data.columns import HIDDEN
+from autopeft.data.columns import HIDDEN, NUMBER
 from autopeft.data.dataset import USUAL_NAMES, Row, SplitRows, UncutRows
 from autopeft.errors import DataError
 from autopeft.plugins import LabelSpace

@@ -78,7 +78,7 @@ def list_files(spec: DataSpec, *, suffixes: Sequence[str] = TABLES) -> Source | 
         name = path.resolve().name
         if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
             return Source(name, {"train": [path]})
-        return by_split(name, [(file.name, file) for file in _data_files(path, suffixes)])
+        return by_split(name, [(str(file.relative_to(path)), file) for file in _data_files(path, suffixes)])
     if "," in source:
         paths = [path_at_home(word.strip()) for word in source.split(",")]
         for path in paths:
@@ -100,10 +100,10 @@ def _missing(path: Path) -> DataError:
 
 
 def _data_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """List the tables of a folder or of its subfolder `data`, as in clones of the hub; else other files."""
-    for place in (folder, folder / "data"):
+    """List the tables of a folder, of its subfolder `data`, or of its splits' images; else other files."""
+    for pattern in ("[!._]*", "data/[!._]*", "[!._]*/metadata.*"):
         for some in (TABLES, suffixes):
-            if files := sorted(file for file in place.glob("[!._]*") if file.suffix.lower() in some):
+            if files := sorted(file for file in folder.glob(pattern) if file.suffix.lower() in some):
                 return files
     raise DataError(
         f"The folder {folder} has no data file; put {', '.join(suffixes)} files there, or set --task "
