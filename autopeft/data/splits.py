@@ -37,7 +37,7 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
         UnknownNameError: A column that the spec names does not exist.
     """
     read = read_rows(spec)
-    complete, left_out, drop_notes = complete_rows(read)
+    complete, drop_notes = complete_rows(read)
     complete, label_space, label_notes = with_label_space(read, complete)
     notes = [*read.notes, *drop_notes, *label_notes]
     has_prompts = read.kind in PROMPTED_KINDS
@@ -57,9 +57,9 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
             else row
             for row in complete["train"]
         ]
-    unique, n_removed, duplicate_notes = _without_duplicates(complete, fixed, inputs_may_repeat=has_prompts)
-    left_out.update(n_removed)
-    splits, cut_notes = cut_splits(unique, label_space, spec.max_examples, left_out=left_out, seed=seed)
+    unique, duplicate_notes = _without_duplicates(complete, fixed, inputs_may_repeat=has_prompts)
+    dropped = [*drop_notes, *duplicate_notes]
+    splits, cut_notes = cut_splits(unique, label_space, spec.max_examples, dropped=dropped, seed=seed)
     notes += [*duplicate_notes, *cut_notes]
     if label_space.kind != "number":
         counts = Counter(name for row in splits["train"] for name in names_in(row.label))
@@ -94,7 +94,7 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
 
 def _without_duplicates(
     splits: SplitRows, fixed: Collection[Any], *, inputs_may_repeat: bool
-) -> tuple[SplitRows, dict[str, int], list[str]]:
+) -> tuple[SplitRows, list[str]]:
     """Keep each input in its most precious split only, and once in train.
 
     1. If inputs may repeat (a prompt with several answers), train keeps rows with different labels.
@@ -102,11 +102,11 @@ def _without_duplicates(
     3. The user's test and confirm may repeat an example within themselves.
     4. A row of a group that a more precious split holds is removed.
 
-    Returns the rows, how many train rows were removed by reason, and notes on all that were removed.
+    Returns the rows, and notes on all that were removed.
     """
     kept_splits: SplitRows = {}
     seen, seen_groups = set[Any](), set[str]()
-    n_repeated, n_grouped = Counter[str](), Counter[str]()  # removed rows by split
+    n_repeated = n_grouped = 0  # rows that are removed
     for split in sorted(splits, key=_PRECIOUS.index):
         in_split, kept = set[Any](), list[Row]()
         for row in splits[split]:
@@ -114,9 +114,9 @@ def _without_duplicates(
             answered = (inputs, _normalized(row.label)) if inputs_may_repeat else inputs
             across_splits = answered if row.inputs in fixed else inputs
             if row.group is not None and row.group in seen_groups:
-                n_grouped[split] += 1
+                n_grouped += 1
             elif across_splits in seen or (split == "train" and answered in in_split):
-                n_repeated[split] += 1
+                n_repeated += 1
             else:
                 kept.append(row)
                 in_split.update((inputs, answered))
@@ -126,15 +126,10 @@ def _without_duplicates(
     notes = []
     if n_repeated:
         kept_by = "; the most precious split kept it" if len(splits) > 1 else ""
-        notes.append(
-            f"Removed {counted(n_repeated.total(), 'row')} with an input that occurs again{kept_by}."
-        )
+        notes.append(f"Removed {counted(n_repeated, 'row')} with an input that occurs again{kept_by}.")
     if n_grouped:
-        notes.append(
-            f"Removed {counted(n_grouped.total(), 'row')} of groups that a more precious split holds."
-        )
-    of_train = {"rows of groups that another split holds": n_grouped, "duplicates": n_repeated}
-    return kept_splits, {reason: n["train"] for reason, n in of_train.items()}, notes
+        notes.append(f"Removed {counted(n_grouped, 'row')} of groups that a more precious split holds.")
+    return kept_splits, notes
 
 
 def _normalized(value: Any) -> Any:
