@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import datasets
 from huggingface_hub import errors as hub_errors
 
-from autopeft.data.files import CONLL, FILE_ERRORS, TABLES, quiet, read_table
+from autopeft.data.files import FILE_ERRORS, TABLES, quiet, read_table
 from autopeft.errors import DataError, nearest
 from autopeft.types import DataSpec, listed, path_at_home
 
@@ -51,11 +51,10 @@ class Source(NamedTuple):
         }
 
 
-def read(spec: DataSpec, *, suffixes: Sequence[str] = TABLES) -> Source:
+def read(spec: DataSpec) -> Source:
     """Read the tables of a file, several files by comma, a folder of files, a saved dataset, or a hub id.
 
-    `suffixes` are those of the files that the task reads. Raises DataError for a missing file, a folder
-    without files that can be read, or without a train split.
+    Raises DataError for a missing file, a folder without files that can be read, or without a train split.
     """
     source = str(spec.source or SAMPLE)
     path = path_at_home(source)
@@ -63,10 +62,10 @@ def read(spec: DataSpec, *, suffixes: Sequence[str] = TABLES) -> Source:
         is_saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
         name = path.resolve().name if path.is_dir() else path.stem
         if is_saved or path.is_file():
-            table = read_table(path, suffixes)
+            table = read_table(path)
             is_split = isinstance(table, dict)
             return by_split(name, list(table.items())) if is_split else Source(name, {"train": [table]})
-        named = [(str(file.relative_to(path)), file) for file in _data_files(path, suffixes)]
+        named = [(str(file.relative_to(path)), file) for file in _data_files(path)]
         files = by_split(name, named)
     elif "," in source:
         paths = [path_at_home(word.strip()) for word in source.split(",")]
@@ -75,12 +74,12 @@ def read(spec: DataSpec, *, suffixes: Sequence[str] = TABLES) -> Source:
                 raise _missing(path)
         files = by_split(paths[0].resolve().parent.name, [(path.name, path) for path in paths])
     else:
-        is_file_name = path.suffix.lower() in (*TABLES, *CONLL)
+        is_file_name = path.suffix.lower() in TABLES
         in_folder = path.parent != Path() and path.parent.is_dir()
         if is_file_name or in_folder or not _HUB_ID.fullmatch(source):
             raise _missing(path)
         return by_split(source, list(_read_hub(source).items()))
-    return files.with_tables(lambda path: read_table(path, suffixes))
+    return files.with_tables(read_table)
 
 
 def _missing(path: Path) -> DataError:
@@ -90,14 +89,13 @@ def _missing(path: Path) -> DataError:
     return DataError(f"The data file {path} does not exist.{hint} Correct --data.")
 
 
-def _data_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """List the tables of a folder, of its subfolder `data`, or of its splits' images; else other files."""
+def _data_files(folder: Path) -> list[Path]:
+    """List the tables of a folder, of its subfolder `data`, or of its splits' images."""
     for pattern in ("[!._]*", "data/[!._]*", "[!._]*/metadata.*"):
-        for some in (TABLES, suffixes):
-            if files := sorted(file for file in folder.glob(pattern) if file.suffix.lower() in some):
-                return files
+        if files := sorted(file for file in folder.glob(pattern) if file.suffix.lower() in TABLES):
+            return files
     raise DataError(
-        f"The folder {folder} has no data file; put {', '.join(suffixes)} files there, or set --task "
+        f"The folder {folder} has no data file; put {', '.join(TABLES)} files there, or set --task "
         "image-classification for images."
     )
 
