@@ -14,12 +14,9 @@ from autopeft.data.dataset import LabelledData, ReadRows
 from autopeft.data.files import quiet
 from autopeft.data.splits import load
 from autopeft.errors import DataError
-from autopeft.types import DataSpec, shortened
+from autopeft.types import DataSpec
 
 _NAME = "dataset in memory"
-# What pandas, pyarrow and datasets raise for a column that they have no type for.
-_UNREADABLE = (KeyError, NotImplementedError, OverflowError, TypeError, ValueError, FileNotFoundError)
-_MOST_LETTERS = 120  # of an error's reason, which may print a whole cell; heuristic
 
 
 def load_in_memory(spec: DataSpec, data: Any, *, seed: int, read_rows: ReadRows) -> LabelledData:
@@ -34,14 +31,7 @@ def load_in_memory(spec: DataSpec, data: Any, *, seed: int, read_rows: ReadRows)
         folder = Path(parent) / _NAME
         folder.mkdir()
         for split, content in (data if isinstance(data, dict) else {"train": data}).items():
-            try:
-                _dataset_of(content).to_parquet(folder / f"{split}.parquet")
-            except _UNREADABLE as error:
-                reason = " ".join("; ".join(map(str, reversed(error.args))).split())
-                raise DataError(
-                    f"The data in memory cannot be read ({shortened(reason, _MOST_LETTERS)}); give each "
-                    "column its own name and one simple type, such as text with .astype(str), or drop it."
-                ) from error
+            _dataset_of(content).to_parquet(folder / f"{split}.parquet")
         try:
             loaded = load(spec.model_copy(update={"source": str(folder)}), seed=seed, read_rows=read_rows)
         except DataError as error:
