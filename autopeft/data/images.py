@@ -79,9 +79,8 @@ def read_images(spec: DataSpec) -> UncutRows:
     label = label_column(spec, table.column_names, inputs=[files])
     note = f"The images are in column {files}, the label is in column {label}."
     source = source.with_tables(lambda table: _undecoded(table, files))
-    source = source._replace(notes=(*source.notes, note))
     columns = Columns(inputs=(files,), label=label, group=spec.group_column)
-    return labeled_rows(source, columns, kind=spec.label_kind, read_input=_read_image)
+    return labeled_rows(source, columns, note=note, kind=spec.label_kind, read_input=_read_image)
 
 
 def _undecoded(table: Any, column: str) -> Any:

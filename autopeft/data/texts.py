@@ -46,18 +46,19 @@ def read_texts(spec: DataSpec) -> UncutRows:
     columns = _choose_columns(spec, source.tables["train"][0])
     of_texts = "texts are in the columns" if columns.inputs[1:] else "text is in column"
     note = f"The {of_texts} {' and '.join(columns.inputs)}, the label is in column {columns.label}."
-    return labeled_rows(source._replace(notes=(*source.notes, note)), columns, kind=spec.label_kind)
+    return labeled_rows(source, columns, note=note, kind=spec.label_kind)
 
 
 def labeled_rows(
     source: Source,
     columns: Columns,
     *,
+    note: str,
     kind: LabelKind | None = None,
     read_input: Callable[[Any, str], Any] = as_string,
     read_label: Callable[[Any, str, Sequence[str], str], Any] | None = None,
 ) -> UncutRows:
-    """Read the rows of some columns; without a `kind`, the labels decide it."""
+    """Read the rows of some columns, which the note reports; without a `kind`, the labels decide it."""
     table = source.tables["train"][0]
     refuse_written_lists(cells_of("train", table, columns.label), columns.label)
     read_label = read_label or partial(_read_label, kind=kind)
@@ -71,7 +72,7 @@ def labeled_rows(
         input_columns=columns.inputs,
         label_column=columns.label,
         declared_names=declared_names(table, columns.label),
-        notes=source.notes,
+        notes=(*source.notes, note),
     )
 
 

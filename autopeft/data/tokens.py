@@ -37,8 +37,7 @@ def read_tokens(spec: DataSpec) -> UncutRows:
     tags = label_column(spec, table.column_names, inputs=[tokens], usual_names=TAG_NAMES)
     columns = Columns(inputs=(tokens,), label=tags, group=spec.group_column)
     note = f"Tokens are column {tokens}; the tags are column {tags}."
-    source = source._replace(notes=(*source.notes, note))
-    rows = labeled_rows(source, columns, kind="tags", read_input=_tokens, read_label=_tags)
+    rows = labeled_rows(source, columns, note=note, kind="tags", read_input=_tokens, read_label=_tags)
     for split, row in ((split, row) for split, some in rows.splits.items() for row in some):
         words, label = row.inputs[0] or (), row.label
         if label is not None and len(label) != len(words):
