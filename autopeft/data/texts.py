@@ -32,7 +32,7 @@ from autopeft.types import DataSpec, shortened
 TEXT_NAMES = (
     "sentence1+sentence2 premise+hypothesis question1+question2 question+sentence text_a+text_b"
     " question+passage question+context question+answer title+text title+content"
-    " text sentence content review question query tweet document comment input prompt"
+    " text sentence content review question query tweet message document comment input prompt"
 )
 _NO_LABEL = ("-100", HIDDEN)  # of a row without a label, in a column with declared names
 _FIRST_ROWS = 1000  # by which the content of a column is judged; heuristic
