@@ -28,7 +28,15 @@ SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 20, "m
 BEAMS = {"num_beams": 4, "early_stopping": True, "length_penalty": 2.0, "min_length": 4, "max_length": 9}
 
 
-@pytest.mark.parametrize("values", [{}, SAMPLING, BEAMS, {"min_new_tokens": 3}])
+PENALTIES = {
+    "repetition_penalty": 9.0,
+    "no_repeat_ngram_size": 1,
+    "encoder_repetition_penalty": 9.0,
+    "encoder_no_repeat_ngram_size": 1,
+}
+
+
+@pytest.mark.parametrize("values", [{}, SAMPLING, BEAMS, PENALTIES, {"min_new_tokens": 3}])
 @pytest.mark.parametrize("kind", ["llama", "bart"])
 def test_settings_of_the_model_s_own_config_change_no_text(kind, values, llama):
     torch.manual_seed(0)

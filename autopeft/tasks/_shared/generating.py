@@ -11,19 +11,10 @@ from transformers import GenerationConfig
 
 from autopeft.plugins import Batch
 
-# Set here, since `generate` would use the values of the model's own config: beams, repetition penalties.
-_GREEDY: dict[str, Any] = {
-    "do_sample": False,
-    "num_beams": 1,
-    "repetition_penalty": 1.0,
-    "encoder_repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "encoder_no_repeat_ngram_size": 0,
-}
-# Values of the model's own config that have no meaning for greedy texts of any length. They are removed, not
-# set to a neutral value: transformers would warn in every call of a length that is given under two names.
+# What `generate` would take from the model's own config, and what a greedy text of any length does not have.
 _UNSET = (
-    *("min_length", "min_new_tokens", "max_length"),
+    *("do_sample", "num_beams", "repetition_penalty", "encoder_repetition_penalty"),
+    *("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length", "min_new_tokens", "max_length"),
     *("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"),
     *("early_stopping", "length_penalty"),
 )
@@ -39,7 +30,7 @@ def generate_greedily(
     **config: Any,
 ) -> list[str]:
     """Generate greedy texts, without their first `n_skipped` tokens (a prompt); `config` adds settings."""
-    greedy = GenerationConfig(**_GREEDY, max_new_tokens=max_new_tokens, **config)
+    greedy = GenerationConfig(max_new_tokens=max_new_tokens, **config)
     with _without_sampling(model):
         written = cast(Any, model).generate(**features, generation_config=greedy)
     texts: list[str] = tokenizer.batch_decode(written[:, n_skipped:], skip_special_tokens=True)
