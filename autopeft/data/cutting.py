@@ -35,9 +35,7 @@ def cut_splits(
 
     `max_examples` limits train and search together; None is no limit. `dropped` are the notes on rows that
     were dropped before, for errors.
-
-    Raises:
-        DataError: Too few rows remain to learn from, or a cut is impossible.
+    Raises DataError if too few rows remain to learn from, or a cut is impossible.
     """
     kind, train, confirm = label_space.kind, splits["train"], splits.get("confirm", [])
     has_classes = kind in ("class", "classes", "tags")

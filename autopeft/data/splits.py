@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+
+import datasets
+import pandas as pd
 
 from autopeft.data.cutting import cut_splits, groups_of
 from autopeft.data.dataset import LabelledData, ReadRows, Row, Split, SplitRows
+from autopeft.data.files import quiet
 from autopeft.data.labels import complete_rows, names_in, with_label_space
 from autopeft.data.texts import read_texts
 from autopeft.errors import DataError
 from autopeft.plugins import IGNORED, PROMPTED_KINDS, LabelSpace
 from autopeft.types import DataSpec, counted
 
+_IN_MEMORY = "dataset in memory"
 _PRECIOUS = ("test", "confirm", "train")  # the most precious first: it keeps an example that several have
 # A prompt in more than a tenth of the train rows, and in more than 10, is a fixed instruction rather than a
 # question; heuristic.
@@ -32,9 +39,7 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
     before confirm before train. Rows with the same prompt form a group, so that no two splits share a prompt,
     unless it is a fixed instruction. An unset column is found by name. Each decision gives a note.
 
-    Raises:
-        DataError: The source cannot be read, or its rows cannot be learned from.
-        UnknownNameError: A column that the spec names does not exist.
+    Raises DataError if the source cannot be read, or its rows cannot be learned from.
     """
     read = read_rows(spec)
     complete, drop_notes = complete_rows(read)
@@ -90,6 +95,24 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
         duplicates_removed=sum(len(complete[split]) - len(rows) for split, rows in unique.items()),
         notes=tuple(notes),
     )
+
+
+def load_in_memory(spec: DataSpec, data: Any, *, seed: int, read_rows: ReadRows) -> LabelledData:
+    """Split a dataset in memory as `load` splits a file, by way of temporary Parquet files.
+
+    `data` is a `Dataset`, a `DataFrame` of pandas or Polars, or a dictionary of these by split.
+    """
+    with tempfile.TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as parent, quiet():
+        folder = Path(parent) / _IN_MEMORY
+        folder.mkdir()
+        for split, content in (data if isinstance(data, dict) else {"train": data}).items():
+            _dataset_of(content).to_parquet(folder / f"{split}.parquet")
+        try:
+            loaded = load(spec.model_copy(update={"source": str(folder)}), seed=seed, read_rows=read_rows)
+        except DataError as error:
+            error.args = (str(error).replace(str(folder), f"the {_IN_MEMORY}"),)
+            raise
+    return replace(loaded, name=_IN_MEMORY)
 
 
 def _without_duplicates(
@@ -156,4 +179,17 @@ def _split(name: str, rows: list[Row], label_space: LabelSpace, *, has_groups: b
         inputs=tuple(row.inputs for row in rows),
         labels=tuple(encoded(row.label) for row in rows),
         groups=numbers if has_groups and len(members) < len(rows) else (),
+    )
+
+
+def _dataset_of(table: Any) -> datasets.Dataset:
+    if isinstance(table, datasets.Dataset):
+        return table
+    if isinstance(table, pd.DataFrame):
+        return datasets.Dataset.from_pandas(table, preserve_index=False)
+    if hasattr(table, "to_arrow"):  # a frame of Polars
+        return datasets.Dataset(table.to_arrow())
+    raise DataError(
+        f"The data in memory is a {type(table).__name__}; pass a datasets.Dataset, a pandas.DataFrame, a "
+        "dictionary of these by split, or the name of a file."
     )
