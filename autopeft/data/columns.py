@@ -110,10 +110,10 @@ def rows_of(
     read_label: Callable[[Any, str, Sequence[str], str], Any],
     read_input: Callable[[Any, str], Any] = as_string,
 ) -> list[Row]:
-    """Read the rows of a table; all labels are "" without a label column, which only test may be without.
+    """Read the rows of a table; a test table without the label column has labels None.
 
     `read_input` reads a cell of a column; `read_label` also gets the names that the column declares, and the
-    place of the row for errors.
+    place of the row for errors. If `columns` name no label, as of documents, all labels are "".
     """
     inputs = [[read_input(cell, name) for cell in cells_of(split, table, name)] for name in columns.inputs]
     labels: list[Any] = [""] * len(table)

@@ -34,8 +34,7 @@ def cut_splits(
     """Cut search out of train, and confirm too unless the user has it, with notes on each cut.
 
     `max_examples` limits train and search together; None is no limit. `dropped` are the notes on rows that
-    were dropped before, for errors.
-    Raises DataError if too few rows remain to learn from, or a cut is impossible.
+    were dropped before, for errors. Raises DataError if too few rows remain, or a cut fails.
     """
     kind, train, confirm = label_space.kind, splits["train"], splits.get("confirm", [])
     has_classes = kind in ("class", "classes", "tags")

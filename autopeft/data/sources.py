@@ -90,7 +90,7 @@ def _missing(path: Path) -> DataError:
 
 
 def _data_files(folder: Path) -> list[Path]:
-    """List the tables of a folder, of its subfolder `data`, or of its splits' images."""
+    """List the tables of a folder, of its subfolder `data`, or of the image folders of its splits."""
     for pattern in ("[!._]*", "data/[!._]*", "[!._]*/metadata.*"):
         if files := sorted(file for file in folder.glob(pattern) if file.suffix.lower() in TABLES):
             return files

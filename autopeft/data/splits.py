@@ -37,9 +37,8 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
     and at most 2,000 rows, never more than a third, stratified if the classes allow it. Before any cut,
     inputs that occur again (case and spacing aside) are removed except from the more precious split: test
     before confirm before train. Rows with the same prompt form a group, so that no two splits share a prompt,
-    unless it is a fixed instruction. An unset column is found by name. Each decision gives a note.
-
-    Raises DataError if the source cannot be read, or its rows cannot be learned from.
+    unless it is a fixed instruction. An unset column is found by name. Each decision gives a note. Raises
+    DataError if the source cannot be read, or its rows cannot be learned from.
     """
     read = read_rows(spec)
     complete, drop_notes = complete_rows(read)
