@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,11 @@ class ImageFile:
                         f"The image {self.path} has more than 8 bits per value (mode {image.mode}); write "
                         "all images with 8 bits, scaled alike."
                     )
-                return ImageOps.exif_transpose(image).convert("RGB")
+                image.load()  # first: to read the orientation may decode it too, and those errors are ignored
+                upright = image
+                with contextlib.suppress(*_DECODER_ERRORS, TypeError, struct.error):
+                    upright = ImageOps.exif_transpose(image)
+                return upright.convert("RGB")
         except (*_DECODER_ERRORS, module.DecompressionBombError) as error:
             is_unknown = isinstance(error, module.UnidentifiedImageError)  # its text has an address in memory
             reason = "Pillow does not know its format" if is_unknown else reason_of(error)
