@@ -100,6 +100,14 @@ def _read_file(path: Path, suffix: str) -> Any:
 
 def _read_csv(path: Path) -> pd.DataFrame:
     """Read a CSV file as texts; raise where pandas would silently drop or fill cells."""
+    with path.open(encoding=_ENCODING) as file:
+        header = file.readline()
+    separator = next((sign for sign in ";\t|" if "," not in header and sign in header), None)
+    if separator:
+        raise DataError(
+            f"{path} has the separator {separator!r}, not a comma. Convert it with pandas: frame = "
+            f"pd.read_csv(PATH, sep={separator!r}); frame.to_parquet('rows.parquet')."
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # a row has more cells than the header
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding=_ENCODING)
