@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
+
+import pyarrow as pa
 
 from autopeft.data.dataset import USUAL_NAMES, Row
 from autopeft.errors import DataError, UnknownNameError
@@ -14,8 +17,10 @@ from autopeft.types import DataSpec, listed, shortened
 # A decimal number such as -1.5e3; neither nan nor thousands with a comma.
 NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 LABEL_NAMES = "label labels target class category intent sentiment emotion topic rating stars score"
+_FIRST_ROWS = 1000  # by which the content of a column is judged; heuristic
 HIDDEN = "-1"  # what many test splits on the hub have instead of their labels
 _MOST_NAMES = 25  # of columns that an error lists; heuristic
+_WORDS = 3  # a column holds texts if its cells have so many words on average; heuristic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,10 +154,29 @@ def cells_of(split: str, table: Any, name: str, *, is_needed: bool = True) -> li
     return [None] * len(table)
 
 
+def head_of(table: Any) -> pa.Table:
+    """Return the first 1,000 rows of a table as an Arrow table, which decodes only what is read."""
+    return table.with_format("arrow")[:_FIRST_ROWS]
+
+
 def declared_names(table: Any, column: str) -> tuple[str, ...]:
     """Return the label names that a dataset declares for a column of numbers or of lists of them, or ()."""
     feature = table.features.get(column)
     return tuple(getattr(getattr(feature, "feature", feature), "names", None) or ())
+
+
+def holds_texts(head: pa.Table, name: str) -> bool:
+    """Whether a column of a `head_of` table holds strings of several words on average."""
+    if not holds_strings(head, name):
+        return False
+    cells = [cell for cell in head.column(name).to_pylist() if cell and cell.strip()]
+    return bool(cells) and fmean(len(cell.split()) for cell in cells) >= _WORDS
+
+
+def holds_strings(head: pa.Table, name: str) -> bool:
+    """Whether Arrow's type of a column is a string."""
+    kind = head.schema.field(name).type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def name_of(code: str, names: Sequence[str], where: str, column: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import datasets
 
-from autopeft.data.columns import Columns, label_column, only_input
+from autopeft.data.columns import Columns, head_of, holds_strings, label_column, only_input
 from autopeft.data.dataset import UncutRows
 from autopeft.data.files import TABLES
 from autopeft.data.sources import class_folders, read
@@ -95,7 +95,7 @@ def _undecoded(table: Any, column: str) -> Any:
         return table  # `labeled_rows` reports the missing column
     if isinstance(table.features[column], datasets.Image):
         return table.cast_column(column, datasets.Image(decode=False))
-    if getattr(table.features[column], "dtype", "") not in ("string", "large_string"):
+    if not holds_strings(head_of(table), column):
         return table
     folder = Path(table.info.dataset_name or "").parent
     paths = [cell and str(folder / cell) for cell in table[column][:]]

@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
+import pyarrow as pa
+
 from autopeft.data.columns import (
     HIDDEN,
     NUMBER,
@@ -17,6 +19,9 @@ from autopeft.data.columns import (
     check_named,
     column_list,
     declared_names,
+    head_of,
+    holds_strings,
+    holds_texts,
     label_column,
     name_of,
     refuse_written_lists,
@@ -35,7 +40,6 @@ TEXT_NAMES = (
     " text sentence content review question query tweet message document comment input prompt"
 )
 _NO_LABEL = ("-100", HIDDEN)  # of a row without a label, in a column with declared names
-_FIRST_ROWS = 1000  # by which the content of a column is judged; heuristic
 _MOSTLY = 0.9  # share of the distinct labels that are numbers where numbers are learned; heuristic
 MAX_LEVELS = 10  # more distinct numbers, some of them fractions, are a regression target; heuristic
 
@@ -101,7 +105,7 @@ def _choose_columns(spec: DataSpec, table: Any) -> Columns:
     names, texts = table.column_names, list(spec.text_columns)
     check_named(spec, names)
     label = label_column(spec, names, inputs=texts)
-    texts = texts or _find_texts(table, {label, spec.group_column})
+    texts = texts or _find_texts(head_of(table), {label, spec.group_column})
     if not texts:
         raise DataError(f"There is no text column among {column_list(names)}; name it with --text-column.")
     if label in texts or len(texts) > 2 or len(set(texts)) < len(texts):
@@ -109,19 +113,26 @@ def _choose_columns(spec: DataSpec, table: Any) -> Columns:
     return Columns(inputs=tuple(texts), label=label, group=spec.group_column)
 
 
-def _find_texts(table: Any, not_texts: Collection[str | None]) -> list[str]:
-    """Find the columns with the most telling names, or none.
+def _find_texts(head: pa.Table, not_texts: Collection[str | None]) -> list[str]:
+    """Find the columns with the most telling names, else the only one with texts of several words or strings.
 
     A pair is read only if each of the first rows has its first text: titles and headlines may be missing.
     """
-    by_lower = {name.strip().lower(): name for name in table.column_names if name not in not_texts}
+    by_lower = {name.strip().lower(): name for name in head.column_names if name not in not_texts}
     for names in TEXT_NAMES.split():
         columns = [by_lower[name] for name in names.split("+") if name in by_lower]
         if len(columns) < len(names.split("+")):
             continue
-        if len(columns) == 1 or all(table[columns[0]][:_FIRST_ROWS]):
+        if len(columns) == 1 or all(head.column(columns[0]).to_pylist()):
             return columns
-    return []
+    strings = [name for name in by_lower.values() if holds_strings(head, name)]
+    # All cells of a csv file are strings; a column of numbers is an id or a count.
+    texts = [name for name in strings if holds_texts(head, name)] or [
+        name
+        for name in strings
+        if not all(NUMBER.fullmatch(cell.strip()) for cell in head.column(name).to_pylist() if cell)
+    ]
+    return texts if len(texts) == 1 else []
 
 
 def _kind(labels: Sequence[Any]) -> LabelKind:
