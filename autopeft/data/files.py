@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from packaging.version import Version
 from autopeft.errors import DataError, reason_of
 
 TABLES = (".csv", ".jsonl", ".json", ".parquet")
+CONLL = (".conll", ".bio", ".iob", ".txt")
 
 _ENCODING = "utf-8-sig"  # with or without a byte order mark
 # Columns of JSON that mix types need datasets 4.7.
@@ -50,15 +52,15 @@ def quiet() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def read_table(path: Path) -> Any:
-    """Read a file into a table, or a saved dataset into a table or a dictionary of tables.
+def read_table(path: Path, suffixes: Collection[str] = TABLES) -> Any:
+    """Read a file of some suffixes into a table, or a saved dataset into a table or a dictionary of tables.
 
     Raises DataError if the file has another format, is damaged or has no rows.
     """
     suffix = path.suffix.lower()
-    if path.is_file() and suffix not in TABLES:
+    if path.is_file() and suffix not in suffixes:
         raise DataError(
-            f"{path} has the suffix {suffix!r}; allowed are {', '.join(TABLES)}. Convert it with pandas: "
+            f"{path} has the suffix {suffix!r}; allowed are {', '.join(suffixes)}. Convert it with pandas: "
             "frame = pd.read_csv(PATH), or pd.DataFrame({'text': open(PATH).read().split('\\n\\n')}) for a "
             "text; frame.to_parquet('rows.parquet')."
         )
@@ -82,6 +84,8 @@ def read_table(path: Path) -> Any:
 
 
 def _read_file(path: Path, suffix: str) -> Any:
+    if suffix in CONLL:
+        return datasets.Dataset.from_dict(_tagged_sentences(path.read_text(encoding=_ENCODING)))
     if suffix == ".parquet":
         table = pq.ParquetFile(path).read(use_threads=False)
         return datasets.Dataset(table, fingerprint=path.name)  # a fingerprint of the content takes long
@@ -128,3 +132,21 @@ def _json_lines(first: str, rest: Iterator[str]) -> list[Any]:
         except ValueError as error:
             raise ValueError(f"line {number} is not a JSON record ({error})") from error
     return rows
+
+
+def _tagged_sentences(text: str) -> dict[str, list[Any]]:
+    """Read the sentences of a CoNLL file: a token per line, its tag in the last column, blank lines between.
+
+    -DOCSTART- lines are left out.
+    """
+    tokens, tags = [], []
+    for block in re.split(r"\n\s*\n", text):
+        lines = [line for line in block.split("\n") if line.strip() and not line.startswith("-DOCSTART-")]
+        rows = [line.strip().split("\t" if "\t" in line else None) for line in lines]
+        bare = next((row for row in rows if len(row) < 2), None)
+        if bare:
+            raise ValueError(f"the line {bare[0]!r} has no tag after its token")
+        if rows:
+            tokens.append([row[0] for row in rows])
+            tags.append([row[-1] for row in rows])
+    return {"tokens": tokens, "tags": tags}

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import datasets
 from huggingface_hub import errors as hub_errors
 
-from autopeft.data.files import FILE_ERRORS, TABLES, quiet, read_table
+from autopeft.data.files import CONLL, FILE_ERRORS, TABLES, quiet, read_table
 from autopeft.errors import DataError, nearest
 from autopeft.types import DataSpec, listed, path_at_home
 
@@ -51,10 +51,11 @@ class Source(NamedTuple):
         }
 
 
-def read(spec: DataSpec) -> Source:
+def read(spec: DataSpec, *, suffixes: Sequence[str] = TABLES) -> Source:
     """Read the tables of a file, several files by comma, a folder of files, a saved dataset, or a hub id.
 
-    Raises DataError for a missing file, a folder without files that can be read, or without a train split.
+    `suffixes` are those of the files that the task reads. Raises DataError for a missing file, a folder
+    without files that can be read, or without a train split.
     """
     source = str(spec.source or SAMPLE)
     path = path_at_home(source)
@@ -62,10 +63,10 @@ def read(spec: DataSpec) -> Source:
         is_saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
         name = path.resolve().name if path.is_dir() else path.stem
         if is_saved or path.is_file():
-            table = read_table(path)
+            table = read_table(path, suffixes)
             is_split = isinstance(table, dict)
             return by_split(name, list(table.items())) if is_split else Source(name, {"train": [table]})
-        named = [(str(file.relative_to(path)), file) for file in _data_files(path)]
+        named = [(str(file.relative_to(path)), file) for file in _data_files(path, suffixes)]
         files = by_split(name, named)
     elif "," in source:
         paths = [path_at_home(word.strip()) for word in source.split(",")]
@@ -74,12 +75,12 @@ def read(spec: DataSpec) -> Source:
                 raise _missing(path)
         files = by_split(paths[0].resolve().parent.name, [(path.name, path) for path in paths])
     else:
-        is_file_name = path.suffix.lower() in TABLES
+        is_file_name = path.suffix.lower() in (*TABLES, *CONLL)
         in_folder = path.parent != Path() and path.parent.is_dir()
         if is_file_name or in_folder or not _HUB_ID.fullmatch(source):
             raise _missing(path)
         return by_split(source, list(_read_hub(source).items()))
-    return files.with_tables(read_table)
+    return files.with_tables(lambda path: read_table(path, suffixes))
 
 
 def _missing(path: Path) -> DataError:
@@ -89,13 +90,14 @@ def _missing(path: Path) -> DataError:
     return DataError(f"The data file {path} does not exist.{hint} Correct --data.")
 
 
-def _data_files(folder: Path) -> list[Path]:
-    """List the tables of a folder, of its subfolder `data`, or of the image folders of its splits."""
+def _data_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """List the tables of a folder, of its subfolder `data`, or of its splits' images; else other files."""
     for pattern in ("[!._]*", "data/[!._]*", "[!._]*/metadata.*"):
-        if files := sorted(file for file in folder.glob(pattern) if file.suffix.lower() in TABLES):
-            return files
+        for some in (TABLES, suffixes):
+            if files := sorted(file for file in folder.glob(pattern) if file.suffix.lower() in some):
+                return files
     raise DataError(
-        f"The folder {folder} has no data file; put {', '.join(TABLES)} files there, or set --task "
+        f"The folder {folder} has no data file; put {', '.join(suffixes)} files there, or set --task "
         "image-classification for images."
     )
 

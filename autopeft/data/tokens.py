@@ -14,6 +14,7 @@ from autopeft.data.columns import (
     refuse_written_lists,
 )
 from autopeft.data.dataset import UncutRows
+from autopeft.data.files import CONLL, TABLES
 from autopeft.data.sources import read
 from autopeft.data.texts import labeled_rows
 from autopeft.errors import DataError
@@ -31,7 +32,7 @@ def read_tokens(spec: DataSpec) -> UncutRows:
     A row's input is one tuple of tokens. Raises a DataError if tokens and tags are not lists, differ in
     number, or a tag is missing.
     """
-    source = read(spec)
+    source = read(spec, suffixes=(*TABLES, *CONLL))
     table = source.tables["train"][0]
     tokens = only_input(spec, table.column_names, TOKEN_NAMES, content="tokens (lists of words)")
     tags = label_column(spec, table.column_names, inputs=[tokens], usual_names=TAG_NAMES)

@@ -126,6 +126,25 @@ def test_a_group_of_whole_numbers_and_of_floats_is_one_group(tmp_path, suffix):
     assert seen == set(range(10, 50))
 
 
+CONLL_2003 = "{word} NN B-NP B-PER\n. . O O"
+TABS = "{word}\tB-PER\n.\tO"
+
+
+@pytest.mark.parametrize(("name", "block"), [("train.txt", CONLL_2003), ("rows.conll", TABS)])
+def test_sentences_of_conll_files_are_rows_of_tokens(tmp_path, name, block):
+    rows = [{"tokens": [f"word{i}", "."], "tags": ["B-PER", "O"]} for i in range(N)]
+    text = "\n\n".join(block.format(word=f"word{i}") for i in range(N))
+    (tmp_path / name).write_text(f"-DOCSTART- -X- -X- O\n\n{text}\n")
+    in_json = read(write_lines(tmp_path / "rows.jsonl", rows), "token-classification")
+    assert rows_of(read(tmp_path / name, "token-classification")) == rows_of(in_json)
+
+
+def test_a_token_without_a_tag_is_refused(tmp_path):
+    (tmp_path / "rows.conll").write_text("\n\n".join(f"word{i} O\nlonely" for i in range(N)))
+    with pytest.raises(DataError, match="lonely"):
+        read(tmp_path / "rows.conll", "token-classification")
+
+
 @pytest.mark.parametrize("form", ["torch", "pandas"])
 def test_a_saved_dataset_is_read_alike_whatever_its_format(tmp_path, form):
     rows = {"text": [f"sentence {i}" for i in range(60)], "label": [i % 3 for i in range(60)]}
