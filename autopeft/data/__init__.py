@@ -1,8 +1,8 @@
 """A dataset: its columns, its labels and four splits that share no example.
 
 Inside the folder each file imports only from those before it:
-dataset → files, chats, cells → sources, columns → labels, texts →
-tokens, language, images, cutting → splits → frames.
+dataset → files, chats → sources, columns → labels, texts →
+tokens, language, images, cutting → splits.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autopeft.data.chats import chat_of
     from autopeft.data.dataset import LabelledData, ReadRows, Split, UncutRows
-    from autopeft.data.frames import load_in_memory
     from autopeft.data.images import ImageFile, read_images
     from autopeft.data.language import read_language
-    from autopeft.data.splits import load
+    from autopeft.data.splits import load, load_in_memory
     from autopeft.data.texts import read_texts
     from autopeft.data.tokens import read_tokens
 
 # Imported one after the other until one has the name: pandas, datasets and scikit-learn take a second, which
 # commands that read no rows need not wait for.
-_MODULES = ("dataset", "chats", "texts", "language", "tokens", "images", "splits", "frames")
+_MODULES = ("dataset", "chats", "texts", "language", "tokens", "images", "splits")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Which columns of a table hold inputs and label, and the rows of these columns."""
+"""Which columns of a table hold inputs and label, and their cells as texts, labels and rows."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from autopeft.data.cells import as_label, as_string, refuse_written_lists
 from autopeft.data.dataset import USUAL_NAMES, Row
 from autopeft.errors import DataError, UnknownNameError
 from autopeft.types import DataSpec, listed, shortened
 
+# A decimal number such as -1.5e3; neither nan nor thousands with a comma.
+NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 LABEL_NAMES = "label labels target class category intent sentiment emotion topic rating stars score"
 _FIRST_ROWS = 1000  # by which the content of a column is judged; heuristic
 HIDDEN = "-1"  # what many test splits on the hub have instead of their labels
-_NO_LABEL = ("-100", HIDDEN)  # of a row without a label, in a column with declared names
 _MOST_NAMES = 25  # of columns that an error lists; heuristic
 _WORDS = 3  # a column holds texts if its cells have so many words on average; heuristic
 
@@ -30,6 +30,38 @@ class Columns:
     inputs: tuple[str, ...]
     label: str
     group: str | None = None
+
+
+def is_missing(cell: Any) -> bool:
+    """Whether a cell is None or NaN."""
+    return cell is None or cell != cell  # NaN alone differs from itself
+
+
+def as_string(cell: Any, column: str) -> str | None:
+    """Read a cell as text; None if it is missing or blank. Raises DataError for a list, a record or bytes."""
+    if isinstance(cell, list | dict | bytes):
+        raise DataError(
+            f"Column {column} holds {shortened(str(cell), 60)}; allowed is one text or label per row."
+        )
+    text = cell if isinstance(cell, str) else "" if is_missing(cell) else str(cell)
+    return None if not text or text.isspace() else text
+
+
+def as_label(cell: Any, column: str) -> str | None:
+    """Read a label or a group as text; "1.0" becomes "1", since a missing cell turns integers into floats."""
+    text = as_string(cell, column)
+    return text and re.sub(r"^(-?\d+)\.0$", r"\1", text.strip())
+
+
+def refuse_written_lists(cells: Sequence[Any], column: str) -> None:
+    """Raise DataError if all cells are lists written as texts, as in a CSV file made from lists."""
+    texts = [cell.strip() for cell in cells if isinstance(cell, str) and cell.strip()]
+    if texts and all(text[0] == "[" and text[-1] == "]" for text in texts):
+        raise DataError(
+            f"Column {column} holds lists written as text ({shortened(texts[0], 40)}). Convert them with "
+            f"pandas: frame[{column!r}] = frame[{column!r}].map(ast.literal_eval); "
+            "frame.to_parquet('rows.parquet')."
+        )
 
 
 def check_named(spec: DataSpec, names: Sequence[str]) -> None:
@@ -80,18 +112,25 @@ def rows_of(
     table: Any,
     columns: Columns,
     *,
-    kind: str | None = None,
+    read_label: Callable[[Any, str, Sequence[str], str], Any],
     read_input: Callable[[Any, str], Any] = as_string,
 ) -> list[Row]:
-    """Read the rows of a table; the label is text, a tuple of texts, or None without.
+    """Read the rows of a table; a test table without the label column has labels None.
 
-    A cell may hold a list of labels if `kind`, the label space's, is None or `classes`. `read_input` reads a
-    cell of a column.
+    `read_input` reads a cell of a column; `read_label` also gets the names that the column declares, and the
+    place of the row for errors. If `columns` name no label, as of documents, all labels are "".
     """
     inputs = [[read_input(cell, name) for cell in cells_of(split, table, name)] for name in columns.inputs]
-    labels = _labels(split, table, columns.label, kind)
-    cells = enumerate(zip(*inputs, labels, groups_in(split, table, columns.group), strict=True), start=1)
-    return [Row(tuple(texts), label, group, n) for n, (*texts, label, group) in cells]
+    labels: list[Any] = [""] * len(table)
+    if columns.label:
+        declared = declared_names(table, columns.label)
+        cells = cells_of(split, table, columns.label, is_needed=split != "test")
+        labels = [
+            read_label(cell, columns.label, declared, f"row {n} of {split}")
+            for n, cell in enumerate(cells, start=1)
+        ]
+    rows = enumerate(zip(*inputs, labels, groups_in(split, table, columns.group), strict=True), start=1)
+    return [Row(tuple(texts), label, group, n) for n, (*texts, label, group) in rows]
 
 
 def groups_in(split: str, table: Any, column: str | None) -> list[str | None]:
@@ -138,34 +177,6 @@ def holds_strings(head: pa.Table, name: str) -> bool:
     """Whether Arrow's type of a column is a string."""
     kind = head.schema.field(name).type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _labels(split: str, table: Any, column: str, kind: str | None) -> list[Any]:
-    declared = declared_names(table, column)
-    cells = cells_of(split, table, column, is_needed=split != "test")
-    refuse_written_lists(cells, column)
-    labels: list[Any] = []
-    for index, cell in enumerate(cells):
-        where = f"row {index + 1} of {split}"
-        if isinstance(cell, list) and kind in (None, "classes"):
-            if all(item in (0, 1) for item in cell) and len(set(cell)) < len(cell):
-                raise DataError(
-                    f"{where.capitalize()} has {shortened(str(cell), 40)} in column {column}, a 0 or 1 for "
-                    "each label; write the names of the labels that the row has instead."
-                )
-            names = [_label(item, declared, where, column) for item in cell]
-            labels.append(tuple(dict.fromkeys(filter(None, names))))
-        elif kind == "classes" and cell is not None:
-            labels.append(tuple(dict.fromkeys(filter(None, map(str.strip, re.split("[,;|]", str(cell)))))))
-        else:
-            labels.append(_label(cell, declared, where, column))
-    return labels
-
-
-def _label(cell: Any, declared: Sequence[str], where: str, column: str) -> str | None:
-    label = as_label(cell, column)
-    is_missing = label is None or (declared and label in _NO_LABEL)
-    return None if is_missing else name_of(str(label), declared, where, column)
 
 
 def name_of(code: str, names: Sequence[str], where: str, column: str) -> str:

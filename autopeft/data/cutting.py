@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,16 +28,13 @@ def cut_splits(
     label_space: LabelSpace,
     max_examples: int | None,
     *,
-    left_out: Mapping[str, int],
+    dropped: Sequence[str],
     seed: int,
 ) -> tuple[SplitRows, list[str]]:
     """Cut search out of train, and confirm too unless the user has it, with notes on each cut.
 
-    `max_examples` limits train and search together; None is no limit. `left_out` has the number of train rows
-    that were dropped before by the reason, for errors.
-
-    Raises:
-        DataError: Too few rows remain to learn from, or a cut is impossible.
+    `max_examples` limits train and search together; None is no limit. `dropped` are the notes on rows that
+    were dropped before, for errors. Raises DataError if too few rows remain, or a cut fails.
     """
     kind, train, confirm = label_space.kind, splits["train"], splits.get("confirm", [])
     has_classes = kind in ("class", "classes", "tags")
@@ -51,13 +48,11 @@ def cut_splits(
     n_labels = len({name for row in train for name in names_in(row.label)}) if kind == "class" else 0
     n_needed = max(_MIN_ROWS, 2 * n_labels)
     if min(len(train), max_examples or len(train)) < n_needed:
-        removed = {"rows for confirm": 0 if splits.get("confirm") else len(confirm), **left_out}
-        without = ", ".join(f"{n} {reason}" for reason, n in removed.items() if n)
         limit = f", and --max-examples is {max_examples}" if max_examples else ""
         per_label = f" (2 for each of {n_labels} labels)" if n_needed > _MIN_ROWS else ""
         raise DataError(
-            f"Train has {counted(len(train), 'row')} to learn from{without and f', without {without}'}"
-            f"{limit}; {n_needed} are needed{per_label}. Add rows, or raise --max-examples."
+            f"Train has {counted(len(train), 'row')} to learn from{limit}; {n_needed} are needed{per_label}. "
+            + " ".join([*dropped, *notes, "Add rows, or raise --max-examples."])
         )
     if max_examples and max_examples < len(train):
         train, note = cutter.without_surplus(train, max_examples)
@@ -148,26 +143,18 @@ class Cutter:
             return out
         stays = Counter(name for i, names in enumerate(labels) if i not in out for name in names)
         order: list[int] = np.random.default_rng(self.seed).permutation(len(rows)).tolist()
-        place = {i: at for at, i in enumerate(order)}
         rows_with: dict[str, list[int]] = {name: [] for name in missing}
         for i in order:
             for name in rows_with.keys() & labels[i]:
                 rows_with[name].append(i)
         out = set(out)
         for name in missing:
-            can_come = (
-                i for i in rows_with[name] if i not in out and all(stays[other] > 1 for other in labels[i])
-            )
-            comes = next(can_come, None)
-            if inside[name] or comes is None:
+            may_come = (i for i in rows_with[name] if i not in out and all(stays[n] > 1 for n in labels[i]))
+            may_go = (i for i in order if i in out and all(inside[n] > 1 for n in labels[i]))
+            comes = None if inside[name] else next(may_come, None)
+            goes = max(may_go, key=lambda i: min((inside[n] for n in labels[i]), default=0), default=None)
+            if comes is None or goes is None:
                 continue
-            goes = max(
-                (i for i in out if all(inside[other] > 1 for other in labels[i])),
-                key=lambda i: (min((inside[other] for other in labels[i]), default=0), -place[i]),
-                default=None,
-            )
-            if goes is None:
-                break
             out = out - {goes} | {comes}
             for counts, gained, lost in ((inside, comes, goes), (stays, goes, comes)):
                 counts.update(labels[gained])

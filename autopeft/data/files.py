@@ -79,7 +79,7 @@ def read_table(path: Path, suffixes: Collection[str] = TABLES) -> Any:
         raise DataError(f"{path} cannot be read: {reason_of(error)}. Repair or replace it.") from error
     if not len(table):
         raise DataError(f"{path} has no rows.")
-    table.info.dataset_name = path.name  # for messages
+    table.info.dataset_name = str(path)  # for messages, and for paths that start from its folder
     return table
 
 

@@ -14,8 +14,8 @@ import datasets
 
 from autopeft.data.columns import Columns, head_of, holds_strings, label_column, only_input
 from autopeft.data.dataset import UncutRows
-from autopeft.data.files import TABLES, read_table
-from autopeft.data.sources import Source, by_split, class_folders, list_files, read
+from autopeft.data.files import TABLES
+from autopeft.data.sources import class_folders, read
 from autopeft.data.texts import labeled_rows
 from autopeft.errors import DataError, reason_of
 from autopeft.types import DataSpec, path_at_home, shortened
@@ -75,42 +75,29 @@ def read_images(spec: DataSpec) -> UncutRows:
     """Read rows of one image with a label; DataError without images or labels, or if a file is missing."""
     if not spec.source:
         raise DataError("The sample dataset has texts; name a folder of images with --data.")
-    source = _read_tables(spec)
-    table, _ = source.tables["train"][0]
-    names, place = table.column_names, table.info.dataset_name or source.name
-    files = only_input(spec, names, FILE_NAMES, content=f"image files in {place}")
-    label = label_column(spec, names, inputs=[files])
+    path = path_at_home(spec.source)
+    has_tables = any(file.suffix.lower() in TABLES for file in path.glob("[!._]*"))
+    is_of_classes = path.is_dir() and not has_tables and not list(path.glob("[!._]*/metadata.*"))
+    source = class_folders(path, _SUFFIXES) if is_of_classes else read(spec)
+    table = source.tables["train"][0]
+    place = table.info.dataset_name or source.name
+    files = only_input(spec, table.column_names, FILE_NAMES, content=f"image files in {place}")
+    label = label_column(spec, table.column_names, inputs=[files])
     note = f"The images are in column {files}, the label is in column {label}."
-    source = source.with_tables(lambda pair: _undecoded(pair[0], pair[1], files))
-    source = source._replace(notes=(*source.notes, note))
+    source = source.with_tables(lambda table: _undecoded(table, files))
     columns = Columns(inputs=(files,), label=label, group=spec.group_column)
-    return labeled_rows(spec, source, columns, read_input=_read_image)
+    return labeled_rows(source, columns, note=note, kind=spec.label_kind, read_input=_read_image)
 
 
-def _read_tables(spec: DataSpec) -> Source:
-    """Read the tables of each split as pairs: a table, and the folder that its image paths start from."""
-    path = path_at_home(str(spec.source))
-    files: Source | None
-    if path.is_dir() and not any(file.suffix.lower() in TABLES for file in path.glob("[!._]*")):
-        metadata = [file for file in sorted(path.glob("[!._]*/metadata.*")) if file.suffix.lower() in TABLES]
-        if not metadata:
-            return class_folders(path, _SUFFIXES).with_tables(lambda table: (table, path))
-        files = by_split(path.resolve().name, [(file.parent.name, file) for file in metadata])
-    else:
-        files = list_files(spec)
-    if files is None or files.tables["train"][0].is_dir():  # a dataset of the hub, or a saved one
-        return read(spec).with_tables(lambda table: (table, path))
-    return files.with_tables(lambda file: (read_table(file), file.parent))
-
-
-def _undecoded(table: Any, folder: Path, column: str) -> Any:
-    """Leave images undecoded, and begin the paths of image files with their folder."""
+def _undecoded(table: Any, column: str) -> Any:
+    """Leave images undecoded, and begin the paths of image files with the folder of their table."""
     if column not in table.column_names:
         return table  # `labeled_rows` reports the missing column
     if isinstance(table.features[column], datasets.Image):
         return table.cast_column(column, datasets.Image(decode=False))
     if not holds_strings(head_of(table), column):
         return table
+    folder = Path(table.info.dataset_name or "").parent
     paths = [cell and str(folder / cell) for cell in table[column][:]]
     return table.remove_columns(column).add_column(column, paths)
 

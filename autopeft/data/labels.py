@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from autopeft.data.cells import NUMBER
-from autopeft.data.columns import HIDDEN
+from autopeft.data.columns import HIDDEN, NUMBER
 from autopeft.data.dataset import USUAL_NAMES, Row, SplitRows, UncutRows
 from autopeft.errors import DataError
 from autopeft.plugins import LabelSpace
@@ -18,14 +16,10 @@ from autopeft.types import counted, listed, shortened
 _LARGEST = 1e18  # absolute value of a number to learn; float32 still holds its square; heuristic
 
 
-def complete_rows(read: UncutRows) -> tuple[SplitRows, Counter[str], list[str]]:
-    """Drop the rows without a label or without an input.
-
-    Returns the other rows, how many train rows were dropped by reason, and notes. Raises DataError if no
-    train row has a label.
-    """
+def complete_rows(read: UncutRows) -> tuple[SplitRows, list[str]]:
+    """Drop the rows without a label or an input, with notes; DataError if no train row has a label."""
     kept: SplitRows = {}
-    left_out, notes = Counter[str](), list[str]()
+    notes = list[str]()
     no_label = "an answer at the end" if read.kind == "chat" else f"a value in column {read.label_column}"
     for split, rows in read.splits.items():
         missing = (None, HIDDEN) if _hides_labels(read, split) else (None,)
@@ -37,9 +31,7 @@ def complete_rows(read: UncutRows) -> tuple[SplitRows, Counter[str], list[str]]:
         for lack, n in n_dropped.items():
             if n:
                 notes.append(f"Dropped {counted(n, f'{split} row')} without {lack}.")
-            if split == "train":
-                left_out[f"rows without {lack}"] = n
-    return kept, left_out, notes
+    return kept, notes
 
 
 def _hides_labels(read: UncutRows, split: str) -> bool:

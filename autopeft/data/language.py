@@ -5,9 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from autopeft.data.cells import as_string, refuse_written_lists
 from autopeft.data.chats import chat_row, holds_messages
-from autopeft.data.columns import cells_of, check_named, column_list, first_usual_column, groups_in
+from autopeft.data.columns import (
+    Columns,
+    as_string,
+    cells_of,
+    check_named,
+    column_list,
+    first_usual_column,
+    groups_in,
+    refuse_written_lists,
+    rows_of,
+)
 from autopeft.data.dataset import Row, UncutRows
 from autopeft.data.sources import read
 from autopeft.errors import DataError
@@ -109,9 +118,9 @@ def _choose_layout(spec: DataSpec, table: Any) -> _Layout:
 
 def _rows(split: str, table: Any, layout: _Layout, *, group: str | None) -> list[Row]:
     """Read the rows of a table."""
-    groups = groups_in(split, table, group)
     if layout.kind == "chat":
         chats = cells_of(split, table, layout.inputs[0])
+        groups = groups_in(split, table, group)
         systems = cells_of(split, table, layout.system or SYSTEM, is_needed=False)
         tools = cells_of(split, table, layout.tools or TOOLS, is_needed=False)
         cells = enumerate(zip(chats, groups, systems, tools, strict=True), start=1)
@@ -119,14 +128,8 @@ def _rows(split: str, table: Any, layout: _Layout, *, group: str | None) -> list
             chat_row(f"Row {n} of {split}", turns, row_group, system=as_string(message, SYSTEM), tools=some)
             for n, (turns, row_group, message, some) in cells
         ]
-    prompts, *others = [
-        [as_string(cell, name) for cell in cells_of(split, table, name)] for name in layout.inputs
-    ]
-    labels: list[str | None] = [""] * len(prompts)
-    if layout.label:
-        labels = [as_string(cell, layout.label) for cell in cells_of(split, table, layout.label)]
+    columns = Columns(inputs=layout.inputs, label=layout.label, group=group)
+    rows = rows_of(split, table, columns, read_label=lambda cell, column, *_: as_string(cell, column))
     # Columns after the first may be blank, as the inputs of Alpaca are in three of five rows.
-    return [
-        Row((prompt and "\n\n".join([prompt, *filter(None, more)]),), label, row_group)
-        for prompt, label, row_group, *more in zip(prompts, labels, groups, *others, strict=True)
-    ]
+    prompts = [(row.inputs[0] and "\n\n".join(filter(None, row.inputs)),) for row in rows]
+    return [row._replace(inputs=prompt) for row, prompt in zip(rows, prompts, strict=True)]

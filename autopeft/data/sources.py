@@ -54,42 +54,33 @@ class Source(NamedTuple):
 def read(spec: DataSpec, *, suffixes: Sequence[str] = TABLES) -> Source:
     """Read the tables of a file, several files by comma, a folder of files, a saved dataset, or a hub id.
 
-    `suffixes` are those of the files that the task reads. Raises DataError without a train split.
-    """
-    files = list_files(spec, suffixes=suffixes)
-    if files is None:
-        source = str(spec.source)
-        return by_split(source, list(_read_hub(source).items()))
-    tables = files.with_tables(lambda path: read_table(path, suffixes))
-    (first, *_) = tables.tables["train"]
-    return by_split(files.name, list(first.items())) if isinstance(first, dict) else tables
-
-
-def list_files(spec: DataSpec, *, suffixes: Sequence[str] = TABLES) -> Source | None:
-    """List the files that a source names, by split; None for a dataset on the hub.
-
-    Raises DataError for a missing file, or a folder without files that can be read.
+    `suffixes` are those of the files that the task reads. Raises DataError for a missing file, a folder
+    without files that can be read, or without a train split.
     """
     source = str(spec.source or SAMPLE)
     path = path_at_home(source)
     if os.path.exists(path):  # noqa: PTH110 - Path.exists raises where the name is too long
-        if not path.is_dir():
-            return Source(path.stem, {"train": [path]})
-        name = path.resolve().name
-        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-            return Source(name, {"train": [path]})
-        return by_split(name, [(file.name, file) for file in _data_files(path, suffixes)])
-    if "," in source:
+        is_saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
+        name = path.resolve().name if path.is_dir() else path.stem
+        if is_saved or path.is_file():
+            table = read_table(path, suffixes)
+            is_split = isinstance(table, dict)
+            return by_split(name, list(table.items())) if is_split else Source(name, {"train": [table]})
+        named = [(str(file.relative_to(path)), file) for file in _data_files(path, suffixes)]
+        files = by_split(name, named)
+    elif "," in source:
         paths = [path_at_home(word.strip()) for word in source.split(",")]
         for path in paths:
             if not path.is_file():
                 raise _missing(path)
-        return by_split(paths[0].resolve().parent.name, [(path.name, path) for path in paths])
-    is_file_name = path.suffix.lower() in (*TABLES, *CONLL)
-    in_folder = path.parent != Path() and path.parent.is_dir()
-    if is_file_name or in_folder or not _HUB_ID.fullmatch(source):
-        raise _missing(path)
-    return None
+        files = by_split(paths[0].resolve().parent.name, [(path.name, path) for path in paths])
+    else:
+        is_file_name = path.suffix.lower() in (*TABLES, *CONLL)
+        in_folder = path.parent != Path() and path.parent.is_dir()
+        if is_file_name or in_folder or not _HUB_ID.fullmatch(source):
+            raise _missing(path)
+        return by_split(source, list(_read_hub(source).items()))
+    return files.with_tables(lambda path: read_table(path, suffixes))
 
 
 def _missing(path: Path) -> DataError:
@@ -100,10 +91,10 @@ def _missing(path: Path) -> DataError:
 
 
 def _data_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """List the tables of a folder or of its subfolder `data`, as in clones of the hub; else other files."""
-    for place in (folder, folder / "data"):
+    """List the tables of a folder, of its subfolder `data`, or of its splits' images; else other files."""
+    for pattern in ("[!._]*", "data/[!._]*", "[!._]*/metadata.*"):
         for some in (TABLES, suffixes):
-            if files := sorted(file for file in place.glob("[!._]*") if file.suffix.lower() in some):
+            if files := sorted(file for file in folder.glob(pattern) if file.suffix.lower() in some):
                 return files
     raise DataError(
         f"The folder {folder} has no data file; put {', '.join(suffixes)} files there, or set --task "

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+
+import datasets
+import pandas as pd
 
 from autopeft.data.cutting import cut_splits, groups_of
 from autopeft.data.dataset import LabelledData, ReadRows, Row, Split, SplitRows
+from autopeft.data.files import quiet
 from autopeft.data.labels import complete_rows, names_in, with_label_space
 from autopeft.data.texts import read_texts
 from autopeft.errors import DataError
 from autopeft.plugins import IGNORED, PROMPTED_KINDS, LabelSpace
 from autopeft.types import DataSpec, counted
 
+_IN_MEMORY = "dataset in memory"
 _PRECIOUS = ("test", "confirm", "train")  # the most precious first: it keeps an example that several have
 # A prompt in more than a tenth of the train rows, and in more than 10, is a fixed instruction rather than a
 # question; heuristic.
@@ -30,14 +37,11 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
     and at most 2,000 rows, never more than a third, stratified if the classes allow it. Before any cut,
     inputs that occur again (case and spacing aside) are removed except from the more precious split: test
     before confirm before train. Rows with the same prompt form a group, so that no two splits share a prompt,
-    unless it is a fixed instruction. An unset column is found by name. Each decision gives a note.
-
-    Raises:
-        DataError: The source cannot be read, or its rows cannot be learned from.
-        UnknownNameError: A column that the spec names does not exist.
+    unless it is a fixed instruction. An unset column is found by name. Each decision gives a note. Raises
+    DataError if the source cannot be read, or its rows cannot be learned from.
     """
     read = read_rows(spec)
-    complete, left_out, drop_notes = complete_rows(read)
+    complete, drop_notes = complete_rows(read)
     complete, label_space, label_notes = with_label_space(read, complete)
     notes = [*read.notes, *drop_notes, *label_notes]
     has_prompts = read.kind in PROMPTED_KINDS
@@ -57,9 +61,9 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
             else row
             for row in complete["train"]
         ]
-    unique, n_removed, duplicate_notes = _without_duplicates(complete, fixed, inputs_may_repeat=has_prompts)
-    left_out.update(n_removed)
-    splits, cut_notes = cut_splits(unique, label_space, spec.max_examples, left_out=left_out, seed=seed)
+    unique, duplicate_notes = _without_duplicates(complete, fixed, inputs_may_repeat=has_prompts)
+    dropped = [*drop_notes, *duplicate_notes]
+    splits, cut_notes = cut_splits(unique, label_space, spec.max_examples, dropped=dropped, seed=seed)
     notes += [*duplicate_notes, *cut_notes]
     if label_space.kind != "number":
         counts = Counter(name for row in splits["train"] for name in names_in(row.label))
@@ -92,9 +96,27 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
     )
 
 
+def load_in_memory(spec: DataSpec, data: Any, *, seed: int, read_rows: ReadRows) -> LabelledData:
+    """Split a dataset in memory as `load` splits a file, by way of temporary Parquet files.
+
+    `data` is a `Dataset`, a `DataFrame` of pandas or Polars, or a dictionary of these by split.
+    """
+    with tempfile.TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as parent, quiet():
+        folder = Path(parent) / _IN_MEMORY
+        folder.mkdir()
+        for split, content in (data if isinstance(data, dict) else {"train": data}).items():
+            _dataset_of(content).to_parquet(folder / f"{split}.parquet")
+        try:
+            loaded = load(spec.model_copy(update={"source": str(folder)}), seed=seed, read_rows=read_rows)
+        except DataError as error:
+            error.args = (str(error).replace(str(folder), f"the {_IN_MEMORY}"),)
+            raise
+    return replace(loaded, name=_IN_MEMORY)
+
+
 def _without_duplicates(
     splits: SplitRows, fixed: Collection[Any], *, inputs_may_repeat: bool
-) -> tuple[SplitRows, dict[str, int], list[str]]:
+) -> tuple[SplitRows, list[str]]:
     """Keep each input in its most precious split only, and once in train.
 
     1. If inputs may repeat (a prompt with several answers), train keeps rows with different labels.
@@ -102,11 +124,11 @@ def _without_duplicates(
     3. The user's test and confirm may repeat an example within themselves.
     4. A row of a group that a more precious split holds is removed.
 
-    Returns the rows, how many train rows were removed by reason, and notes on all that were removed.
+    Returns the rows, and notes on all that were removed.
     """
     kept_splits: SplitRows = {}
     seen, seen_groups = set[Any](), set[str]()
-    n_repeated, n_grouped = Counter[str](), Counter[str]()  # removed rows by split
+    n_repeated = n_grouped = 0  # rows that are removed
     for split in sorted(splits, key=_PRECIOUS.index):
         in_split, kept = set[Any](), list[Row]()
         for row in splits[split]:
@@ -114,9 +136,9 @@ def _without_duplicates(
             answered = (inputs, _normalized(row.label)) if inputs_may_repeat else inputs
             across_splits = answered if row.inputs in fixed else inputs
             if row.group is not None and row.group in seen_groups:
-                n_grouped[split] += 1
+                n_grouped += 1
             elif across_splits in seen or (split == "train" and answered in in_split):
-                n_repeated[split] += 1
+                n_repeated += 1
             else:
                 kept.append(row)
                 in_split.update((inputs, answered))
@@ -126,15 +148,10 @@ def _without_duplicates(
     notes = []
     if n_repeated:
         kept_by = "; the most precious split kept it" if len(splits) > 1 else ""
-        notes.append(
-            f"Removed {counted(n_repeated.total(), 'row')} with an input that occurs again{kept_by}."
-        )
+        notes.append(f"Removed {counted(n_repeated, 'row')} with an input that occurs again{kept_by}.")
     if n_grouped:
-        notes.append(
-            f"Removed {counted(n_grouped.total(), 'row')} of groups that a more precious split holds."
-        )
-    of_train = {"rows of groups that another split holds": n_grouped, "duplicates": n_repeated}
-    return kept_splits, {reason: n["train"] for reason, n in of_train.items()}, notes
+        notes.append(f"Removed {counted(n_grouped, 'row')} of groups that a more precious split holds.")
+    return kept_splits, notes
 
 
 def _normalized(value: Any) -> Any:
@@ -161,4 +178,17 @@ def _split(name: str, rows: list[Row], label_space: LabelSpace, *, has_groups: b
         inputs=tuple(row.inputs for row in rows),
         labels=tuple(encoded(row.label) for row in rows),
         groups=numbers if has_groups and len(members) < len(rows) else (),
+    )
+
+
+def _dataset_of(table: Any) -> datasets.Dataset:
+    if isinstance(table, datasets.Dataset):
+        return table
+    if isinstance(table, pd.DataFrame):
+        return datasets.Dataset.from_pandas(table, preserve_index=False)
+    if hasattr(table, "to_arrow"):  # a frame of Polars
+        return datasets.Dataset(table.to_arrow())
+    raise DataError(
+        f"The data in memory is a {type(table).__name__}; pass a datasets.Dataset, a pandas.DataFrame, a "
+        "dictionary of these by split, or the name of a file."
     )

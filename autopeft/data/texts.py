@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
-from autopeft.data.cells import NUMBER, as_string
 from autopeft.data.columns import (
+    HIDDEN,
+    NUMBER,
     Columns,
+    as_label,
+    as_string,
+    cells_of,
     check_named,
     column_list,
     declared_names,
@@ -17,20 +23,23 @@ from autopeft.data.columns import (
     holds_strings,
     holds_texts,
     label_column,
+    name_of,
+    refuse_written_lists,
     rows_of,
 )
 from autopeft.data.dataset import UncutRows
 from autopeft.data.sources import Source, read
 from autopeft.errors import DataError
 from autopeft.plugins import LabelKind
-from autopeft.types import DataSpec
+from autopeft.types import DataSpec, shortened
 
 # Usual column names, the most telling first; case does not matter.
 TEXT_NAMES = (
     "sentence1+sentence2 premise+hypothesis question1+question2 question+sentence text_a+text_b"
     " question+passage question+context question+answer title+text title+content"
-    " text sentence content review question query tweet document comment input prompt"
+    " text sentence content review question query tweet message document comment input prompt"
 )
+_NO_LABEL = ("-100", HIDDEN)  # of a row without a label, in a column with declared names
 _MOSTLY = 0.9  # share of the distinct labels that are numbers where numbers are learned; heuristic
 MAX_LEVELS = 10  # more distinct numbers, some of them fractions, are a regression target; heuristic
 
@@ -41,25 +50,54 @@ def read_texts(spec: DataSpec) -> UncutRows:
     columns = _choose_columns(spec, source.tables["train"][0])
     of_texts = "texts are in the columns" if columns.inputs[1:] else "text is in column"
     note = f"The {of_texts} {' and '.join(columns.inputs)}, the label is in column {columns.label}."
-    return labeled_rows(spec, source._replace(notes=(*source.notes, note)), columns)
+    return labeled_rows(source, columns, note=note, kind=spec.label_kind)
 
 
 def labeled_rows(
-    spec: DataSpec, source: Source, columns: Columns, *, read_input: Callable[[Any, str], Any] = as_string
+    source: Source,
+    columns: Columns,
+    *,
+    note: str,
+    kind: LabelKind | None = None,
+    read_input: Callable[[Any, str], Any] = as_string,
+    read_label: Callable[[Any, str, Sequence[str], str], Any] | None = None,
 ) -> UncutRows:
-    """Read the rows of some columns; the labels decide their kind unless the spec does."""
+    """Read the rows of some columns, which the note reports; without a `kind`, the labels decide it."""
+    table = source.tables["train"][0]
+    refuse_written_lists(cells_of("train", table, columns.label), columns.label)
+    read_label = read_label or partial(_read_label, kind=kind)
     splits = source.rows(
-        lambda split, table: rows_of(split, table, columns, kind=spec.label_kind, read_input=read_input)
+        lambda split, table: rows_of(split, table, columns, read_input=read_input, read_label=read_label)
     )
     return UncutRows(
         name=source.name,
         splits=splits,
-        kind=spec.label_kind or _kind([row.label for row in splits["train"]]),
+        kind=kind or _kind([row.label for row in splits["train"]]),
         input_columns=columns.inputs,
         label_column=columns.label,
-        declared_names=declared_names(source.tables["train"][0], columns.label),
-        notes=source.notes,
+        declared_names=declared_names(table, columns.label),
+        notes=(*source.notes, note),
     )
+
+
+def _read_label(
+    cell: Any, column: str, declared: Sequence[str], where: str, *, kind: LabelKind | None
+) -> Any:
+    """Read a label as text, or None; as a tuple if it is a list, or one text of several if `kind` says so."""
+    if isinstance(cell, list) and kind in (None, "classes"):
+        if all(item in (0, 1) for item in cell) and len(set(cell)) < len(cell):
+            raise DataError(
+                f"{where.capitalize()} has {shortened(str(cell), 40)} in column {column}, a 0 or 1 for each "
+                "label; write the names of the labels that the row has instead."
+            )
+        names = [_read_label(item, column, declared, where, kind="class") for item in cell]
+    elif kind == "classes" and cell is not None:
+        names = [name.strip() for name in re.split("[,;|]", str(cell))]
+    else:
+        label = as_label(cell, column)
+        has_none = label is None or (declared and label in _NO_LABEL)
+        return None if has_none else name_of(str(label), declared, where, column)
+    return tuple(dict.fromkeys(filter(None, names)))
 
 
 def _choose_columns(spec: DataSpec, table: Any) -> Columns:

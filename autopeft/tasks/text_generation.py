@@ -94,7 +94,7 @@ def _encode_completions(
     fitted: list[_Fitted] = []
     n_last_alone = longest = 0
     start, n_rows = _start_of(tokenizer), len(prompts)
-    for chunk in chunks(prompts, completions):
+    for chunk in chunks(prompts):
         for prompt, completion, prompt_labels in encode_pairs(prompts[chunk], completions[chunk], tokenizer):
             longest = max(longest, len(prompt) + len(completion))
             n_last_alone += prompt_labels is None

@@ -15,12 +15,12 @@ from autopeft import data
 from autopeft.errors import DataError, ModelError
 from autopeft.metrics import f1_of_counts, pseudo_values
 from autopeft.plugins import IGNORED, Batch, Encoded, Evaluation, Example, LabelSpace, TaskDefaults
-from autopeft.tasks._shared.batches import Rows, logits_of, n_labelled, pad, pad_features
+from autopeft.tasks._shared.batches import Rows, logits_of, pad, pad_features
 from autopeft.tasks._shared.token_losses import losses_and_hits
 from autopeft.tasks._shared.token_metrics import TOKEN_ACCURACY, TOKEN_METRICS, TokenCounts
 from autopeft.tasks._shared.tokens import Row, as_row, chunks, split_rows
 from autopeft.tasks._shared.usual import TAGS, require_kind, require_metric
-from autopeft.types import MetricFacts, TaskSpec
+from autopeft.types import DataSpec, MetricFacts, TaskSpec
 
 _ENTITY_TAG = re.compile(r"O|[BIELSU]-.+")  # outside an entity, or a place in it and its type
 _BEGIN, _END = "BSU", "ELSU"  # places that begin an entity, or end it: IOBES, and L and U of BILOU
@@ -45,10 +45,9 @@ class TokenClassification:
     notes: tuple[str, ...] = ()
     defaults: TaskDefaults = TAGS
 
-    @property
-    def read_rows(self) -> data.ReadRows:
-        """The reader, whose libraries are imported only when rows are read."""
-        return data.read_tokens
+    def read_rows(self, spec: DataSpec) -> data.UncutRows:
+        """Read rows by `autopeft.data.read_tokens`."""
+        return data.read_tokens(spec)
 
     def fitted(self, spec: TaskSpec, label_space: LabelSpace, tokenizer: Any = None) -> TokenClassification:
         """Adapt the task to a dataset; tags that mark no entities are judged by token accuracy."""
@@ -107,7 +106,7 @@ class TokenClassification:
 
     def n_terms(self, batch: Batch) -> int:
         """Count the tokens of the batch that have a tag."""
-        return n_labelled(batch["labels"])
+        return int((batch["labels"] != IGNORED).sum())
 
     def evaluate(self, model: nn.Module, batches: Iterator[Batch], *, generates: bool = True) -> Evaluation:
         """Compute the metric, the mean loss over tokens, and one score per example, without gradients."""

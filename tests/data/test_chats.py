@@ -35,6 +35,7 @@ def test_turns_of_sharegpt_are_messages(tmp_path):
         return [{"from": "human", "value": f"hello {i}"}, {"from": "gpt", "value": f"bye {i}"}]
 
     rows = [{"conversations": turns(i)} for i in range(N)]
+    assert read(tmp_path, rows).label_space.kind == "chat"
     assert read(tmp_path, rows).fingerprint == read(tmp_path, usual_rows()).fingerprint
 
 
@@ -45,10 +46,11 @@ def test_turns_of_sharegpt_are_messages(tmp_path):
         {"role": "user", "content": [{"type": "text", "text": "hello"}]},
         {"role": "user", "content": None},
         {"text": "hello"},
+        None,
     ],
 )
 def test_messages_of_other_forms_are_refused(tmp_path, turn):
-    rows = [*usual_rows(), {"messages": [turn, assistant("bye")]}]
+    rows = [*usual_rows(), {"messages": [turn, assistant("bye")] if turn else [assistant("bye")]}]
     with pytest.raises(DataError, match=f"Row {N + 1} of train"):
         read(tmp_path, rows)
 

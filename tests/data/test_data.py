@@ -296,3 +296,35 @@ def test_groups_stay_together_and_in_one_split(tmp_path):
     assert "w3" not in set.union(*groups.values())
     assert any(note.startswith("Removed 4 rows of groups") for note in data.notes)
     assert min(map(len, groups.values())) >= 10
+
+
+def test_rows_that_occur_again_are_counted_and_too_few_rows_explained(tmp_path):
+    data = read_rows(tmp_path, [*make_rows(), *make_rows(60)])
+    assert any(note.startswith("Removed 60 rows") for note in data.notes)
+    assert data.duplicates_removed == 60
+    lost = [
+        *make_rows(8, start=50, labels=(None,)),
+        {"text": " ", "label": "pos"},
+        {"text": "", "label": "neg"},
+    ]
+    with pytest.raises(DataError, match=r"14 rows .* 8 .* without .*label.* 2 .* without an input.* 10 rows"):
+        read_rows(tmp_path, [*make_rows(20), *lost, *make_rows(10)])
+
+
+@pytest.mark.parametrize("columns", [("question", "passage"), ("question", "answer"), ("title", "content")])
+def test_both_texts_of_a_row_are_read(tmp_path, columns):
+    """As BoolQ, WikiQA and Amazon's reviews have them: many rows have the same first text."""
+    rows = [{columns[1]: f"text {i}", columns[0]: f"why {i // 10}", "label": "ab"[i % 2]} for i in range(100)]
+    data = read_rows(tmp_path, rows)
+    assert data.text_columns == columns and data.duplicates_removed == 0
+
+
+def test_a_text_with_titles_that_may_be_missing_is_read_alone(tmp_path):
+    rows = [row | {"title": f"title {i}" if i % 3 else ""} for i, row in enumerate(make_rows())]
+    assert read_rows(tmp_path, rows).text_columns == ("text",)
+
+
+def test_a_class_that_duplicates_take_away_is_refused(tmp_path):
+    rows = [row | {"text": "the same"} if row["label"] == "pos" else row for row in make_rows()]
+    with pytest.raises(DataError, match="--text-column"):
+        read_rows(tmp_path, [{"text": "the same", "label": "neg"}, *rows])

@@ -62,21 +62,14 @@ def test_images_are_turned_upright_by_their_exif_data(tmp_path, orientation):
     np.testing.assert_equal(np.asarray(image), np.asarray(load_image(str(path))))
 
 
-def test_hidden_folders_and_files_are_ignored(tmp_path):
+def test_hidden_folders_and_files_that_are_not_images_are_left_out(tmp_path):
     save_classes(tmp_path, "cat", "dog")
     save_classes(tmp_path, ".ipynb_checkpoints", "cat/.ipynb_checkpoints", n=3)
-    (tmp_path / "dog" / "._1.png").write_bytes(b"of macOS")
-    data = read(tmp_path)
-    assert data.label_names == ("cat", "dog")
-    assert len(loaded(data)) == 60
-
-
-def test_files_that_are_not_images_are_left_out(tmp_path):
-    save_classes(tmp_path, "cat", "dog")
     save_classes(tmp_path, "cat", n=1, suffix=".JPEG")
-    for name in ("a.txt", "c.SVG"):
+    for name in ("._1.png", "a.txt", "c.SVG"):
         (tmp_path / "cat" / name).write_text("x")
     data = read(tmp_path)
+    assert data.label_names == ("cat", "dog")
     assert len(loaded(data)) == 61
 
 
@@ -106,3 +99,14 @@ def test_tables_in_the_folders_of_splits_hold_paths_next_to_them(tmp_path, suffi
         assert paths == {str(path) for path in (tmp_path / name).glob("*.png")}
     labels = {file.path: label for (file,), label in zip(data.test.inputs, data.test.labels, strict=True)}
     assert labels == {str(tmp_path / "test" / f"{i}.png"): i % 2 for i in range(20)}
+
+
+def test_bytes_in_a_column_without_a_type_are_images(tmp_path):
+    labels = [i % 2 for i in range(60)]
+    contents = [save(tmp_path / f"{i}.png", pixels(i)).read_bytes() for i in range(60)]
+    path = tmp_path / "rows.parquet"
+    pd.DataFrame({"image": contents, "label": labels}).to_parquet(path)
+    assert len(read(path).label_names) == 2
+    pd.DataFrame({"image": [[[0, 1]]] * 60, "label": labels}).to_parquet(path)
+    with pytest.raises(DataError, match="column image"):
+        read(path)

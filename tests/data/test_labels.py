@@ -1,4 +1,4 @@
-"""Labels in lists, and separated by commas."""
+"""Labels in lists, labels separated by commas, and rare labels."""
 
 from __future__ import annotations
 
@@ -66,3 +66,19 @@ def test_labels_separated_by_commas_are_several_labels_of_kind_classes(tmp_path)
     assert {i: tuple(int(data.label_names[at]) for at in at_) for i, at_ in labels_of(data).items()} == dict(
         enumerate(pairs)
     )
+
+
+@pytest.mark.parametrize("n_rare", [3, 4, 6])
+def test_a_rare_label_is_in_every_split_that_is_cut(tmp_path, n_rare):
+    data = read(write(tmp_path / "rows.jsonl", ["neg"] * 500 + ["pos"] * n_rare))
+    counts = [sum(split.labels) for split in (data.train, data.search, data.confirm)]
+    assert min(counts) >= 1 and sum(counts) == n_rare
+    n_confirm = -(-15 * (500 + n_rare) // 100)  # rounded up, as for other labels
+    assert len(data.confirm.labels) == n_confirm
+
+
+@pytest.mark.parametrize(("n_labels", "n_most"), [(120, 40), (300, None)])
+def test_labels_that_outnumber_the_rows_that_may_go_are_refused(tmp_path, n_labels, n_most):
+    labels = [[f"l{i % n_labels}", "common"] for i in range(300)]
+    with pytest.raises(DataError, match=f"{n_labels + 1} labels"):
+        read(write(tmp_path / "rows.jsonl", labels), max_examples=n_most)

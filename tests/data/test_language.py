@@ -80,18 +80,6 @@ def test_columns_are_found(tmp_path, row, spec, kind, columns):
     assert (data.label_space.kind, (data.text_columns, data.label_column)) == (kind, columns)
 
 
-def test_chats_are_read_and_faulty_ones_refused(tmp_path):
-    chat = [{"role": "user", "content": "hi {}"}, {"role": "assistant", "content": "ho {}"}]
-    rows = [{"messages": [turn | {"content": turn["content"].format(i)} for turn in chat]} for i in range(60)]
-    data = read(write(tmp_path / "a.jsonl", rows))
-    assert data.label_space.kind == "chat"
-    (prompt,), answer = data.train.inputs[0], data.train.labels[0]
-    assert json.loads(prompt) == [{"role": "user", "content": answer.replace("ho", "hi")}]
-    rows[3]["messages"] = rows[3]["messages"][1:]
-    with pytest.raises(DataError, match="Row 4 of train"):
-        read(write(tmp_path / "b.jsonl", rows))
-
-
 @pytest.mark.parametrize(
     ("prompt", "more", "completion"),
     [

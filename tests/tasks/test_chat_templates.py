@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
-from toys.tasks import CHAT_TEMPLATE, with_end_of_text
+from toys.tasks import CHAT_TEMPLATE
 
 from autopeft.errors import DataError
 from autopeft.plugins import LabelSpace, discover
@@ -20,12 +20,6 @@ PARTS = CHAT_TEMPLATE.replace(
     "{% for part in m.content %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}",
 )
 FIRST_PART = CHAT_TEMPLATE.replace("m.content", "(m.content[0].text + '')")  # LLaVA's: fails without parts
-
-
-@pytest.fixture
-def words(tokenizer):
-    """The toy tokenizer with an end-of-text token, which adds nothing at the beginning."""
-    return with_end_of_text(tokenizer)
 
 
 def with_template(tokenizer, template):

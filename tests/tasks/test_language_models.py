@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tokenizers.processors import TemplateProcessing
 from toys.bases import toy_base
-from toys.tasks import CHAT_TEMPLATE, with_end_of_text
+from toys.tasks import CHAT_TEMPLATE
 
 from autopeft.errors import DataError
 from autopeft.plugins import IGNORED, LabelSpace, discover
@@ -17,12 +17,6 @@ from autopeft.types import TaskSpec
 
 PLUGIN = discover("autopeft.tasks")["text-generation"]
 START = "[CLS]"
-
-
-@pytest.fixture
-def words(tokenizer):
-    """The toy tokenizer with an end-of-text token, which adds nothing at the beginning."""
-    return with_end_of_text(tokenizer)
 
 
 @pytest.fixture

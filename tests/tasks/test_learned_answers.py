@@ -7,7 +7,7 @@ import json
 import pytest
 from datasets import Dataset
 from toys.bases import toy_base
-from toys.tasks import CHAT_TEMPLATE, with_end_of_text
+from toys.tasks import CHAT_TEMPLATE
 
 from autopeft.plugins import LabelSpace, discover, last_answer
 from autopeft.types import TaskSpec
@@ -28,12 +28,6 @@ MARKED = (
 WITH_LATE_THOUGHTS = CHAT_TEMPLATE.replace(
     "{{ m.content }}", "{{ 'and and ' if m.role == 'assistant' and loop.last else '' }}{{ m.content }}"
 )
-
-
-@pytest.fixture
-def words(tokenizer):
-    """The toy tokenizer with an end-of-text token, which adds nothing at the beginning."""
-    return with_end_of_text(tokenizer)
 
 
 def encoded(tokenizer, turns, *, max_length=99):

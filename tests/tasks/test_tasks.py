@@ -114,6 +114,15 @@ def test_neither_batch_size_nor_padding_changes_what_is_measured(toy):
 
 
 @by_task
+def test_a_tokenizer_that_pads_on_the_left_changes_no_batch(toy):
+    """Batches are padded on the right whatever the tokenizer's side is."""
+    (batch,), toy.tokenizer = toy.batches(100), copy.deepcopy(toy.tokenizer)
+    toy.tokenizer.padding_side = "left"
+    (other,) = toy.batches(100)
+    assert all(torch.equal(batch[name], other[name]) for name in batch)
+
+
+@by_task
 def test_unknown_metric_and_target_of_another_task_are_refused(toy, part):
     with pytest.raises(UnknownNameError, match="beauty"):
         part.fitted(TaskSpec(metric="beauty"), toy.task.label_space)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 from toys.bases import toy_base
-from toys.tasks import CHAT_TEMPLATE, with_end_of_text
+from toys.tasks import CHAT_TEMPLATE
 from toys.words import CONTEXT
 
 from autopeft import model
@@ -23,12 +23,6 @@ from autopeft.types import ModelSpec, TaskSpec
 
 PLUGIN = discover("autopeft.tasks")["text-generation"]
 COMPLETION = LabelSpace(kind="completion")
-
-
-@pytest.fixture
-def words(tokenizer):
-    """The toy tokenizer with an end-of-text token, which adds nothing at the beginning."""
-    return with_end_of_text(tokenizer)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ TASKS = [name for name in TOYS if name != "image-classification"]
 @pytest.mark.parametrize("max_length", [3, 5, 6, 40])
 @pytest.mark.parametrize("n_columns", [1, 2])
 def test_texts_are_cut_as_the_tokenizer_cuts_them(tokenizer, n_columns, max_length):
-    texts = ["good " * (1 + i % 5) for i in range(2100)]  # three chunks
+    texts = ["good " * (1 + i % 5) for i in range(2100)]  # nine chunks
     columns = [texts, texts[::-1]][:n_columns]
     examples, cut = tokenized(tokenizer, columns, max_length=max_length)
     expected = tokenizer(*columns, truncation=True, max_length=max_length)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autopeft.plugins import IGNORED, Batch, Example
+from autopeft.plugins import Batch, Example
 
 Rows = Sequence[Sequence[Any]]  # one tuple of inputs per row, as the task's `read_rows` makes it
 
@@ -31,11 +31,6 @@ def pad_features(examples: Sequence[Example], pad_token_id: int) -> Batch:
 def without_labels(batch: Batch) -> Batch:
     """Return the features of a batch, with which the model is called."""
     return {name: value for name, value in batch.items() if name != "labels"}
-
-
-def n_labelled(labels: Tensor) -> int:
-    """Count the labels that are not -100."""
-    return int((labels != IGNORED).sum())
 
 
 def logits_of(model: nn.Module, batch: Batch) -> Tensor:

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from autopeft import data
-from autopeft.data import ReadRows
 from autopeft.plugins import Batch, Encoded, Evaluation, Example, LabelSpace, Metric, TaskDefaults, discover
 from autopeft.tasks._shared.batches import Rows, logits_of
 from autopeft.tasks._shared.usual import LABELLED, require_kind, require_metric
-from autopeft.types import TaskSpec
+from autopeft.types import DataSpec, TaskSpec
 
 # Classes are uneven if the most frequent is this many times as frequent as the rarest. Heuristic:
 # poem_sentiment has 11 (always guessing the majority gives 66 % accuracy, TF-IDF 69 % with a macro-F1 of
@@ -42,10 +41,9 @@ class LabelledTask:
     notes: tuple[str, ...] = ()
     defaults: TaskDefaults = LABELLED
 
-    @property
-    def read_rows(self) -> ReadRows:
-        """The reader, whose libraries are imported only when rows are read."""
-        return cast(ReadRows, getattr(data, self.reader))
+    def read_rows(self, spec: DataSpec) -> data.UncutRows:
+        """Read rows by the reader, whose libraries are imported only now."""
+        return cast(data.UncutRows, getattr(data, self.reader)(spec))
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence, Sized
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -14,20 +14,12 @@ from autopeft.plugins import Example
 Row = NDArray[np.int32]
 Pair = tuple[list[int], list[int]]  # the tokens of a text, and of what follows it
 
-# Texts, and characters, that the tokenizer gets at a time, since it holds lists of integers; heuristic.
-_CHUNK, _CHUNK_CHARACTERS = 1000, 4_000_000
+_CHUNK = 256  # texts that the tokenizer gets at a time, since it holds lists of integers; heuristic
 
 
-def chunks(*columns: Sequence[Sized]) -> Iterator[slice]:
-    """Yield the slices of texts, or of rows of several texts, that a tokenizer gets at a time."""
-    start, n_characters = 0, 0
-    for i, row in enumerate(zip(*columns, strict=True)):
-        n_characters += (n := sum(map(len, row)))
-        if i > start and (i - start == _CHUNK or n_characters > _CHUNK_CHARACTERS):
-            yield slice(start, i)
-            start, n_characters = i, n
-    if len(columns[0]) > start:
-        yield slice(start, len(columns[0]))
+def chunks(texts: Sequence[Any]) -> list[slice]:
+    """List the slices of texts that a tokenizer gets at a time."""
+    return [slice(start, start + _CHUNK) for start in range(0, len(texts), _CHUNK)]
 
 
 def as_row(values: Sequence[int]) -> Row:
@@ -108,7 +100,7 @@ def tokenized(
     examples: list[Example] = []
     cut: list[int] = []
     starts = ["", pair_start(tokenizer)] if len(columns) > 1 else [""]
-    for part in chunks(*columns):
+    for part in chunks(columns[0]):
         texts = [
             [start + text for text in column[part]] for start, column in zip(starts, columns, strict=True)
         ]

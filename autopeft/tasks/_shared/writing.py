@@ -31,7 +31,7 @@ from autopeft.plugins import (
     last_answer,
     own_function,
 )
-from autopeft.tasks._shared.batches import Rows, n_labelled, pad, pad_features
+from autopeft.tasks._shared.batches import Rows, pad, pad_features
 from autopeft.tasks._shared.chat_templates import THOUGHTS
 from autopeft.tasks._shared.output_layer import HeadInputs, positions_of, run_to_output
 from autopeft.tasks._shared.token_losses import losses_and_hits, mean_loss, over_pieces
@@ -43,7 +43,7 @@ from autopeft.tasks._shared.token_metrics import (
     mean_of_texts,
 )
 from autopeft.tasks._shared.usual import BLOCKS, COMPLETIONS, GENERATED, require_kind, require_metric
-from autopeft.types import TaskSpec, shortened
+from autopeft.types import DataSpec, TaskSpec, shortened
 
 # Thoughts before an answer, also without the opening tag, which may be part of the prompt.
 _THOUGHTS = re.compile(
@@ -90,10 +90,9 @@ class WritingTask:
         default_factory=WeakTensorKeyDictionary, init=False, repr=False, compare=False
     )
 
-    @property
-    def read_rows(self) -> data.ReadRows:
-        """The reader, whose libraries are imported only when rows are read."""
-        return data.read_language
+    def read_rows(self, spec: DataSpec) -> data.UncutRows:
+        """Read rows by `autopeft.data.read_language`."""
+        return data.read_language(spec)
 
     @property
     def metric(self) -> TokenMetric:
@@ -155,7 +154,7 @@ class WritingTask:
 
     def n_terms(self, batch: Batch) -> int:
         """Count the labelled tokens of the batch that are predicted."""
-        return n_labelled(self.model_type.targets(batch["labels"]))
+        return int((self.model_type.targets(batch["labels"]) != IGNORED).sum())
 
     def evaluate(self, model: nn.Module, batches: Iterator[Batch], *, generates: bool = True) -> Evaluation:
         """Compute the metric, the mean loss over tokens, and a score per example, without gradients."""
