@@ -103,7 +103,7 @@ def _scored_model(prepared: Prepared) -> ScoredModel:
         targets=prepared.base.chosen,
         task=prepared.task,
         precision=prepared.base.precision,
-        max_tokens=prepared.bench.compute.most_plain_tokens,  # layers are not checkpointed there
+        max_tokens=prepared.bench.compute.plain_tokens,  # layers are not checkpointed there
         interrupt=prepared.bench.interrupt,
     )
 

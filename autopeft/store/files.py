@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import json
 import os
@@ -16,11 +15,10 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from autopeft.errors import DISK_FULL, RunDirError
+from autopeft.errors import RunDirError
 from autopeft.types.text import Record, from_json, to_json
 
 _WRITE_ERRORS = (OSError, SafetensorError)  # either may mean a full disk
-_NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -81,13 +79,8 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
 
 def cannot_write(path: Path, error: Exception) -> RunDirError:
     """Return the error for a path that the system refuses to write."""
-    number, reason = getattr(error, "errno", None), getattr(error, "strerror", None) or error
-    remedy = "Fix the cause"
-    if number in DISK_FULL:
-        remedy = "Free space there"
-    elif number in _NO_PERMISSION:
-        remedy = "Allow this user to write there, close programs that have it open"
-    return RunDirError(f"{path} cannot be written: {reason}. {remedy}, or pass another --out.")
+    reason = getattr(error, "strerror", None) or error
+    return RunDirError(f"{path} cannot be written: {reason}. Fix the cause, or pass another --out.")
 
 
 def write_record(path: Path, record: Any) -> None:

@@ -13,8 +13,6 @@ from autopeft.store.files import read_record, write_record
 from autopeft.store.run_dir import STATE, RunDir
 from autopeft.types import Decision, Fidelity, Measurement, Plan, Status, TargetScores
 
-_SHOWN = 3  # differences that an error lists; heuristic
-
 log = logging.getLogger(__name__)
 
 
@@ -49,8 +47,7 @@ def write_state(run: RunDir, state: RunState) -> None:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """List what differs between the facts that a run began with and those of now; "" if nothing does."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    parts = [f"{name} was {before.get(name)} and is now {now.get(name)}" for name in names[:_SHOWN]]
-    return "; ".join([*parts, f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else parts)
+    return "; ".join(f"{name} was {before.get(name)} and is now {now.get(name)}" for name in names)
 
 
 def with_scores(state: RunState, score: Callable[[], tuple[TargetScores, ...]]) -> RunState:

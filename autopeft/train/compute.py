@@ -37,15 +37,10 @@ class Compute:
 
     micro_batch_tokens: int | None = None  # at most, padding included; None takes a step whole
     checkpointing: bool = False  # layers keep only their inputs for the backward pass, if the model allows it
-    plain_tokens: int | None = None  # of a micro-batch without checkpointing; None: as many
+    plain_tokens: int | None = None  # of a micro-batch without checkpointing; None: no limit
     max_eval_tokens: int | None = None  # of an evaluation batch; None: as many as are fastest
     memory_bytes: int | None = None  # that the device may use; None: no limit
     _of_kinds: dict[Kind, Compute] = field(default_factory=dict, repr=False, compare=False)
-
-    @property
-    def most_plain_tokens(self) -> int | None:
-        """Most tokens of a micro-batch without checkpointing; None: no limit."""
-        return self.micro_batch_tokens if self.plain_tokens is None else self.plain_tokens
 
     def eval_tokens(self, device: str) -> int:
         """Return the most tokens of an evaluation batch: the fastest or twice a micro-batch."""

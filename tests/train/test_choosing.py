@@ -90,9 +90,9 @@ def test_plans_that_cannot_be_checkpointed_get_as_many_tokens_as_keep_the_same(t
     inputs = replace(bench, compute=Compute(checkpointing=True)).saved_bytes(plan, longest)
     compute, _ = choose_compute(bench, ExecutionSpec(checkpointing="on", micro_batch_tokens=tokens))
     share = (inputs + (plain - inputs) / 2) / plain
-    assert compute.most_plain_tokens == pytest.approx(share * compute.micro_batch_tokens, rel=0.05)
+    assert compute.plain_tokens == pytest.approx(share * compute.micro_batch_tokens, rel=0.05)
     off, _ = choose_compute(bench, ExecutionSpec(checkpointing="off", micro_batch_tokens=tokens))
-    assert off.most_plain_tokens == off.micro_batch_tokens
+    assert off.plain_tokens == off.micro_batch_tokens
 
 
 def test_less_memory_makes_smaller_micro_batches_and_then_checkpoints(make_bench, make_base):
