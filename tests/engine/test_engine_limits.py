@@ -103,11 +103,7 @@ def test_a_limit_without_a_short_run_is_told(caplog: pytest.LogCaptureFixture) -
     run(levels())
     assert not caplog.records
     run(levels(), max_cost=1.0)
-    told = [record.getMessage() for record in caplog.records]
-    assert [line.partition(";")[0] for line in told] == [
-        "The limits allow 0 of 9 short runs",
-        "The limits allow 0 of 1 challengers to be trained in full",
-    ]
+    assert "0 of 9" in caplog.messages[0] and "0 of 1" in caplog.messages[1]
 
 
 # What is planned, and what is left.
@@ -142,12 +138,7 @@ def test_full_runs_do_not_repeat_the_steps_of_their_own_short_runs(settings: dic
     assert repeated_steps(search.problem) == asked - sum(m.trained_steps for m in search.records)
 
 
-@pytest.mark.parametrize("max_cost", [1.0, 2.5, 3.0])
-def test_nothing_is_left_after_the_last_run_that_the_limits_pay(max_cost: float) -> None:
-    assert run(timed(), max_cost=max_cost, trials=8).display.left[-1] == pytest.approx(0.0)
-
-
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("settings", [*SETTINGS, {"max_cost": 1.0}, {"max_cost": 2.5}], ids=str)
 def test_nothing_is_left_after_the_last_run(settings: dict[str, Any]) -> None:
     assert run(timed(), **settings).display.left[-1] == pytest.approx(0.0)
 

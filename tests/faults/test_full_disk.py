@@ -9,8 +9,6 @@ import contextlib
 import errno
 import itertools
 import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -42,27 +40,6 @@ def room_for(n_bytes):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-# Mounting needs root in a namespace that may mount, as the machine of the tests has.
-can_mount = pytest.mark.skipif(
-    not hasattr(os, "getuid") or os.getuid() != 0 or shutil.which("mount") is None,
-    reason="only root can mount",
-)
-
-
-@pytest.fixture
-def disk(tmp_path):
-    """A folder with a file system of its own, and a function that changes its options."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(*options):
-        subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", folder], check=True)
-
-    mount("size=64m")
-    yield folder, lambda *options: mount("remount", *options)
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
 def finish(spec):
     """Resume a search, or start it where it left nothing."""
     out = Path(spec.output.out)
@@ -82,33 +59,6 @@ def test_a_full_disk_is_reported_and_costs_nothing(small_spec, finished, tmp_pat
     finish(spec)
     assert rows_of(out) == rows_of(finished)
     assert not list(out.rglob("*.tmp"))
-
-
-@can_mount
-@pytest.mark.parametrize("n_kilobytes", [200, *at_night(40, 120)])
-def test_a_small_disk_is_reported_and_costs_nothing(small_spec, finished, disk, n_kilobytes):
-    folder, change = disk
-    change(f"size={n_kilobytes}k")
-    spec = small_spec(folder / "run", methods="ia3,lora")
-    with pytest.raises(AutopeftError):
-        commands.run_search(spec, explicit=GIVEN, progress=Lines())
-    change("size=64m")
-    finish(spec)
-    assert rows_of(folder / "run") == rows_of(finished)
-
-
-@can_mount
-def test_a_read_only_disk_is_reported_and_the_run_can_be_resumed(small_spec, finished, disk):
-    folder, change = disk
-    run = shutil.copytree(finished, folder / "run")
-    change("ro")
-    with pytest.raises(AutopeftError):
-        commands.run_search(run_spec(out=run), resume=True, progress=Lines())
-    with pytest.raises(AutopeftError):
-        commands.run_search(small_spec(folder / "new", methods="ia3,lora"), explicit=GIVEN, progress=Lines())
-    change("rw")
-    commands.run_search(run_spec(out=run), resume=True, progress=Lines())
-    assert rows_of(run) == rows_of(finished)
 
 
 @pytest.mark.parametrize(
