@@ -194,6 +194,13 @@ def _unsloth(source: ExportSource, fields: Fields) -> str:
     )
 
 
+_AXOLOTL_NAMES = {  # where they differ from those of `TrainingArguments`
+    "lr_scheduler_type": "lr_scheduler",
+    "per_device_train_batch_size": "micro_batch_size",
+    "num_train_epochs": "num_epochs",
+}
+
+
 def _axolotl(source: ExportSource, fields: Fields) -> str:
     facts = source.training
     settings = {
@@ -205,21 +212,10 @@ def _axolotl(source: ExportSource, fields: Fields) -> str:
         "model_quantization_config": "Mxfp4Config" if source.checkpoint.dequantizes else None,
         "model_quantization_config_kwargs": {"dequantize": True} if source.checkpoint.dequantizes else None,
         **fields,
-        "learning_rate": facts.learning_rate,
-        "lr_scheduler": "linear",
-        "warmup_steps": facts.warmup_steps,
+        **{_AXOLOTL_NAMES.get(name, name): value for name, value in _arguments(source).items()},
         "warmup_ratio": WARMUP_SHARE if facts.warmup_steps is None else None,
-        "weight_decay": 0.0,
-        "max_grad_norm": 1.0,
         "optimizer": "adamw_torch",
-        "micro_batch_size": facts.micro_batch_size,
-        "gradient_accumulation_steps": facts.accumulation_steps,
-        "num_epochs": None if facts.max_steps else facts.epochs,
-        "max_steps": facts.max_steps,
         "sequence_len": facts.max_length,
-        "seed": facts.seed,
-        "bf16": None if facts.dtype is None else facts.dtype == "bfloat16",
-        "fp16": facts.dtype == "float16" or None,
         "gradient_checkpointing": facts.checkpointing,
         "train_on_inputs": False,
     }

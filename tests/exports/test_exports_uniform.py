@@ -42,10 +42,6 @@ def close(seen, expected):
     torch.testing.assert_close(seen, expected, rtol=0, atol=1e-5)
 
 
-def relative(seen, expected):
-    return float((seen - expected).norm() / expected.norm())
-
-
 @by_reader
 @by_architecture
 def test_servers_read_uneven_ranks_and_scales_exactly(architecture, reader, make_base, make_plan, tmp_path):
