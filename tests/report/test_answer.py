@@ -33,18 +33,6 @@ def test_the_label_decides_the_headline(label, verb, words):
         assert headline in render(result, words=WORDS)
 
 
-def test_where_no_plan_is_surely_above_chance_nothing_was_learned():
-    """The best plan has 95.4 % with a standard error of 0.23: 1.96 of them below are 94.95 %."""
-    result = toy_result()
-
-    def answer_beside(chance):
-        return report.answer_of(replace(result, setting=replace(result.setting, chance=chance)), WORDS)
-
-    assert answer_beside(0.949).mark == "better than the default"
-    assert answer_beside(0.95).mark == "nothing learned"
-    assert answer_beside(None).mark == "better than the default"
-
-
 def test_no_number_of_a_short_run_is_in_the_answer():
     """The short runs have 88 to 93 %, and losses from 0.3 to 0.5; the default has 93.6 % on test."""
     answer = report.answer_of(with_sizes(toy_result()), WORDS)

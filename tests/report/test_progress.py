@@ -98,14 +98,3 @@ def test_a_long_run_says_each_minute_which_step_it_has_reached():
         clock.seconds += 25.0
         lines.step(step, 954)
     assert shown == ["  step 3 of 954", "  step 6 of 954"]
-
-
-@pytest.mark.parametrize(
-    ("variables", "has_status"),
-    [({"TERM": "xterm"}, True), ({"TERM": "dumb"}, False), ({"TTY_INTERACTIVE": "0"}, False)],
-)
-def test_a_terminal_whose_reader_wants_no_display_gets_lines(variables, has_status, monkeypatch):
-    """`FORCE_COLOR` makes the stream of the test a terminal for rich."""
-    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", **variables}.items():
-        monkeypatch.setenv(name, value)
-    assert (progress_display(quiet=False)._status is not None) == has_status
