@@ -2,8 +2,8 @@
 
 All functions but the two that write are pure. `templates/` has the layout.
 
-Inside the folder each file imports only from those before it: schema, formatting, plan_names → table_rows,
-layer_maps, charts, curves → answer, result_files, loading_code → page.
+Inside the folder each file imports only from those before it: schema, formatting, plan_names, curves →
+table_rows, layer_maps, charts → answer, result_files, loading_code → page.
 """
 
 from __future__ import annotations

@@ -1,21 +1,26 @@
-"""Charts as inline SVG, in the colors and font of the page: the difference from the default, the trials."""
+"""Charts as inline SVG, in the colors and font of the page: difference, trials, training losses."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from autopeft.report.curves import LossCurve
 from autopeft.report.formatting import difference, interval, render, within_share
-from autopeft.types import Verdict, minus
+from autopeft.types import Verdict, minus, shortened
 
 # Units of the picture, heuristic: as narrow as the text allows on a phone.
 _WIDTH, _EDGE = 400.0, 16.0
 _TOP, _BOTTOM, _LEFT = 28.0, 126.0, 50.0  # of the axes of the trials
-_N_COLORS = 5  # of methods, the last for all others; the style sheet has them
+_N_COLORS = 5  # of the style sheet; of methods, the last is for all others
+_CURVES_HEIGHT = 150.0  # without the lines of text
+_LINE = 16.0  # between two lines of text, of which a curve has two
+_MOST_POINTS = 200  # of a curve; heuristic
+_WORDS = 60  # characters of a plan's name
 
 
 def difference_chart(verdict: Verdict, *, is_share: bool) -> Markup | None:
@@ -59,21 +64,16 @@ class TrialMark(NamedTuple):
 
 
 def trials_chart(trials: Sequence[TrialMark]) -> Markup | None:
-    """Draw the losses of short runs in the order of the trials, with the lowest so far; None for one trial.
-
-    A loss above twice the median is drawn at the upper edge: runs that learn nothing would flatten the rest.
-    """
+    """Draw the loss of each trial and the lowest so far; None for a single trial."""
     if len(trials) < 2:
         return None
-    losses = sorted(trial.loss for trial in trials)
-    low, high = losses[0], min(losses[-1], 2 * losses[len(losses) // 2])
+    low, high = _loss_range([trial.loss for trial in trials])
 
     def x(index: int) -> float:
         return _LEFT + (_WIDTH - _EDGE - _LEFT) * (index + 0.5) / len(trials)
 
     def y(loss: float) -> float:
-        height = (min(loss, high) - low) / (high - low or 1.0)
-        return _BOTTOM - 10 - (_BOTTOM - _TOP - 20) * height
+        return _BOTTOM - 10 - (_BOTTOM - _TOP - 20) * (min(loss, high) - low) / (high - low or 1.0)
 
     lowest = [y(loss) for loss in accumulate((trial.loss for trial in trials), min)]
     path = f"M{x(0):.1f} {lowest[0]:.1f}" + "".join(
@@ -101,6 +101,49 @@ def trials_chart(trials: Sequence[TrialMark]) -> Markup | None:
             ticks=[(y(loss), f"{loss:.3g}") for loss in (low, high)],
         )
     )
+
+
+def curves_chart(curves: Sequence[LossCurve]) -> Markup | None:
+    """Draw the losses of trainings by step, with the last point of each in words; None without a point."""
+    curves = [curve for curve in curves if curve.points][-_N_COLORS:]
+    if not curves:
+        return None
+    low, high = _loss_range([point["loss"] for curve in curves for point in curve.points])
+    top, most_steps = 2 * _LINE * len(curves) + 12, max(curve.n_steps for curve in curves)
+
+    def place(point: dict[str, Any]) -> str:
+        x = _LEFT + (_WIDTH - _EDGE - _LEFT) * point["step"] / most_steps
+        y = top + _CURVES_HEIGHT * (1 - (min(point["loss"], high) - low) / (high - low or 1.0))
+        return f"{x:.1f} {y:.1f}"
+
+    def path(points: Sequence[dict[str, Any]]) -> str:
+        some = [*points[:: 1 + len(points) // _MOST_POINTS], points[-1]]
+        return "M" + "L".join(map(place, some))
+
+    return Markup(
+        render(
+            "losses.svg",
+            width=_WIDTH,
+            left=_LEFT,
+            top=top,
+            bottom=top + _CURVES_HEIGHT,
+            most_steps=most_steps,
+            ticks=[(top + _CURVES_HEIGHT, f"{low:.3g}"), (top, f"{high:.3g}")],
+            curves=[
+                (_LINE * (2 * n - 1) - 4, n, shortened(words, _WORDS), n_steps, points[-1], path(points))
+                for n, (words, n_steps, points) in enumerate(curves, start=1)
+            ],
+        )
+    )
+
+
+def _loss_range(losses: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of an axis; losses above twice the median are drawn at its edge.
+
+    Runs that learn nothing would flatten the others.
+    """
+    ordered = sorted(losses)
+    return ordered[0], min(ordered[-1], 2 * ordered[len(ordered) // 2])
 
 
 def _round_values(reach: float) -> list[float]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from autopeft.report.answer import Answer, answer_of
-from autopeft.report.charts import TrialMark, difference_chart, trials_chart
-from autopeft.report.curves import LossCurve, curves_chart
+from autopeft.report.charts import TrialMark, curves_chart, difference_chart, trials_chart
+from autopeft.report.curves import LossCurve
 from autopeft.report.formatting import render
 from autopeft.report.layer_maps import MAX_ROWS, Map, enough_examples, rank_map, score_map
 from autopeft.report.loading_code import python_lines

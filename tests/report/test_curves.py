@@ -11,7 +11,8 @@ import pytest
 from toys.specs import run_spec
 
 from autopeft import commands
-from autopeft.report.curves import LossCurve, curves_chart, read_points
+from autopeft.report.charts import curves_chart
+from autopeft.report.curves import LossCurve, read_points
 from autopeft.report.live import LivePage
 from autopeft.report.progress import Lines
 
