@@ -76,8 +76,6 @@ def test_rows_of_trials_follow_their_schema():
         # Broke off after 3 s: nothing was evaluated.
         ({"status": Status.FAIL, "train_seconds": 3.0, "overhead_seconds": 0.5}, (3.0, None, 0.5)),
         ({"status": Status.FAIL}, (None, None, None)),  # its worker was lost
-        # An early version, which counted no overhead.
-        ({"status": Status.COMPLETE, "train_seconds": 3.0, "eval_seconds": 1.0}, (3.0, 1.0, None)),
         # A test run trains nothing: 0 is the true number.
         ({"status": Status.COMPLETE, "eval_seconds": 1.0, "overhead_seconds": 0.5}, (0.0, 1.0, 0.5)),
     ],
