@@ -173,7 +173,7 @@ def _environment(kind: str) -> Environment:
         keep_trailing_newline=True,
     )
     filters: list[Any] = [count, difference, duration, first_line, interval, last_part, learning_rate, memory]
-    filters += [metric, minuses, percent, plus_minus, rate, share_words, significant]
+    filters += [metric, minuses, plus_minus, rate, share_words]
     environment.filters.update({function.__name__: function for function in filters})
     return environment
 
