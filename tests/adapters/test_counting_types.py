@@ -79,16 +79,10 @@ def test_every_type_of_peft_is_tried_or_refused():
     assert types - set(FORMS) == {"XLORA", *TOKENS, *READING}
 
 
-@pytest.mark.parametrize("kind", sorted(READING))
-def test_types_that_read_weights_are_refused_in_one_sentence(kind, tiny_llama, tmp_path):
-    write_config(tmp_path, {"peft_type": kind, **SHORT})
-    with pytest.raises(SpecError, match=kind):
-        count(tmp_path, model_id=str(tiny_llama))
-
-
-@pytest.mark.parametrize("kind", sorted(TOKENS))
-def test_virtual_tokens_are_refused_in_one_sentence(kind, tiny_llama, tmp_path):
-    write_config(tmp_path, {"peft_type": kind, "task_type": "CAUSAL_LM", "num_virtual_tokens": 5})
+@pytest.mark.parametrize("kind", sorted(READING | TOKENS))
+def test_virtual_tokens_and_types_that_read_weights_are_refused(kind, tiny_llama, tmp_path):
+    form = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 5} if kind in TOKENS else SHORT
+    write_config(tmp_path, {"peft_type": kind, **form})
     with pytest.raises(SpecError, match=kind):
         count(tmp_path, model_id=str(tiny_llama))
 

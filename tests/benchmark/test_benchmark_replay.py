@@ -14,7 +14,6 @@ import pytest
 import replay
 from cells import POSITIONS, candidates
 from description import describe
-from table import TableError
 from toys.benchmark import (
     CELL,
     EXAMPLE_SECONDS,
@@ -129,19 +128,6 @@ def test_methods_that_were_not_measured_are_left_out_of_the_space(tmp_path):
     more = toy_surrogate(tmp_path / "more", ia3_leads, toy_candidates(["lora/all", "ia3/mlp", "bitfit/all"]))
     spaces = [policies.problem_of(surrogate, RunSpec()).space for surrogate in (few, more)]
     assert [set(space.arms) for space in spaces] == [{"lora", "ia3"}, {"lora", "ia3", "bitfit"}]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("trial=3", "There is no setting 'trial'; the settings are model"),
-        ("trials=0", r"The setting search\.trials: Input should be greater than or equal to 1"),
-        ("trials", "'trials' is not of the form setting=value"),
-    ],
-)
-def test_settings_that_do_not_exist_are_refused(text, message):
-    with pytest.raises(TableError, match=message):
-        policies.parsed(text)
 
 
 # Intervals

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from surrogate import Point, TableBench, distance, fresh_seed
-from table import TableError
 from toys.benchmark import (
     CELL,
     EXAMPLE_SECONDS,
@@ -226,12 +225,6 @@ def test_other_plans_are_the_nearest_arm_of_their_method(tmp_path, policy, arm):
     assert surrogate.arm_of(plan_of(policy, context(300))).name == arm
 
 
-def test_a_method_that_the_table_lacks_is_refused(surrogate):
-    plan = plan_of(Policy(method="ia3", learning_rate=1e-2), context(300))
-    with pytest.raises(TableError, match="Cell toy has no arm of ia3; leave it out of the search"):
-        surrogate.arm_of(plan)
-
-
 def test_without_rows_of_the_head_a_plan_without_adapters_is_the_worst(surrogate):
     plan = Plan(adapters=(), learning_rate=1.0, trainable_params=0)
     seen = TableBench(surrogate, seed=0).measure(plan, fidelity())
@@ -245,15 +238,3 @@ def test_a_plan_that_lacks_a_run_is_left_out(tmp_path, surrogate):
     left = type(surrogate)(type(surrogate.results).read(tmp_path / "toy"), surrogate.description)
     assert [position for _, position in left.plans] == [0.15, 0.38, 0.85]
     assert left.n_planned == 4
-
-
-def test_rows_of_other_plans_than_the_description_has_are_refused(surrogate):
-    first, *_ = surrogate.description.arms
-    moved = replace(first, learning_rates={p: 2 * rate for p, rate in first.learning_rates.items()})
-    with pytest.raises(TableError, match=r"has the plan \w+ for lora/all at 0.15, its description"):
-        type(surrogate)(surrogate.results, replace(surrogate.description, arms=(moved,)))
-
-
-def test_full_runs_of_another_length_are_refused(surrogate):
-    with pytest.raises(TableError, match="40 steps on confirm is not in the table of toy"):
-        at(surrogate, 1e-2, split="confirm", steps=40)

@@ -40,14 +40,6 @@ def test_learning_rates_fall_by_one_power_of_the_width_and_stay_below_the_refere
 
 
 @by_method
-def test_servers_are_known_and_those_of_lora_alone(name):
-    method = METHODS[name]
-    assert set(method.servers({})) == ({"vllm", "sglang", "llama.cpp"} if name == "lora" else set())
-    if name == "lora":
-        assert method.servers({"dora": True}) == ()
-
-
-@by_method
 def test_method_fits_some_targets(name):
     assert fitting(METHODS[name])
 

@@ -166,16 +166,6 @@ def test_anchors_of_links_are_headings() -> None:
     assert [(page.name, anchor) for page, anchor in found if anchor not in headings(page)] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_no_list_becomes_a_paragraph(page: Path) -> None:
-    markdown = pytest.importorskip("markdown")
-    pytest.importorskip("pymdownx")
-    text = page.read_text(encoding="utf-8")
-    html = markdown.markdown(text, extensions=["tables", "toc", "pymdownx.superfences"])
-    paragraphs = re.findall(r"<p>(.*?)</p>", html, re.DOTALL)
-    assert [text for text in paragraphs if re.search(r"^\s*(- |\d+\. |\|)", text, re.MULTILINE)] == []
-
-
 @pytest.fixture
 def reviews(model_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a model and data of the names that the pages use, which is the working directory."""

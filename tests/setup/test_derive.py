@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from toys.words import CONTEXT
 
-from autopeft.commands import preview, run_search
+from autopeft.commands import run_search
 from autopeft.data import Split
 from autopeft.plugins import TaskDefaults
 from autopeft.report.progress import Lines
@@ -190,15 +190,6 @@ def spec(model_dir, data_dir, tmp_path):
         search=SearchSpec(effort="quick", methods=("lora",)),
         output=OutputSpec(out=str(tmp_path / "run")),
     )
-
-
-def test_preview_shows_what_was_derived_and_only_that(spec):
-    given = TaskSpec(max_steps=2, batch_size=7)
-    derived = [decision.setting for decision in preview(spec).setting.decisions]
-    computing = ["execution.micro_batch_tokens", "execution.checkpointing"]
-    assert derived == ["task.max_length", "task.batch_size", *computing]
-    fewer = preview(spec.model_copy(update={"task": given})).setting.decisions
-    assert [decision.setting for decision in fewer] == ["task.max_length", *computing]
 
 
 def test_run_keeps_derived_settings_and_a_resumed_run_still_shows_their_rules(spec):

@@ -14,7 +14,7 @@ from autopeft.adapters import compile_plan
 from autopeft.cli.app import app
 from autopeft.errors import SpecError
 from autopeft.model import attach, load_skeleton
-from autopeft.plugins import discover, missing_in_peft
+from autopeft.plugins import discover
 from autopeft.plugins import method as method_module
 from autopeft.setup.feasible import fit_to_budget, requested_space
 
@@ -28,13 +28,6 @@ def older_peft(monkeypatch):
     discover.cache_clear()
     yield
     discover.cache_clear()
-
-
-@pytest.mark.parametrize(
-    ("since", "is_missing"), [("", False), ("0.19", False), ("0.19.2", True), ("1.0", True)]
-)
-def test_method_is_missing_where_the_installed_peft_is_older(since, is_missing, older_peft):
-    assert bool(missing_in_peft("HiRA", since)) is is_missing
 
 
 def test_missing_methods_are_not_listed_and_raise_by_name(older_peft):

@@ -10,9 +10,7 @@ from toys.space import DEFAULT, METHODS, WIDTHS, context, linear, targets
 
 from autopeft.space import (
     AllocationContext,
-    MethodSpace,
     Policy,
-    Space,
     cheapest,
     feasible,
     listed_policies,
@@ -124,12 +122,6 @@ def test_layers_of_two_kinds_count_each_by_itself() -> None:
     assert {target.role for target in select_targets(policy, allocation, METHODS["lora"])} == {"q", "v"}
 
 
-def test_placements_with_the_same_targets_are_one_baseline() -> None:
-    fused = [linear(f"h.{i}.c_attn", layer=i, role="qkv", widths=(8, 24)) for i in range(3)]
-    _, baselines = baselines_at(fused, max_params=70)
-    assert [policy.layer_share for policy in baselines.values()] == [pytest.approx(2 / 3)]
-
-
 def test_the_cheapest_plan_of_each_method_is_its_cheapest_target() -> None:
     assert cheapest(DEFAULT, context()) == {
         **{"lora": 16, "ia3": 8, "road": 8, "hira": 16, "bitfit": 8, "ln_tuning": 16},
@@ -153,9 +145,3 @@ def test_a_mix_is_dropped_where_one_part_of_it_fits_no_target() -> None:
     assert "lora+ia3+norms" in feasible(DEFAULT, context(40)).arms
     allocation = replace(context(40), targets=tuple(target for target in targets() if target.kind != "norm"))
     assert list(feasible(DEFAULT, allocation).mixes) == []
-
-
-def test_methods_without_a_target_are_dropped() -> None:
-    space = Space(about="norms", methods={"ln_tuning": MethodSpace(), "lora": MethodSpace()})
-    allocation = replace(context(), targets=tuple(target for target in targets() if target.kind != "norm"))
-    assert list(feasible(space, allocation).methods) == ["lora"]
