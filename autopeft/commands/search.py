@@ -90,7 +90,7 @@ def run_search(
         prepared = replace(opened.prepared, decisions=state.decisions)
         load_seconds = clock()
         progress.phase("sensitivity", 0)
-        state = with_scores(state, lambda: logged_scores(prepared, score_names(spec), clock=clock))
+        state = with_scores(state, lambda: logged_scores(prepared, score_names(spec)))
         run.write_spec(spec)  # from here on the folder is a run, which can be resumed
         write_state(run, state)
         problem = problem_of(opened, state.scores or ())

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -27,7 +26,6 @@ _SHARE = 0.05  # of a full run's cost: the project's promise
 # each score adds. Upper bounds, measured at 32 and 128 tokens, and on the demo, by `sensitivity_cost.py` of
 # commit a7a790e4.
 _PASS_COST, _SCORE_COST = 1.2, 0.7
-_TIME_SHARE = 0.1  # of the time left by --max-time, for the whole pass; heuristic
 _BATCH = 16  # examples; heuristic: few examples must also make several batches
 _ROUTED_EXAMPLES = 128  # whose routing is counted by default; heuristic
 _SORTED_BATCHES = 4  # batches whose examples are sorted by length together; heuristic
@@ -41,13 +39,12 @@ def sensitivity(
     *,
     max_examples: int | None = None,
     enough: float = SEEN_ENOUGH,
-    clock: Callable[[], float] = lambda: 0.0,
 ) -> Sensitivity:
     """Score every target module on a seeded sample of the train split.
 
     Without `max_examples`, the pass may cost 5 % of a full run, with at least one batch and at most 512
     examples. It ends early, and a note says so, once two halves of the examples rank the target modules alike
-    (by `enough`, see `measure`), or after a tenth of the time that `--max-time` left.
+    (by `enough`, see `measure`).
 
     Raises:
         SpecError: A score is not finite, or one example does not fit into memory.
@@ -59,24 +56,15 @@ def sensitivity(
     n_requested = max_examples or default_examples(
         scores, full_run_examples=prepared.full_steps * prepared.bench.batch_size
     )
-    end = clock() + _TIME_SHARE * ((prepared.spec.search.max_time_seconds or math.inf) - clock())
-
-    def batches_in_time() -> Iterator[Batch]:
-        for index, batch in enumerate(_batches(prepared, n_examples=min(n_requested, n_train))):
-            if index and clock() >= end:
-                return
-            yield batch
-
+    batches = _batches(prepared, n_examples=min(n_requested, n_train))
     with memory_needed("the sensitivity pass", prepared.spec), exact_products():
-        scored = measure(scores, _scored_model(prepared), batches_in_time(), enough=enough)
+        scored = measure(scores, _scored_model(prepared), batches, enough=enough)
     notes = scored.notes
     if 0 < scored.n_examples < n_requested:
-        if clock() >= end:
-            reason = "a tenth of the time left by --max-time had passed"
-        elif scored.n_examples >= n_train:
-            reason = "the train split has no more"
-        else:
-            reason = "two halves of them rank the target modules alike"
+        is_whole = scored.n_examples >= n_train
+        reason = (
+            "the train split has no more" if is_whole else "two halves of them rank the target modules alike"
+        )
         notes += (f"Stopped after {scored.n_examples} of {n_requested} examples: {reason}.",)
     return replace(scored, n_asked=n_requested, notes=notes)
 
@@ -108,15 +96,13 @@ def _scored_model(prepared: Prepared) -> ScoredModel:
     )
 
 
-def logged_scores(
-    prepared: Prepared, names: Sequence[str], *, clock: Callable[[], float] = lambda: 0.0
-) -> tuple[TargetScores, ...]:
+def logged_scores(prepared: Prepared, names: Sequence[str]) -> tuple[TargetScores, ...]:
     """Score the target modules for a search, and log the notes that `analyze` would print.
 
     If one example does not fit into memory, log a warning and compute `parameters` instead.
     """
     try:
-        scored = sensitivity(prepared, names, clock=clock)
+        scored = sensitivity(prepared, names)
     except SpecError as error:
         if error.__cause__ is None or not is_out_of_memory(error.__cause__):
             raise
@@ -124,7 +110,7 @@ def logged_scores(
         scored = None
     if scored is None:  # not inside the handler: its error keeps the tensors in memory
         release_memory(prepared.base.device)
-        scored = sensitivity(prepared, [SIZE_SCORE], clock=clock)
+        scored = sensitivity(prepared, [SIZE_SCORE])
     for note in scored.notes:
         log.info("Sensitivity: %s", note)
     if scored.unreachable:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -17,7 +15,7 @@ from autopeft.setup.feasible import fit_to_budget, requested_space
 from autopeft.setup.scoring import _batches, default_examples, logged_scores, sensitivity
 from autopeft.setup.search_problem import search_problem
 from autopeft.train import Compute
-from autopeft.types import DataSpec, ModelSpec, RunSpec, TaskSpec, from_json, to_json, with_setting
+from autopeft.types import DataSpec, ModelSpec, RunSpec, TaskSpec, from_json, to_json
 from autopeft.types import Sensitivity as Record
 
 
@@ -80,33 +78,6 @@ def test_pass_has_as_many_tokens_as_fit_without_checkpointing(prepared):
     assert max(n_rows * n_tokens for n_rows, n_tokens in tokens if n_rows > 1) <= 40
     whole = sensitivity(prepared, ["fisher"], max_examples=24)
     assert seen.scores[0].values == pytest.approx(whole.scores[0].values, rel=1e-4)
-
-
-@pytest.fixture
-def timed(prepared):
-    """A function: seconds that each look at the clock takes -> the run with 100 seconds, and the clock."""
-
-    def make(seconds):
-        ticks = itertools.count(0.0, seconds)
-        return replace(prepared, spec=with_setting(prepared.spec, "search.max_time_seconds", 100.0)), partial(
-            next, ticks
-        )
-
-    return make
-
-
-def test_a_pass_ends_after_a_tenth_of_the_time_that_is_left(timed):
-    run, clock = timed(2.5)
-    seen = sensitivity(run, ["fisher"], max_examples=80, enough=1.1, clock=clock)
-    assert 32 <= seen.n_examples < 80
-    assert len(seen.notes) == 1
-    run, clock = timed(0.1)
-    assert sensitivity(run, ["fisher"], max_examples=80, enough=1.1, clock=clock).n_examples == 80
-
-
-def test_a_pass_beyond_the_time_of_the_run_takes_one_batch(timed):
-    run, clock = timed(200.0)
-    assert sensitivity(run, ["fisher"], max_examples=80, clock=clock).n_examples == 16
 
 
 def test_search_without_memory_for_one_example_orders_targets_by_size(prepared):
