@@ -225,12 +225,6 @@ def test_other_plans_are_the_nearest_arm_of_their_method(tmp_path, policy, arm):
     assert surrogate.arm_of(plan_of(policy, context(300))).name == arm
 
 
-def test_without_rows_of_the_head_a_plan_without_adapters_is_the_worst(surrogate):
-    plan = Plan(adapters=(), learning_rate=1.0, trainable_params=0)
-    seen = TableBench(surrogate, seed=0).measure(plan, fidelity())
-    assert (seen.loss, seen.train_seconds) == (pytest.approx(0.9 + 0.02), 0.0)
-
-
 def test_a_plan_that_lacks_a_run_is_left_out(tmp_path, surrogate):
     text = (tmp_path / "toy" / "trials.csv").read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in text if not line.startswith("lora/all,0.62") or ",search,40," not in line]

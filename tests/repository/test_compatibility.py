@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import date
 from pathlib import Path
 
 from packaging.version import Version
 
-from tools.compatibility import TOOLS, Row, conflict, filled, markdown
+from tools.compatibility import TOOLS, conflict
 from tools.versions import newest, pins, table
 
 PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
@@ -21,18 +20,6 @@ def reason(ours: list[str], theirs: list[str]) -> str:
 def test_conflict_names_the_two_requirements_that_no_release_meets() -> None:
     said = reason(["peft>=0.19,<0.22", "datasets>=4.0"], ["peft<=0.18.1,>=0.18.0", "datasets"])
     assert "peft<=0.18.1" in said and "peft>=0.19" in said
-
-
-def test_table_goes_between_the_markers_and_keeps_the_rest() -> None:
-    rows = [
-        Row("trl", "1.16.0", True, {"peft": "0.21.2", "torch": "2.14.1"}),
-        Row("oumi", "0.9", False, {}, "oumi 0.9 needs peft<0.20; autopeft needs peft>=0.21"),
-    ]
-    table = markdown(rows, python="3.12.1", day=date(2026, 12, 1))
-    page = filled("before <!-- tools -->\nold\n<!-- /tools --> after", table)
-    assert page.startswith("before ") and page.endswith(" after") and "old" not in page
-    assert "| `trl` | 1.16.0 | yes |" in page and "| `oumi` | 0.9 | no |" in page
-    assert filled(page, table) == page
 
 
 def test_page_has_a_row_for_each_tool() -> None:

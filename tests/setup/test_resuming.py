@@ -47,8 +47,6 @@ def test_pieces_of_a_step_may_change_and_follow_the_memory(tmp_path, given, piec
     ("name", "value"),
     [
         ("search.trials", 40),
-        ("search.max_cost", 5.0),
-        ("search.seeds", 3),
         ("search.effort", "quick"),
     ],
 )
