@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from autopeft.cli.printing import blocks_text, lines_of, table
+from autopeft.cli.printing import blocks_text, columns, lines_of, table
 from autopeft.report.formatting import duration, memory, percent
 from autopeft.types import counted, rate
 
 if TYPE_CHECKING:
     from autopeft.adapters import Count
     from autopeft.commands import StepEstimate, Suggestion
-    from autopeft.estimate import Description, Limits, Step
+    from autopeft.estimate import Description, Step
 
 _ENDS = ("low", "expected", "high")
-_TIME_SPAN = (0.75, 1.0, 1.35)  # low to high, of the predicted time (benchmarks/studies/published_times.md)
+_TIME_SPAN = (0.75, 1.35)  # low and high, of the predicted time (benchmarks/studies/published_times.md)
 _LOOPS = {"autopeft": "autopeft's trainer", "trainer": "the Trainer of transformers"}
 
 
@@ -63,102 +63,115 @@ def _label(component: str) -> str:
 
 
 def estimate_text(estimate: StepEstimate) -> str:
-    """Format an estimate: subject, memory, time, and what fits."""
-    described, step, limits = estimate.answer.described, estimate.answer.step, estimate.answer.limits
+    """Format an estimate: subject, step, memory, time, what fits, and the parts of the memory."""
+    described, step = estimate.answer.described, estimate.answer.step
     device = "a GPU" if estimate.on_gpu else "a CPU"
     if estimate.rates is not None:
         device = estimate.rates.name
-    trained, quantized = _trained_params(estimate), _quantization(estimate)
-    bits = "" if quantized == "none" else f", linear layers in {quantized}"
-    subject = [
-        f"{estimate.part.label} on {described.base_model}",
-        f"{trained:,} trainable parameters of {described.base_params:,} "
-        f"({percent(100 * trained / described.base_params)})",
-        f"{_batch(step.n_rows, step, described)}, {estimate.dtype}{bits}, checkpointing "
-        f"{_switch(step)}, {_LOOPS[estimate.like]} on {device}",
-    ]
+    facts = {
+        "step": f"{_batch(step.n_rows, step, described)}, {estimate.dtype}",
+        "loop": f"{_LOOPS[estimate.like]} on {device}",
+        **_costs(estimate),
+        "what fits": _limits(estimate),
+    }
     memory = step.memory
     parts = {
-        "weights": [memory.weights] * 3,
-        "adapters, gradients, optimizer": [memory.trained] * 3,
-        "activations": [memory.activations] * 3,
-        "logits and loss": [memory.logits] * 3,
-        f"allocator's reserve{'' if estimate.on_gpu else ', libraries'}": memory.reserve,
-        "total": [memory.low, memory.expected, memory.high],
+        "weights": memory.weights,
+        "adapters, gradients, optimizer": memory.trained,
+        "activations": memory.activations,
+        "logits and loss": memory.logits,
+        f"allocator's reserve{'' if estimate.on_gpu else ', libraries'}": memory.reserve[1],
     }
-    rows = [(part, *map(_gib, sizes)) for part, sizes in parts.items()]
     return blocks_text(
-        lines_of(subject),
-        table(("peak memory, GiB", *_ENDS), rows),
-        lines_of([f"Memory is highest in this phase of a step: {memory.phase}."]),
-        lines_of(_times(estimate)),
-        lines_of(() if limits is None else _limits(limits, step, described)),
+        lines_of([f"{estimate.part.label} on {described.base_model}: {_params(estimate)}"]),
+        _facts(facts),
+        table(("expected memory", "GiB"), [(part, _gib(n_bytes)) for part, n_bytes in parts.items()]),
         lines_of(f"note: {note}" for note in _notes(estimate)),
     )
 
 
-def _times(estimate: StepEstimate) -> Iterator[str]:
-    """Write sentences about the time of a step, of a run and of a search."""
-    step, described = estimate.answer.typical, estimate.answer.described
-    if step.seconds is None:
-        if estimate.n_steps is not None:
-            yield f"A full run has {estimate.n_steps:,} steps."
-        yield "The speed of a GPU that is not here is unknown; name a card, such as --device l4."
-        return
-    low, expected, high = (duration(share * step.seconds) for share in _TIME_SPAN)
-    n_tokens = step.n_rows * step.n_tokens
-    yield (
-        f"A step of {_batch(step.n_rows, step, described)} takes {expected} ({low} to {high}); "
-        f"{n_tokens / step.seconds:,.0f} {'images' if described.reads_images else 'tokens'} a second."
+def suggestion_text(suggestion: Suggestion) -> str:
+    """Format a suggestion, one fact a line."""
+    estimate, config = suggestion.estimate, suggestion.config
+    described, step = estimate.answer.described, estimate.answer.step
+    at_once = "" if suggestion.accumulation_steps == 1 else f", {counted(step.n_rows, 'row')} at a time"
+    learning_rate = rate(suggestion.learning_rate)
+    if (span := suggestion.rate_range) is not None:
+        learning_rate += f" ({rate(span[0])} to {rate(span[1])} costs about 0.001 nats)"
+    facts = {
+        "rank, alpha": f"{config.r}, {config.lora_alpha}",
+        "learning rate": f"{learning_rate}, {suggestion.warmup} of warm-up, then linear to 0",
+        "head's rate": "by the size of its inputs: see optimizer_for" if suggestion.output_layer else "",
+        "step": f"{_batch(suggestion.batch_size, step, described)}{at_once}",
+        **_costs(estimate),
+        "servers": _servers(suggestion),
+    }
+    count = described.count
+    assert count is not None, "LoRA is not full fine-tuning"
+    adapted = [_label(name) for name, of in count.by_component.items() if of.adapted]
+    where = "all linear layers" if suggestion.is_everywhere else " and ".join(adapted)
+    if not estimate.fits:
+        cards = ", ".join(suggestion.fitting_cards) or "none of the cards that --device knows"
+        facts["what fits"] = f"{_gib(step.memory.high)} GiB: {cards}"
+    return blocks_text(
+        lines_of([f"LoRA on {where} of {suggestion.base_model}: {_params(estimate)}"]),
+        _facts(facts),
+        _coverage(count),
+        lines_of(f"note: {note}" for note in _notes(estimate)),
     )
-    if estimate.run_seconds is None or estimate.search_runs is None:
-        yield "Pass --data or --max-steps for the time of a run."
-        return
-    spent = _spent(estimate.run_seconds, estimate.price)
-    yield f"A full run of {estimate.n_steps:,} steps takes {spent}, without evaluation."
-    whole = _spent(estimate.search_runs * estimate.run_seconds, estimate.price)
-    yield f"A search may take {estimate.search_runs:g} times as long: {whole}."
 
 
-def _spent(seconds: float, price: float | None) -> str:
-    """Write a time as low to high, with what it costs at a price per hour."""
-    low, _, high = (share * seconds for share in _TIME_SPAN)
-    words = f"{duration(low)} to {duration(high)}"
-    if price is None:
-        return words
-    return f"{words} (price {price * low / 3600:,.2f} to {price * high / 3600:,.2f})"
+def _facts(facts: Mapping[str, str]) -> list[str]:
+    return table((), [(name, fact) for name, fact in facts.items() if fact], n_texts=2, width=columns())
 
 
-def _limits(limits: Limits, step: Step, described: Description) -> Iterator[str]:
-    from autopeft.estimate import MOST_ROWS
+def _costs(estimate: StepEstimate) -> dict[str, str]:
+    """Write how the base model is quantized, and what a step and a run take."""
+    step, quantized = estimate.answer.step, _quantization(estimate)
+    memory = f"{_range(_gib, step.memory.expected, step.memory.low, step.memory.high)} GiB"
+    if (most := estimate.max_bytes) is not None:
+        memory += f", {'of' if estimate.fits else 'which does not fit into'} {_gib(most)} GiB"
+    return {
+        "base model": "" if quantized == "none" else f"linear layers in {quantized}",
+        "memory": f"{memory}, checkpointing {_switch(step)}",
+        "time": "; ".join(_times(estimate)),
+    }
 
-    whole = f"{_gib(limits.max_bytes)} GiB"
-    if limits.fits:
-        yield f"This fits into {whole}."
-        more = " or more" if limits.most_rows == MOST_ROWS else ""
-        rows = "images" if described.reads_images else f"rows of {step.n_tokens:,} tokens"
-        yield f"Largest batch of {rows}: {limits.most_rows:,}{more}."
-        if not described.reads_images:
-            yield f"Longest row in a batch of {step.n_rows:,}: {limits.longest_row:,} tokens."
-        return
-    yield f"This does not fit into {whole}: {_gib(step.memory.high)} GiB may be needed."
-    if limits.nearest is not None:
-        yield f"The nearest settings that fit take {_gib(limits.nearest.memory.high)} GiB at most:"
-        yield _flags(limits.nearest, described)
+
+def _times(estimate: StepEstimate) -> Iterator[str]:
+    """Write the time of a run with its price, that of a step, and what to pass to know more."""
+    seconds, run_seconds, steps = estimate.seconds, estimate.run_seconds, f"{estimate.n_steps or 0:,} steps"
+    if run_seconds is not None:
+        price = "" if estimate.price is None else f", price {estimate.price:,.2f}"
+        yield f"{steps} in {_range(duration, *_span(run_seconds))} without evaluation{price}"
+    elif estimate.n_steps is not None:
+        yield steps
+    if seconds is None:
+        yield "pass --device, such as a100-80gb"
     else:
-        yield "No settings of this model fit; take a smaller model, or a device with more memory."
+        yield f"{_range(duration, *_span(seconds))} a step"
+        if run_seconds is None:
+            yield "pass --data for that of a run"
 
 
-def _flags(step: Step, described: Description) -> str:
-    bits = "" if step.quantize == "none" else f"--quantize {step.quantize} "
-    length = "" if described.reads_images else f" --max-length {step.n_tokens}"
-    return f"{bits}--checkpointing {_switch(step)} --batch-size {step.n_rows}{length}"
+def _limits(estimate: StepEstimate) -> str:
+    """Write the largest batch and the longest rows that fit, or the nearest settings that do."""
+    described, step, limits = estimate.answer.described, estimate.answer.step, estimate.answer.limits
+    if limits is None:
+        return ""
+    if limits.fits:
+        largest = _batch(limits.most_rows, step, described)
+        return largest if described.reads_images else f"{largest}, or one of {limits.longest_row:,} tokens"
+    if (nearest := limits.nearest) is None:
+        return "no settings of this model; take a smaller model, or a device with more memory"
+    bits = "" if nearest.quantize == "none" else f"--quantize {nearest.quantize} "
+    length = "" if described.reads_images else f" --max-length {nearest.n_tokens}"
+    return f"{bits}--checkpointing {_switch(nearest)} --batch-size {nearest.n_rows}{length}"
 
 
 def estimate_json(estimate: StepEstimate) -> dict[str, Any]:
-    """Return an estimate as plain values; `peak_bytes` and `parts` are in bytes, unknown values are None."""
+    """Return an estimate as plain values: sizes in bytes, times in seconds, unknown values as None."""
     described, step, limits = estimate.answer.described, estimate.answer.step, estimate.answer.limits
-    typical, run_seconds = estimate.answer.typical, estimate.run_seconds
     content = {
         "base_model": described.base_model,
         "trained": estimate.part.label,
@@ -170,24 +183,39 @@ def estimate_json(estimate: StepEstimate) -> dict[str, Any]:
         "device": "gpu" if estimate.on_gpu else "cpu",
         **_step_json(step, described),
         "quantize": _quantization(estimate),
-        "phase": step.memory.phase,
-        "typical_length": typical.n_tokens,
-        "step_seconds": _span(typical.seconds),
+        "typical_length": estimate.answer.typical.n_tokens,
+        "step_seconds": _span_json(estimate.seconds),
         "full_run_steps": estimate.n_steps,
-        "full_run_seconds": _span(run_seconds),
-        "search_full_runs": estimate.search_runs,
-        "price_per_hour": None if run_seconds is None else estimate.price,
+        "full_run_seconds": _span_json(estimate.run_seconds),
+        "price": estimate.price,
+        "memory_bytes": estimate.max_bytes,
+        "fits": None if estimate.max_bytes is None else estimate.fits,
         "notes": _notes(estimate),
     }
-    if limits is None:
-        return content
+    if limits is not None:
+        nearest = limits.nearest and _step_json(limits.nearest, described)
+        content |= {"most_rows": limits.most_rows, "longest_row": limits.longest_row, "nearest": nearest}
+    return content
+
+
+def suggestion_json(suggestion: Suggestion) -> dict[str, Any]:
+    """Return a suggestion as plain values: those of its estimate, and what to train."""
+    described, count = suggestion.estimate.answer.described, suggestion.estimate.answer.described.count
+    assert count is not None, "LoRA is not full fine-tuning"
     return {
-        **content,
-        "memory_bytes": limits.max_bytes,
-        "fits": limits.fits,
-        "most_rows": limits.most_rows,
-        "longest_row": limits.longest_row,
-        "nearest": limits.nearest and _step_json(limits.nearest, described),
+        **estimate_json(suggestion.estimate),
+        "topology": count.topology,
+        "components": {name: asdict(of) for name, of in count.by_component.items()},
+        "r": suggestion.config.r,
+        "lora_alpha": suggestion.config.lora_alpha,
+        **suggestion.places,
+        "learning_rate": suggestion.learning_rate,
+        "learning_rate_range": suggestion.rate_range,
+        "warmup_steps": suggestion.warmup_steps,
+        "batch_size": suggestion.batch_size,
+        "micro_batch_size": suggestion.estimate.answer.step.n_rows,
+        "max_length": None if described.reads_images else suggestion.max_length,
+        "servers": {name: [each.text for each in found] for name, found in suggestion.servers.items()},
     }
 
 
@@ -198,8 +226,7 @@ def _step_json(step: Step, described: Description) -> dict[str, Any]:
         "max_length": None if described.reads_images else step.n_tokens,
         "quantize": step.quantize,
         "checkpointing": step.checkpointing,
-        "flops": step.flops,
-        "peak_bytes": {name: getattr(memory, name) for name in _ENDS},
+        "peak_bytes": {end: getattr(memory, end) for end in _ENDS},
         "parts": {
             "weights": memory.weights,
             "trained": memory.trained,
@@ -210,48 +237,6 @@ def _step_json(step: Step, described: Description) -> dict[str, Any]:
     }
 
 
-def suggestion_text(suggestion: Suggestion) -> str:
-    """Format a suggestion, one fact a line."""
-    estimated, config = suggestion.estimate, suggestion.config
-    described, step = estimated.answer.described, estimated.answer.step
-    at_once = "" if suggestion.accumulation_steps == 1 else f", {counted(step.n_rows, 'row')} at a time"
-    memory = f"{_gib(step.memory.expected)} GiB, checkpointing {_switch(step)}"
-    if (most := estimated.max_bytes) is not None:
-        memory += f", {'of' if estimated.fits else 'which does not fit into'} {_gib(most)} GiB"
-    elif step.n_rows > 1:
-        memory += ", for all rows at once; with --device, how many at a time fit the card"
-    learning_rate = rate(suggestion.learning_rate)
-    if (span := suggestion.rate_range) is not None:
-        learning_rate += f" ({rate(span[0])} to {rate(span[1])} costs about 0.001 nats)"
-    facts = {
-        "rank, alpha": f"{config.r}, {config.lora_alpha}",
-        "learning rate": f"{learning_rate}, {suggestion.warmup} of warm-up, then linear to 0",
-        "head's rate": "by the size of its inputs: see optimizer_for" if suggestion.output_layer else "",
-        "step": f"{_batch(suggestion.batch_size, step, described)}{at_once}",
-        "base model": "" if step.quantize == "none" else f"--quantize {step.quantize}",
-        "memory": memory,
-        "time": _suggested_time(suggestion),
-        "servers": _servers(suggestion),
-    }
-    share = percent(100 * suggestion.trainable_params / described.base_params)
-    params = f"{suggestion.trainable_params:,} parameters ({share})"
-    count = described.count
-    assert count is not None, "LoRA is not full fine-tuning"
-    adapted = [name.replace("_", " ") for name, of in count.by_component.items() if of.adapted]
-    where = "all linear layers" if suggestion.is_everywhere else " and ".join(adapted)
-    fitting = []
-    if not estimated.fits:
-        cards = ", ".join(suggestion.fitting_cards) or "none of the cards that --device knows"
-        needed = f"{_batch(step.n_rows, step, described)} may need {_gib(step.memory.high)} GiB"
-        fitting = [f"{needed}, which {cards} {'have' if ',' in cards else 'has'}."]
-    return blocks_text(
-        lines_of([f"LoRA on {where} of {suggestion.base_model}: {params}"]),
-        table((), [(name, fact) for name, fact in facts.items() if fact], n_texts=2),
-        _coverage(count),
-        lines_of([*(f"note: {note}" for note in _notes(estimated)), *fitting]),
-    )
-
-
 def _servers(suggestion: Suggestion) -> str:
     good = [name for name, warnings in suggestion.servers.items() if not warnings]
     facts = [f"no fault known for {', '.join(good)}"] if good else []
@@ -260,48 +245,9 @@ def _servers(suggestion: Suggestion) -> str:
     return "; ".join(facts)
 
 
-def _suggested_time(suggestion: Suggestion) -> str:
-    estimated = suggestion.estimate
-    if estimated.seconds is None:
-        device = "pass --device, such as a100-80gb"
-        return device if estimated.n_steps is None else f"{estimated.n_steps:,} steps; {device}"
-    if estimated.run_seconds is None:
-        return f"{duration(estimated.seconds)} a step; pass --data for that of a run"
-    price = _price(estimated)
-    cost = "" if price is None else f", price {price:,.2f}"
-    return f"{estimated.n_steps:,} steps in {duration(estimated.run_seconds)}{cost}"
-
-
-def suggestion_json(suggestion: Suggestion) -> dict[str, Any]:
-    """Return a suggestion as plain values."""
-    estimated, step = suggestion.estimate, suggestion.estimate.answer.step
-    count = estimated.answer.described.count
-    assert count is not None, "LoRA is not full fine-tuning"
-    return {
-        "base_model": suggestion.base_model,
-        "topology": count.topology,
-        "components": {name: asdict(of) for name, of in count.by_component.items()},
-        "trainable_params": suggestion.trainable_params,
-        "r": suggestion.config.r,
-        "lora_alpha": suggestion.config.lora_alpha,
-        **suggestion.places,
-        "learning_rate": suggestion.learning_rate,
-        "learning_rate_range": suggestion.rate_range,
-        "warmup_steps": suggestion.warmup_steps,
-        "batch_size": suggestion.batch_size,
-        "micro_batch_size": step.n_rows,
-        "max_length": None if estimated.answer.described.reads_images else suggestion.max_length,
-        "checkpointing": step.checkpointing,
-        "peak_bytes": step.memory.expected,
-        "quantize": step.quantize,
-        "fits": None if estimated.max_bytes is None else estimated.fits,
-        "seconds_per_step": estimated.seconds,
-        "n_steps": estimated.n_steps,
-        "seconds": estimated.run_seconds,
-        "price": _price(estimated),
-        "servers": {name: [each.text for each in found] for name, found in suggestion.servers.items()},
-        "notes": _notes(estimated),
-    }
+def _params(estimate: StepEstimate) -> str:
+    trained = _trained_params(estimate)
+    return f"{trained:,} parameters ({percent(100 * trained / estimate.answer.described.base_params)})"
 
 
 def _trained_params(estimate: StepEstimate) -> int:
@@ -320,16 +266,18 @@ def _notes(estimate: StepEstimate) -> list[str]:
     return [*described.notes, *(described.count.notes if described.count else ())]
 
 
-def _price(estimate: StepEstimate) -> float | None:
-    if estimate.run_seconds is None or estimate.price is None:
-        return None
-    return estimate.price * estimate.run_seconds / 3600
+def _span(seconds: float) -> tuple[float, float, float]:
+    """Return the expected time, and the range in which it probably lies."""
+    low, high = _TIME_SPAN
+    return seconds, low * seconds, high * seconds
 
 
-def _span(seconds: float | None) -> dict[str, float] | None:
-    if seconds is None:
-        return None
-    return {end: share * seconds for end, share in zip(_ENDS, _TIME_SPAN, strict=True)}
+def _span_json(seconds: float | None) -> dict[str, float] | None:
+    return None if seconds is None else dict(zip(("expected", "low", "high"), _span(seconds), strict=True))
+
+
+def _range(text: Callable[[float], str], expected: float, low: float, high: float) -> str:
+    return f"{text(expected)} ({text(low)} to {text(high)})"
 
 
 def _gib(n_bytes: float) -> str:

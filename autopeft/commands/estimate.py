@@ -39,7 +39,7 @@ class StepEstimate:
 
     `dtype` is bfloat16, float16 or float32; `like` names the training loop. With data the answer is for the
     longest train row. `rates` are None if the device's speed is not known; then no time is predicted.
-    `n_steps` are those of a full run, None without data or --max-steps; `price` is that of an hour.
+    `n_steps` are those of a full run, None without data or --max-steps; `gpu_price` is that of an hour.
     """
 
     part: TrainedPart
@@ -52,7 +52,7 @@ class StepEstimate:
     rates: Rates | None = None
     n_steps: int | None = None
     rows: RowLengths | None = None
-    price: float | None = None
+    gpu_price: float | None = None
 
     @property
     def fits(self) -> bool:
@@ -69,6 +69,13 @@ class StepEstimate:
     def run_seconds(self) -> float | None:
         """Seconds of a full run; None if the number of its steps or their time is not known."""
         return None if self.n_steps is None or self.seconds is None else self.n_steps * self.seconds
+
+    @property
+    def price(self) -> float | None:
+        """The price of a full run; None if its time or the price of an hour is not known."""
+        if self.run_seconds is None or self.gpu_price is None:
+            return None
+        return self.gpu_price * self.run_seconds / 3600
 
     @property
     def search_runs(self) -> float | None:
@@ -169,7 +176,7 @@ def estimate_step(
         rates=rates,
         n_steps=rows.n_steps if rows else spec.task.max_steps,
         rows=rows,
-        price=spec.execution.gpu_price,
+        gpu_price=spec.execution.gpu_price,
     )
 
 

@@ -106,7 +106,7 @@ def test_its_rate_is_that_of_the_first_plan_of_a_search(model):
     suggestion = autopeft.suggest(model, budget="r16", device="l4")
     rate = low * (high / low) ** first.rate * (4 / 16**0.5) / (suggestion.config.lora_alpha / 16)
     assert suggestion.learning_rate == pytest.approx(rate, rel=1e-6)
-    assert suggestion_json(suggestion)["n_steps"] is None
+    assert suggestion_json(suggestion)["full_run_steps"] is None
     assert "warmup_steps=0.06" in suggestion.snippet("trl")  # a share, since the steps are not known
 
 
@@ -163,13 +163,13 @@ def test_steps_and_warm_up_follow_from_the_rows_whatever_the_device(model_dir, t
     request = ["suggest", str(model_dir), "--task", "text-classification", "--data", tickets, *COLUMNS]
     told = [CliRunner().invoke(app, [*request, "--device", d, "--json"]) for d in ("cuda", "l4")]
     without, with_card = (json.loads(result.stdout) for result in told)
-    assert without["seconds"] is None and with_card["seconds"] > 0
-    assert without["n_steps"] == with_card["n_steps"]
+    assert without["full_run_seconds"] is None and with_card["full_run_seconds"]["expected"] > 0
+    assert without["full_run_steps"] == with_card["full_run_steps"]
     assert without["warmup_steps"] == with_card["warmup_steps"]
     by_python = autopeft.suggest(
         model_dir, tickets, task="text-classification", text="message", label_column="team"
     )
-    assert by_python.estimate.n_steps == without["n_steps"]
+    assert by_python.estimate.n_steps == without["full_run_steps"]
 
 
 def test_ranks_that_differ_are_for_vllm_alone(tmp_path):
