@@ -161,7 +161,8 @@ def _limits(estimate: StepEstimate) -> str:
         return ""
     if limits.fits:
         largest = _batch(limits.most_rows, step, described)
-        return largest if described.reads_images else f"{largest}, or one of {limits.longest_row:,} tokens"
+        longest = f", or {counted(step.n_rows, 'row')} of {limits.longest_row:,} tokens"
+        return largest if described.reads_images else f"{largest}{longest}"
     if (nearest := limits.nearest) is None:
         return "no settings of this model; take a smaller model, or a device with more memory"
     bits = "" if nearest.quantize == "none" else f"--quantize {nearest.quantize} "
