@@ -24,7 +24,6 @@ from autopeft.setup.derive import full_run, with_batch_and_epochs, with_max_leng
 from autopeft.setup.look import NAMED, load_data
 from autopeft.setup.resources import labelled_tokens
 from autopeft.store import read_plan
-from autopeft.train.lengths import EVAL_COST, Lengths
 from autopeft.types import DataSpec, ModelSpec, RunSpec
 
 _CHECKPOINTING = {"auto": None, "on": True, "off": False}
@@ -76,27 +75,6 @@ class StepEstimate:
         if self.run_seconds is None or self.gpu_price is None:
             return None
         return self.gpu_price * self.run_seconds / 3600
-
-    @property
-    def search_runs(self) -> float | None:
-        """Full runs that a search takes at its default limit of cost; None as for `run_seconds`."""
-        return None if self.n_steps is None or self.seconds is None else round(usual_cost(self.n_steps), 1)
-
-
-def usual_cost(full_steps: int, *, n_listed: int = 5) -> float:
-    """Estimate the cost of a default search in R, if evaluating a split costs a twentieth of the training."""
-    n_rows = 16  # of a step; the cost hardly depends on it
-    n_examples = int(0.05 * full_steps * n_rows / EVAL_COST)
-    lengths = Lengths(
-        full_steps=full_steps,
-        batch_size=n_rows,
-        n_search=n_examples,
-        n_confirm=n_examples,
-        n_test=n_examples,
-    )
-    of_finalist = lengths.cost(lengths.full(seed=0)) + lengths.cost(lengths.test(seed=0))
-    of_finalist -= lengths.kept_steps * lengths.step_cost
-    return lengths.n_trials(n_listed) * lengths.cost(lengths.short(seed=0)) + 2 * of_finalist
 
 
 def estimate_step(

@@ -13,12 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys.engine import STEP_SECONDS, TIGHT, Display, Run, World, kind_of, levels, problem, run
 
-from autopeft import space
-from autopeft.commands.estimate import usual_cost
 from autopeft.commands.forecast import planned_runs, repeated_steps
 from autopeft.engine import Batch, Driver
 from autopeft.executors import Serial
-from autopeft.plugins import discover
 from autopeft.report.cost import search_cost
 from autopeft.train.rates import short_steps
 from autopeft.types import Measurement, Status
@@ -256,25 +253,6 @@ def test_every_second_is_in_the_cost_once_and_r_is_a_full_run_of_the_baseline(
     beside = 7 * len(world.calls) + 6
     assert cost.train_seconds + cost.eval_seconds + beside == pytest.approx(cost.total_seconds)
     assert cost.total_full_runs == pytest.approx(cost.total_seconds / (FULL + 7))
-
-
-@pytest.mark.parametrize("full_steps", [100, 300, 2000])
-def test_the_cost_of_a_usual_search_is_told_before(full_steps: int) -> None:
-    """Evaluating a split takes a twentieth of the training, an example half of what training on it takes."""
-    world, n = (
-        World(truth=levels(), example_seconds=0.5 * STEP_SECONDS / 16, goes_on=True),
-        int(0.05 * full_steps * 16 / 0.5),
-    )
-    search = run(world, full_steps=full_steps, n_examples=(n, n, n), batch_size=16)
-    paid = search.outcome.measurements
-    cost = search_cost(search.outcome, paid=paid, scoring_seconds=0.0, load_seconds=0.0)
-    assert cost.total_full_runs == pytest.approx(usual_cost(full_steps, n_listed=4))
-
-
-def test_a_usual_search_has_as_many_short_runs_as_the_longest_list() -> None:
-    lists = space.load("default", known_methods=discover("autopeft.methods")).listed
-    n_first = max(len(plans) for family, plans in lists.items() if family != "small")
-    assert usual_cost(300) == usual_cost(300, n_listed=n_first)
 
 
 def test_r_is_a_finished_run_of_the_challenger_if_the_baseline_is_not_trained() -> None:
