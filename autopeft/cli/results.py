@@ -151,8 +151,7 @@ def analysis_text(analysis: Analysis) -> str:
     if analysis.routing:
         rows = [_routing_row(name, counts) for name, counts in analysis.routing.items()]
         blocks.append(table(("experts", "number", "most routed quarter", "never routed"), rows))
-    files = [f"look for a plan: {analysis.search_command}", *analysis.files]
-    return blocks_text(*blocks, [*lines_of(notes), *files])
+    return blocks_text(*blocks, [*lines_of(notes), *analysis.files])
 
 
 def _routing_row(name: str, counts: Sequence[int]) -> tuple[str, ...]:
@@ -172,7 +171,6 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
         "targets": [to_json(target) for target in analysis.targets],
         **to_json(analysis.sensitivity),
         "routing": dict(analysis.routing),
-        "search": analysis.search_command,
         "files": list(analysis.files),
     }
 

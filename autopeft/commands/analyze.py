@@ -12,7 +12,7 @@ from autopeft.setup.build import prepare, with_demo_settings
 from autopeft.setup.look import NAMED, InMemory
 from autopeft.setup.scoring import routing, sensitivity
 from autopeft.store import refuse_files, write_text
-from autopeft.types import RunSpec, Sensitivity, Target, TargetScores, search_command
+from autopeft.types import RunSpec, Sensitivity, Target, TargetScores
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -35,11 +35,6 @@ class Analysis:
     def scores(self) -> tuple[TargetScores, ...]:
         """The scores in the order in which they were requested."""
         return self.sensitivity.scores
-
-    @property
-    def search_command(self) -> str:
-        """A command, or Python code for objects in memory, that starts a search with the same settings."""
-        return search_command(self.spec)
 
     def __repr__(self) -> str:
         scores = ", ".join(score.name for score in self.scores)

@@ -15,7 +15,6 @@ from autopeft.types.commands import (
     quoted,
     repeat_command,
     resume_command,
-    search_command,
     train_command,
 )
 from autopeft.types.outcomes import (

@@ -6,29 +6,12 @@ import os
 import re
 import shlex
 import subprocess
-from operator import attrgetter
 from pathlib import Path, PurePath
 
 from autopeft.types.spec import IN_MEMORY, SHORT_NAMES, DataSpec, ModelSpec, RunSpec
 
-# The settings that define the problem; the others keep their defaults.
-_PROBLEM = ("model", "quantize", "data", "text_column", "label_column", "task", "budget", "seed")
 _IS_WINDOWS = os.name == "nt"
 _FLAG = re.compile(r"(?<![\w/.-])--([a-z][a-z-]*)")  # not inside a word or path
-
-
-def search_command(spec: RunSpec) -> str:
-    """Return the search with the same model, data, task, budget and seed, and defaults otherwise."""
-    values = {name: attrgetter(SHORT_NAMES[name].name)(spec) for name in _PROBLEM}
-    defaults = {name: SHORT_NAMES[name].default for name in _PROBLEM}
-    values = {name: v for name, v in values.items() if name == "budget" or v != defaults[name]}
-    if spec.is_in_memory:
-        return f"autopeft.search({', '.join(_argument(name, value) for name, value in values.items())})"
-    words = ["autopeft search"]
-    for name, value in values.items():
-        for item in value if isinstance(value, tuple) else (value,):
-            words += [str(SHORT_NAMES[name].flag), quoted(str(item))]
-    return " ".join(words)
 
 
 def repeat_command(spec: RunSpec) -> str:
@@ -69,15 +52,9 @@ def quoted(word: str) -> str:
 
 
 def _objects(model: ModelSpec, data: DataSpec) -> str:
-    values = {"model": model.id, "data": data.source}
-    return ", ".join(_argument(name, value) for name, value in values.items() if value == IN_MEMORY)
-
-
-def _argument(name: str, value: object) -> str:
-    """Format `name=value` in Python; an object in memory becomes a variable of that name."""
-    if value == IN_MEMORY:
-        return f"{name}={name}" + (", tokenizer=tokenizer" if name == "model" else "")
-    return f"{name}={list(value) if isinstance(value, tuple) else value!r}"
+    """Return the arguments for what was in memory, as variables of their names."""
+    model_words = "model=model, tokenizer=tokenizer" if model.id == IN_MEMORY else ""
+    return ", ".join(filter(None, (model_words, "data=data" if data.source == IN_MEMORY else "")))
 
 
 def in_words_of(spec: RunSpec, message: str) -> str:

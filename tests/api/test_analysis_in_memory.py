@@ -6,26 +6,12 @@ import datasets
 import pytest
 import torch
 import transformers
-from toys.memory import RECORDING, toy_dataset
+from toys.memory import toy_dataset
 from toys.specs import run_spec
 from toys.words import LABEL_NAMES
 
 import autopeft
 from autopeft import commands
-from autopeft.types import IN_MEMORY
-
-
-def test_an_analysis_in_memory_says_how_to_continue_in_python(module, tokenizer, tmp_path):
-    data, out = toy_dataset(), tmp_path / "analysis"
-    settings = {"budget": "5%", "seed": 3, "label_column": "label", "text_column": ["text"]}
-    analysis = autopeft.analyze(
-        model=module, data=data, tokenizer=tokenizer, scores="parameters", max_steps=4, out=out, **settings
-    )
-    assert IN_MEMORY not in analysis.search_command
-    names = {"model": module, "data": data, "tokenizer": tokenizer}
-    again = eval(analysis.search_command, RECORDING | names)
-    assert again == {**names, **settings}
-    assert [path.name for path in out.iterdir()] == ["sensitivity.csv"]
 
 
 def test_analysis_in_memory_gives_what_that_of_the_directory_gives(model_dir, tokenizer, data_dir, tmp_path):

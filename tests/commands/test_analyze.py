@@ -7,12 +7,10 @@ import json
 
 import pytest
 from toys.folders import word_tokenizer
-from toys.specs import run_spec
 from toys.topologies import build
 from toys.words import toy_rows
 from typer.testing import CliRunner
 
-from autopeft import commands
 from autopeft.cli.app import app
 
 
@@ -36,8 +34,7 @@ def test_json_holds_everything(flags):
     assert [score["name"] for score in answer["scores"]] == ["fisher", "parameters"]
     assert all(len(score["values"]) == len(answer["targets"]) for score in answer["scores"])
     keys = "base_model data task n_train_examples n_examples n_asked seconds peak_bytes unreachable notes"
-    assert {*keys.split(), "search", "files"} <= answer.keys()
-    assert answer["files"] == [] and answer["search"].startswith("autopeft search --model")
+    assert {*keys.split(), "files"} <= answer.keys() and answer["files"] == []
     assert answer["n_examples"] <= answer["n_asked"] == 32
 
 
@@ -59,16 +56,6 @@ def test_existing_files_are_never_overwritten(is_file, flags, tmp_path):
     result = analyze(*flags, "--out", mine if is_file else tmp_path)
     assert result.exit_code == 2 and "--out" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine.csv"] and mine.read_text() == "mine"
-
-
-def test_the_suggested_search_names_the_same_settings(data_dir, model_dir):
-    columns = {"data.text_columns": ("text",), "label_column": "label"}
-    spec = run_spec(model_dir, data_dir, budget="5%", seed=3, **columns)
-    command = commands.analyze(spec, scores=["parameters"]).search_command
-    assert command == (
-        f"autopeft search --model {model_dir} --data {data_dir} --text-column text --label-column label "
-        "--budget 5% --seed 3"
-    )
 
 
 def test_routing_is_that_of_the_train_rows(tmp_path, flags):

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import datasets
 import torch
 
 from toys.words import LABEL_NAMES, toy_rows
 
 SMALL = {"budget": "5%", "max_steps": 8, "batch_size": 8, "seed": 3}
-# Stands for the package where a printed line of Python is evaluated: gives the arguments of the search.
-RECORDING = {"autopeft": SimpleNamespace(search=lambda **arguments: arguments)}
 
 
 def toy_dataset(n=120, seed=0):
