@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import huggingface_hub
 import pandas as pd
 import peft
 import pytest
 import torch
 import transformers
-from toys.hub import Hub, hub_on_this_machine
 from toys.memory import SMALL, toy_dataset
 
 import autopeft
@@ -104,31 +102,12 @@ def test_modes_that_the_caller_set_in_torch_change_no_number(model_dir, data_dir
     assert others == losses and (trained.plan, trained.fidelity, trained.loss) in losses
 
 
-def test_loaded_model_gives_what_plain_peft_loads(named_run, model_dir, make_batch):
-    batch = {name: value for name, value in make_batch().items() if name != "labels"}
-    base = transformers.AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
-    plain = peft.PeftModel.from_pretrained(base, named_run.path / "best/weights").eval()
-    with torch.no_grad():
-        torch.testing.assert_close(named_run.load()(**batch).logits, plain(**batch).logits)
-
-
 def test_model_in_memory_is_passed_to_load(run, make_base):
     _, _, result, _ = run
     with pytest.raises(ModelError, match=r"result\.load\(model\)"):
         result.load()
     loaded = result.load(make_base("bert").module)
     assert isinstance(loaded, peft.PeftModel) and not loaded.training
-
-
-def test_push_to_hub_uploads_the_folder(named_run, monkeypatch):
-    with hub_on_this_machine(hub := Hub()) as address:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setenv("HF_TOKEN", "hf_standin")
-        pushed = named_run.push_to_hub("me/new", base_model="org/tiny-bert")
-        with pytest.raises(SpecError, match="overwrite"):
-            named_run.push_to_hub("me/new", base_model="org/tiny-bert")
-    assert set(pushed.files) <= set(hub.repositories["me/new"])
 
 
 def test_data_frames_are_read_like_data_sets(model_dir, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import optuna
@@ -16,33 +16,6 @@ import autopeft
 from autopeft.setup.resources import one_at_a_time
 
 SHORT = {**SMALL, "max_steps": 4, "effort": "quick"}
-
-
-class OnWaiting(logging.Handler):
-    """Calls a function where a thread logs that it waits."""
-
-    def __init__(self, act):
-        super().__init__()
-        self._act = act
-
-    def emit(self, record):
-        if "waits" in record.getMessage():
-            self._act()
-
-
-@pytest.fixture
-def on_waiting():
-    """A function: what to call where a thread begins to wait."""
-    log = logging.getLogger("autopeft.setup.resources")
-    handlers = []
-
-    def add(act):
-        handlers.append(OnWaiting(act))
-        log.addHandler(handlers[-1])
-
-    yield add
-    for handler in handlers:
-        log.removeHandler(handler)
 
 
 def numbers_of(result):
@@ -61,7 +34,7 @@ def test_two_searches_of_one_model_in_two_threads_give_what_one_gives(module, to
 
 
 @pytest.mark.parametrize("call", ["search", "analyze", "suggest", "apply", "load"])
-def test_each_call_that_touches_a_model_waits_for_another_thread(call, run, model_dir, on_waiting):
+def test_each_call_that_touches_a_model_waits_for_another_thread(call, run, model_dir, caplog):
     _, _, result, _ = run
     calls = {
         "search": lambda: autopeft.search(str(model_dir), "no/such.csv"),
@@ -70,13 +43,13 @@ def test_each_call_that_touches_a_model_waits_for_another_thread(call, run, mode
         "apply": lambda: autopeft.apply("no plan", None),
         "load": lambda: result.load(),
     }
-    waits = threading.Event()
-    on_waiting(waits.set)
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, caplog.at_level(logging.INFO):
         with one_at_a_time():
             other = pool.submit(calls[call])
-            assert waits.wait(60)
-            assert not other.done()
+            deadline = time.monotonic() + 60
+            while "waits" not in caplog.text and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert "waits" in caplog.text and not other.done()
         with pytest.raises(autopeft.AutopeftError):
             other.result(60)
     with pytest.raises(autopeft.AutopeftError):

@@ -88,24 +88,3 @@ def test_the_folder_to_resume_is_named_once_something_was_measured(
     assert (f"autopeft search --resume --out {out}" in caplog.text) == is_measured
     assert out.exists() == is_measured
     assert len(calls) == n_calls
-
-
-def test_the_best_plan_stays_where_the_resume_of_a_finished_run_is_stopped(
-    model_dir, data_dir, tmp_path, caplog, monkeypatch
-):
-    out = tmp_path / "run"
-    spec = run_spec(model_dir, data_dir, out=out, max_steps=8, budget="5%", trials=4, methods="lora")
-    given = frozenset({"search.trials"})
-    commands.run_search(spec, explicit=given, progress=Lines())
-    best = (out / "best" / "plan.yaml").read_bytes()
-    caplog.clear()
-
-    def stop(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("autopeft.finished.best.write_card", stop)  # while best/ is written
-    with pytest.raises(KeyboardInterrupt):
-        commands.run_search(spec, explicit=given, resume=True, progress=Lines())
-    assert "--resume" in caplog.text
-    assert (out / "best" / "plan.yaml").read_bytes() == best
-    assert not (out / ".best.new.tmp").exists()

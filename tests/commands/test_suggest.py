@@ -117,20 +117,6 @@ def test_lines_for_trainers_of_language_models_are_for_them_alone():
         suggestion.snippet("trl")
 
 
-@pytest.mark.parametrize("bits", ["4bit", "8bit"])
-def test_lines_for_all_trainers_quantize_the_base_as_the_estimate_does(model, bits):
-    suggestion = autopeft.suggest(model, budget="r8", device="l4", quantize=bits)
-    in_axolotl = yaml.safe_load(suggestion.snippet("axolotl"))
-    assert in_axolotl["adapter"] == ("qlora" if bits == "4bit" else "lora")
-    written: dict = {}
-    exec(suggestion.snippet("trl").replace("bf16=True", "use_cpu=True"), written)
-    assert "quantization_bit: " + bits[0] in suggestion.snippet("llama-factory")
-    loaded = written["args"].model_init_kwargs["quantization_config"]
-    for name in ("4bit", "8bit"):
-        assert in_axolotl[f"load_in_{name}"] is getattr(loaded, f"load_in_{name}") is (name == bits)
-        assert f"load_in_{name}={name == bits}" in suggestion.snippet("unsloth")
-
-
 def test_a_model_that_overflows_in_float16_computes_in_float32_on_a_t4(tmp_path):
     Gemma2Config(hidden_size=64, num_hidden_layers=2, architectures=["Gemma2ForCausalLM"]).save_pretrained(
         tmp_path
@@ -270,12 +256,6 @@ def test_a_step_of_images_takes_the_bytes_of_a_real_one(tmp_path):
     )
     parts = memory.weights + memory.trained + memory.activations + memory.logits
     assert parts == pytest.approx(real.peak_bytes, rel=0.02)
-
-
-def test_float16_takes_the_memory_of_bfloat16(model):
-    specs = [run_spec(model, dtype=dtype, batch_size=1, max_length=32) for dtype in ("float16", "bfloat16")]
-    in_float16, in_bfloat16 = (estimate_step("lora_r4", spec).answer.step.memory for spec in specs)
-    assert in_float16 == in_bfloat16
 
 
 def test_a_quantized_checkpoint_that_does_not_fit_is_reported(model, tmp_path):
