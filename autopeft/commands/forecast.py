@@ -44,14 +44,14 @@ class SearchTime:
     """How long a search takes.
 
     `full_run_seconds` is R, one full run of the baseline with its evaluation. `seconds` are those of the
-    whole command. `price` is in the currency of `--gpu-price`; None without it. `fitting_steps` is the
+    whole command. `price` is the expected one, in the currency of `--gpu-price`. `fitting_steps` is the
     `--max-steps` of a search that takes `--max-time`, or 8 hours without it; None if this search does not
     take longer.
     """
 
     full_run_seconds: float
     seconds: Span
-    price: Span | None = None
+    price: float | None = None
     fitting_steps: int | None = None
 
     @property
@@ -61,12 +61,11 @@ class SearchTime:
 
     def __str__(self) -> str:
         """Format the time, the price and the number of steps that would fit."""
-        seconds, price = self.seconds, self.price
-        words, is_sure = duration(seconds.expected), seconds.low == seconds.high
-        words += "" if is_sure else f" ({duration(seconds.low)} to {duration(seconds.high)})"
-        if price is not None:
-            words += f", price {price.expected:,.2f}"
-            words += "" if is_sure else f" ({price.low:,.2f} to {price.high:,.2f})"
+        seconds, words = self.seconds, duration(self.seconds.expected)
+        if seconds.low < seconds.high:
+            words += f" ({duration(seconds.low)} to {duration(seconds.high)})"
+        if self.price is not None:
+            words += f", price {self.price:,.2f}"
         words += f", R is {duration(self.full_run_seconds)}"
         return words + (f"; --max-steps {self.fitting_steps} would fit" if self.fitting_steps else "")
 
@@ -108,9 +107,6 @@ def search_time(prepared: Prepared, problem: SearchProblem, *, so_far: float) ->
     low, expected, high = (
         min(max(limit, least), overhead + share * planned) for share in (_LOW, _EXPECTED, _HIGH)
     )
-    price = None
-    if hourly is not None:
-        price = Span(low=hourly * low / 3600, expected=hourly * expected / 3600, high=hourly * high / 3600)
     fitting, wish = None, search.max_time_seconds or LONG_SECONDS
     if expected > wish:
         shorter = range(1, problem.lengths.full_steps)
@@ -120,7 +116,7 @@ def search_time(prepared: Prepared, problem: SearchProblem, *, so_far: float) ->
     return SearchTime(
         full_run_seconds=full_run,
         seconds=Span(low=low, expected=expected, high=high),
-        price=price,
+        price=None if hourly is None else hourly * expected / 3600,
         fitting_steps=fitting,
     )
 
