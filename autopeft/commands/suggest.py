@@ -169,17 +169,15 @@ def suggest(spec: RunSpec, *, explicit: frozenset[str] = frozenset(), trainer: s
     if spec.budget.requested == AUTO:
         spec = _with_rank(spec, base, explicit)
     rank, plan, config = _largest_lora(spec, base)
-    run, lora = (
-        with_setting(spec, "model.id", spec.model.id or model.DEMO_HUB_ID),
-        f"{BASELINE_METHOD}_r{rank}",
-    )
+    lora = f"{BASELINE_METHOD}_r{rank}"
+    run = with_setting(spec, "model.id", spec.model.id or model.DEMO_HUB_ID)
     if run.data.source is None:
         run = with_setting(run, "task.batch_size", _USUAL_ROWS)
     like = "autopeft" if trainer in _LOSS_IN_PIECES else "trainer"
     step = estimate_step(lora, run, explicit=explicit, accumulates=True, like=like)
     if "model.quantize" not in explicit and not step.fits and step.answer.described.can_be_quantized:
         run, explicit = with_setting(run, "model.quantize", "4bit"), explicit | {"model.quantize"}
-        in_4_bits = estimate_step(lora, run, explicit=explicit, accumulates=True)
+        in_4_bits = estimate_step(lora, run, explicit=explicit, accumulates=True, like=like)
         step = in_4_bits if in_4_bits.fits else step
     return Suggestion(
         base_model=base.name,
