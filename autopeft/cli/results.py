@@ -177,7 +177,7 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
 
 def preview_text(preview: Preview) -> str:
     """Format a preview in two columns, a topic and its facts, at most 80 characters wide."""
-    rows = [*_subject(preview), *_work(preview), *_costs(preview)]
+    rows = [*_subject(preview), *_work(preview)]
     decisions = preview.setting.decisions
     rows += [("" if place else "derived", str(each)) for place, each in enumerate(decisions)]
     lines = table((), rows, n_texts=2, width=columns())
@@ -204,7 +204,7 @@ def _subject(preview: Preview) -> Iterator[tuple[str, str]]:
 
 
 def _work(preview: Preview) -> Iterator[tuple[str, str]]:
-    """Write the rows on short runs, full runs, and the differences that the verdict can see."""
+    """Write the rows on short and full runs, on what the verdict can see, and on time and memory."""
     yield "listed plans", ", ".join(dict.fromkeys(preview.listed_plans))
     n_sampled = max(0, preview.trials - len(preview.listed_plans))
     short = f"{counted(preview.trials, 'short run')} of {counted(preview.short_steps, 'step')}"
@@ -224,20 +224,11 @@ def _work(preview: Preview) -> Iterator[tuple[str, str]]:
             f"shows differences of {low} to {high} points at least, with {preview.n_confirm:,} confirm "
             f"examples{groups}",
         )
-
-
-def _costs(preview: Preview) -> Iterator[tuple[str, str]]:
-    """Write the rows on time, price and memory."""
-    forecast = preview.forecast
-    if forecast is None:
+    if (forecast := preview.forecast) is None:
         yield "time", "unknown: the baseline could not be trained for a few steps"
         return
     yield "time", str(forecast)
-    yield (
-        "memory",
-        f"{memory(forecast.peak_bytes)} for a training step with {forecast.dearest}, which takes the most, "
-        "weights included",
-    )
+    yield "memory", f"{memory(forecast.peak_bytes)} for a training step with {forecast.dearest}"
 
 
 def confirm_long_search(time: SearchTime, *, yes: bool) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError
 
 from autopeft import adapters, exports, model
 from autopeft.adapters import ConfigFile, Coverage, Finding
@@ -119,8 +119,6 @@ def _locate(adapter: str) -> Path:
     try:
         files = [_CONFIG, "adapter_model.*"]
         return Path(snapshot_download(adapter, allow_patterns=files, etag_timeout=_HUB_SECONDS))
-    except LocalEntryNotFoundError as error:
-        raise SpecError(f"There is no {adapter!r} on this machine, and the hub cannot be reached.") from error
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise SpecError(
             f"There is no {adapter!r} on this machine, and the hub does not send it ({reason_of(error)})."
