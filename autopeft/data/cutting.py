@@ -33,7 +33,7 @@ def cut_splits(
 ) -> tuple[SplitRows, list[str]]:
     """Cut search out of train, and confirm too unless the user has it, with notes on each cut.
 
-    `max_examples` limits train and search together; None is no limit. `dropped` are the notes on rows that
+    `max_examples` limits train and search together; None takes all. `dropped` are the notes on rows that
     were dropped before, for errors. Raises DataError if too few rows remain, or a cut fails.
     """
     kind, train, confirm = label_space.kind, splits["train"], splits.get("confirm", [])

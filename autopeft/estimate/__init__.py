@@ -10,7 +10,7 @@ measured_rates, replay → trained_part → traced_model → answers.
 
 from __future__ import annotations
 
-from autopeft.estimate.answers import MOST_ROWS, Limits, Step, StepAnswer, StepRequest, answer
+from autopeft.estimate.answers import Limits, Step, StepAnswer, StepRequest, answer
 from autopeft.estimate.fake_tensors import StandInValues, quantize_linear_layers
 from autopeft.estimate.measured_rates import measure_rates
 from autopeft.estimate.rates import CARDS, Rates, rates_of
