@@ -10,7 +10,6 @@ from peft import PeftConfig
 
 from autopeft.errors import SpecError, TargetError, UnknownNameError
 from autopeft.model import BaseModel, adapter_names
-from autopeft.model.base import check_targets
 from autopeft.plugins import Method
 from autopeft.types import Adapter, Plan, PlanDocument, Target
 
@@ -59,14 +58,17 @@ def check_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> No
     """Refuse a plan that cannot be attached to the base model, as after an edit of its file.
 
     Raises UnknownNameError for a method or option that does not exist, TargetError for a target module that
-    does not exist, has two adapters or does not fit the method, and SpecError for options, a rank or a number
-    of parameters that the target module cannot have.
+    does not exist or does not fit the method, and SpecError for options, a rank or a number of parameters
+    that the target module cannot have.
     """
-    check_targets(plan.adapters, base)
     targets = {target.name: target for target in base.targets}
     cost = 0
     for adapter in plan.adapters:
-        method, target = methods[adapter.method], targets[adapter.target]
+        if (target := targets.get(adapter.target)) is None:
+            raise TargetError(
+                f"{base.name} has no target module {adapter.target!r}; use the base model of the plan."
+            )
+        method = methods[adapter.method]
         refusal = method.refusal(target)
         if refusal is not None and not method.only_if_asked(target):
             raise TargetError(

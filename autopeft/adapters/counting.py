@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,23 +115,32 @@ def count_configs(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) -
 
 def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes: Sequence[str]) -> Count:
     """Count what requires a gradient in a skeleton with adapters, by the targets and head of `base`."""
-    tensors = list(_trained_tensors(attached, base))
-    by_role: Counter[str] = Counter()
-    by_layer: Counter[str] = Counter()
-    by_component: Counter[str] = Counter()
+    targets = {target.name: target for target in base.targets}
+    components = base.parts | {target.name: target.component for target in base.targets}
+    by_role, by_layer, by_component = Counter[str](), Counter[str](), Counter[str]()
     targets_of_role: dict[str, set[str]] = defaultdict(set)
     adapted: dict[str, set[str]] = defaultdict(set)
-    components = base.parts | {target.name: target.component for target in base.targets}
-    for tensor in tensors:
-        if tensor.is_in_head:
+    head_params = 0
+    names: dict[int, list[str]] = defaultdict(list)  # several if modules share a tensor, or none has it
+    for name, parameter in attached.model.get_base_model().named_parameters(remove_duplicate=False):
+        names[id(parameter)].append(name)
+    for parameter in attached.model.parameters():
+        if not parameter.requires_grad:
             continue
-        by_role[tensor.role] += tensor.size
-        by_layer[tensor.layer] += tensor.size
-        targets_of_role[tensor.role] |= tensor.modules or {_SHARED}
-        for name in tensor.modules:
-            adapted[components.get(name, "other")].add(name)
-        if tensor.modules:
-            by_component[components.get(max(tensor.modules), "other")] += tensor.size
+        size, places = parameter.numel(), [_locate(name, targets, base) for name in names[id(parameter)]]
+        if places and all(is_in_head for *_, is_in_head in places):
+            head_params += size
+            continue
+        modules, roles = {module for module, *_ in places}, {role for _, role, *_ in places}
+        layers = {layer for _, _, layer, _ in places} or {_OUTSIDE}
+        role = roles.pop() if len(roles) == 1 else _SHARED
+        by_role[role] += size
+        by_layer[layers.pop() if len(layers) == 1 else _SHARED] += size
+        targets_of_role[role] |= modules or {_SHARED}
+        for module in modules:
+            adapted[components.get(module, "other")].add(module)
+        if modules:
+            by_component[components.get(max(modules), "other")] += size
     # Layers on the parameters of experts are nested in each other, and each has its own rank.
     by_target: dict[str, list[int]] = defaultdict(list)
     for layer, of_adapters in attached.ranks().items():
@@ -145,7 +154,7 @@ def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes
         base_model=base.name,
         methods=tuple(methods),
         trainable_params=by_role.total(),
-        head_params=sum(tensor.size for tensor in tensors if tensor.is_in_head),
+        head_params=head_params,
         base_params=base.base_params,
         adapter_bytes=attached.saved_bytes(),
         by_role=dict(by_role.most_common()),
@@ -164,36 +173,6 @@ def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes
         },
         notes=tuple(notes),
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Tensor:
-    """A trained tensor: its size, the target modules that have it, their role, and their layer."""
-
-    size: int
-    modules: set[str]  # empty outside of the base model: all target modules share the tensor
-    role: str
-    layer: str
-    is_in_head: bool
-
-
-def _trained_tensors(attached: Attached, base: BaseModel) -> Iterator[_Tensor]:
-    targets = {target.name: target for target in base.targets}
-    names: dict[int, list[str]] = defaultdict(list)  # several if modules share the tensor
-    for name, parameter in attached.model.get_base_model().named_parameters(remove_duplicate=False):
-        names[id(parameter)].append(name)
-    for parameter in attached.model.parameters():
-        if parameter.requires_grad:
-            places = [_locate(name, targets, base) for name in names[id(parameter)]]
-            roles = {role for _, role, _, _ in places}
-            layers = {layer for _, _, layer, _ in places} or {_OUTSIDE}
-            yield _Tensor(
-                size=parameter.numel(),
-                modules={module for module, *_ in places},
-                role=roles.pop() if len(roles) == 1 else _SHARED,
-                layer=layers.pop() if len(layers) == 1 else _SHARED,
-                is_in_head=bool(places) and all(is_in_head for *_, is_in_head in places),
-            )
 
 
 def _locate(name: str, targets: Mapping[str, Target], base: BaseModel) -> tuple[str, str, str, bool]:

@@ -25,13 +25,8 @@ from autopeft.model.linear_layers import hidden_size, n_bits, n_params
 from autopeft.model.placement import adapted_components, left_out_sentences, weights_read_directly
 from autopeft.model.quantization import drop_weights
 from autopeft.model.targets import list_targets, untrained_modules
-from autopeft.model.weight_comparison import (
-    TensorWatch,
-    bit_sums,
-    compare_with_checkpoint,
-    weight_digests,
-)
-from autopeft.types import Adapter, Component, Plan, Target, digest_of, listed
+from autopeft.model.weight_comparison import bit_sums, compare_with_checkpoint, weight_digests
+from autopeft.types import Component, Plan, Target, digest_of, listed
 
 log = logging.getLogger(__name__)
 
@@ -201,9 +196,9 @@ class BaseModel:
         return weight_digests(self.module, exclude=self.head_names)
 
     @cached_property
-    def watch(self) -> TensorWatch:
-        """A check that no weight has changed since this property was first read."""
-        return TensorWatch(self.module)
+    def first_sums(self) -> dict[str, int]:
+        """The sums of the weights' bits, as they were when this property was first read."""
+        return bit_sums(self.module)
 
     @contextlib.contextmanager
     def attached(
@@ -232,7 +227,7 @@ class BaseModel:
     ) -> PeftModel:
         """Attach a plan's adapters permanently; the head keeps its values. Raises as `attached` does."""
         is_other_model = self.differs_from_checkpoint  # read before names of modules change
-        with forked_rng(self.device):
+        with forked_rng():
             torch.manual_seed(seed)
             model = attach(self.module, configs, task_type=task_type, head_names=self.head_names)
         if is_other_model:
@@ -258,7 +253,7 @@ class BaseModel:
     @contextlib.contextmanager
     def in_train_mode(self) -> Iterator[None]:
         """Put the base model into train mode within a context; torch's generators are restored."""
-        with forked_rng(self.device):
+        with forked_rng():
             try:
                 self.to_train(self.module)
                 yield
@@ -310,22 +305,6 @@ class BaseModel:
         layer.weight.data.copy_(torch.empty(layer.weight.shape).normal_(std=std, generator=generator))
         if layer.bias is not None:
             nn.init.constant_(layer.bias, self.output_shift if is_output else 0.0)
-
-
-def check_targets(adapters: Sequence[Adapter], base: BaseModel) -> None:
-    """Raise TargetError for adapters at unknown target modules, or two at one module."""
-    known_targets = {target.name for target in base.targets}
-    taken: set[str] = set()
-    for adapter in adapters:
-        if adapter.target not in known_targets:
-            raise TargetError(
-                f"{base.name} has no target module {adapter.target!r}; use the base model of the plan."
-            )
-        if adapter.target in taken:
-            raise TargetError(
-                f"Two adapters share the target {adapter.target!r}; use one method at each target."
-            )
-        taken.add(adapter.target)
 
 
 def _n_positions(module: nn.Module) -> int | None:

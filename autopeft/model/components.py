@@ -11,31 +11,36 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from autopeft.model.linear_layers import linear_shape, n_params, role_of
+from autopeft.model.linear_layers import linear_shape, n_params, output_layer, role_of
 from autopeft.types import ROLE_GROUPS, Component, layer_name
 
 _LANGUAGE_MODELS = ("LMHeadModel", "ForCausalLM", "ForConditionalGeneration", "ForMaskedLM", "MTModel")
 _TASK_MODELS = ("Classification", "MultipleChoice")  # in names: PerceiverForImageClassificationLearned
 _HEADS = ("classifier", "score", "head")
 
-# What the classes of transformers are called, after the name of their model, in the order of the test:
-# `JambaTopKRouter` is a TopKRouter, and `KimiLinearAttention` an Attention.
+# What the classes of transformers are called, in the order of the test. Attention in full is
+# `KimiLinearAttention` in a model called KimiLinear.
 _CLASSES: tuple[tuple[re.Pattern[str], Component], ...] = (
     (re.compile(r"Router|TopK|Gating$|Mo[eE]\w*Gate$"), "router"),
     (re.compile(r"Shared\w*Expert"), "shared_expert"),
     (re.compile(r"Expert"), "routed_experts"),
-    (re.compile(r"Mamba|SSM|DeltaNet|(?:Delta|Lightning|Linear)Attention|ShortConv$"), "recurrent"),
+    (re.compile(r"Mamba|SSM|DeltaNet|(?:Delta|Lightning|(?<!Kimi)Linear)Attention|ShortConv$"), "recurrent"),
     (re.compile(r"RecurrentBlock|Rglru|[mx]LSTM"), "recurrent"),
     (re.compile(r"Indexer"), "other"),  # picks the positions that sparse attention reads; trained apart
     (re.compile(r"Attention|Attn"), "attention"),
     (re.compile(r"MLP|Mlp|FeedForward|FFN|Ffn|LayerFF|Dense(?:Gated)?Act|Intermediate|Pooler"), "mlp"),
-    (re.compile(r"Embed"), "embedding"),
+    (re.compile(r"Embed(?!dingGemma|dingsV3)"), "embedding"),  # in two names of models
 )
 # Parameters of a recurrent state: of Mamba and gated delta nets, and of RWKV.
 _STATES = ("A_log", "dt_bias", "time_decay")
 _LAYERS = re.compile(r"(?:Decoder|Encoder|Hybrid)(?:Layer|Block)$")  # not all are checkpointing layers
 _PROJECTORS = re.compile(r"Merger|Projector|Resampler|Connector|Aligner|PixelShuffle")
-_MODALITIES: Mapping[str, Component] = {"vision": "vision", "image": "vision", "audio": "audio"}
+_MODALITIES: Mapping[str, Component] = {
+    "vision": "vision",
+    "image": "vision",
+    "vq": "vision",
+    "audio": "audio",
+}
 _TRANSPARENT = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -139,7 +144,6 @@ def _places(model: nn.Module) -> dict[str, _Place]:
     """Find the component of each module with parameters of its own, and of packed linear layers."""
     modules = dict(model.named_modules())
     sections = _sections(model, modules)
-    prefixes = _class_prefixes(modules)
     places: dict[str, _Place] = {}
     for name, module in modules.items():
         if not any(True for _ in module.parameters(recurse=False)) and linear_shape(module) is None:
@@ -155,7 +159,7 @@ def _places(model: nn.Module) -> dict[str, _Place]:
         elif isinstance(module, nn.Embedding):
             places[name] = _Place(component="embedding", owner=name)
         else:
-            places[name] = _by_ancestors(name, modules, prefixes)
+            places[name] = _by_ancestors(name, modules)
     return _with_experts(places, modules)
 
 
@@ -173,9 +177,9 @@ def _sections(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, C
     than the whole model's. What is next to a tower and is not a model of text is a projector.
     """
     sections: dict[str, Component] = dict.fromkeys(head_names(model), "head")
-    output_layer = cast(Any, getattr(model, "get_output_embeddings", lambda: None))()
+    last = output_layer(model)
     for name, child in modules.items():
-        if output_layer is not None and child is output_layer:
+        if child is last:
             top = name.partition(".")[0]  # BERT's `cls` holds more than the output layer
             is_body = top == getattr(model, "base_model_prefix", "")
             sections[name if is_body else top] = "head"
@@ -184,9 +188,8 @@ def _sections(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, C
     for name, child in modules.items():
         if not isinstance(child, PreTrainedModel) or type(child.config) is type(model.config):
             continue
-        if not any(parent in towers for parent in _parents(name)) and (
-            modality := of_config.get(type(child.config)) or _modality_of_inputs(child)
-        ):
+        modality = of_config.get(type(child.config))
+        if modality and not any(parent in towers for parent in _parents(name)):
             towers[name] = modality
     around = {parent for name in towers for parent in _parents(name)}
     text_models = [
@@ -218,23 +221,7 @@ def _modalities_of_configs(config: Any) -> dict[type, Component]:
     return found
 
 
-def _modality_of_inputs(model: PreTrainedModel) -> Component | None:
-    """Return what a model reads if that is images or audio alone."""
-    inputs = model.input_modalities
-    kinds = {_MODALITIES.get(kind) for kind in ((inputs,) if isinstance(inputs, str) else inputs)}
-    return kinds.pop() if len(kinds - {None}) == 1 and "text" not in inputs else None
-
-
-def _class_prefixes(modules: Mapping[str, nn.Module]) -> re.Pattern[str]:
-    """Match what names of classes begin with in this model: `KimiLinear` of `KimiLinearConfig`."""
-    configs = {
-        type(child.config).__name__ for child in modules.values() if isinstance(child, PreTrainedModel)
-    }
-    names = sorted((name.removesuffix("Config") for name in configs), key=len, reverse=True)
-    return re.compile("|".join(f"^{re.escape(name)}" for name in names) or "^$")
-
-
-def _by_ancestors(name: str, modules: Mapping[str, nn.Module], prefixes: re.Pattern[str]) -> _Place:
+def _by_ancestors(name: str, modules: Mapping[str, nn.Module]) -> _Place:
     """Find the innermost module around a module that shows its component, up to its layer.
 
     An MLP inside of experts is one of them.
@@ -245,7 +232,7 @@ def _by_ancestors(name: str, modules: Mapping[str, nn.Module], prefixes: re.Patt
         is_layer = isinstance(module, GradientCheckpointingLayer | PreTrainedModel)
         if is_layer or _LAYERS.search(type(module).__name__):
             break
-        component = _shown_by(module, owner, prefixes) if owner != name or not is_norm(module) else None
+        component = _shown_by(module, owner) if owner != name or not is_norm(module) else None
         if component is not None and (found is None or component == "routed_experts"):
             found = _Place(component=component, owner=owner)
         if found is not None and found.component != "mlp":
@@ -255,9 +242,9 @@ def _by_ancestors(name: str, modules: Mapping[str, nn.Module], prefixes: re.Patt
     return found
 
 
-def _shown_by(module: nn.Module, name: str, prefixes: re.Pattern[str]) -> Component | None:
+def _shown_by(module: nn.Module, name: str) -> Component | None:
     """Return the component that the class or structure of a module shows, if any."""
-    class_name, leaf = prefixes.sub("", type(module).__name__), name.rpartition(".")[2]
+    class_name, leaf = type(module).__name__, name.rpartition(".")[2]
     if "adapter" in leaf:  # inside a block that layers share (Zamba2)
         return "other"
     if _has_state(module, class_name):

@@ -205,9 +205,9 @@ def has_used_gpus() -> bool:
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
-def forked_rng(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Return a context that restores the random state of the CPU, and that of the GPUs."""
-    return torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else [])
+def forked_rng() -> contextlib.AbstractContextManager[None]:
+    """Return a context that restores the random state of the CPU, and that of GPUs in use."""
+    return torch.random.fork_rng(devices=range(torch.cuda.device_count()) if has_used_gpus() else [])
 
 
 def is_out_of_memory(error: BaseException) -> bool:

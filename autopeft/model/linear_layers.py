@@ -37,6 +37,12 @@ def linear_shape(module: nn.Module) -> tuple[str, int, int] | None:
     return None
 
 
+def output_layer(model: nn.Module) -> nn.Module | None:
+    """Return the output layer of a language model; None for other models."""
+    layer: nn.Module | None = cast(Any, getattr(model, "get_output_embeddings", lambda: None))()
+    return layer
+
+
 def is_quantized(module: nn.Module) -> bool:
     """Return whether a module is a linear layer that does not store one float per weight."""
     return linear_shape(module) is not None and not _is_plain(module)

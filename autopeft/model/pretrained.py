@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,12 +28,11 @@ from autopeft.model.checkpoint_source import (
 )
 from autopeft.model.checks import pad_with, prepare_base, require_targets, usable_tokenizer
 from autopeft.model.components import head_names
-from autopeft.model.devices import SPREAD, Precision, device_names, find_device, has_used_gpus, make_current
-from autopeft.model.linear_layers import n_params
+from autopeft.model.devices import SPREAD, Precision, device_names, find_device, forked_rng, make_current
+from autopeft.model.linear_layers import n_bits, n_params
 from autopeft.model.quantization import (
     conv1d_to_linear,
     dequantizing,
-    log_quantized,
     output_layer_names,
     plain_experts_note,
     quantization_config,
@@ -74,17 +73,25 @@ def load(
     config = config_of(spec)
     class_name = loading_class(config, auto_class)
     require_class(config, class_name, name=name)
-    reader = _Reader(
-        spec=spec,
-        config=config,
-        class_name=class_name,
-        label_names=label_names,
-        device=find_device(device),
-        is_spread=device_names(device)[0] == SPREAD,
-        dtype=precision.dtype,
-    )
-    make_current(reader.device)
-    module, checkpoint = reader.read_plain() if spec.quantize == "none" else reader.read_quantized()
+    place = find_device(device)
+    make_current(place)
+    device_map = SPREAD if device_names(device)[0] == SPREAD else {"": place}
+    read = partial(_read, spec, class_name=class_name, label_names=label_names, dtype=precision.dtype)
+    if spec.quantize != "none":
+        skeleton = load_skeleton(spec, auto_class=class_name)
+        module, checkpoint = _read_quantized(read, skeleton, spec.quantize, device_map, dtype=precision.dtype)
+    else:
+        settings = dequantizing(config)
+        if device_map == SPREAD or (
+            place.type == "cuda" and not label_names and not source.endswith(".gguf")
+        ):
+            # Weights stream to the GPU, without a copy in host memory. A fresh head is drawn on the CPU,
+            # whose numbers are the same everywhere.
+            settings["device_map"] = device_map
+        module, checkpoint = read(**settings)
+        require_trainable(module, name)
+        if device_map != SPREAD:
+            module.to(place)
     stop_mutation(module, scales_gradients=precision.dtype == "float16")
     tokenizer = None
     with contextlib.nullcontext() if needs_tokenizer else contextlib.suppress(ModelError):
@@ -173,85 +180,70 @@ def quiet_libraries() -> Iterator[None]:
             transformers.logging.enable_progress_bar()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Reader:
-    """Reads a checkpoint; methods return the model and transformers' loading report."""
+def _read_quantized(
+    read: Callable[..., tuple[Any, Mapping[str, Any]]],
+    skeleton: BaseModel,
+    bits: str,
+    device_map: object,
+    *,
+    dtype: str,
+) -> tuple[Any, Mapping[str, Any]]:
+    """Read a model and quantize it, except for head, output layer and layers without weights.
 
-    spec: ModelSpec
-    config: Any
-    class_name: str
-    label_names: Sequence[str]
-    device: torch.device
-    is_spread: bool
-    dtype: str
-
-    def read_plain(self) -> tuple[Any, Mapping[str, Any]]:
-        """Read a model whose format is that of the checkpoint."""
-        source, name = resolve(self.spec)
-        settings = dequantizing(self.config)
-        if self.is_spread:
-            settings["device_map"] = SPREAD
-        elif self.device.type == "cuda" and not self.label_names and not source.endswith(".gguf"):
-            # Weights stream to the GPU, without a copy in host memory. A fresh head is drawn on the CPU,
-            # whose numbers are the same everywhere.
-            settings["device_map"] = {"": self.device}
-        module, checkpoint = self._read(**settings)
-        require_trainable(module, name)
-        return module if self.is_spread else module.to(self.device), checkpoint
-
-    def read_quantized(self) -> tuple[Any, Mapping[str, Any]]:
-        """Read a model and quantize it, except for head, output layer and layers without weights.
-
-        Reading shows which weights are missing, so that a model without a pooler, say, is read twice. All is
-        read in the format that the model computes in: it takes less memory, and 4-bit layers unpack to it.
-        """
-        skeleton = load_skeleton(self.spec, auto_class=self.class_name)
-        require_plain_weights(self.config, skeleton.name)
-        skipped = [*skeleton.head_names, *output_layer_names(skeleton.module)]
-        device_map = SPREAD if self.is_spread else {"": self.device}
-        while True:
-            config = quantization_config(self.spec.quantize, skipped, dtype=self.dtype)
-            module, checkpoint = self._read(quantization_config=config, device_map=device_map)
-            missing = quantized_owners(module, _missing_keys(checkpoint))
-            if not missing:
-                break
-            skipped += missing
-        widen_norms(module)
-        if self.device.type == "cpu":
+    Reading shows which weights are missing, so that a model without a pooler, say, is read twice. All is read
+    in the format that the model computes in: it takes less memory, and 4-bit layers unpack to it.
+    """
+    require_plain_weights(skeleton.module.config, skeleton.name)
+    skipped = [*skeleton.head_names, *output_layer_names(skeleton.module)]
+    while True:
+        config = quantization_config(bits, skipped, dtype=dtype)
+        module, checkpoint = read(quantization_config=config, device_map=device_map)
+        missing = quantized_owners(module, _missing_keys(checkpoint))
+        if not missing:
+            break
+        skipped += missing
+    widen_norms(module)
+    for parameter in module.parameters():
+        if parameter.device.type == "cpu" and parameter.is_floating_point():
             # A view of the checkpoint would keep its whole file mapped, several times as large.
-            for parameter in module.parameters():
-                if parameter.is_floating_point():
-                    parameter.data = parameter.data.clone()
-        log_quantized(module, skeleton.name)
-        bits, n_weights = self.spec.quantize, n_params(module)
-        if note := plain_experts_note(module, bits, n_weights=n_weights, dtype=self.dtype):
-            log.warning(note)
-        return module, checkpoint
+            parameter.data = parameter.data.clone()
+    n_layers = sum(n_bits(child) > 0 for child in module.modules())
+    if n_layers == 0:
+        raise ModelError(
+            f"{skeleton.name} has no linear layer that bitsandbytes quantizes; leave --quantize out."
+        )
+    text = "%s: bitsandbytes holds %d linear layers in %s; what is trained is float32."
+    log.info(text, skeleton.name, n_layers, bits)
+    if note := plain_experts_note(module, bits, n_weights=n_params(module), dtype=dtype):
+        log.warning(note)
+    return module, checkpoint
 
-    def _read(self, **settings: Any) -> tuple[Any, Mapping[str, Any]]:
-        """Read the checkpoint with these settings of `from_pretrained`."""
-        source, name = resolve(self.spec)
-        if self.label_names:  # `num_labels` too: the configs of timm and PVT have a field of that name
-            settings["id2label"] = dict(enumerate(self.label_names))
-            settings["label2id"] = {label: index for index, label in enumerate(self.label_names)}
-            settings["num_labels"] = len(self.label_names)
-        gpus = range(torch.cuda.device_count()) if has_used_gpus() else ()
-        with reading(source), torch.random.fork_rng(devices=gpus):
-            torch.manual_seed(0)  # missing weights are drawn alike in every process
-            module, checkpoint = getattr(transformers, self.class_name).from_pretrained(
-                **pretrained_arguments(source, self.spec),
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                dtype=getattr(torch, self.dtype),
-                **settings,
-            )
-        places = getattr(module, "hf_device_map", {"": next(module.parameters()).device.type})
-        if self.is_spread and not {"cpu", "disk"}.isdisjoint(places.values()):
-            raise ModelError(
-                f"{name} does not fit into the {torch.cuda.device_count()} GPUs of this machine together; "
-                "pass --quantize 4bit, take a smaller model, or train in shards by autopeft tune."
-            )
-        return module, checkpoint
+
+def _read(
+    spec: ModelSpec, *, class_name: str, label_names: Sequence[str], dtype: str, **settings: Any
+) -> tuple[Any, Mapping[str, Any]]:
+    """Read a checkpoint with settings of `from_pretrained`; return transformers' loading report too."""
+    source, name = resolve(spec)
+    if label_names:  # `num_labels` too: the configs of timm and PVT have a field of that name
+        settings["id2label"] = dict(enumerate(label_names))
+        settings["label2id"] = {label: index for index, label in enumerate(label_names)}
+        settings["num_labels"] = len(label_names)
+    with reading(source), forked_rng():
+        torch.manual_seed(0)  # missing weights are drawn alike in every process
+        module, checkpoint = getattr(transformers, class_name).from_pretrained(
+            **pretrained_arguments(source, spec),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            dtype=getattr(torch, dtype),
+            **settings,
+        )
+    places = getattr(module, "hf_device_map", {})
+    if settings.get("device_map") == SPREAD and not {"cpu", "disk"}.isdisjoint(places.values()):
+        raise ModelError(
+            f"{name} does not fit into the {torch.cuda.device_count()} GPUs of this machine together; "
+            "pass --quantize 4bit, take a smaller model, or train in shards by autopeft tune."
+        )
+    return module, checkpoint
 
 
 def _missing_keys(checkpoint: Mapping[str, Any]) -> frozenset[str]:

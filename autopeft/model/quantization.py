@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -17,7 +17,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from autopeft.errors import ModelError
-from autopeft.model.linear_layers import is_quantized, linear_shape, n_bits, n_params, plain_weight
+from autopeft.model.linear_layers import is_quantized, linear_shape, n_bits, output_layer, plain_weight
 from autopeft.types import QUANTIZED
 
 # Bytes per weight. NF4 with double quantization: half a byte, one byte per block of 64 weights, and
@@ -31,9 +31,6 @@ _READ_PLAIN = "gguf"  # a file whose weights transformers reads in plain numbers
 _LOADED_PLAIN = "mxfp4"  # dequantized on loading, since no gradient passes through its kernels
 _FEW_EXPERTS = 0.05  # of all weights; fewer are not worth a note; heuristic
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
-_REPACKS = "support_avx512bf16_for_cpu"  # the flag of a bitsandbytes layer that lets it repack its weight
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +126,8 @@ def quantization_config(bits: str, skipped: Iterable[str], *, dtype: str) -> Any
 
 def output_layer_names(module: nn.Module) -> tuple[str, ...]:
     """Return the name of a language model's output layer, not quantized as in QLoRA."""
-    output = cast(Any, getattr(module, "get_output_embeddings", lambda: None))()
-    return tuple(name for name, child in module.named_modules() if output is not None and child is output)
+    last = output_layer(module)
+    return tuple(name for name, child in module.named_modules() if child is last)
 
 
 def plain_experts_note(module: nn.Module, bits: str, *, n_weights: int, dtype: str) -> str | None:
@@ -173,8 +170,8 @@ def unquantized_modules(module: nn.Module) -> tuple[str, ...]:
     return tuple(getattr(config, "llm_int8_skip_modules", None) or ())
 
 
-def stop_mutation(module: nn.Module, *, scales_gradients: bool = False) -> Callable[[], None]:
-    """Work around faults of bitsandbytes 0.50.2 and `peft` 0.21.2; return how to undo it.
+def stop_mutation(module: nn.Module, *, scales_gradients: bool = False) -> None:
+    """Work around faults of bitsandbytes 0.50.2 and `peft` 0.21.2.
 
     - On CPUs with AVX-512 for bfloat16, a 4-bit layer repacks its weight, rounded, at its first evaluation,
       and no gradient passes through it any more. Its flag is turned off.
@@ -187,25 +184,19 @@ def stop_mutation(module: nn.Module, *, scales_gradients: bool = False) -> Calla
     - A training 8-bit layer keeps its input for the gradient of its weight, which is frozen; checkpointing
       does not free it. A hook drops it.
     """
-    undo = contextlib.ExitStack()
     for layer in (cast(Any, child) for child in module.modules() if n_bits(child)):
         bias = None if layer.bias is None else layer.bias.data
-        if bias is not None:
-            undo.callback(setattr, layer.bias, "data", bias)
-        if hasattr(layer, _REPACKS):
-            undo.callback(setattr, layer, _REPACKS, getattr(layer, _REPACKS))
-            setattr(layer, _REPACKS, False)
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
         compute_dtype = getattr(layer, "compute_dtype", None)
         if compute_dtype is torch.float16 and not scales_gradients:
-            undo.callback(setattr, layer, "compute_dtype", compute_dtype)
             layer.compute_dtype = compute_dtype = torch.float32
         if bias is not None and compute_dtype is not None:
             layer.bias.data = bias.to(compute_dtype)
         if n_bits(layer) == 8:
-            undo.callback(layer.register_forward_pre_hook(_restore_scales).remove)
-            undo.callback(layer.register_forward_hook(partial(_restore_bias, bias)).remove)
-            undo.callback(layer.register_forward_hook(_drop_input).remove)
-    return undo.close
+            layer.register_forward_pre_hook(_restore_scales)
+            layer.register_forward_hook(partial(_restore_bias, bias))
+            layer.register_forward_hook(_drop_input)
 
 
 def _restore_scales(layer: Any, inputs: Any) -> None:
@@ -239,16 +230,6 @@ def rows_independent(module: nn.Module) -> Iterator[None]:
     finally:
         for state, threshold in thresholds:
             state.threshold = threshold
-
-
-def log_quantized(module: nn.Module, name: str) -> None:
-    """Log how many weights bitsandbytes quantized; raise ModelError if it quantized none."""
-    layers = [cast(Any, child) for child in module.modules() if n_bits(child)]
-    if not layers:
-        raise ModelError(f"{name} has no linear layer that bitsandbytes quantizes; leave --quantize out.")
-    n_weights = sum(n_params(layer) - (0 if layer.bias is None else len(layer.bias)) for layer in layers)
-    text = "%s: bitsandbytes holds the %s weights of %d linear layers in %d bits; what is trained is float32."
-    log.info(text, name, f"{n_weights:,}", len(layers), n_bits(layers[0]))
 
 
 def drop_weights(module: nn.Module) -> None:

@@ -13,8 +13,8 @@ from peft.tuners.lora import LoraModel
 from torch import nn
 
 from autopeft.model.attaching import rewrites_targets
-from autopeft.model.components import components
-from autopeft.model.linear_layers import is_quantized, linear_shape, role_by_name, role_of
+from autopeft.model.components import components, is_norm
+from autopeft.model.linear_layers import is_quantized, linear_shape, output_layer, role_by_name, role_of
 from autopeft.types import ROLE_GROUPS, Component, Target, layer_name
 from autopeft.types.plans import LAYER
 
@@ -83,17 +83,17 @@ def _base_modules(module: nn.Module, exclude: Sequence[str]) -> Iterator[tuple[s
     """
     attentions = [name for name, child in module.named_modules() if isinstance(child, nn.MultiheadAttention)]
     exclude = (*exclude, *(f"{name}.out_proj" for name in attentions))
-    output_layer = cast(Any, getattr(module, "get_output_embeddings", lambda: None))()
+    last = output_layer(module)
     for name, child in module.named_modules():
         is_excluded = any(f"{name}.".startswith(f"{other}.") for other in exclude)
-        if not is_excluded and child is not output_layer:
+        if not is_excluded and child is not last:
             yield name, child
 
 
 def _target(name: str, module: nn.Module) -> Target | None:
     """Make the target of a linear layer or norm, without its depth; else None."""
     shape, weight = linear_shape(module), getattr(module, "weight", None)
-    if shape is None and isinstance(weight, nn.Parameter) and _is_norm(module) and weight.ndim == 1:
+    if shape is None and isinstance(weight, nn.Parameter) and _is_plain_norm(module) and weight.ndim == 1:
         shape = "norm", weight.numel(), weight.numel()
     if shape is None:
         return None
@@ -113,7 +113,7 @@ def _target(name: str, module: nn.Module) -> Target | None:
     )
 
 
-def _is_norm(module: nn.Module) -> bool:
+def _is_plain_norm(module: nn.Module) -> bool:
     """Return whether a module normalizes the last dimension of each position by itself.
 
     Batch norms keep statistics, which stay frozen. Adapters scale the last dimension, and group norms have
@@ -122,8 +122,7 @@ def _is_norm(module: nn.Module) -> bool:
     is_channels_first = (
         isinstance(module, nn.GroupNorm) or getattr(module, "data_format", "") == "channels_first"
     )
-    is_batch_norm = hasattr(module, "running_mean")
-    return "norm" in type(module).__name__.lower() and not is_batch_norm and not is_channels_first
+    return is_norm(module) and not hasattr(module, "running_mean") and not is_channels_first
 
 
 def _expert_targets(name: str, module: nn.Module, model: nn.Module) -> list[Target]:

@@ -23,6 +23,8 @@ from autopeft.model.quantization import stop_mutation, widen_norms
 from autopeft.model.weight_comparison import compare_with_checkpoint
 from autopeft.types import Component
 
+_FLAGS = ("support_avx512bf16_for_cpu", "compute_dtype")  # those that `stop_mutation` sets
+
 
 def from_memory(
     module: nn.Module,
@@ -74,21 +76,23 @@ def from_memory(
 def restoring(module: nn.Module) -> Iterator[None]:
     """Restore modules, flags, gradients and padding token of a module when the context ends.
 
-    Weights are not copied, since `BaseModel.attached` leaves them unchanged. It restores modules too, but a
-    signal may interrupt it. Inside the context a quantized model has the formats of norms and biases that it
-    has when it is loaded by name.
+    Weights are not copied, since `BaseModel.attached` leaves them unchanged. Inside the context a quantized
+    model is changed as `load` changes one.
     """
     restore = note_state(module)
     configs = [vars(config) for config in text_configs(cast(Any, module).config)]
     padding = [{n: value for n, value in config.items() if n == "pad_token_id"} for config in configs]
-    undo = stop_mutation(module, scales_gradients=narrow_format_of(module) == "float16")
+    layers = [vars(child) for child in module.modules() if n_bits(child)]
+    flags = [{name: layer[name] for name in _FLAGS if name in layer} for layer in layers]
+    stop_mutation(module, scales_gradients=narrow_format_of(module) == "float16")
     if any(map(n_bits, module.modules())):
         widen_norms(module)
     try:
         yield
     finally:
-        undo()
         restore()
+        for layer, original in zip(layers, flags, strict=True):
+            layer.update(original)
         for config, original in zip(configs, padding, strict=True):
             config.pop("pad_token_id", None)
             config.update(original)

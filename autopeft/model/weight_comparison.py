@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -32,17 +32,10 @@ def bit_sums(module: nn.Module) -> dict[str, int]:
     return {name: _bit_sum(tensor) for name, tensor in _tensors_of(module).items()}
 
 
-class TensorWatch:
-    """Detects changes of the weights that a module had when the watch was made."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._sums = bit_sums(module)
-
-    def first_change(self, module: nn.Module) -> str | None:
-        """Return the name of a tensor that was changed, added or removed; None without one."""
-        sums = bit_sums(module)
-        names = sorted(sums.keys() | self._sums.keys())
-        return next((name for name in names if sums.get(name) != self._sums.get(name)), None)
+def first_change(module: nn.Module, before: Mapping[str, int]) -> str | None:
+    """Return the first tensor that was changed, added or removed since the `bit_sums` before."""
+    now = bit_sums(module)
+    return next((name for name in sorted({*now, *before}) if now.get(name) != before.get(name)), None)
 
 
 def weight_digests(module: nn.Module, *, exclude: Collection[str] = ()) -> dict[str, str]:

@@ -27,6 +27,7 @@ from autopeft.model.training_pass import (
     quick_attention,
     without_cache,
 )
+from autopeft.model.weight_comparison import first_change
 from autopeft.plugins import Batch, Evaluation, Method, Task
 from autopeft.store import write_text
 from autopeft.train.batches import can_omit_masks, collate
@@ -89,9 +90,9 @@ class Bench:
         If memory runs out in training, the run starts again in less memory. A failure is returned as a
         measurement. Raises TrainingError if a run changed the base model or broke the GPU for later ones.
         """
-        started, watch = time.perf_counter(), self.base.watch  # which begins here
+        started, before = time.perf_counter(), self.base.first_sums
         measurement = self._measure_again_in_less(plan, fidelity)
-        if changed := watch.first_change(self.base.module):
+        if changed := first_change(self.base.module, before):
             raise TrainingError(
                 f"Plan {plan.digest} changed {changed} of the base model; this is a bug, please report it."
             )
@@ -226,7 +227,7 @@ class Bench:
             quick_attention(),
             self._attached(plan, seed=0) as (model, _),
             self._checkpointing(self.base.to_train(model), self.compute),
-            forked_rng(self.base.device),
+            forked_rng(),
             counter.counting(),
         ):
             loss = self._loss(model, self.collate("train", rows)[0])

@@ -87,7 +87,7 @@ def train(
     peak_rates = [float(group["lr"]) for group in groups]
     optimizer = AdamW(groups, weight_decay=0.0, fused=device.type in _FUSED_ON)
     scaler = GradScaler(device.type, enabled=run.scales_gradients)
-    with forked_rng(device):
+    with forked_rng():
         torch.manual_seed(run.seed)  # dropout
         start = under_way.resume(model, optimizer, scaler, last_step=n_steps if branch is None else branch)
         peak = _PeakBytes(run, start, model)

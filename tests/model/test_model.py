@@ -12,9 +12,9 @@ from peft import LoraConfig
 from toys.bases import state_of
 from toys.words import VOCABULARY
 
+from autopeft.adapters import check_plan
 from autopeft.errors import ModelError, TargetError
 from autopeft.model import BaseModel, load, load_skeleton, resolve
-from autopeft.model.base import check_targets
 from autopeft.model.targets import list_targets
 from autopeft.types import Adapter, ModelSpec, Plan
 
@@ -120,7 +120,7 @@ def test_config_that_peft_refuses_halfway_leaves_no_trace(bert, make_plan):
 def test_target_of_another_model_is_refused(bert):
     adapter = Adapter(method="lora", target="bert.encoder.layer.9.attention.self.query", rank=1)
     with pytest.raises(TargetError, match=r"layer\.9"):
-        check_targets([adapter], bert)
+        check_plan(Plan(adapters=(adapter,), learning_rate=1e-3, trainable_params=1), bert, {})
 
 
 def test_skeleton_has_the_targets_and_counts_of_the_loaded_model(model_dir):

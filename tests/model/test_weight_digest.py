@@ -8,7 +8,7 @@ import transformers
 from torch import nn
 from toys.bases import toy_base
 
-from autopeft.model.weight_comparison import TensorWatch, bit_sums, weight_digests
+from autopeft.model.weight_comparison import bit_sums, first_change, weight_digests
 
 
 class Toy(nn.Module):
@@ -46,11 +46,11 @@ def computed(module):
         (computed, None),  # no checkpoint holds it: the module may compute it again
     ],
 )
-def test_watch_returns_the_name_of_a_changed_tensor(change, name):
+def test_changed_tensor_is_named(change, name):
     module = Toy()
-    watch = TensorWatch(module)
+    before = bit_sums(module)
     change(module)
-    assert watch.first_change(module) == name
+    assert first_change(module, before) == name
 
 
 def test_bits_of_views_that_start_at_an_odd_place_are_summed():
@@ -79,10 +79,10 @@ def test_excluded_modules_are_not_in_the_digest():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_trial_with_lora_on_experts_is_not_a_change(dtype, make_plan, attach, batch_for):
     base = toy_base("moe-lm", dtype=dtype)
-    watch = base.watch
+    before = bit_sums(base.module)
     with attach(base, make_plan(base, "lora")) as adapted, base.autocast():
         adapted(**batch_for(base)).loss.backward()
-    assert watch.first_change(base.module) is None
+    assert first_change(base.module, before) is None
 
 
 def test_frequencies_that_longrope_writes_as_it_runs_are_not_a_change():
@@ -95,7 +95,7 @@ def test_frequencies_that_longrope_writes_as_it_runs_are_not_a_change():
         rope_parameters={"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, **factors},
     )
     model = transformers.Phi3ForCausalLM(config).requires_grad_(False)
-    watch, before = TensorWatch(model), model.model.rotary_emb.inv_freq.clone()
+    before, frequencies = bit_sums(model), model.model.rotary_emb.inv_freq.clone()
     model(input_ids=torch.ones(1, 32, dtype=torch.long))
-    assert not torch.equal(model.model.rotary_emb.inv_freq, before)
-    assert watch.first_change(model) is None
+    assert not torch.equal(model.model.rotary_emb.inv_freq, frequencies)
+    assert first_change(model, before) is None
