@@ -86,7 +86,11 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
 
     configs = []
     for (dora, init), members in groupby(sorted(adapters, key=dora_and_init), dora_and_init):
-        group = [_named(adapter) for adapter in members]
+        # `peft` knows a layer that it takes for an expert by the name of its weight.
+        group = [
+            replace(a, target=f"{a.target}.weight") if dict(a.options).get("by_weight") else a
+            for a in members
+        ]
         rank, ranks = by_pattern({adapter.target: adapter.rank for adapter in group})
         alpha, alphas = alphas_of(group)
         parameters = sorted(a.target for a in group if dict(a.options).keys() & {"experts", "by_weight"})
@@ -104,12 +108,6 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
         )
         configs.append(config)
     return tuple(configs)
-
-
-def _named(adapter: Adapter) -> Adapter:
-    """Return an adapter with the name that `peft` is given: the module's, or that of its weight."""
-    is_by_weight = dict(adapter.options).get("by_weight", False)
-    return replace(adapter, target=f"{adapter.target}.weight") if is_by_weight else adapter
 
 
 def _read_choices(config: Any) -> Options:

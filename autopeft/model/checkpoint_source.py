@@ -138,7 +138,7 @@ def name_first_token(config: Any, generation_config: Any = None) -> None:
 
     It is that of the generation config, else the token that begins a text, else padding, else token 0.
     """
-    if not getattr(config, "is_encoder_decoder", False):
+    if not _is_seq2seq(config):
         return
     names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
     tokens = (getattr(source, name, None) for name in names for source in (config, generation_config))

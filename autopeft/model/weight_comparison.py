@@ -49,7 +49,8 @@ def weight_digests(module: nn.Module, *, exclude: Collection[str] = ()) -> dict[
     sums = {}
     for name, tensor in tensors.items():
         pieces = torch.split(tensor.contiguous().view(-1), _CHUNK_NUMBERS)
-        sums[name] = [*tensor.shape, *(_bit_sum(_rounded(piece)) for piece in pieces)]
+        dtype = torch.bfloat16 if tensor.is_floating_point() else tensor.dtype
+        sums[name] = [*tensor.shape, *(_bit_sum(piece.to(dtype)) for piece in pieces)]
     if any(map(n_bits, module.modules())):
         label = "weights outside quantized layers"
     elif any(tensor.dtype == torch.float16 for tensor in tensors.values()):
@@ -57,10 +58,6 @@ def weight_digests(module: nn.Module, *, exclude: Collection[str] = ()) -> dict[
     else:
         label = "weights rounded to bfloat16"
     return {label: digest_of(sums)}
-
-
-def _rounded(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
 
 
 def _bit_sum(tensor: Tensor) -> int:

@@ -92,11 +92,13 @@ def plan_of(policy: Policy, context: AllocationContext) -> Plan:
     wider = _changed_parts(policy, placement="all", layer_share=1.0, select="last_layers")
     attempts = (policy, wider, _changed_parts(wider, options=()))
     adapters = next(filter(None, (_allocate(attempt, context) for attempt in attempts)), ())
+    targets = {target.name: target for target in context.targets}
+    costs = (context.methods[a.method].cost(targets[a.target], a.rank, dict(a.options)) for a in adapters)
     choices = {name: values[0] for name, values in context.choices.items()} | dict(policy.choices)
     return Plan(
         adapters=adapters,
         learning_rate=policy.learning_rate,
-        trainable_params=params_of(adapters, context),
+        trainable_params=sum(costs),
         choices=tuple(choices.items()),
     )
 
@@ -108,12 +110,6 @@ def plan_everywhere(
     scores = dict.fromkeys((target.name for target in targets), 1.0)
     context = AllocationContext(targets=targets, scores=scores, methods=methods, max_params=sys.maxsize)
     return plan_of(Policy(method=method, learning_rate=1.0, max_rank=rank or None), context)
-
-
-def params_of(adapters: Sequence[Adapter], context: AllocationContext) -> int:
-    """Count the trainable parameters of adapters at their target modules."""
-    targets = {target.name: target for target in context.targets}
-    return sum(context.methods[a.method].cost(targets[a.target], a.rank, dict(a.options)) for a in adapters)
 
 
 def _changed_parts(policy: Policy, **changes: object) -> Policy:
