@@ -61,19 +61,17 @@ def weights_read_directly(module: nn.Module, targets: Iterable[Target]) -> froze
     An adapter there changes nothing on a GPU with these kernels: `out_proj` of Bamba, Granite 4 H and Zamba2,
     `x_proj` and `dt_proj` of Mamba. The source of the class around the layer shows it.
     """
-    found, read = set(), dict[type, frozenset[str]]()
-    for target in targets:
-        owner, _, leaf = target.name.rpartition(".")
-        if target.component == "recurrent":
-            kind = type(module.get_submodule(owner))
-            if kind not in read:
-                try:
-                    read[kind] = frozenset(_READ.findall(inspect.getsource(kind)))
-                except (OSError, TypeError):  # of a class without a file
-                    read[kind] = frozenset()
-            if leaf in read[kind]:
-                found.add(target.name)
-    return frozenset(found)
+    owners = {t.name: t.name.rpartition(".")[0] for t in targets if t.component == "recurrent"}
+    kinds = {name: type(module.get_submodule(owner)) for name, owner in owners.items()}
+    read = {kind: _weights_read_by(kind) for kind in set(kinds.values())}
+    return frozenset(name for name, kind in kinds.items() if name.rpartition(".")[2] in read[kind])
+
+
+def _weights_read_by(kind: type[nn.Module]) -> set[str]:
+    try:
+        return set(_READ.findall(inspect.getsource(kind)))
+    except (OSError, TypeError):  # of a class without a file
+        return set()
 
 
 def left_out_sentences(

@@ -15,7 +15,6 @@ from autopeft.types import (
     FUSED_ROLES,
     ROLE_GROUPS,
     Adapter,
-    OptionPairs,
     OptionValue,
     Plan,
     Target,
@@ -72,8 +71,8 @@ def cheapest(space: Space, context: AllocationContext) -> dict[str, int]:
             # `plan_of` widens a placement that is too expensive to all target modules, so that all count.
             fits = bool(_fitting_placements(method, part, context))
             fitting = [target for target in context.targets if fits and method.refusal(target) is None]
-            places = [place_at(target, method, options, part.max_rank) for target in fitting]
-            costs.append(min((place.cost(place.ranks[0]) for place in places if place), default=None))
+            claims = [claim_at(target, method, options, part.max_rank) for target in fitting]
+            costs.append(min((claim.cost(claim.ranks[0]) for claim in claims if claim), default=None))
         if None not in costs:
             smallest[arm] = sum(cost or 0 for cost in costs)
     return smallest
@@ -118,64 +117,54 @@ def _changed_parts(policy: Policy, **changes: object) -> Policy:
     return replace(policy, other_parts=parts, **changes)  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """A target module with a method and its options there, and the ranks that an adapter may have."""
-
-    target: Target
-    method: Method
-    options: OptionPairs
-    ranks: Sequence[int]
-
-    def cost(self, rank: int) -> int:
-        """Trainable parameters of an adapter of this rank."""
-        return self.method.cost(self.target, rank, dict(self.options))
-
-
-def place_at(
+def claim_at(
     target: Target, method: Method, choices: Mapping[str, OptionValue], max_rank: int | None
-) -> Place | None:
-    """Put a method at a target module with its ranks up to `max_rank`; None if the method has none so low."""
+) -> Claim | None:
+    """Claim a method's ranks up to `max_rank` at a target module; None if the method has none so low."""
     options = method.options(target, **choices)
     ranks = method.ranks(target, options)
     if method.ranked and max_rank is not None:
         ranks = ranks[: bisect_right(ranks, max_rank)]
     if not ranks:
         return None
-    return Place(target=target, method=method, options=tuple(sorted(options.items())), ranks=ranks)
+    return Claim(target=target.name, ranks=ranks, cost=lambda rank: method.cost(target, rank, options))
 
 
 def _allocate(policy: Policy, context: AllocationContext) -> tuple[Adapter, ...]:
     """Spend the budget on adapters at the target modules of a policy; empty if none fits."""
-    places: dict[str, tuple[Place, Policy]] = {}  # a target module goes to the first part that selects it
+    claims: list[Claim] = []
+    parts: dict[str, Policy] = {}  # a target module goes to the first part that selects it
     for part in (policy, *policy.other_parts):
         method = context.methods[part.method]
         for target in select_targets(part, context, method):
-            place = place_at(target, method, dict(part.options), part.max_rank)
-            if place is not None:
-                places.setdefault(target.name, (place, part))
-    claims = [Claim(target=name, ranks=place.ranks, cost=place.cost) for name, (place, _) in places.items()]
+            claim = claim_at(target, method, dict(part.options), part.max_rank)
+            if claim is not None and target.name not in parts:
+                parts[target.name] = part
+                claims.append(claim)
     ranks = allocate(claims, max_params=context.max_params)
     for part in (policy, *policy.other_parts):
         may_differ = context.methods[part.method].takes_rank_pattern
-        of_part = [claim for claim in claims if places[claim.target][1] is part]
-        of_rest = [claim for claim in claims if places[claim.target][1] is not part]
+        of_part = [claim for claim in claims if parts[claim.target] is part]
+        of_rest = [claim for claim in claims if parts[claim.target] is not part]
         room = context.max_params - sum(c.cost(ranks[c.target]) for c in of_rest if c.target in ranks)
         claims = [*of_rest, *at_one_rank(of_part, max_params=room, may_differ=may_differ)]
         ranks = allocate(claims, max_params=context.max_params)
-    return tuple(
-        Adapter(
+    targets = {target.name: target for target in context.targets}
+    adapters = []
+    for name, rank in ranks.items():
+        part, choices = parts[name], dict(parts[name].options)
+        method = context.methods[part.method]
+        adapter = Adapter(
             method=part.method,
             target=name,
-            rank=rank if place.method.ranked else 0,
+            rank=rank if method.ranked else 0,
             # The scale depends on choices that the adapter's options need not hold, such as the scale rule.
-            scale=place.method.scale(rank, **dict(part.options)),
-            options=place.options,
-            rate_factor=rate_factor(place.method, context.methods[policy.method]),
+            scale=method.scale(rank, **choices),
+            options=tuple(sorted(method.options(targets[name], **choices).items())),
+            rate_factor=rate_factor(method, context.methods[policy.method]),
         )
-        for name, rank in ranks.items()
-        for place, part in [places[name]]
-    )
+        adapters.append(adapter)
+    return tuple(adapters)
 
 
 def select_targets(policy: Policy, context: AllocationContext, method: Method) -> list[Target]:
@@ -208,9 +197,9 @@ def _best_modules(
     """Take modules in the order of their score per parameter at the lowest rank, as the budget allows."""
     costs: dict[Target, int] = {}
     for target in fitting:
-        place = place_at(target, method, dict(policy.options), policy.max_rank)
-        if place is not None:
-            costs[target] = place.cost(place.ranks[0])
+        claim = claim_at(target, method, dict(policy.options), policy.max_rank)
+        if claim is not None:
+            costs[target] = claim.cost(claim.ranks[0])
     order = sorted(
         costs, key=lambda target: (-context.scores[target.name] / costs[target], natural_key(target.name))
     )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from statistics import geometric_mean
 from typing import cast
 
-from autopeft.space.layout import AllocationContext, place_at, plan_of, select_targets
+from autopeft.space.layout import AllocationContext, claim_at, plan_of, select_targets
 from autopeft.space.sampling import is_point_of, learning_rates, policy_of_parameters
 from autopeft.space.spaces import BASELINE_METHOD, Family, ListedPlan, Policy, Space
 from autopeft.types import ROLE_GROUPS, Arm, Plan
@@ -113,8 +113,8 @@ def _fitted(policy: Policy, context: AllocationContext) -> Policy | None:
     for n_kept in range(most, 0, -1):
         candidate = replace(policy, layer_share=n_kept / n_layers)
         targets = select_targets(candidate, context, method)
-        places = (place_at(target, method, dict(policy.options), policy.max_rank) for target in targets)
-        if 0 < sum(place.cost(place.ranks[0]) for place in places if place) <= context.max_params:
+        claims = (claim_at(target, method, dict(policy.options), policy.max_rank) for target in targets)
+        if 0 < sum(claim.cost(claim.ranks[0]) for claim in claims if claim) <= context.max_params:
             last_layers = replace(candidate, select="last_layers")
             is_same = targets == select_targets(last_layers, context, method)
             return None if policy.select == "best_layers" and is_same else candidate
