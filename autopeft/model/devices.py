@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib.util
 import logging
 import re
 import weakref
@@ -30,13 +29,6 @@ _OVERFLOWING = (
     *("gemma3n", "gemma4", "gpt_oss", "qwen3_5", "qwen3_moe", "glm4_moe"),
     *("t5", "mt5", "umt5", "longt5"),
 )
-# Without these packages transformers computes recurrent layers in loops of Python. The patterns are for the
-# names of the layers' classes: gated delta nets, Mamba, short convolutions.
-_RECURRENT_KERNELS = {
-    "Delta": {"fla": "flash-linear-attention", "causal_conv1d": "causal-conv1d"},
-    "amba|FalconH1": {"mamba_ssm": "mamba-ssm", "causal_conv1d": "causal-conv1d"},
-    "ShortConv": {"causal_conv1d": "causal-conv1d"},
-}
 _DEVICE = re.compile(r"(?:cpu|cuda)(?::\d+)?", re.ASCII)
 SPREAD = "balanced"  # the `--device` of all GPUs at once, as in accelerate
 _OUT_OF_MEMORY = re.compile(
@@ -143,14 +135,6 @@ def devices_of(module: nn.Module) -> tuple[torch.device, ...]:
     if len(places) < 2:
         return (next(module.parameters()).device,)
     return tuple(torch.device("cuda", p) if isinstance(p, int) else torch.device(p) for p in places)
-
-
-def missing_kernels(module: nn.Module) -> list[str]:
-    """List the packages without which the recurrent layers of a model are slow on a GPU."""
-    names = " ".join({type(child).__name__ for child in module.modules()})
-    known = [packages for pattern, packages in _RECURRENT_KERNELS.items() if re.search(pattern, names)]
-    needed = {package: shown for packages in known for package, shown in packages.items()}
-    return [shown for package, shown in needed.items() if importlib.util.find_spec(package) is None]
 
 
 def make_current(device: torch.device) -> None:

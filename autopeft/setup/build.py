@@ -10,7 +10,6 @@ from autopeft import train
 from autopeft.budget import AUTO
 from autopeft.data import LabelledData
 from autopeft.model import BaseModel
-from autopeft.model.devices import missing_kernels
 from autopeft.plugins import Method, Task
 from autopeft.setup.derive import full_run, with_answer_length, with_batch_and_epochs, with_max_length
 from autopeft.setup.look import NAMED, InMemory, look, methods_for
@@ -95,8 +94,6 @@ def prepare(spec: RunSpec, *, memory: InMemory = NAMED) -> Prepared:
 
 def _prepare(spec: RunSpec, memory: InMemory) -> Prepared:
     spec, loaded, base, task = look(spec, memory)
-    if base.device.type == "cuda" and (missing := missing_kernels(base.module)):
-        log.warning("The recurrent layers of %s are slow without %s.", base.name, " and ".join(missing))
     device = base.device.type
     spec, of_length = with_max_length(spec, loaded.train, base, task, device=device)
     splits = train.encode_splits(loaded, base=base, task=task, max_length=spec.task.max_length)

@@ -13,7 +13,6 @@ from toys.words import LABEL_NAMES
 
 from autopeft import model
 from autopeft.model import Precision, choose_precision
-from autopeft.model.devices import missing_kernels
 from autopeft.types import ModelSpec
 
 CPU = torch.device("cpu")
@@ -38,23 +37,6 @@ def test_a_gpu_that_only_emulates_bfloat16_computes_in_float16_if_it_can(monkeyp
         assert choose_precision(config(), torch.device("cuda:0")).dtype == dtype
         overflowing = choose_precision(toy_config("t5"), torch.device("cuda:0")).dtype
         assert overflowing == ("float32" if dtype == "float16" else dtype)
-
-
-@pytest.mark.parametrize(
-    ("layer", "packages"),
-    [
-        ("Qwen3_5GatedDeltaNet", ["flash-linear-attention", "causal-conv1d"]),
-        ("BambaMixer", ["mamba-ssm", "causal-conv1d"]),
-        ("Lfm2ShortConv", ["causal-conv1d"]),
-        ("LlamaAttention", []),
-    ],
-)
-def test_packages_that_make_recurrent_layers_fast_are_named_if_they_are_missing(layer, packages, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    module = torch.nn.Sequential(type(layer, (torch.nn.Module,), {})())
-    assert missing_kernels(module) == packages
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    assert missing_kernels(module) == []
 
 
 FLAGS = {
