@@ -17,7 +17,7 @@ from autopeft.model.base import BaseModel
 from autopeft.model.checkpoint_source import loading_class, reads_images
 from autopeft.model.checks import pad_with, prepare_base, text_configs, usable_tokenizer
 from autopeft.model.components import head_names
-from autopeft.model.devices import Precision, devices_of, make_current
+from autopeft.model.devices import Precision, make_current
 from autopeft.model.linear_layers import n_bits
 from autopeft.model.quantization import stop_mutation, widen_norms
 from autopeft.model.weight_comparison import compare_with_checkpoint
@@ -42,12 +42,6 @@ def from_memory(
     Raises ModelError or TargetError for a model that cannot be used as it is.
     """
     require_plain(module)
-    devices = sorted({str(parameter.device) for parameter in module.parameters()})
-    if len(devices) > 1 == len(devices_of(module)):
-        raise ModelError(
-            f"The {type(module).__name__} in memory is on {', '.join(devices)}, and nothing moves values "
-            "between them; load it on one device, or on several by device_map='balanced'."
-        )
     make_current(next(module.parameters()).device)
     name = loaded_from(module) or type(module).__name__
     _require_fitting_head(module, auto_class, label_names)
