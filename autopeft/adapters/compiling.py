@@ -69,8 +69,7 @@ def check_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> No
                 f"{base.name} has no target module {adapter.target!r}; use the base model of the plan."
             )
         method = methods[adapter.method]
-        refusal = method.refusal(target)
-        if refusal is not None and not method.only_if_asked(target):
+        if (refusal := method.refusal(target)) is not None:
             raise TargetError(
                 f"{method.name} does not fit {target.name} ({refusal}); use another method there."
             )

@@ -4,7 +4,7 @@ Ben Zaken et al. 2022, arXiv:2106.10199. An added bias moves exactly as the bias
 model unchanged, and merges. `peft`'s BEFT tuner adds it at `nn.Linear`; the biases of norms are those of
 `ln_tuning`.
 Where we differ: a search leaves the biases of keys out. They add the same number to all scores of a query,
-which softmax cancels. A user's own plan may have them.
+which softmax cancels.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from autopeft.methods._shared import only_linear, pattern_of
 from autopeft.plugins import Method
 from autopeft.types import Target
 
-_KEYS = ("k", "pos_k")
-
 
 def _refusal(target: Target) -> str | None:
     """Refuse all but linear layers with a bias; one that is added elsewhere could not merge."""
@@ -25,7 +23,7 @@ def _refusal(target: Target) -> str | None:
     if not target.has_bias:
         return "there is no bias to train"
     # With rotary positions a key's bias has a small effect; a target module has no fact about positions.
-    return "softmax cancels the bias of keys" if target.role in _KEYS else None
+    return "softmax cancels the bias of keys" if target.role in ("k", "pos_k") else None
 
 
 PLUGIN = Method(
@@ -40,8 +38,6 @@ PLUGIN = Method(
     "tried in peft's method comparison (3072), trains little; 1e-4 to 1e-2 in the paper",
     step_time=0.94,
     refusal=_refusal,
-    # Biases of keys, which users' configs train along with all other biases.
-    only_if_asked=lambda target: target.role in _KEYS and target.has_bias and target.kind == "linear",
     cost=lambda target, rank, options: target.out_features,
     configs=lambda adapters: (peft.BeftConfig(target_modules=pattern_of(adapters)),),
     readable_type="BEFT",

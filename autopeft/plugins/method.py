@@ -67,8 +67,6 @@ class Method:
 
     # Why the method cannot adapt a target module, as a phrase after its name; None if it can.
     refusal: Callable[[Target], str | None]
-    # Whether a user's own plan may have the method at a target module, although `refusal` bars searches.
-    only_if_asked: Callable[[Target], bool] = lambda target: False
     # The options of an adapter, from the choices (as keywords) and the target module.
     options: Callable[..., Options] = lambda target, **choices: {}
     # The ranks of a target module, ascending, >= 1.

@@ -127,7 +127,7 @@ def test_other_types_attach_the_same_as_their_plans(architecture, tmp_path):
             peft.HiraConfig(r=3, target_modules=endings[:2]),  # a search tries powers of two
             *([] if architecture == "gpt2" else [LoHaConfig(r=12, alpha=6, target_modules=endings[:2])]),
             LoraConfig(r=20, target_modules=[endings[-2]]),  # above the smaller side, as peft allows
-            *([peft.BeftConfig(target_modules=["query", "key"])] if architecture == "bert" else []),
+            *([peft.BeftConfig(target_modules=["query", "value"])] if architecture == "bert" else []),
         ]
     ):
         assert check_same(architecture, config, tmp_path / str(index)).notes == ()
