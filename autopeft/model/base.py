@@ -283,28 +283,25 @@ class BaseModel:
     def _initialize_head(self, model: PeftModel, *, seed: int) -> None:
         """Draw the output layer of the head's trained copy, and layers without a checkpoint.
 
-        The head has a generator of its own, since each plan's adapters draw a different count of numbers.
+        Weights are drawn from Normal(0, initializer_range), biases are 0, as in BERT; outputs are scaled. The
+        head has a generator of its own, since each plan's adapters draw a different count of numbers, on the
+        CPU, whose numbers are the same on every machine.
         """
         generator = torch.Generator().manual_seed(zlib.crc32(f"task head {seed}".encode()))
-        for name, wrapper in model.get_base_model().named_modules():
-            if isinstance(wrapper, ModulesToSaveWrapper):
-                trained = next(iter(wrapper.modules_to_save.values()))
-                for full_name, layer in trained.named_modules(prefix=name):
-                    is_output = full_name == self.output_layer
-                    is_drawn = is_output or f"{full_name}.weight" in self.untrained
-                    if isinstance(layer, nn.Linear) and is_drawn:
-                        self._draw(layer, generator, is_output=is_output)
-
-    def _draw(self, layer: nn.Linear, generator: torch.Generator, *, is_output: bool) -> None:
-        """Draw weights from Normal(0, initializer_range), biases 0, as in BERT; scale outputs.
-
-        The CPU draws the numbers, so that they are the same on every machine.
-        """
         std = float(getattr(self.module.config, "initializer_range", 0.02))
-        std *= self.output_scale if is_output else 1.0
-        layer.weight.data.copy_(torch.empty(layer.weight.shape).normal_(std=std, generator=generator))
-        if layer.bias is not None:
-            nn.init.constant_(layer.bias, self.output_shift if is_output else 0.0)
+        for name, wrapper in model.get_base_model().named_modules():
+            if not isinstance(wrapper, ModulesToSaveWrapper):
+                continue
+            trained = next(iter(wrapper.modules_to_save.values()))
+            for full_name, layer in trained.named_modules(prefix=name):
+                is_output = full_name == self.output_layer
+                is_drawn = is_output or f"{full_name}.weight" in self.untrained
+                if isinstance(layer, nn.Linear) and is_drawn:
+                    scale, shift = (self.output_scale, self.output_shift) if is_output else (1.0, 0.0)
+                    drawn = torch.empty(layer.weight.shape).normal_(std=std * scale, generator=generator)
+                    layer.weight.data.copy_(drawn)
+                    if layer.bias is not None:
+                        nn.init.constant_(layer.bias, shift)
 
 
 def _n_positions(module: nn.Module) -> int | None:
