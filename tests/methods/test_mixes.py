@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from toys.architectures import train
 from toys.bases import EVERY_ARCHITECTURE, PEFT_TASKS, adapters_of, state_of, toy_base
 from toys.lives import live, n_trainable
 
@@ -15,7 +14,6 @@ from autopeft.plugins import discover
 from autopeft.types import Adapter, Plan
 
 METHODS = discover("autopeft.methods")
-every_architecture = pytest.mark.parametrize("architecture", EVERY_ARCHITECTURE)
 
 
 @st.composite
@@ -111,19 +109,3 @@ def test_mix_of_methods_saves_loads_and_merges(life):
     assert not torch.equal(life.untrained, life.trained)
     assert torch.equal(life.loaded, life.trained)
     torch.testing.assert_close(life.merged, life.trained, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("shared", [name for name, method in METHODS.items() if method.shared])
-@every_architecture
-def test_method_with_a_shared_state_mixes_with_others(
-    shared, architecture, make_base, make_plan, attach, batch_for
-):
-    base = make_base(architecture)
-    vectors = make_plan(base, shared).adapters[::2]
-    taken = {adapter.target for adapter in vectors}
-    plan = make_plan(
-        base, [*(a for a in make_plan(base, "lora").adapters if a.target not in taken), *vectors]
-    )
-    with attach(base, plan) as model:
-        assert set(n_trainable(model, base).values()) == {plan.trainable_params}
-        assert min(train(model, batch_for(base)).values()) > 1e-7

@@ -36,44 +36,27 @@ def test_the_space_of_everything_has_every_method() -> None:
 
 
 @pytest.mark.parametrize(
-    ("methods", "word"),
+    ("text", "word"),
     [
-        ("  lora: {placements: [all]}\n", "placements"),
-        ("  lara: {}\n", "Did you mean 'lora'"),
-        ("  lora: {placement: [q+w]}\n", "'w'"),
-        ("  lora: {layer_share: [1.0, 0.5]}\n", "layer_share"),
-        ("  lora: {options: {dorra: [true]}}\n", "Did you mean 'dora'"),
-        ("  lora: {options: {init: [orthogonl]}}\n", "Did you mean 'orthogonal'"),
+        ("methods: {lora: {placements: [all]}}", "placements"),
+        ("methods: {lara: {}}", "Did you mean 'lora'"),
+        ("methods: {lora: {placement: [q+w]}}", "'w'"),
+        ("methods: {lora: {layer_share: [1.0, 0.5]}}", "layer_share"),
+        ("methods: {lora: {options: {dorra: [true]}}}", "Did you mean 'dora'"),
+        ("methods: {lora: {options: {init: [orthogonl]}}}", "Did you mean 'orthogonal'"),
+        ("mixes: {both: [{method: lora}]}", "both"),
+        ("mixes: {both: [{method: lora}, {method: iaa3}]}", "Did you mean 'ia3'"),
+        ("methods: {lora: {}}\nlisted: {images: [{method: lara, rate: 0.5}]}", "Did you mean 'lora'"),
+        ("methods: {lora: {}}\nlisted: {images: [{method: lora}]}", "listed.images.0.rate"),
+        ("methods: {lora: {}}\nlisted: {images: [{method: lora, rate: 0.5, placement: q+w}]}", "'w'"),
+        ("methods: {}", "no method"),
     ],
 )
-def test_a_faulty_method_is_refused_with_the_fault(tmp_path: Path, methods: str, word: str) -> None:
+def test_a_faulty_space_is_refused_with_the_fault(tmp_path: Path, text: str, word: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"about: mine\n{text}\n", encoding="utf-8")
     with pytest.raises(SpecError, match=word):
-        read(tmp_path, methods)
-
-
-@pytest.mark.parametrize(
-    ("mix", "word"),
-    [
-        ("  both:\n  - {method: lora}\n", "both"),
-        ("  both:\n  - {method: lora}\n  - {method: iaa3}\n", "Did you mean 'ia3'"),
-    ],
-)
-def test_a_faulty_mix_is_refused_with_the_fault(tmp_path: Path, mix: str, word: str) -> None:
-    with pytest.raises(SpecError, match=word):
-        read(tmp_path, "  lora: {}\n", more=f"mixes:\n{mix}")
-
-
-@pytest.mark.parametrize(
-    ("entry", "word"),
-    [
-        ("{method: lara, rate: 0.5}", "Did you mean 'lora'"),
-        ("{method: lora}", "listed.classification.0.rate"),
-        ("{method: lora, rate: 0.5, placement: q+w}", "'w'"),
-    ],
-)
-def test_a_faulty_listed_plan_is_refused_with_the_fault(tmp_path: Path, entry: str, word: str) -> None:
-    with pytest.raises(SpecError, match=word):
-        read(tmp_path, "  lora: {}\n", more=f"listed:\n  classification:\n  - {entry}\n")
+        load(str(path), known_methods=METHODS)
 
 
 def test_families_that_a_space_does_not_list_have_the_list_of_the_default_space(tmp_path: Path) -> None:
@@ -89,13 +72,6 @@ def test_every_listed_plan_of_the_default_space_has_evidence() -> None:
     assert all(entry.evidence for entries in lists.values() for entry in entries)
     with_baseline = {family for family, entries in lists.items() if any(e.baseline for e in entries)}
     assert with_baseline == {*lists} - {"small"}
-
-
-def test_a_space_without_methods_and_mixes_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "empty.yaml"
-    path.write_text("about: nothing\n", encoding="utf-8")
-    with pytest.raises(SpecError, match="no method"):
-        load(str(path), known_methods=METHODS)
 
 
 def test_a_filter_keeps_a_mix_where_it_keeps_all_of_its_methods() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -188,11 +187,3 @@ def test_challengers_and_baseline_keep_to_the_largest_rank_of_the_space() -> Non
     for arm, policy in listed(LORA, AT_Q_AND_V, IA3, space=space, budget=20 * RANK_ONE):
         ranks = {adapter.rank for adapter in plan_of(policy, context(20 * RANK_ONE)).adapters}
         assert ranks == ({0} if arm.kind == "usual" else {2})
-
-
-def test_the_order_of_targets_does_not_matter() -> None:
-    allocation = context(RANK_ONE)
-    turned = replace(allocation, targets=allocation.targets[::-1])
-    assert listed_policies(DEFAULT, "classification", allocation) == listed_policies(
-        DEFAULT, "classification", turned
-    )
