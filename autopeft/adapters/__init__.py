@@ -1,7 +1,7 @@
 """Reads `peft` configs, checks and counts them on a base model, and converts them from and to plans.
 
 Inside the folder each file imports only from those before it:
-configs, compiling → matching → skeleton → counting, coverage, planning.
+configs, compiling → skeleton → counting, coverage, planning.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from autopeft.adapters.configs import (
     task_name,
     type_name,
     unknown_keys,
+    unmatched,
 )
 from autopeft.adapters.counting import Count, count_configs, count_plan
 from autopeft.adapters.coverage import (
@@ -29,6 +30,5 @@ from autopeft.adapters.coverage import (
     coverage_of,
     tensor_findings,
 )
-from autopeft.adapters.matching import unmatched
 from autopeft.adapters.planning import check_user_file, read_user_plan
 from autopeft.adapters.skeleton import Attached, attach_fitting, held_names, refuse_weights

@@ -1,10 +1,12 @@
-"""Adapter configs of `peft`: read from files, and what their fields mean."""
+"""Adapter configs of `peft`: read from files, what their fields mean, and which modules they name."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,13 @@ import peft
 import transformers
 from peft import PeftConfig, PeftType, PromptLearningConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.utils.constants import DUMMY_TARGET_MODULES, SEQ_CLS_HEAD_NAMES
+from torch import nn
 
 from autopeft.errors import SpecError, UnknownNameError, foreign_file, reason_of
-from autopeft.model.attaching import head_only_config
-from autopeft.types import ModelSpec
+from autopeft.model import BaseModel
+from autopeft.model.attaching import head_only_config, rewrite_targets
+from autopeft.types import ModelSpec, listed
 
 # Fields about the origin and state of a config, not about what is trained.
 _NOT_TRAINING = frozenset(
@@ -35,6 +40,8 @@ _AUTO_CLASSES = {
     "FEATURE_EXTRACTION": "AutoModel",
 }
 _CONFIG, _ORDER = "adapter_config.json", "order.json"
+_ALL = ("all-linear", DUMMY_TARGET_MODULES)  # peft's words for sets of modules
+_MAX_NAMES = 5  # that a note lists, of what may be every expert; heuristic
 
 
 def type_name(config: PeftConfig) -> str:
@@ -174,3 +181,54 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SpecError(f"{path} cannot be read ({error}).") from error
+
+
+def in_head(name: str, base: BaseModel) -> bool:
+    """Whether a module is in the task head, which every plan trains whole."""
+    return any(f"{name}.".startswith(f"{head}.") for head in base.head_names)
+
+
+def unmatched(
+    file: ConfigFile, targeted: Collection[str], *, modules: Collection[str], model: nn.Module
+) -> list[str]:
+    """Note every name in a config that matches no module; `peft` ignores them silently.
+
+    `targeted` are the modules, and parameters inside modules, that `peft` adapts for the config. `modules`
+    are the names of all modules of `model` before it had adapters.
+    """
+    config = copy.deepcopy(file.config)
+    rewrite_targets(config, model)  # as peft does: Mixtral's w1, once a linear layer, is in a parameter now
+    notes = []
+    for field in (
+        "target_modules", "target_parameters", "feedforward_modules", "exclude_modules", "modules_to_save"
+    ):  # fmt: skip
+        entries = getattr(config, field, None)
+        if entries is None or isinstance(entries, str):
+            continue
+        # peft writes the names of heads into every config of a classifier.
+        is_classifier = config.task_type in ("SEQ_CLS", "TOKEN_CLS")
+        expected = SEQ_CLS_HEAD_NAMES if is_classifier and field == "modules_to_save" else ()
+        choices = modules if field in ("exclude_modules", "modules_to_save") else targeted
+        if lost := _absent(set(entries) - {*_ALL, *expected}, choices, _matches_ending):
+            notes.append(f"{field} names what is not there: {listed(lost, _MAX_NAMES)}.")
+    for field, pattern in vars(config).items():
+        keys = pattern if field.endswith("_pattern") and isinstance(pattern, dict) else {}
+        if any(isinstance(value, list) for value in keys.values()):
+            continue  # of AdaLoRA, by the names of tensors
+        if lost := _absent(keys, targeted, _matches_key):
+            notes.append(f"{field} has keys that match no target: {listed(lost, _MAX_NAMES)}.")
+    return notes
+
+
+def _matches_ending(entry: str, name: str) -> bool:
+    return name == entry or name.endswith(f".{entry}")
+
+
+def _matches_key(key: str, name: str) -> bool:
+    return re.match(rf"(.*\.)?({key})$", name) is not None
+
+
+def _absent(entries: Iterable[str], names: Collection[str], matches: Callable[[str, str], bool]) -> list[str]:
+    """List the entries that match no name, ascending."""
+    exact = set(names)  # most entries need no comparison with every name
+    return sorted(e for e in entries if e not in exact and not any(matches(e, name) for name in names))

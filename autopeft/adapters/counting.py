@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autopeft.adapters.compiling import compile_plan
-from autopeft.adapters.configs import ConfigFile, reads_weights, type_name, unknown_keys
-from autopeft.adapters.matching import in_head, unmatched
+from autopeft.adapters.configs import ConfigFile, in_head, reads_weights, type_name, unknown_keys, unmatched
 from autopeft.adapters.skeleton import (
     Attached,
     attach_fitting,

@@ -23,12 +23,13 @@ from autopeft.adapters.configs import (
     ConfigFile,
     changed_fields,
     holds_plan,
+    in_head,
     is_adapter,
     read_configs,
     type_name,
     unknown_keys,
+    unmatched,
 )
-from autopeft.adapters.matching import in_head, unmatched
 from autopeft.adapters.skeleton import attach_fitting
 from autopeft.errors import SpecError
 from autopeft.model import BaseModel

@@ -27,11 +27,11 @@ from autopeft.estimate.trained_part import Setup, TrainedPart, quantized_refusal
 from autopeft.model import BaseModel, load_processor, load_skeleton, task_type_of
 from autopeft.model.checkpoint_source import is_built_by
 from autopeft.model.checks import example_features
+from autopeft.model.linear_layers import output_layer_names
 from autopeft.model.quantization import (
     BYTES_PER_WEIGHT,
     StoredWeights,
     expert_weights,
-    output_layer_names,
     plain_experts_note,
     stored_weights,
 )

@@ -13,7 +13,8 @@ from autopeft.adapters import ConfigFile
 from autopeft.errors import SpecError, TargetError, UnknownNameError
 from autopeft.estimate.rates import Rates
 from autopeft.model import BaseModel
-from autopeft.model.quantization import StoredWeights, output_layer_names, require_plain_weights
+from autopeft.model.linear_layers import output_layer_names
+from autopeft.model.quantization import StoredWeights, require_plain_weights
 from autopeft.plugins import Method, hint_for
 from autopeft.space import plan_everywhere
 from autopeft.types import ModelSpec, Plan

@@ -13,12 +13,11 @@ from autopeft.model.attaching import (
     for_task,
     load_weights,
     merge,
-    rewrite_targets,
     save_weights,
     task_type_of,
 )
 from autopeft.model.base import BaseModel
-from autopeft.model.checkpoint_source import DEMO_HUB_ID, DEMO_NAME, commit_of, config_of, resolve
+from autopeft.model.checkpoint_source import DEMO_HUB_ID, commit_of, config_of, resolve
 from autopeft.model.components import components, head_names, topology
 from autopeft.model.devices import (
     Precision,

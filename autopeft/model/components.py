@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from autopeft.model.linear_layers import linear_shape, n_params, output_layer, role_of
+from autopeft.model.linear_layers import linear_shape, n_params, output_layer_names, role_of
 from autopeft.types import ROLE_GROUPS, Component, layer_name
 
 _LANGUAGE_MODELS = ("LMHeadModel", "ForCausalLM", "ForConditionalGeneration", "ForMaskedLM", "MTModel")
@@ -177,12 +177,10 @@ def _sections(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, C
     than the whole model's. What is next to a tower and is not a model of text is a projector.
     """
     sections: dict[str, Component] = dict.fromkeys(head_names(model), "head")
-    last = output_layer(model)
-    for name, child in modules.items():
-        if child is last:
-            top = name.partition(".")[0]  # BERT's `cls` holds more than the output layer
-            is_body = top == getattr(model, "base_model_prefix", "")
-            sections[name if is_body else top] = "head"
+    for name in output_layer_names(model):
+        top = name.partition(".")[0]  # BERT's `cls` holds more than the output layer
+        is_body = top == getattr(model, "base_model_prefix", "")
+        sections[name if is_body else top] = "head"
     of_config = _modalities_of_configs(getattr(model, "config", None))
     towers: dict[str, Component] = {}
     for name, child in modules.items():

@@ -37,10 +37,10 @@ def linear_shape(module: nn.Module) -> tuple[str, int, int] | None:
     return None
 
 
-def output_layer(model: nn.Module) -> nn.Module | None:
-    """Return the output layer of a language model; None for other models."""
-    layer: nn.Module | None = cast(Any, getattr(model, "get_output_embeddings", lambda: None))()
-    return layer
+def output_layer_names(model: nn.Module) -> tuple[str, ...]:
+    """Return the name of a language model's output layer; empty for other models."""
+    layer = cast(Any, getattr(model, "get_output_embeddings", lambda: None))()
+    return tuple(name for name, child in model.named_modules() if child is layer)
 
 
 def is_quantized(module: nn.Module) -> bool:

@@ -29,11 +29,10 @@ from autopeft.model.checkpoint_source import (
 from autopeft.model.checks import pad_with, prepare_base, require_targets, usable_tokenizer
 from autopeft.model.components import head_names
 from autopeft.model.devices import SPREAD, Precision, device_names, find_device, forked_rng, make_current
-from autopeft.model.linear_layers import n_bits, n_params
+from autopeft.model.linear_layers import n_bits, n_params, output_layer_names
 from autopeft.model.quantization import (
     conv1d_to_linear,
     dequantizing,
-    output_layer_names,
     plain_experts_note,
     quantization_config,
     quantized_owners,

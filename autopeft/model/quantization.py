@@ -17,7 +17,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from autopeft.errors import ModelError
-from autopeft.model.linear_layers import is_quantized, linear_shape, n_bits, output_layer, plain_weight
+from autopeft.model.linear_layers import is_quantized, linear_shape, n_bits, plain_weight
 from autopeft.types import QUANTIZED
 
 # Bytes per weight. NF4 with double quantization: half a byte, one byte per block of 64 weights, and
@@ -122,12 +122,6 @@ def quantization_config(bits: str, skipped: Iterable[str], *, dtype: str) -> Any
     return transformers.BitsAndBytesConfig(
         **QUANTIZED[bits], **compute_dtype, llm_int8_skip_modules=list(dict.fromkeys(skipped))
     )
-
-
-def output_layer_names(module: nn.Module) -> tuple[str, ...]:
-    """Return the name of a language model's output layer, not quantized as in QLoRA."""
-    last = output_layer(module)
-    return tuple(name for name, child in module.named_modules() if child is last)
 
 
 def plain_experts_note(module: nn.Module, bits: str, *, n_weights: int, dtype: str) -> str | None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from autopeft.model.attaching import rewrites_targets
 from autopeft.model.components import components, is_norm
-from autopeft.model.linear_layers import is_quantized, linear_shape, output_layer, role_by_name, role_of
+from autopeft.model.linear_layers import is_quantized, linear_shape, output_layer_names, role_by_name, role_of
 from autopeft.types import ROLE_GROUPS, Component, Target, layer_name
 from autopeft.types.plans import LAYER
 
@@ -82,11 +82,10 @@ def _base_modules(module: nn.Module, exclude: Sequence[str]) -> Iterator[tuple[s
     so an adapter there would do nothing.
     """
     attentions = [name for name, child in module.named_modules() if isinstance(child, nn.MultiheadAttention)]
-    exclude = (*exclude, *(f"{name}.out_proj" for name in attentions))
-    last = output_layer(module)
+    names = (*exclude, *output_layer_names(module), *(f"{name}.out_proj" for name in attentions))
+    starts = tuple(f"{name}." for name in names)
     for name, child in module.named_modules():
-        is_excluded = any(f"{name}.".startswith(f"{other}.") for other in exclude)
-        if not is_excluded and child is not last:
+        if not f"{name}.".startswith(starts):
             yield name, child
 
 

@@ -18,8 +18,7 @@ from autopeft.model import is_out_of_memory, release_memory
 from autopeft.model.attaching import note_state
 from autopeft.model.devices import devices_of
 from autopeft.plugins import Batch, Score
-from autopeft.sensitivity._shared.gradients import ScoredModel, backward, holder_of
-from autopeft.sensitivity._shared.layout import split_in_half
+from autopeft.sensitivity._shared.gradients import ScoredModel, backward, holder_of, split_in_half
 from autopeft.types import SEEN_ENOUGH, Sensitivity, Target, TargetScores
 
 Values = dict[tuple[str, str], float]  # by score and target module
