@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import peft
 import pytest
 import torch
 from peft import LoraConfig
 from torch import nn
-from toys.families import FAMILIES, build
+from toys.families import FAMILIES, D, build
 from transformers.pytorch_utils import Conv1D
 
 from autopeft.model import BaseModel
+from autopeft.model.linear_layers import hidden_size
 from autopeft.plugins import discover
 
 pytestmark = [
@@ -87,8 +89,9 @@ def test_layers_of_relative_positions_are_not_queries_or_keys_of_the_text(bases,
     )
 
 
-def test_heads_are_separated_from_the_base_model(bases):
+def test_heads_are_separated_from_the_base_model_and_its_width_is_known(bases):
     for family, base in bases.items():
+        assert base.hidden_size == D, family  # of Swin the last stage: 8 doubled once
         is_generative = FAMILIES[family][2] in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
         names = {name.split(".")[0] for name in base.head_names}
         assert names == set() if is_generative else names and names <= HEADS, family
@@ -106,3 +109,14 @@ def test_counts_are_those_of_peft(bases, family):
         model = peft.get_peft_model(fresh, config)
     attached = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
     assert predicted == attached == sum(target.in_features + target.out_features for target in targets)
+
+
+def test_of_two_towers_the_one_with_the_targets_counts():
+    config = SimpleNamespace(
+        sub_configs={"text_config": None, "vision_config": None},
+        text_config=SimpleNamespace(hidden_size=32),
+        vision_config=SimpleNamespace(hidden_size=24),
+    )
+    wide, narrow = SimpleNamespace(in_features=32), SimpleNamespace(in_features=24)
+    assert hidden_size(config, [narrow, narrow, wide]) == 24
+    assert hidden_size(config, [narrow, wide]) == 32

@@ -14,6 +14,7 @@ from toys.sensitivity import (
     mean_of,
     mean_squares,
     run_scores,
+    score_by_target,
     values_by_target,
     weights_of,
 )
@@ -118,3 +119,19 @@ def test_scores_of_a_base_in_16_bits_order_the_targets_as_in_float32(
     for first, second in zip(scores, low, strict=True):
         assert stats.spearmanr(first.values, second.values).statistic >= 0.98, first.name
     assert (held.sha256(), state_of(held.module)) == before
+
+
+def test_even_and_odd_batches_are_compared(bert, task, make_batch):
+    batches = [make_batch(seed=seed) for seed in range(4)]
+    (scores,) = run_scores(["fisher"], bert, batches, task=task).scores
+    even, odd = (score_by_target("fisher", bert, half, task=task) for half in (batches[::2], batches[1::2]))
+    expected = stats.spearmanr(list(even.values()), list(odd.values())).statistic
+    assert scores.split_half == pytest.approx(expected)
+
+
+def test_a_pass_ends_where_halves_agree(bert, task, make_batch):
+    taken = []
+    batches = (taken.append(1) or make_batch(16, seed=0) for _ in range(40))  # halves that agree at once
+    seen = run_scores(["fisher", "parameters"], bert, batches, task=task)
+    assert [score.n_examples for score in seen.scores] == [64, 0]
+    assert len(taken) == 4

@@ -10,6 +10,7 @@ import torch
 import transformers
 from torch import nn
 from toys import architectures as model_toys
+from toys import topologies
 from toys.sensitivity import (
     SCORES,
     ModelLoss,
@@ -133,7 +134,10 @@ def test_norms_that_multiply_with_one_plus_weight_are_measured_right():
     torch.testing.assert_close(normalized(Shifted(), x), x / x.norm(dim=-1, keepdim=True))
 
 
-SAMPLE = [("deberta-v2", "SEQ_CLS"), ("bart", "SEQ_2_SEQ_LM"), ("phi3", "CAUSAL_LM"), ("bert", "TOKEN_CLS")]
+SAMPLE = [
+    *(("deberta-v2", "SEQ_CLS"), ("bart", "SEQ_2_SEQ_LM"), ("phi3", "CAUSAL_LM"), ("bert", "TOKEN_CLS")),
+    ("opt", "SEQ_CLS"),  # whose feed-forward layers see (B T, in)
+]
 OTHERS = [
     *((name, "SEQ_CLS") for name in ("distilbert", "modernbert")),
     *((name, "CAUSAL_LM") for name in ("gpt_neox", "qwen3_moe", "mpt")),
@@ -158,3 +162,17 @@ def test_fisher_matches_brute_force_whatever_the_layers_see(architecture, kind):
         else:
             assert values[name] == pytest.approx(value, rel=1e-3, abs=1e-10), name
     assert np.isfinite(seen.scores[0].values).all()
+
+
+def test_a_norm_with_a_gate_is_not_scored_and_the_others_are() -> None:
+    module = topologies.build("qwen3_5_text", device="cpu").eval()
+    base = BaseModel(module, None, name="toy", untrained=frozenset())
+    gated = "model.layers.0.linear_attn.norm"
+    assert gated in [target.name for target in base.targets]
+    tokens = torch.arange(4, 18).reshape(2, 7)
+    batch = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": tokens}
+    scores = run_scores(["fisher"], base, [batch], task=ModelLoss("CAUSAL_LM"))
+    assert gated in scores.unreachable
+    for score in scores.scores:
+        values = dict(zip([target.name for target in base.targets], score.values, strict=True))
+        assert values["model.layers.0.input_layernorm"] > 0

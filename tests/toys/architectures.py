@@ -48,6 +48,18 @@ CONFIGS = {
         topk_group=1,
         first_k_dense_replace=1,
     ),
+    "opt": lambda: transformers.OPTConfig(
+        vocab_size=V,
+        hidden_size=D,
+        ffn_dim=F,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        init_std=0.2,
+        word_embed_proj_dim=D,
+        max_position_embeddings=CONTEXT,
+        dropout=0.0,
+        **IDS,
+    ),
     "mpt": lambda: transformers.MptConfig(
         vocab_size=V, d_model=D, n_heads=4, n_layers=2, max_seq_len=CONTEXT, **IDS
     ),
