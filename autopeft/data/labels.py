@@ -64,6 +64,11 @@ def with_label_space(read: UncutRows, splits: SplitRows) -> tuple[SplitRows, Lab
             f"Label column {column} has only {sorted(known)} in train; at least 2 labels are needed. Name "
             "the label column with --label-column."
         )
+    if read.kind == "class" and len(known) == len(splits["train"]):
+        raise DataError(
+            f"Each of the {len(known)} labels of column {column} occurs once in train. If they are ids, name "
+            "another --label-column; if they are numbers to predict, pass --set data.label_kind=number."
+        )
     unknown = set[str]()
     for split, rows in splits.items():
         for row in rows:

@@ -110,7 +110,7 @@ def _choose_layout(spec: DataSpec, table: Any) -> _Layout:
     text = first_usual_column(names, TEXT_NAMES)
     if text is None:
         raise DataError(
-            f"There is neither a text nor a prompt with a completion among {column_list(names)}; name the "
+            f"There is neither a text nor a prompt with a completion among {column_list(table)}; name the "
             "columns with --text-column and --label-column."
         )
     return _Layout(kind="documents", inputs=(text,))
