@@ -53,10 +53,10 @@ class StandInValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
     With `attaching`, tensors on the meta device stay there when code asks for a copy on the CPU.
     """
 
-    def __init__(self, *, attaching: bool = False) -> None:
+    def __init__(self, *, attaching: bool = False, mask_size: int = 0, n_true: int = 0) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._attaching = attaching
-        self.mask_size, self.n_true = 0, 0
+        self._mask_size, self._n_true = mask_size, n_true
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -82,7 +82,7 @@ class StandInValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _n_selected(self, mask: torch.Tensor) -> int:
-        return self.n_true if mask.numel() == self.mask_size else mask.numel()
+        return self._n_true if mask.numel() == self._mask_size else mask.numel()
 
     def _without_masks(self, indices: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
         """Replace each mask in the indices by tensors of positions, one for each of the mask's dimensions."""

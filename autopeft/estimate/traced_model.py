@@ -177,11 +177,11 @@ class TracedModel:
 
     def step(self, n_rows: int, n_tokens: int, *, checkpointing: bool) -> TrainingStep:
         """Make a step of rows of one length; in a plain loop the model computes its own loss."""
-        is_plain = self.setup.plain_loop
+        is_plain, batch = self.setup.plain_loop, self._batch(n_rows, n_tokens)
         return TrainingStep(
-            micro_batches=[self._batch(n_rows, n_tokens)],
+            batch=batch,
             loss=(lambda model, batch: model(**batch).loss) if is_plain else self._loss,
-            n_terms=None if is_plain else self.task.n_terms,
+            n_terms=0 if is_plain else self.task.n_terms(batch),
             autocast=self.setup.dtype != torch.float32,
             checkpointing=checkpointing,
             on_gpu=self.setup.on_gpu,
