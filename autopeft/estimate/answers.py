@@ -161,8 +161,8 @@ def step_of(traced: TracedModel, n_rows: int, n_tokens: int, *, checkpointing: b
 def _largest_micro_batch(traced: TracedModel, request: StepRequest, n_rows: int, n_tokens: int) -> Step:
     """Find how many of the rows fit at a time: all, a half, a quarter … and 1 at least.
 
-    All fit if no memory is set. If the request leaves checkpointing open, layers are checkpointed only if a
-    single row does not fit otherwise. If a single row never fits, its step is returned.
+    If the request leaves checkpointing open, layers are checkpointed only if a single row does not fit
+    otherwise.
     """
     if (max_bytes := request.max_bytes) is None:
         return step_of(traced, n_rows, n_tokens, checkpointing=bool(request.checkpointing))
@@ -209,21 +209,19 @@ def _nearest(step: Step, models: Sequence[TracedModel], max_bytes: int) -> Step 
 
 def most_rows(traced: TracedModel, step: Step, max_bytes: int) -> int:
     """Find the most rows of the length of a step that fit by the high estimate; 0 if none."""
-
-    def high(n: int) -> int:
-        return _like(step, traced, n_rows=n).memory.high
-
-    return _largest(high, max_bytes, limit=MOST_ROWS, start=step.n_rows)
+    return _largest(
+        lambda n: _like(step, traced, n_rows=n).memory.high, max_bytes, limit=MOST_ROWS, start=step.n_rows
+    )
 
 
 def longest_row(traced: TracedModel, step: Step, max_bytes: int, *, limit: int) -> int:
     """Find the longest rows, as many as in a step, that fit, in multiples of 16 tokens; 0 if none."""
-
-    def high(n: int) -> int:
-        return _like(step, traced, n_tokens=_TOKEN_STEP * n).memory.high
-
-    start, most = step.n_tokens // _TOKEN_STEP, limit // _TOKEN_STEP
-    return _TOKEN_STEP * _largest(high, max_bytes, limit=most, start=start)
+    return _TOKEN_STEP * _largest(
+        lambda n: _like(step, traced, n_tokens=_TOKEN_STEP * n).memory.high,
+        max_bytes,
+        limit=limit // _TOKEN_STEP,
+        start=step.n_tokens // _TOKEN_STEP,
+    )
 
 
 def _like(step: Step, traced: TracedModel, *, n_rows: int | None = None, n_tokens: int | None = None) -> Step:
@@ -244,15 +242,19 @@ def _without_activations(traced: TracedModel, n_rows: int, n_tokens: int) -> Ste
         reserve=(0, 0, 0),
         phase=FORWARD,
     )
-    quantize = traced.setup.model.quantize
     return Step(
-        n_rows=n_rows, n_tokens=n_tokens, quantize=quantize, checkpointing=False, memory=memory, flops=0
+        n_rows=n_rows,
+        n_tokens=n_tokens,
+        quantize=traced.setup.model.quantize,
+        checkpointing=False,
+        memory=memory,
+        flops=0,
     )
 
 
 def in_parts(memory: StepMemory, *, on_gpu: bool) -> Memory:
     """Split the peak memory of a step into its parts, and add the reserve."""
-    phase, peak = memory.peak_phase, memory.peak_bytes
+    phase, peak = max(memory.peaks.items(), key=lambda item: item[1])
     gradients = 0 if phase in (FORWARD, HEAD) else memory.trained_bytes
     trained = memory.trained_bytes + memory.optimizer_bytes + gradients
     computed = max(0, peak - memory.weights_bytes - trained)

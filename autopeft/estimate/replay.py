@@ -79,11 +79,6 @@ class StepMemory:
         """The most bytes that are alive at once."""
         return max(self.peaks.values())
 
-    @property
-    def peak_phase(self) -> str:
-        """The phase in which the most bytes are alive."""
-        return max(self.peaks, key=lambda phase: self.peaks[phase])
-
 
 def without_weights(
     base: BaseModel,
