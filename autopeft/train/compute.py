@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from autopeft.errors import TrainingError, first_line_of
 from autopeft.model import is_out_of_memory, release_memory
 from autopeft.train.curve import DivergedError
-from autopeft.train.rows import Counts
 from autopeft.types import OptionPairs, Plan, Status
 
 Result = TypeVar("Result")
@@ -60,7 +61,9 @@ class NothingToCutError(MemoryError):
     """Memory ran out at a single row, so that a smaller batch does not help."""
 
 
-def micro_batches(rows: Sequence[int], sizes: Counts, *, max_tokens: int | None) -> list[Sequence[int]]:
+def micro_batches(
+    rows: Sequence[int], sizes: NDArray[np.int64], *, max_tokens: int | None
+) -> list[Sequence[int]]:
     """Cut the rows of a step into micro-batches of at most `max_tokens`, padding included, or of one row."""
     if max_tokens is None or padded_tokens(rows, sizes) <= max_tokens:
         return [rows]
@@ -76,7 +79,7 @@ def micro_batches(rows: Sequence[int], sizes: Counts, *, max_tokens: int | None)
     return list(batches)
 
 
-def padded_tokens(rows: Sequence[int], sizes: Counts) -> int:
+def padded_tokens(rows: Sequence[int], sizes: NDArray[np.int64]) -> int:
     """Count the tokens of a batch whose rows are padded to its longest one; 0 without rows."""
     return len(rows) * int(sizes[list(rows)].max(initial=0))
 
@@ -95,7 +98,7 @@ def unless_out_of_memory(device: torch.device, compute: Callable[[], Result]) ->
 def lower_memory(
     compute: Compute,
     steps: Sequence[Sequence[Sequence[int]]],
-    sizes: Counts,
+    sizes: NDArray[np.int64],
     *,
     n_lowered: int,
     may_checkpoint: bool,

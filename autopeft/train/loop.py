@@ -12,7 +12,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.amp import GradScaler
 from torch.optim import AdamW, Optimizer
@@ -23,7 +25,6 @@ from autopeft.train.compute import padded_tokens
 from autopeft.train.curve import CURVE_STEPS, Curve, DivergedError
 from autopeft.train.pausing import Position, UnderWay
 from autopeft.train.rates import RateSchedule
-from autopeft.train.rows import Counts
 
 _CLIP_NORM = 1.0  # of the gradients of all parameters together; the usual value for transformers
 _FUSED_ON = ("cpu", "cuda")  # devices with one kernel of AdamW, and one of the norm, for all parameters
@@ -49,7 +50,7 @@ class TrainingRun:
     """The inputs of one training run."""
 
     steps: Sequence[Sequence[Sequence[int]]]  # micro-batches of each step, as row indices
-    sizes: Counts  # tokens of every row
+    sizes: NDArray[np.int64]  # tokens of every row
     batch: Callable[[Sequence[int]], tuple[Batch, int]]  # and how many terms its loss averages
     loss: Callable[[nn.Module, Batch], torch.Tensor]
     schedule: RateSchedule
