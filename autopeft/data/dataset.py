@@ -12,11 +12,7 @@ from autopeft.types import DataSpec
 
 
 class Row(NamedTuple):
-    """One example as read: `inputs` as its task takes them, and the label as the dataset has it.
-
-    Rows of one `group` stay in one split. `number` counts the rows of the table from 1, for messages; 0 if it
-    is not known.
-    """
+    """One example as read; `number` counts the rows of its table from 1, for messages."""
 
     inputs: tuple[Any, ...]
     label: Any
@@ -56,8 +52,7 @@ class Split:
 
     `labels` are as the label space says: an index into its names, several indices, a number, one index per
     token (-100 where it has no tag), or a text. `groups` has one number per example, equal for examples with
-    the same cell in the group column. It is empty if no two examples share a cell, and for text cut into
-    blocks.
+    the same cell in the group column; it is empty if no two examples share a cell.
     """
 
     name: str

@@ -44,10 +44,7 @@ def _hides_labels(read: UncutRows, split: str) -> bool:
 
 
 def with_label_space(read: UncutRows, splits: SplitRows) -> tuple[SplitRows, LabelSpace, list[str]]:
-    """Describe the labels, without counts; return rows with labels of their kind, and notes.
-
-    Raises DataError if they cannot be learned from.
-    """
+    """Describe the labels, without counts; return rows with labels of their kind, and notes."""
     column = read.label_column
     if read.kind == "number":
         splits = {split: _numbers(split, rows, column) for split, rows in splits.items()}

@@ -54,10 +54,7 @@ class _Layout:
 
 
 def read_language(spec: DataSpec) -> UncutRows:
-    """Read rows of text; the input of a row is its prompt, or all of a document.
-
-    Raises a DataError without a column to learn from, or if a row does not hold what its column should.
-    """
+    """Read rows of text; the input of a row is its prompt, or all of a document."""
     source = read(spec)
     if TRANSLATION in source.tables["train"][0].column_names:
         # One column for each language: `translation.de`, `translation.en`.

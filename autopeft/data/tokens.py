@@ -27,11 +27,7 @@ _NO_TAG = str(IGNORED)  # in tokenized data, the tag of a piece that has none
 
 
 def read_tokens(spec: DataSpec) -> UncutRows:
-    """Read rows of tokens with one tag per token, None where the tag is -100.
-
-    A row's input is one tuple of tokens. Raises a DataError if tokens and tags are not lists, differ in
-    number, or a tag is missing.
-    """
+    """Read rows of tokens with one tag per token, None where the tag is -100."""
     source = read(spec, suffixes=(*TABLES, *CONLL))
     table = source.tables["train"][0]
     tokens = only_input(spec, table, TOKEN_NAMES, content="tokens (lists of words)")

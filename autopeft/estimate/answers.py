@@ -113,11 +113,7 @@ class StepAnswer:
 
 
 def answer(request: StepRequest, describe: Callable[[str], Description]) -> StepAnswer:
-    """Replay a requested step, and find what fits into a memory.
-
-    `describe` describes what is trained, with weights in `none` (plain), `4bit` or `8bit`. Raises SpecError
-    if a row is longer than the model takes, or the step cannot be replayed.
-    """
+    """Replay a step, and find what fits; `describe` takes `none`, `4bit` or `8bit` weights."""
     described = describe(request.quantize)
     traced = described.traced
     max_tokens = traced.max_tokens or _LONGEST
@@ -159,11 +155,7 @@ def step_of(traced: TracedModel, n_rows: int, n_tokens: int, *, checkpointing: b
 
 
 def _largest_micro_batch(traced: TracedModel, request: StepRequest, n_rows: int, n_tokens: int) -> Step:
-    """Find how many of the rows fit at a time: all, a half, a quarter … and 1 at least.
-
-    If the request leaves checkpointing open, layers are checkpointed only if a single row does not fit
-    otherwise.
-    """
+    """Find how many of the rows fit at a time: all, a half, a quarter … and 1 at least."""
     if (max_bytes := request.max_bytes) is None:
         return step_of(traced, n_rows, n_tokens, checkpointing=bool(request.checkpointing))
     for checkpointing in (False, True) if request.checkpointing is None else (request.checkpointing,):

@@ -159,10 +159,7 @@ class QuantizedLinear(nn.Linear):
 def quantize_linear_layers(
     module: nn.Module, weight_bytes: float, *, skipped: Sequence[str], dtype: torch.dtype = torch.bfloat16
 ) -> None:
-    """Replace the linear layers of a model without weights by stand-ins whose weights take so many bytes.
-
-    The modules `skipped` stay plain with all their children.
-    """
+    """Replace linear layers, but those in the modules `skipped`, by stand-ins of so many bytes."""
     for name, child in list(module.named_modules()):
         is_plain = any(name == plain or name.startswith(f"{plain}.") for plain in skipped)
         if type(child) is nn.Linear and not is_plain:

@@ -16,10 +16,7 @@ _WARNING_MODELS = ("gpt2", "openai-gpt")  # that warn of batches without an atte
 def collate(
     task: Task, split: EncodedSplit, rows: Sequence[int], *, base: BaseModel, omits_mask: bool
 ) -> tuple[Batch, int]:
-    """Return a batch of rows on the device of the model, and the number of terms that its loss averages.
-
-    With `omits_mask` it has no attention mask. See `can_omit_masks`.
-    """
+    """Return a batch of rows on the model's device, and the number of terms that its loss averages."""
     examples, labels = [split.examples[i] for i in rows], [split.labels[i] for i in rows]
     batch = task.collate(examples, labels, base.pad_token_id)
     n_terms = task.n_terms(batch)  # counted on the CPU, so that nothing waits for the device

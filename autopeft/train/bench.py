@@ -99,10 +99,7 @@ class Bench:
         return replace(measurement, overhead_seconds=max(0.0, overhead))
 
     def _measure_again_in_less(self, plan: Plan, fidelity: Fidelity) -> Measurement:
-        """Measure a plan, again with a lower limit each time that memory runs out in training.
-
-        Limits that do not help are restored, since some methods keep as much for a row as for many.
-        """
+        """Measure a plan, in less memory if it runs out in training; undo what does not help."""
         started, compute = time.perf_counter(), self.compute.of(plan)
         before, train_sizes = replace(compute), self.splits["train"].sizes
         for n_lowered in itertools.count():
@@ -270,8 +267,7 @@ class Bench:
         """Evaluate a model on a split, or on `n_examples` of it, the same for all plans.
 
         Example scores are in dataset order. If memory runs out, the limits of `compute`, or of the bench, are
-        halved. Raises NothingToCutError if a single row is too large, ValueError if a metric is not finite
-        although the loss is.
+        halved. Raises NothingToCutError if a single row is too large.
         """
         compute = compute or self.compute
         sizes = self.splits[split].sizes

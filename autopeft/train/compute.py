@@ -103,10 +103,7 @@ def lower_memory(
     n_lowered: int,
     may_checkpoint: bool,
 ) -> str | None:
-    """Lower one limit of a run whose memory ran out, and describe it; None if none is left.
-
-    The micro-batches of `steps` are halved, twice at most and down to one row; then layers are checkpointed.
-    """
+    """Lower one limit of a run whose memory ran out, and describe it; None if none is left."""
     largest = max(chain.from_iterable(steps), key=lambda rows: padded_tokens(rows, sizes), default=())
     if n_lowered < _MOST_HALVINGS and len(largest) > 1:
         compute.micro_batch_tokens = padded_tokens(largest, sizes) // 2
@@ -118,10 +115,7 @@ def lower_memory(
 
 
 def failure_of(error: Exception, *, is_quantized: bool) -> tuple[Status, str]:
-    """Return the status of a run that an error ended, and the reason.
-
-    Raises TrainingError if the error, such as a failed assertion in a kernel, broke the GPU.
-    """
+    """Return the status and reason of a run that failed; TrainingError if it broke the GPU."""
     if isinstance(error, DivergedError):
         return Status.DIVERGED, first_line_of(error)
     if isinstance(error, NothingToCutError):

@@ -78,11 +78,7 @@ class TrainingCost:
 def train(
     model: nn.Module, groups: list[dict[str, Any]], run: TrainingRun, *, device: torch.device
 ) -> TrainingCost:
-    """Train parameter groups, whose `lr` is the peak, in place, from the start or from a kept state.
-
-    Raises DivergedError if a loss is not finite or long far above the first ones, or if float16 leaves no
-    finite gradients.
-    """
+    """Train parameter groups, whose `lr` is the peak, in place; DivergedError if the loss explodes."""
     started, schedule, under_way = time.perf_counter(), run.schedule, UnderWay(run.under_way)
     n_steps, branch = schedule.n_steps, schedule.branch
     peak_rates = [float(group["lr"]) for group in groups]
@@ -174,7 +170,6 @@ class _PeakBytes:
     """Measures the memory of a run as `TrainingCost` describes it."""
 
     def __init__(self, run: TrainingRun, start: Position, model: nn.Module) -> None:
-        self._sizes = run.sizes
         self._counted_bytes = start.saved_bytes
         trained_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
         self._state_bytes = 3 * trained_bytes  # gradients, and AdamW's two moments
@@ -183,7 +178,9 @@ class _PeakBytes:
         for gpu in self._gpus:
             torch.cuda.reset_peak_memory_stats(gpu)
         # Of equally wide micro-batches the first; a resumed run that is beyond it has its bytes.
-        self._widest = max(chain.from_iterable(run.steps), key=self._n_tokens, default=())
+        self._widest = max(
+            chain.from_iterable(run.steps), key=partial(padded_tokens, sizes=run.sizes), default=()
+        )
 
     @property
     def n_bytes(self) -> int:
@@ -208,6 +205,3 @@ class _PeakBytes:
         with counter.counting():
             yield
         self._counted_bytes = counter.total
-
-    def _n_tokens(self, rows: Sequence[int]) -> int:
-        return padded_tokens(rows, self._sizes)

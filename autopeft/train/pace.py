@@ -28,11 +28,7 @@ class Pace:
 
 
 def pace_of(bench: Bench, plan: Plan) -> Pace:
-    """Time one step and one example of a plan, then as many more as take about two seconds.
-
-    Times are scaled from the tokens of the rows that were timed to typical ones. Raises TrainingError if the
-    plan cannot be trained.
-    """
+    """Time a few steps and examples of a plan; TrainingError if it cannot be trained."""
     bench = replace(bench, keep_weights=None, under_way=None, curve=None)
     pace = _timed(bench, plan, n_steps=1, n_examples=1)
     if _SECONDS / _MOST_STEPS < pace.step_seconds < _COLD_SECONDS:  # kernels may have been prepared in it

@@ -143,10 +143,7 @@ def input_rms(
     *,
     call: Callable[[nn.Module, Batch], object],
 ) -> dict[str, float]:
-    """Measure the root mean square of the inputs of linear layers that batches reach, without padding.
-
-    `call` runs the model on a batch, such as the task's loss.
-    """
+    """Measure the root mean square of the inputs that batches give to layers, without padding."""
     sums: dict[str, tuple[float, int]] = {}
     mask: torch.Tensor | None = None
 

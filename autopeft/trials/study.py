@@ -212,9 +212,7 @@ class Study:
     def tell(self, trial: Trial, score: Score | float) -> None:
         """Log the score of a trial; a score or loss that is not finite is logged as a diverged trial.
 
-        Raises:
-            TrainingError: The score cannot be compared with earlier ones, or the adapter is not that of the
-                trial. Then nothing is logged.
+        Raises TrainingError, and logs nothing, for another number of rows or an adapter of another size.
         """
         try:
             score = Score.given(score)

@@ -89,10 +89,7 @@ def pair_start(tokenizer: Any) -> str:
 def tokenized(
     tokenizer: Any, columns: Sequence[Sequence[str]], *, max_length: int
 ) -> tuple[list[Example], list[int]]:
-    """Tokenize texts or pairs of texts; return features, and the lengths in tokens of texts that were cut.
-
-    A pair is cut at its longer text. Its second text begins as `pair_start` says.
-    """
+    """Tokenize texts or pairs; return features, and the lengths in tokens of texts that were cut."""
     examples: list[Example] = []
     cut: list[int] = []
     starts = ["", pair_start(tokenizer)] if len(columns) > 1 else [""]
