@@ -27,20 +27,15 @@ SplitRows = dict[str, list[Row]]  # split -> rows: train, and confirm and test i
 
 @dataclass(frozen=True, kw_only=True)
 class UncutRows:
-    """The rows of train, confirm and test as a task reads them; an input or a label that is missing is None.
-
-    - `kind`: of the labels, as in `plugins.LabelSpace`.
-    - `declared_names`: names of labels in the order that the dataset declares; () if it declares none.
-    - `notes`: one sentence for the user on each decision that was made in reading.
-    """
+    """The rows of train, confirm and test as a task reads them; a missing input or label is None."""
 
     name: str
     splits: SplitRows
     kind: LabelKind
     input_columns: tuple[str, ...]
     label_column: str
-    declared_names: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    declared_names: tuple[str, ...] = ()  # of labels, in the order of the dataset; () if it declares none
+    notes: tuple[str, ...] = ()  # a sentence for the user on each decision
 
 
 ReadRows = Callable[[DataSpec], UncutRows]

@@ -40,15 +40,11 @@ _ANSWERS = "the assistant's answers"
 
 @dataclass(frozen=True, kw_only=True)
 class _Layout:
-    """The kind of a dataset's rows (`plugins.LabelSpace.kind`), and the columns that hold them.
-
-    `label` is what is learned after a prompt: a column, or "the assistant's answers"; empty if all of a text
-    is learned.
-    """
+    """The kind of a dataset's rows, and the columns that hold them."""
 
     kind: LabelKind
     inputs: tuple[str, ...]
-    label: str = ""
+    label: str = ""  # the column that is learned, or "the assistant's answers"; empty for all of a text
     system: str | None = None
     tools: str | None = None
 

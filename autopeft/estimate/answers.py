@@ -49,16 +49,14 @@ class StepRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """The peak memory of a training step, in bytes.
-
-    `reserve` is what is taken in addition to tensors, as a low, an expected and a high estimate: the
-    allocator's reserve, a margin and the CUDA context, on a CPU also what Python and its libraries take.
-    """
+    """The peak memory of a training step, in bytes."""
 
     weights: int  # frozen
     trained: int  # adapters and head, with their gradients and moments
     activations: int  # kept for the backward pass
     logits: int  # of the output layer and the loss
+    # In addition to tensors, low, expected and high: the allocator's reserve, a margin and the CUDA context,
+    # on a CPU also what Python and its libraries take.
     reserve: tuple[int, int, int]
     phase: str  # the part of the step that takes the most
 
@@ -270,10 +268,6 @@ def _largest(high: Callable[[int], int], max_bytes: int, *, limit: int, start: i
     Memory grows ever faster with the number, so that it lies below a straight line from a number that fits to
     one that does not. Once these are within an eighth of each other, the answer is where the line meets
     `max_bytes`.
-
-    Example:
-        >>> _largest(lambda n: n * n, 5000, limit=1000, start=3)
-        70
     """
     tried: dict[int, int] = {}
     fits, fails, guess = 0, limit + 1, max(1, min(start, limit))

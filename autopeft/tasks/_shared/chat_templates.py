@@ -77,10 +77,6 @@ def _after_opening_tag(text: str, answer: str, *, tag: str) -> str:
     Example:
         >>> _after_opening_tag("yes<end>", "yes", tag="think")
         '\n</think>\n\nyes<end>'
-        >>> _after_opening_tag("yes<end>", "<think>so</think>yes", tag="think")
-        'so\n</think>\n\nyes<end>'
-        >>> _after_opening_tag("<think></think>yes<end>", "yes", tag="think")
-        '</think>yes<end>'
     """
     start, end = f"<{tag}>", f"</{tag}>"
     if text.startswith(start):
