@@ -1,13 +1,10 @@
 """Metrics of labels: one table, each with one score per example whose mean is the metric.
 
-Tasks of tokens and texts have metrics of their own. For a metric θ that is not a mean over examples, the
-scores are pseudo-values, which `jackknife` computes from a plain function: that of example i is
-N θ - (N - 1) θ without i, and their variance over N estimates that of θ. Here all are shifted by the same
-amount, so that their mean is θ itself and not its bias-corrected value. scikit-learn has most of these
-metrics, but takes 15 seconds to leave out each of 2,000 examples of 77 classes.
-
-Source:
-    Tukey 1958; Efron & Stein 1981, Annals of Statistics 9:586, on the variance. The shift is ours.
+For a metric θ that is not a mean over examples, the scores are pseudo-values, which `jackknife` computes:
+that of example i is N θ - (N - 1) θ without i, and their variance over N estimates that of θ (Tukey 1958;
+Efron & Stein 1981, Annals of Statistics 9:586). We shift all by the same amount, so that their mean is θ
+itself and not its bias-corrected value. scikit-learn has most of these metrics, but takes 15 seconds to leave
+out each of 2,000 examples of 77 classes.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import logging
 import re
 import warnings
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from autopeft import adapters, estimate, model, train
 from autopeft.budget import AUTO
 from autopeft.errors import SpecError, UnknownNameError
-from autopeft.estimate import Description, Rates, StepAnswer, StepRequest, TrainedPart
+from autopeft.estimate import Description, Rates, Setup, StepAnswer, StepRequest, TrainedPart
 from autopeft.model import Precision
 from autopeft.model.checkpoint_source import reads_images
 from autopeft.model.devices import exact_products
@@ -87,52 +87,32 @@ def estimate_step(
 ) -> StepEstimate:
     """Predict memory and time of a training step, and find the settings that a device's memory allows.
 
-    Args:
-        trained: A plan, a run, an adapter config, its folder, a method such as `lora_r16`, or `full`.
-        spec: The settings. A method adapts `model.components`; `execution.device` may name a card; without
-            `data.source` no rows are read.
-        explicit: Dotted names of the settings that the user set. Task and quantization are those of the plan
-            otherwise.
-        like: Whose training loop: `autopeft` or `trainer`.
-        accumulates: Whether a step that does not fit is computed in micro-batches.
-
-    Raises:
-        SpecError: A file that cannot be read, no base model, or a step that cannot be replayed.
-        UnknownNameError: The device or the task does not exist.
-        DataError, ModelError: The data, the tokenizer or the device cannot be used.
-        TargetError: The configs do not fit the model.
+    `trained` is a plan, a run, an adapter config, its folder, a method such as `lora_r16`, or `full`.
+    `execution.device` may name a card; without `data.source` no rows are read. Task and quantization are
+    those of the plan unless `explicit` names them. `like` is `autopeft` or `trainer`. With `accumulates` a
+    step that does not fit is computed in micro-batches. Raises SpecError if nothing can be read or replayed,
+    and UnknownNameError, DataError, ModelError or TargetError for what cannot be used.
     """
     device = (spec.execution.device or "cuda").lower()
-    on_gpu = not device.startswith("cpu")
     _check(spec, explicit, device)
-    methods, tasks = discover("autopeft.methods"), discover("autopeft.tasks")
     with model.quiet_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         part, base = _part_and_base(trained, spec, explicit)
         precision, rates = _computing(device, base, dtype=spec.execution.dtype)
-
-        @cache
-        def describe(quantize: str) -> Description:
-            setup = estimate.Setup(
-                model=base.model_copy(update={"quantize": quantize}),
-                dtype=precision.torch_dtype,
-                plain_loop=like == "trainer",
-                on_gpu=on_gpu,
-                rates=rates,
-            )
-            return estimate.describe(part, setup, methods=methods, tasks=tasks)
-
+        setup = Setup(
+            model=base,
+            dtype=precision.torch_dtype,
+            plain_loop=like == "trainer",
+            on_gpu=not device.startswith("cpu"),
+            rates=rates,
+        )
+        describe = cache(partial(_described, part, setup))
         quantize = spec.model.quantize if "model.quantize" in explicit else base.quantize
-        described, rows = describe(quantize), None
+        described = describe(quantize)
         if described.count is not None and "hybrid" in described.count.topology:
-            log.info(
-                "The layers of %s differ, so all are replayed, which takes minutes.",
-                described.base_model,
-            )
-        if spec.data.source is not None:
-            task = spec.task.model_copy(update={"name": described.traced.task.name})
-            run = RunSpec(model=base, data=spec.data, task=task)
-            rows = row_lengths(run, device="cuda" if on_gpu else "cpu")
+            name = described.base_model
+            log.info("The layers of %s differ, so all are replayed, which takes minutes.", name)
+        rows = _rows_of(spec, base, described, setup)
         request = StepRequest(
             n_rows=rows.n_rows if rows else spec.task.batch_size,
             n_tokens=rows.longest if rows else spec.task.max_length,
@@ -147,7 +127,7 @@ def estimate_step(
         part=part,
         dtype=precision.dtype,
         like=like,
-        on_gpu=on_gpu,
+        on_gpu=setup.on_gpu,
         answer=answer,
         n_rows=request.n_rows or answer.step.n_rows,
         max_bytes=request.max_bytes,
@@ -155,6 +135,23 @@ def estimate_step(
         n_steps=rows.n_steps if rows else spec.task.max_steps,
         rows=rows,
         gpu_price=spec.execution.gpu_price,
+    )
+
+
+def _described(part: TrainedPart, setup: Setup, quantize: str) -> Description:
+    """Describe what is trained with weights in `none` (plain), `4bit` or `8bit`."""
+    setup = replace(setup, model=setup.model.model_copy(update={"quantize": quantize}))
+    methods, tasks = discover("autopeft.methods"), discover("autopeft.tasks")
+    return estimate.describe(part, setup, methods=methods, tasks=tasks)
+
+
+def _rows_of(spec: RunSpec, base: ModelSpec, described: Description, setup: Setup) -> RowLengths | None:
+    """Measure the rows of a run by the task that was found; None without data."""
+    if spec.data.source is None:
+        return None
+    task = spec.task.model_copy(update={"name": described.traced.task.name})
+    return row_lengths(
+        RunSpec(model=base, data=spec.data, task=task), device="cuda" if setup.on_gpu else "cpu"
     )
 
 

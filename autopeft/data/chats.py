@@ -29,8 +29,7 @@ def chat_row(
     """Make a row of a chat: all messages but the last as JSON, and the last answer as the label.
 
     The label is None if there are no messages, or the last one is the user's or has no text. `system` is the
-    first message of a chat that begins with no system message. `tools` are a list or its JSON; blank if there
-    are none. `where` is the place of the row for errors.
+    first message of a chat without one; `tools` are a list or its JSON.
     """
     without_answer = Row((), None, group)
     messages = [_read_message(turn, where) for turn in turns or ()]

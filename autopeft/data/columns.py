@@ -20,6 +20,12 @@ LABEL_NAMES = "label labels target class category intent sentiment emotion topic
 _FIRST_ROWS = 1000  # by which the content of a column is judged; heuristic
 HIDDEN = "-1"  # what many test splits on the hub have instead of their labels
 _MOST_NAMES = 25  # of columns that an error lists; heuristic
+# What columns of some types of `datasets` hold, for errors.
+_KINDS = {
+    "dict": "objects",
+    "Json": "JSON",
+    **dict.fromkeys(("List", "LargeList", "Sequence", "list"), "lists"),
+}
 _WORDS = 3  # a column holds texts if its cells have so many words on average; heuristic
 
 
@@ -38,10 +44,12 @@ def is_missing(cell: Any) -> bool:
 
 
 def as_string(cell: Any, column: str) -> str | None:
-    """Read a cell as text; None if it is missing or blank. Raises DataError for a list, a record or bytes."""
+    """Read a cell as text; None if it is missing or blank. Raises DataError for a list, record or bytes."""
     if isinstance(cell, list | dict | bytes):
+        kind = {dict: "objects", list: "lists"}.get(type(cell), "bytes")
         raise DataError(
-            f"Column {column} holds {shortened(str(cell), 60)}; allowed is one text or label per row."
+            f"Column {column} holds {kind} such as {shortened(str(cell), 60)}; allowed is one text or label "
+            "per row. Write what is to be read as a column of its own, or name another column."
         )
     text = cell if isinstance(cell, str) else "" if is_missing(cell) else str(cell)
     return None if not text or text.isspace() else text
@@ -77,32 +85,35 @@ def first_usual_column(names: Sequence[str], usual_names: str) -> str | None:
     return next((by_lower[name] for name in usual_names.split() if name in by_lower), None)
 
 
-def column_list(names: Sequence[str]) -> str:
-    """Join column names for an error: the first 25, and the number of the others."""
-    return listed(names, _MOST_NAMES)
+def column_list(table: Any) -> str:
+    """Join a table's columns for an error: the first 25, with what they hold if it is not one value a row."""
+    kinds = {name: _KINDS.get(type(feature).__name__) for name, feature in table.features.items()}
+    return listed([f"{name} ({kind})" if kind else name for name, kind in kinds.items()], _MOST_NAMES)
 
 
-def only_input(spec: DataSpec, names: Sequence[str], usual_names: str, *, content: str) -> str:
+def only_input(spec: DataSpec, table: Any, usual_names: str, *, content: str) -> str:
     """Choose the input column: the spec's, else one with a usual name; `content` describes it in errors."""
-    check_named(spec, names)
-    column = spec.text_columns[0] if spec.text_columns else first_usual_column(names, usual_names)
+    check_named(spec, table.column_names)
+    column = (
+        spec.text_columns[0] if spec.text_columns else first_usual_column(table.column_names, usual_names)
+    )
     if not column or len(spec.text_columns) > 1:
-        seen = column_list(spec.text_columns or names)
+        seen = ", ".join(spec.text_columns) or column_list(table)
         raise DataError(f"One column of {content} is needed, there is {seen}; name it with --text-column.")
     return column
 
 
-def label_column(
-    spec: DataSpec, names: Sequence[str], *, inputs: Sequence[str], usual_names: str = LABEL_NAMES
-) -> str:
+def label_column(spec: DataSpec, table: Any, *, inputs: Sequence[str], usual_names: str = LABEL_NAMES) -> str:
     """Choose the label column: the spec's, else the one with a usual name; DataError without."""
-    candidates = [name for name in names if name not in inputs]
+    candidates = [name for name in table.column_names if name not in inputs]
     label = spec.label_column or first_usual_column(candidates, usual_names)
     if not label:
+        decimals = [name for name in candidates if _holds_decimals(head_of(table), name)]
+        hint = f"; to predict the numbers in {decimals[0]}, name it there" if len(decimals) == 1 else ""
         raise DataError(
-            f"There is no label column among {column_list(names)}; name it with --label-column, or set "
+            f"There is no label column among {column_list(table)}; name it with --label-column, or set "
             "--task: text-generation for chats and for prompts with completions, token-classification for "
-            "lists of tokens."
+            f"lists of tokens{hint}."
         )
     return label
 
@@ -149,7 +160,7 @@ def cells_of(split: str, table: Any, name: str, *, is_needed: bool = True) -> li
         file = f" ({table.info.dataset_name})" if table.info.dataset_name else ""
         raise DataError(
             f"The {USUAL_NAMES.get(split, split)} table{file} has no column {name}, only "
-            f"{column_list(table.column_names)}. Name the column alike in all."
+            f"{column_list(table)}. Name the column alike in all."
         )
     return [None] * len(table)
 
@@ -177,6 +188,12 @@ def holds_strings(head: pa.Table, name: str) -> bool:
     """Whether Arrow's type of a column is a string."""
     kind = head.schema.field(name).type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _holds_decimals(head: pa.Table, name: str) -> bool:
+    """Whether a column of a `head_of` table holds numbers, some with a fraction, also written as texts."""
+    cells = {str(cell).strip() for cell in head.column(name).to_pylist() if not is_missing(cell)} - {""}
+    return all(map(NUMBER.fullmatch, cells)) and any(not float(cell).is_integer() for cell in cells)
 
 
 def name_of(code: str, names: Sequence[str], where: str, column: str) -> str:

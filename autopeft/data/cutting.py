@@ -164,10 +164,7 @@ class Cutter:
     def _fitting_groups(
         self, rows: Sequence[Row], n_out: int, *, n_stay: int
     ) -> tuple[set[int], list[list[int]]]:
-        """Draw whole groups at random, skipping each that would bring the cut above `n_out` rows.
-
-        Every label and `n_stay` groups remain in train. Returns row indices, and the skipped groups.
-        """
+        """Draw whole groups of at most `n_out` rows, and list those that are too large."""
         groups = groups_of(rows)
         n_rows_with = Counter(name for row in rows for name in self._labels(row))
         out, too_large, n_groups = set[int](), list[list[int]](), len(groups)

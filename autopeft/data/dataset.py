@@ -12,11 +12,7 @@ from autopeft.types import DataSpec
 
 
 class Row(NamedTuple):
-    """One example as read: `inputs` as its task takes them, and the label as the dataset has it.
-
-    Rows of one `group` stay in one split. `number` counts the rows of the table from 1, for messages; 0 if it
-    is not known.
-    """
+    """One example as read; `number` counts the rows of its table from 1, for messages."""
 
     inputs: tuple[Any, ...]
     label: Any
@@ -31,20 +27,15 @@ SplitRows = dict[str, list[Row]]  # split -> rows: train, and confirm and test i
 
 @dataclass(frozen=True, kw_only=True)
 class UncutRows:
-    """The rows of train, confirm and test as a task reads them; an input or a label that is missing is None.
-
-    - `kind`: of the labels, as in `plugins.LabelSpace`.
-    - `declared_names`: names of labels in the order that the dataset declares; () if it declares none.
-    - `notes`: one sentence for the user on each decision that was made in reading.
-    """
+    """The rows of train, confirm and test as a task reads them; a missing input or label is None."""
 
     name: str
     splits: SplitRows
     kind: LabelKind
     input_columns: tuple[str, ...]
     label_column: str
-    declared_names: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    declared_names: tuple[str, ...] = ()  # of labels, in the order of the dataset; () if it declares none
+    notes: tuple[str, ...] = ()  # a sentence for the user on each decision
 
 
 ReadRows = Callable[[DataSpec], UncutRows]
@@ -56,8 +47,7 @@ class Split:
 
     `labels` are as the label space says: an index into its names, several indices, a number, one index per
     token (-100 where it has no tag), or a text. `groups` has one number per example, equal for examples with
-    the same cell in the group column. It is empty if no two examples share a cell, and for text cut into
-    blocks.
+    the same cell in the group column; it is empty if no two examples share a cell.
     """
 
     name: str

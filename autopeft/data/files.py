@@ -53,10 +53,7 @@ def quiet() -> Iterator[None]:
 
 
 def read_table(path: Path, suffixes: Collection[str] = TABLES) -> Any:
-    """Read a file of some suffixes into a table, or a saved dataset into a table or a dictionary of tables.
-
-    Raises DataError if the file has another format, is damaged or has no rows.
-    """
+    """Read a file, or a saved dataset of one or several tables; DataError if it is damaged or empty."""
     suffix = path.suffix.lower()
     if path.is_file() and suffix not in suffixes:
         raise DataError(
@@ -135,10 +132,7 @@ def _json_lines(first: str, rest: Iterator[str]) -> list[Any]:
 
 
 def _tagged_sentences(text: str) -> dict[str, list[Any]]:
-    """Read the sentences of a CoNLL file: a token per line, its tag in the last column, blank lines between.
-
-    -DOCSTART- lines are left out.
-    """
+    """Read a CoNLL file: a token per line, its tag in the last column, blank lines between sentences."""
     tokens, tags = [], []
     for block in re.split(r"\n\s*\n", text):
         lines = [line for line in block.split("\n") if line.strip() and not line.startswith("-DOCSTART-")]

@@ -81,8 +81,8 @@ def read_images(spec: DataSpec) -> UncutRows:
     source = class_folders(path, _SUFFIXES) if is_of_classes else read(spec)
     table = source.tables["train"][0]
     place = table.info.dataset_name or source.name
-    files = only_input(spec, table.column_names, FILE_NAMES, content=f"image files in {place}")
-    label = label_column(spec, table.column_names, inputs=[files])
+    files = only_input(spec, table, FILE_NAMES, content=f"image files in {place}")
+    label = label_column(spec, table, inputs=[files])
     note = f"The images are in column {files}, the label is in column {label}."
     source = source.with_tables(lambda table: _undecoded(table, files))
     columns = Columns(inputs=(files,), label=label, group=spec.group_column)

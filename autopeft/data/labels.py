@@ -44,14 +44,17 @@ def _hides_labels(read: UncutRows, split: str) -> bool:
 
 
 def with_label_space(read: UncutRows, splits: SplitRows) -> tuple[SplitRows, LabelSpace, list[str]]:
-    """Describe the labels, without counts; return rows with labels of their kind, and notes.
-
-    Raises DataError if they cannot be learned from.
-    """
+    """Describe the labels, without counts; return rows with labels of their kind, and notes."""
     column = read.label_column
     if read.kind == "number":
         splits = {split: _numbers(split, rows, column) for split, rows in splits.items()}
-        return splits, _number_space([float(row.label) for row in splits["train"]], column), []
+        numbers = [row.label for row in splits["train"]]
+        mean, std = statistics.fmean(numbers), statistics.pstdev(numbers)
+        if std == 0:
+            raise DataError(
+                f"Label column {column} has only {mean:g} in train; at least 2 different numbers are needed."
+            )
+        return splits, LabelSpace(kind="number", names=(column,), mean=mean, std=std), []
     if read.kind not in ("class", "classes", "tags"):
         return splits, LabelSpace(kind=read.kind), []
     if read.kind == "classes":  # a single label next to lists means a list of one
@@ -63,6 +66,11 @@ def with_label_space(read: UncutRows, splits: SplitRows) -> tuple[SplitRows, Lab
         raise DataError(
             f"Label column {column} has only {sorted(known)} in train; at least 2 labels are needed. Name "
             "the label column with --label-column."
+        )
+    if read.kind == "class" and len(known) == len(splits["train"]):
+        raise DataError(
+            f"Each of the {len(known)} labels of column {column} occurs once in train. If they are ids, name "
+            "another --label-column; if they are numbers to predict, pass --set data.label_kind=number."
         )
     unknown = set[str]()
     for split, rows in splits.items():
@@ -98,15 +106,6 @@ def _numbers(split: str, rows: Sequence[Row], column: str) -> list[Row]:
             "or leave the cell empty."
         )
     return [row._replace(label=value) for row, value in zip(rows, values, strict=True)]
-
-
-def _number_space(numbers: Sequence[float], column: str) -> LabelSpace:
-    mean, std = statistics.fmean(numbers), statistics.pstdev(numbers)
-    if std == 0:
-        raise DataError(
-            f"Label column {column} has only {mean:g} in train; at least 2 different numbers are needed."
-        )
-    return LabelSpace(kind="number", names=(column,), mean=mean, std=std)
 
 
 def _in_order(present: Iterable[str], declared: Sequence[str]) -> tuple[str, ...]:

@@ -40,24 +40,17 @@ _ANSWERS = "the assistant's answers"
 
 @dataclass(frozen=True, kw_only=True)
 class _Layout:
-    """The kind of a dataset's rows (`plugins.LabelSpace.kind`), and the columns that hold them.
-
-    `label` is what is learned after a prompt: a column, or "the assistant's answers"; empty if all of a text
-    is learned.
-    """
+    """The kind of a dataset's rows, and the columns that hold them."""
 
     kind: LabelKind
     inputs: tuple[str, ...]
-    label: str = ""
+    label: str = ""  # the column that is learned, or "the assistant's answers"; empty for all of a text
     system: str | None = None
     tools: str | None = None
 
 
 def read_language(spec: DataSpec) -> UncutRows:
-    """Read rows of text; the input of a row is its prompt, or all of a document.
-
-    Raises a DataError without a column to learn from, or if a row does not hold what its column should.
-    """
+    """Read rows of text; the input of a row is its prompt, or all of a document."""
     source = read(spec)
     if TRANSLATION in source.tables["train"][0].column_names:
         # One column for each language: `translation.de`, `translation.en`.
@@ -110,7 +103,7 @@ def _choose_layout(spec: DataSpec, table: Any) -> _Layout:
     text = first_usual_column(names, TEXT_NAMES)
     if text is None:
         raise DataError(
-            f"There is neither a text nor a prompt with a completion among {column_list(names)}; name the "
+            f"There is neither a text nor a prompt with a completion among {column_list(table)}; name the "
             "columns with --text-column and --label-column."
         )
     return _Layout(kind="documents", inputs=(text,))

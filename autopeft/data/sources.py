@@ -52,11 +52,7 @@ class Source(NamedTuple):
 
 
 def read(spec: DataSpec, *, suffixes: Sequence[str] = TABLES) -> Source:
-    """Read the tables of a file, several files by comma, a folder of files, a saved dataset, or a hub id.
-
-    `suffixes` are those of the files that the task reads. Raises DataError for a missing file, a folder
-    without files that can be read, or without a train split.
-    """
+    """Read the tables of a file, several files by comma, a folder, a saved dataset, or a hub id."""
     source = str(spec.source or SAMPLE)
     path = path_at_home(source)
     if os.path.exists(path):  # noqa: PTH110 - Path.exists raises where the name is too long

@@ -33,12 +33,10 @@ _FIXED_SHARE, _FIXED_AT_LEAST = 10, 10
 def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> LabelledData:
     """Read a dataset, remove its duplicates, and split it into train, search, confirm and test.
 
-    `search`, and `confirm` if the user has no validation split, are cut from train: 15 % of it, at least 50
-    and at most 2,000 rows, never more than a third, stratified if the classes allow it. Before any cut,
-    inputs that occur again (case and spacing aside) are removed except from the more precious split: test
+    `search`, and `confirm` if the user has no validation split, are cut from train, stratified if the classes
+    allow it. Before any cut, inputs that occur again are removed except from the more precious split: test
     before confirm before train. Rows with the same prompt form a group, so that no two splits share a prompt,
-    unless it is a fixed instruction. An unset column is found by name. Each decision gives a note. Raises
-    DataError if the source cannot be read, or its rows cannot be learned from.
+    unless it is a fixed instruction. Each decision gives a note.
     """
     read = read_rows(spec)
     complete, drop_notes = complete_rows(read)

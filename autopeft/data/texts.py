@@ -102,12 +102,12 @@ def _read_label(
 
 def _choose_columns(spec: DataSpec, table: Any) -> Columns:
     """Choose the columns of the texts and of the label; raises DataError without."""
-    names, texts = table.column_names, list(spec.text_columns)
-    check_named(spec, names)
-    label = label_column(spec, names, inputs=texts)
+    texts = list(spec.text_columns)
+    check_named(spec, table.column_names)
+    label = label_column(spec, table, inputs=texts)
     texts = texts or _find_texts(head_of(table), {label, spec.group_column})
     if not texts:
-        raise DataError(f"There is no text column among {column_list(names)}; name it with --text-column.")
+        raise DataError(f"There is no text column among {column_list(table)}; name it with --text-column.")
     if label in texts or len(texts) > 2 or len(set(texts)) < len(texts):
         raise DataError(f"--text-column is {', '.join(texts)}; give 1 or 2 other than the label {label}.")
     return Columns(inputs=tuple(texts), label=label, group=spec.group_column)

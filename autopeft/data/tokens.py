@@ -27,15 +27,11 @@ _NO_TAG = str(IGNORED)  # in tokenized data, the tag of a piece that has none
 
 
 def read_tokens(spec: DataSpec) -> UncutRows:
-    """Read rows of tokens with one tag per token, None where the tag is -100.
-
-    A row's input is one tuple of tokens. Raises a DataError if tokens and tags are not lists, differ in
-    number, or a tag is missing.
-    """
+    """Read rows of tokens with one tag per token, None where the tag is -100."""
     source = read(spec, suffixes=(*TABLES, *CONLL))
     table = source.tables["train"][0]
-    tokens = only_input(spec, table.column_names, TOKEN_NAMES, content="tokens (lists of words)")
-    tags = label_column(spec, table.column_names, inputs=[tokens], usual_names=TAG_NAMES)
+    tokens = only_input(spec, table, TOKEN_NAMES, content="tokens (lists of words)")
+    tags = label_column(spec, table, inputs=[tokens], usual_names=TAG_NAMES)
     columns = Columns(inputs=(tokens,), label=tags, group=spec.group_column)
     note = f"Tokens are column {tokens}; the tags are column {tags}."
     rows = labeled_rows(source, columns, note=note, kind="tags", read_input=_tokens, read_label=_tags)

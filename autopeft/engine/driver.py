@@ -151,10 +151,7 @@ class Driver:
         return steps * step + fidelity.eval_examples * example + fmean(m.overhead_seconds for m in trained)
 
     def covers(self, requests: Sequence[Request], needed: Sequence[Fidelity] = ()) -> bool:
-        """Whether the limits cover some runs and what is `needed` after them; see `Allowance`.
-
-        Before a run was timed, the cost decides. The deadline does not count where nothing is left to train.
-        """
+        """Whether the limits cover some runs and what is `needed` after them; see `Allowance`."""
         new = [each.fidelity for each in requests if each.key not in {**self.earlier, **self.measured}]
         if requests and not new:  # measured already
             return True

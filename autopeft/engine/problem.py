@@ -21,24 +21,21 @@ _FACTOR = 5  # between two budgets of `--sizes`; heuristic
 class SearchProblem:
     """The user's settings, the plans to search among, and how plans are compared.
 
-    `space` and `context` (target modules, methods, budget and scores) say which plans there are; `family`
-    names the list of plans that every search tries. `head_rates` are the learning rates of the task head
-    alone. `head_factors` are those of its rate next to adapters at which the baseline is trained in full, the
-    usual one first: short runs cannot choose among them (research/2026-12-01-head-rate.md). `user_plan` is
-    the user's own config to beat, which may exceed the budget. `groups` has the group of each row of a split.
+    `head_factors` are those of the head's rate next to adapters at which the baseline is trained in full, the
+    usual one first: short runs cannot choose among them (research/2026-12-01-head-rate.md).
     """
 
     spec: RunSpec
     space: Space
-    context: AllocationContext
-    family: str
+    context: AllocationContext  # target modules, methods, budget and scores
+    family: str  # names the list of plans that every search tries
     lengths: Lengths
     metric: MetricFacts
     has_head: bool
-    head_rates: tuple[float, float] = (1.0, 1.0)
+    head_rates: tuple[float, float] = (1.0, 1.0)  # of the task head alone
     head_factors: tuple[float, ...] = (1.0,)
-    user_plan: tuple[Arm, Plan] | None = None
-    groups: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    user_plan: tuple[Arm, Plan] | None = None  # to beat; it may exceed the budget
+    groups: Mapping[str, Sequence[int]] = field(default_factory=dict)  # of each row of a split
 
     @property
     def is_thorough(self) -> bool:

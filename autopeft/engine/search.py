@@ -39,10 +39,7 @@ def search(problem: SearchProblem, study: optuna.Study, allowance: Allowance) ->
 
 
 def measure_short_runs(trials: Trials, allowance: Allowance) -> Steps[None]:
-    """Measure the listed plans, then proposals of the sampler, as effort, time and cost allow.
-
-    The sampler proposes nothing while listed plans are unmeasured.
-    """
+    """Measure the listed plans, then proposals of the sampler, as effort and limits allow."""
     problem, n_trials = trials.problem, trials.problem.n_trials
     n_listed = min(len(problem.listed), n_trials)
     finals = [*problem.full_runs(n_plans=2), *problem.test_runs(n_plans=2)]
@@ -72,11 +69,7 @@ def measure_short_runs(trials: Trials, allowance: Allowance) -> Steps[None]:
 def train_in_full(
     trials: Trials, allowance: Allowance, baselines: Sequence[Plan], challengers: Sequence[Plan]
 ) -> Steps[tuple[Plan, Finished]]:
-    """Train the best baseline and the challengers that the limits cover, continuing their short runs.
-
-    Return the baseline, and the full runs of each plan that finished, one for each seed. If a baseline
-    diverges, the next one is trained.
-    """
+    """Train the best baseline that finishes and the challengers; return it, and all full runs."""
     factor = yield from tune_head_rate(trials, allowance, baselines[0], len(challengers))
     baseline, *others = (at_head_factor(plan, factor) for plan in baselines)
     plans = dict.fromkeys([baseline, *(at_head_factor(plan, factor) for plan in challengers)])
@@ -94,10 +87,7 @@ def train_in_full(
 
 
 def tune_head_rate(trials: Trials, allowance: Allowance, baseline: Plan, n_challengers: int) -> Steps[float]:
-    """Train the baseline at each factor of the head's learning rate; return that of the lowest loss.
-
-    All plans are then trained at it. Without other factors, or time for them, it is the usual one.
-    """
+    """Train the baseline at each factor of the head's rate; return that of the lowest loss."""
     problem = trials.problem
     factors = problem.head_factors if baseline.adapters else problem.head_factors[:1]
     plans = [at_head_factor(baseline, factor) for factor in factors]
@@ -171,11 +161,7 @@ def read_test(trials: Trials, outcome: Outcome) -> Steps[Finished]:
 def search_smaller_budgets(
     trials: Trials, allowance: Allowance, outcome: Outcome, finished: Finished
 ) -> Steps[tuple[SizeStep, ...]]:
-    """Find the best plan of a fifth of the budget, of a fifth of that, and so on.
-
-    It is compared with the returned plan: same seed, same confirm rows. The list ends early if time or cost
-    runs out, or a run fails.
-    """
+    """Find the best plan of a fifth of the budget, of a fifth of that, and so on."""
     steps: list[SizeStep] = []
     for small in trials.problem.sizes:
         short = [Request(plan, small.short, arm) for plan, arm in small.small_plans.items()]

@@ -56,7 +56,15 @@ class Trials:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study.set_metric_names(["loss of the short run"])
-            self._study.sampler = _sampler(self.problem.spec.search.seed, self._n_asked)
+            # Seeded by the trials so far alone, so that a resumed search proposes the same.
+            seed = np.random.SeedSequence([self.problem.spec.search.seed, self._n_asked])
+            self._study.sampler = TPESampler(
+                multivariate=True,
+                group=True,
+                constant_liar=True,
+                n_startup_trials=_N_STARTUP,
+                seed=seed.generate_state(1)[0].item(),
+            )
         return [self._ask() for _ in range(n_trials)]
 
     def _ask(self) -> tuple[Trial, Proposal]:
@@ -96,14 +104,3 @@ class Trials:
             return self._arms.get(plan, self.problem.head[0])
         arm = self._arms[usual]
         return replace(arm, label=f"{arm.label}, head rate / {1 / plan.head_factor:g}")
-
-
-def _sampler(seed: int, n_asked: int) -> TPESampler:
-    """Make a sampler that depends on the trials so far alone, so that a resumed search proposes the same."""
-    return TPESampler(
-        multivariate=True,
-        group=True,
-        constant_liar=True,
-        n_startup_trials=_N_STARTUP,
-        seed=np.random.SeedSequence([seed, n_asked]).generate_state(1)[0].item(),
-    )

@@ -49,16 +49,14 @@ class StepRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """The peak memory of a training step, in bytes.
-
-    `reserve` is what is taken in addition to tensors, as a low, an expected and a high estimate: the
-    allocator's reserve, a margin and the CUDA context, on a CPU also what Python and its libraries take.
-    """
+    """The peak memory of a training step, in bytes."""
 
     weights: int  # frozen
     trained: int  # adapters and head, with their gradients and moments
     activations: int  # kept for the backward pass
     logits: int  # of the output layer and the loss
+    # In addition to tensors, low, expected and high: the allocator's reserve, a margin and the CUDA context,
+    # on a CPU also what Python and its libraries take.
     reserve: tuple[int, int, int]
     phase: str  # the part of the step that takes the most
 
@@ -113,11 +111,7 @@ class StepAnswer:
 
 
 def answer(request: StepRequest, describe: Callable[[str], Description]) -> StepAnswer:
-    """Replay a requested step, and find what fits into a memory.
-
-    `describe` describes what is trained, with weights in `none` (plain), `4bit` or `8bit`. Raises SpecError
-    if a row is longer than the model takes, or the step cannot be replayed.
-    """
+    """Replay a step, and find what fits; `describe` takes `none`, `4bit` or `8bit` weights."""
     described = describe(request.quantize)
     traced = described.traced
     max_tokens = traced.max_tokens or _LONGEST
@@ -159,11 +153,7 @@ def step_of(traced: TracedModel, n_rows: int, n_tokens: int, *, checkpointing: b
 
 
 def _largest_micro_batch(traced: TracedModel, request: StepRequest, n_rows: int, n_tokens: int) -> Step:
-    """Find how many of the rows fit at a time: all, a half, a quarter … and 1 at least.
-
-    All fit if no memory is set. If the request leaves checkpointing open, layers are checkpointed only if a
-    single row does not fit otherwise. If a single row never fits, its step is returned.
-    """
+    """Find how many of the rows fit at a time: all, a half, a quarter … and 1 at least."""
     if (max_bytes := request.max_bytes) is None:
         return step_of(traced, n_rows, n_tokens, checkpointing=bool(request.checkpointing))
     for checkpointing in (False, True) if request.checkpointing is None else (request.checkpointing,):
@@ -209,21 +199,19 @@ def _nearest(step: Step, models: Sequence[TracedModel], max_bytes: int) -> Step 
 
 def most_rows(traced: TracedModel, step: Step, max_bytes: int) -> int:
     """Find the most rows of the length of a step that fit by the high estimate; 0 if none."""
-
-    def high(n: int) -> int:
-        return _like(step, traced, n_rows=n).memory.high
-
-    return _largest(high, max_bytes, limit=MOST_ROWS, start=step.n_rows)
+    return _largest(
+        lambda n: _like(step, traced, n_rows=n).memory.high, max_bytes, limit=MOST_ROWS, start=step.n_rows
+    )
 
 
 def longest_row(traced: TracedModel, step: Step, max_bytes: int, *, limit: int) -> int:
     """Find the longest rows, as many as in a step, that fit, in multiples of 16 tokens; 0 if none."""
-
-    def high(n: int) -> int:
-        return _like(step, traced, n_tokens=_TOKEN_STEP * n).memory.high
-
-    start, most = step.n_tokens // _TOKEN_STEP, limit // _TOKEN_STEP
-    return _TOKEN_STEP * _largest(high, max_bytes, limit=most, start=start)
+    return _TOKEN_STEP * _largest(
+        lambda n: _like(step, traced, n_tokens=_TOKEN_STEP * n).memory.high,
+        max_bytes,
+        limit=limit // _TOKEN_STEP,
+        start=step.n_tokens // _TOKEN_STEP,
+    )
 
 
 def _like(step: Step, traced: TracedModel, *, n_rows: int | None = None, n_tokens: int | None = None) -> Step:
@@ -244,15 +232,19 @@ def _without_activations(traced: TracedModel, n_rows: int, n_tokens: int) -> Ste
         reserve=(0, 0, 0),
         phase=FORWARD,
     )
-    quantize = traced.setup.model.quantize
     return Step(
-        n_rows=n_rows, n_tokens=n_tokens, quantize=quantize, checkpointing=False, memory=memory, flops=0
+        n_rows=n_rows,
+        n_tokens=n_tokens,
+        quantize=traced.setup.model.quantize,
+        checkpointing=False,
+        memory=memory,
+        flops=0,
     )
 
 
 def in_parts(memory: StepMemory, *, on_gpu: bool) -> Memory:
     """Split the peak memory of a step into its parts, and add the reserve."""
-    phase, peak = memory.peak_phase, memory.peak_bytes
+    phase, peak = max(memory.peaks.items(), key=lambda item: item[1])
     gradients = 0 if phase in (FORWARD, HEAD) else memory.trained_bytes
     trained = memory.trained_bytes + memory.optimizer_bytes + gradients
     computed = max(0, peak - memory.weights_bytes - trained)
@@ -276,10 +268,6 @@ def _largest(high: Callable[[int], int], max_bytes: int, *, limit: int, start: i
     Memory grows ever faster with the number, so that it lies below a straight line from a number that fits to
     one that does not. Once these are within an eighth of each other, the answer is where the line meets
     `max_bytes`.
-
-    Example:
-        >>> _largest(lambda n: n * n, 5000, limit=1000, start=3)
-        70
     """
     tried: dict[int, int] = {}
     fits, fails, guess = 0, limit + 1, max(1, min(start, limit))

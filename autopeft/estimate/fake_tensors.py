@@ -53,10 +53,10 @@ class StandInValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
     With `attaching`, tensors on the meta device stay there when code asks for a copy on the CPU.
     """
 
-    def __init__(self, *, attaching: bool = False) -> None:
+    def __init__(self, *, attaching: bool = False, mask_size: int = 0, n_true: int = 0) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._attaching = attaching
-        self.mask_size, self.n_true = 0, 0
+        self._mask_size, self._n_true = mask_size, n_true
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -82,7 +82,7 @@ class StandInValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _n_selected(self, mask: torch.Tensor) -> int:
-        return self.n_true if mask.numel() == self.mask_size else mask.numel()
+        return self._n_true if mask.numel() == self._mask_size else mask.numel()
 
     def _without_masks(self, indices: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
         """Replace each mask in the indices by tensors of positions, one for each of the mask's dimensions."""
@@ -159,10 +159,7 @@ class QuantizedLinear(nn.Linear):
 def quantize_linear_layers(
     module: nn.Module, weight_bytes: float, *, skipped: Sequence[str], dtype: torch.dtype = torch.bfloat16
 ) -> None:
-    """Replace the linear layers of a model without weights by stand-ins whose weights take so many bytes.
-
-    The modules `skipped` stay plain with all their children.
-    """
+    """Replace linear layers, but those in the modules `skipped`, by stand-ins of so many bytes."""
     for name, child in list(module.named_modules()):
         is_plain = any(name == plain or name.startswith(f"{plain}.") for plain in skipped)
         if type(child) is nn.Linear and not is_plain:

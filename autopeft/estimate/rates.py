@@ -12,18 +12,13 @@ _FLOPS_SHARE, _BYTES_SHARE, _CALL_SECONDS = 0.85, 0.68, 8e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """The rates of a device that training reaches.
-
-    `flops` are the operations of products in a second, `bytes` the memory traffic in a second,
-    `call_seconds` the time from one kernel's start to the next. With `runs_ahead`, as on a GPU, the device
-    computes while further kernels are started.
-    """
+    """The rates of a device that training reaches."""
 
     name: str
-    flops: float
-    bytes: float
-    call_seconds: float
-    runs_ahead: bool
+    flops: float  # operations of products in a second
+    bytes: float  # memory traffic in a second
+    call_seconds: float  # from one kernel's start to the next
+    runs_ahead: bool  # the device computes while further kernels are started, as a GPU does
 
     def of_kernel(self, flops: int, n_bytes: int) -> float:
         """Return the seconds of a kernel: of its products or memory traffic, the larger (a roofline)."""
@@ -37,16 +32,13 @@ class Rates:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A GPU: GiB of memory that torch finds; by its data sheet dense TFLOP/s in 16 and 32 bits, and GB/s.
-
-    `dtype` is the number format in which a search computes on it.
-    """
+    """A GPU: GiB of memory that torch finds; by its data sheet dense TFLOP/s in 16 and 32 bits, and GB/s."""
 
     gib: float
     tflops: float
     float32_tflops: float
     gb_per_second: float
-    dtype: str = "bfloat16"
+    dtype: str = "bfloat16"  # in which a search computes
 
 
 # Memory as unsloth's banner prints it in public logs (T4 14.563 and 14.741, L4 22.161, RTX 3090 23.684, 4090

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -49,11 +49,11 @@ class UntracedError(SpecError):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingStep:
-    """What is computed in one step; a replay only uses the shapes of its batches, which are on the CPU."""
+    """What is computed in one step; a replay only uses the shapes of its batch, which is on the CPU."""
 
-    micro_batches: Sequence[Batch]  # go through the model one after the other
+    batch: Batch
     loss: Callable[[nn.Module, Batch], torch.Tensor]
-    n_terms: Callable[[Batch], int] | None = None  # that the loss averages; None weights batches equally
+    n_terms: int = 0  # that the loss averages; 0 if it does not select any
     autocast: bool = False  # compute the loss under autocast to bfloat16
     checkpointing: bool = False
     foreach: bool = False  # AdamW goes over all parameters at once, with one more copy of the second moments
@@ -68,7 +68,7 @@ class StepMemory:
     weights_bytes: int  # what stays frozen
     trained_bytes: int  # adapters and head
     optimizer_bytes: int  # AdamW's moments
-    body_bytes: int  # what a forward pass adds up to its last layer
+    body_bytes: int  # what the forward pass adds up to its last layer
     peaks: Mapping[str, int]  # phase -> most bytes alive at once, weights included
     flops: int  # floating-point operations of products and attention
     n_calls: int = field(default=0, compare=False)  # kernels; a few less than with real tensors
@@ -78,11 +78,6 @@ class StepMemory:
     def peak_bytes(self) -> int:
         """The most bytes that are alive at once."""
         return max(self.peaks.values())
-
-    @property
-    def peak_phase(self) -> str:
-        """The phase in which the most bytes are alive."""
-        return max(self.peaks, key=lambda phase: self.peaks[phase])
 
 
 def without_weights(
@@ -175,18 +170,12 @@ class Replay:
 
     def memory(self, step: TrainingStep) -> StepMemory:
         """Replay a training step and count its memory; raise UntracedError if a pass needs values."""
-        n_terms = iter([step.n_terms(batch) if step.n_terms else 0 for batch in step.micro_batches])
-
-        def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
-            stand_ins.n_true = next(n_terms)
-            stand_ins.mask_size = batch["labels"].numel() if stand_ins.n_true else 0
-            return step.loss(model, batch)
-
-        stand_ins = StandInValues()
+        mask_size = step.batch["labels"].numel() if step.n_terms else 0
+        stand_ins = StandInValues(mask_size=mask_size, n_true=step.n_terms)
         with _without_values(), self._fake_mode, stand_ins:
             if step.foreach not in self._optimizers:
                 self._optimizers[step.foreach] = _Optimizer(self._model, foreach=step.foreach)
-            return _measured(self._model, replace(step, loss=loss), self._optimizers[step.foreach])
+            return _measured(self._model, step, self._optimizers[step.foreach])
 
 
 class _Optimizer:
@@ -251,20 +240,18 @@ def _measured(model: nn.Module, step: TrainingStep, optimizer: _Optimizer) -> St
 
 
 def _train(model: nn.Module, optimizer: _Optimizer, step: TrainingStep, tracker: MemoryTracker) -> int:
-    """Run one step; return the most bytes that a forward pass added up to its last layer."""
-    body_bytes, device = 0, next(model.parameters()).device
-    counts = [step.n_terms(batch) if step.n_terms else 1 for batch in step.micro_batches]
-    for batch, n_terms in zip(step.micro_batches, counts, strict=True):
-        tracker.enter(FORWARD)
-        at_start = tracker.now
-        features = {name: tensor.to(device, copy=True) for name, tensor in batch.items()}
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=step.autocast):
-            loss = step.loss(model, features)
-        body_bytes = max(body_bytes, tracker.at_start.get(HEAD, tracker.now) - at_start)
-        if tracker.phase == FORWARD:  # no layers are known
-            tracker.enter(BACKWARD)
-        (loss * (n_terms / sum(counts))).backward()  # type: ignore[no-untyped-call]
-        del loss, features
+    """Run one step; return the bytes that the forward pass added up to its last layer."""
+    device = next(model.parameters()).device
+    tracker.enter(FORWARD)
+    at_start = tracker.now
+    features = {name: tensor.to(device, copy=True) for name, tensor in step.batch.items()}
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=step.autocast):
+        loss = step.loss(model, features)
+    body_bytes = tracker.at_start.get(HEAD, tracker.now) - at_start
+    if tracker.phase == FORWARD:  # no layers are known
+        tracker.enter(BACKWARD)
+    loss.backward()  # type: ignore[no-untyped-call]
+    del loss, features
     optimizer.step(tracker)
     return body_bytes
 

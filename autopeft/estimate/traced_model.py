@@ -73,11 +73,7 @@ def describe(
     methods: Mapping[str, Method],
     tasks: Mapping[str, Task],
 ) -> Description:
-    """Describe what is trained on which model, from the model's config alone.
-
-    Raises SpecError if we cannot make batches for its class, TargetError if what is trained does not fit it,
-    and ModelError or SpecError for weights that cannot be quantized, or trained so.
-    """
+    """Describe what is trained on which model, from the model's config alone."""
     auto_class = auto_class_of([file.config for file in part.files])
     if part.task is not None:  # a plan names its task; the checkpoint may name the class of its pretraining
         auto_class = tasks[part.task].auto_class
@@ -177,11 +173,11 @@ class TracedModel:
 
     def step(self, n_rows: int, n_tokens: int, *, checkpointing: bool) -> TrainingStep:
         """Make a step of rows of one length; in a plain loop the model computes its own loss."""
-        is_plain = self.setup.plain_loop
+        is_plain, batch = self.setup.plain_loop, self._batch(n_rows, n_tokens)
         return TrainingStep(
-            micro_batches=[self._batch(n_rows, n_tokens)],
+            batch=batch,
             loss=(lambda model, batch: model(**batch).loss) if is_plain else self._loss,
-            n_terms=None if is_plain else self.task.n_terms,
+            n_terms=0 if is_plain else self.task.n_terms(batch),
             autocast=self.setup.dtype != torch.float32,
             checkpointing=checkpointing,
             on_gpu=self.setup.on_gpu,
@@ -232,7 +228,6 @@ def _with_more_layers(shallow: StepMemory, deeper: StepMemory, n_more: int) -> S
 
     All bytes of a phase are a straight line of the number of layers, where layers are alike. The peak of a
     phase moves from one layer to another as rows get longer, so each batch and length is replayed as it is.
-    Phases that only one of the two has are left out.
     """
     values: dict[str, Any] = {}
     for entry in fields(StepMemory):
@@ -282,10 +277,7 @@ def count_part(
 
 
 def _n_equal_layers(module: nn.Module, kept: Sequence[str]) -> int | None:
-    """Count the layers of a model if all have the same tensors; None if they may differ or are too few.
-
-    `kept` names the layers that a quantized checkpoint holds plain.
-    """
+    """Count the layers if all are alike, also in what they keep plain (`kept`); else None."""
     layers = repeated_layers(module)
     config: Any = module.config
     n_layers = getattr(config.get_text_config(), "num_hidden_layers", None)

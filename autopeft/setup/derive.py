@@ -66,7 +66,7 @@ def with_batch_and_epochs(
     """Derive batch size and epochs from the encoded train split, unless they are set."""
     n_train, decisions = len(examples.labels), []
     if spec.task.batch_size is None:
-        lengths = examples.lengths[examples.typical].tolist()
+        lengths = examples.lengths.tolist()
         share = CPU_SHARE if device == "cpu" else 1.0
         value, rule = batch_size(lengths, n_train=n_train, defaults=defaults, share=share)
         spec = with_setting(spec, "task.batch_size", value)
@@ -82,7 +82,7 @@ def with_answer_length(task: Task, examples: train.EncodedSplit) -> tuple[Task, 
     """Derive the tokens of a generated answer, if the task generates answers."""
     if (limits := task.defaults.max_new_tokens) is None:
         return task, ()
-    lengths = [len(last_answer(examples.labels[i])[1]) for i in examples.typical]
+    lengths = [len(last_answer(labels)[1]) for labels in examples.labels]
     value, rule = answer_length(lengths, limits=limits)
     return replace(cast(Any, task), max_new_tokens=value), (_decision("max_new_tokens", value, rule),)
 

@@ -7,8 +7,8 @@ import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from statistics import fmean
 
+import numpy as np
 import torch
 
 from autopeft import budget, train
@@ -77,11 +77,10 @@ def with_rank(spec: RunSpec, base: BaseModel, *, n_labelled: int) -> tuple[RunSp
 
 
 def labelled_tokens(task: Task, split: train.EncodedSplit) -> int:
-    """Estimate the labelled tokens of a split from its `typical` rows; SpecError if a row has one label."""
+    """Count the labelled tokens of a split; SpecError if a row has one label."""
     if task.defaults.family != "language":
         raise SpecError(f"The budget 'auto' is for language models, not for {task.name}; pass a rank.")
-    of_typical = [sum(label != IGNORED for label in split.labels[i]) for i in split.typical]
-    return round(len(split.labels) * fmean(of_typical))
+    return sum(int(np.count_nonzero(np.asarray(labels) != IGNORED)) for labels in split.labels)
 
 
 def with_compute(spec: RunSpec, bench: train.Bench) -> tuple[RunSpec, train.Bench, tuple[Decision, ...]]:

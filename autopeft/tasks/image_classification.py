@@ -20,10 +20,7 @@ _MAX_KEPT = 2**28  # pixel values of a split in memory, 1 GiB; beyond it every b
 
 
 def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
-    """Run the processor, `tokenizer`, over all images.
-
-    If their pixels would exceed `_MAX_KEPT`, all counted as the first, the files are kept instead.
-    """
+    """Run the processor, `tokenizer`, over all images; keep the files if there are very many."""
     files: list[data.ImageFile] = [file for (file,) in inputs]
     examples: list[Example] = []
     if _processed(files[:1], tokenizer)["pixel_values"].numel() * len(files) <= _MAX_KEPT:

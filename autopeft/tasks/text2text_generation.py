@@ -18,10 +18,7 @@ from autopeft.tasks._shared.writing import TextModel, WritingTask, all_dropped
 def _encode(
     kind: LabelKind, texts: Sequence[str], completions: Sequence[str], tokenizer: Any, max_length: int
 ) -> Encoded:
-    """Tokenize prompts as features, cut at their end to `max_length` tokens, and completions as labels.
-
-    A row with a longer completion has no labels and is dropped.
-    """
+    """Tokenize prompts and completions; a row whose completion is too long is dropped."""
     examples, cut = tokenized(tokenizer, [texts], max_length=max_length)
     labels: list[Row] = []
     dropped: list[int] = []

@@ -199,10 +199,7 @@ def _encode_chats(
 def _prompt_labels(
     tokenizer: Any, text: str, spans: list[tuple[int, int]] | None, *, prompt: list[int], end: list[int]
 ) -> list[int] | None:
-    """Label the tokens of a prompt that belong to an earlier answer, and the token that ends each answer.
-
-    None if the answers were not found.
-    """
+    """Label earlier answers and their ends in a prompt; None if they were not found."""
     if spans is None or (spans and not tokenizer.is_fast):
         return None
     labels = [IGNORED] * len(prompt)

@@ -3,7 +3,7 @@
 `docs/code.md` lists the functions from the command line to one step.
 
 Inside the folder each file imports only from those before it:
-curve, rates, rows → lengths, encoding → batches, compute, pausing → loop, dropout → bench → choosing, pace.
+curve, rates → lengths, encoding → compute, pausing → loop, dropout → bench → choosing, pace.
 """
 
 from __future__ import annotations
@@ -33,7 +33,5 @@ from autopeft.train.rates import (
     branch_step,
     full_run_steps,
     head_move,
-    input_rms,
-    short_steps,
     warmup_steps,
 )

@@ -28,9 +28,8 @@ from autopeft.model.training_pass import (
     without_cache,
 )
 from autopeft.model.weight_comparison import first_change
-from autopeft.plugins import Batch, Evaluation, Method, Task
+from autopeft.plugins import Batch, Evaluation, Method, PlacesBatches, Task
 from autopeft.store import write_text
-from autopeft.train.batches import can_omit_masks, collate
 from autopeft.train.compute import (
     Compute,
     NothingToCutError,
@@ -54,6 +53,7 @@ from autopeft.train.rates import (
 )
 from autopeft.types import Fidelity, Measurement, Plan, Status
 
+_WARNING_MODELS = ("gpt2", "openai-gpt")  # that warn of batches without an attention mask
 _RMS_EXAMPLES = 32  # of the train split, for the size of the head's inputs; heuristic
 
 WRITTEN_TEXTS = "texts.jsonl"  # next to kept weights: what a full run generated for the confirm rows
@@ -63,26 +63,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Measures plans on one base model, one task and one set of encoded splits.
-
-    `keep_weights` returns the folder for the weights of a plan and seed, `under_way` that for the state of a
-    run, from which it is resumed, `curve` the file of its losses. `interrupt` is called before each training
-    step, and stops the run by an exception.
-    """
+    """Measures plans on one base model, one task and one set of encoded splits."""
 
     base: BaseModel
     task: Task
     methods: Mapping[str, Method]
     splits: Mapping[str, EncodedSplit]
     batch_size: int
-    keep_weights: Callable[[Plan, int], Path] | None = None
-    under_way: Callable[[Plan, Fidelity], Path] | None = None
-    curve: Callable[[Plan, Fidelity], Path] | None = None
+    keep_weights: Callable[[Plan, int], Path] | None = None  # the folder for the weights of a plan and seed
+    under_way: Callable[[Plan, Fidelity], Path] | None = None  # the folder of states, to resume a run
+    curve: Callable[[Plan, Fidelity], Path] | None = None  # the file of losses
     # Of a full run, which a short run begins. None makes short runs independent, without the late rows.
     full_steps: int | None = None
     head_learning_rate: float | None = None  # of its last layer; None: by the size of its inputs
     compute: Compute = field(default_factory=Compute)
-    interrupt: Callable[[], None] = lambda: None
+    interrupt: Callable[[], None] = lambda: None  # called before each step; its exceptions stop the run
 
     def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
         """Train a plan and evaluate it on the fidelity's split; for the test split load its kept weights.
@@ -100,10 +95,7 @@ class Bench:
         return replace(measurement, overhead_seconds=max(0.0, overhead))
 
     def _measure_again_in_less(self, plan: Plan, fidelity: Fidelity) -> Measurement:
-        """Measure a plan, again with a lower limit each time that memory runs out in training.
-
-        Limits that do not help are restored, since some methods keep as much for a row as for many.
-        """
+        """Measure a plan, in less memory if it runs out in training; undo what does not help."""
         started, compute = time.perf_counter(), self.compute.of(plan)
         before, train_sizes = replace(compute), self.splits["train"].sizes
         for n_lowered in itertools.count():
@@ -271,8 +263,7 @@ class Bench:
         """Evaluate a model on a split, or on `n_examples` of it, the same for all plans.
 
         Example scores are in dataset order. If memory runs out, the limits of `compute`, or of the bench, are
-        halved. Raises NothingToCutError if a single row is too large, ValueError if a metric is not finite
-        although the loss is.
+        halved. Raises NothingToCutError if a single row is too large.
         """
         compute = compute or self.compute
         sizes = self.splits[split].sizes
@@ -318,9 +309,30 @@ class Bench:
 
     @cached_property
     def omits_masks(self) -> bool:
-        """Whether batches have no attention mask."""
-        return can_omit_masks(self.base, self.task)
+        """Whether batches have no mask: no token of a causal model attends to the padding on its right.
+
+        On a GPU, a mask would rule out flash attention by torch's kernels, and transformers waits for the
+        device to look for padding in it: at each pass, with FlashAttention 2 in each layer.
+        """
+        is_causal = self.task.peft_task_type == "CAUSAL_LM" and self.base.model_type not in _WARNING_MODELS
+        is_causal &= all(getattr(module, "is_causal", True) for module in self.base.module.modules())
+        return is_causal and self.base.device.type == "cuda"
 
     def collate(self, split: str, rows: Sequence[int]) -> tuple[Batch, int]:
         """Return a batch of rows on the device, and the number of terms that its loss averages."""
-        return collate(self.task, self.splits[split], rows, base=self.base, omits_mask=self.omits_masks)
+        examples, labels = self.splits[split].examples, self.splits[split].labels
+        batch = self.task.collate(
+            [examples[i] for i in rows], [labels[i] for i in rows], self.base.pad_token_id
+        )
+        n_terms = self.task.n_terms(batch)  # counted on the CPU, so that nothing waits for the device
+        if self.omits_masks:
+            batch.pop("attention_mask", None)
+        if isinstance(self.task, PlacesBatches):
+            return self.task.placed(batch, self._place), n_terms
+        return {name: self._place(tensor) for name, tensor in batch.items()}, n_terms
+
+    def _place(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.base.device.type != "cuda":
+            return tensor.to(self.base.device)
+        # The device copies this batch while it computes the step before.
+        return tensor.pin_memory().to(self.base.device, non_blocking=True)

@@ -55,8 +55,7 @@ def choose_compute(
     """Choose micro-batches and checkpointing unless they are set; return the reasons too.
 
     The longest row is run forward through LoRA at all linear layers, to count what it keeps for backward.
-    Memory is reserved for `trained_params`, the most that a plan trains. Where both are set, as in a resumed
-    run, nothing depends on the memory that is free now.
+    Memory is reserved for `trained_params`, the most that a plan trains.
     """
     requested, tokens = execution.checkpointing, execution.micro_batch_tokens
     free = min(free_bytes(device, limit_bytes=execution.memory_bytes) for device in bench.base.devices)
@@ -167,8 +166,7 @@ def most_tokens(device: str, token_bytes: int, *, available: int, weights: int) 
 
     What fits is rounded down to a power of two, on a GPU above 512 tokens to a multiple of 512, so that small
     changes in free memory change nothing. A token keeps `token_bytes` for the backward pass, and all of a
-    micro-batch may keep `available` bytes. The base model's weights have `weights` bytes; `device` is a type,
-    such as cpu.
+    micro-batch may keep `available` bytes. The base model has `weights` bytes.
     """
     n_fitting = available // token_bytes
     rounded = (1 << n_fitting.bit_length()) // 2

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from autopeft.errors import TrainingError, first_line_of
 from autopeft.model import is_out_of_memory, release_memory
 from autopeft.train.curve import DivergedError
-from autopeft.train.rows import Counts
 from autopeft.types import OptionPairs, Plan, Status
 
 Result = TypeVar("Result")
@@ -60,7 +61,9 @@ class NothingToCutError(MemoryError):
     """Memory ran out at a single row, so that a smaller batch does not help."""
 
 
-def micro_batches(rows: Sequence[int], sizes: Counts, *, max_tokens: int | None) -> list[Sequence[int]]:
+def micro_batches(
+    rows: Sequence[int], sizes: NDArray[np.int64], *, max_tokens: int | None
+) -> list[Sequence[int]]:
     """Cut the rows of a step into micro-batches of at most `max_tokens`, padding included, or of one row."""
     if max_tokens is None or padded_tokens(rows, sizes) <= max_tokens:
         return [rows]
@@ -76,7 +79,7 @@ def micro_batches(rows: Sequence[int], sizes: Counts, *, max_tokens: int | None)
     return list(batches)
 
 
-def padded_tokens(rows: Sequence[int], sizes: Counts) -> int:
+def padded_tokens(rows: Sequence[int], sizes: NDArray[np.int64]) -> int:
     """Count the tokens of a batch whose rows are padded to its longest one; 0 without rows."""
     return len(rows) * int(sizes[list(rows)].max(initial=0))
 
@@ -95,15 +98,12 @@ def unless_out_of_memory(device: torch.device, compute: Callable[[], Result]) ->
 def lower_memory(
     compute: Compute,
     steps: Sequence[Sequence[Sequence[int]]],
-    sizes: Counts,
+    sizes: NDArray[np.int64],
     *,
     n_lowered: int,
     may_checkpoint: bool,
 ) -> str | None:
-    """Lower one limit of a run whose memory ran out, and describe it; None if none is left.
-
-    The micro-batches of `steps` are halved, twice at most and down to one row; then layers are checkpointed.
-    """
+    """Lower one limit of a run whose memory ran out, and describe it; None if none is left."""
     largest = max(chain.from_iterable(steps), key=lambda rows: padded_tokens(rows, sizes), default=())
     if n_lowered < _MOST_HALVINGS and len(largest) > 1:
         compute.micro_batch_tokens = padded_tokens(largest, sizes) // 2
@@ -115,10 +115,7 @@ def lower_memory(
 
 
 def failure_of(error: Exception, *, is_quantized: bool) -> tuple[Status, str]:
-    """Return the status of a run that an error ended, and the reason.
-
-    Raises TrainingError if the error, such as a failed assertion in a kernel, broke the GPU.
-    """
+    """Return the status and reason of a run that failed; TrainingError if it broke the GPU."""
     if isinstance(error, DivergedError):
         return Status.DIVERGED, first_line_of(error)
     if isinstance(error, NothingToCutError):

@@ -28,8 +28,7 @@ class Curve:
     """Keeps losses and gradient norms on the device, looks at them now and then, and writes their means.
 
     A line of JSON is appended to `path` at each look, unless it is None. Steps of a resumed run may be in the
-    file twice; the later line counts. A file that cannot be written is left out. `first_loss` and `n_high`
-    are those of `Position`.
+    file twice; the later line counts. A file that cannot be written is left out.
     """
 
     def __init__(self, path: Path | None, *, start: Position, n_steps: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
@@ -18,8 +18,7 @@ from autopeft.data import LabelledData, Split
 from autopeft.errors import DataError, ModelError, reason_of
 from autopeft.model import BaseModel, is_out_of_memory
 from autopeft.model.checks import PASS_ERRORS
-from autopeft.plugins import Encoded, Example, Task
-from autopeft.train.rows import Counts, LazyRows, length_of, size_of
+from autopeft.plugins import Example, Task
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +30,7 @@ class OverflowInFloat16Error(ModelError):
 NO_CUT = 10**9  # tokens, more than any row has
 _SORTED_BATCHES = 16  # batches whose rows are sorted by length together, to save padding; heuristic
 _SUBSET_SEED = 20  # of the rows that short runs are ranked on; any fixed number
-MOST_AT_START = 10_000  # rows of a split that are all encoded before a run; heuristic
+IMAGE_TOKENS = 196  # counted for an image: 224 × 224 pixels in patches of 16 × 16, as in ViT
 _COUNTED_ROWS = 2000  # rows of a long text whose tokens are counted; heuristic
 _COUNTED_CHARACTERS = 4_000_000  # the most of these rows; heuristic
 
@@ -42,40 +41,27 @@ class EncodedSplit:
 
     examples: Sequence[Example]
     labels: Sequence[Any]
-    lazy: LazyRows | None = None  # whose columns are examples and labels; encodes a row when it is read
     rows: tuple[int, ...] | None = None  # the row of each example; None if no row was dropped
     n_late: int = 0  # examples at the end that a full run sees only after the steps of its short run
 
     @cached_property
-    def lengths(self) -> Counts:
+    def lengths(self) -> NDArray[np.int64]:
         """Tokens per example; 1 if it has none (an image)."""
-        return self.lazy.lengths if self.lazy else np.array([*map(length_of, self.examples)], dtype=np.int64)
+        return np.array([*map(_length_of, self.examples)], dtype=np.int64)
 
     @cached_property
-    def sizes(self) -> Counts:
+    def sizes(self) -> NDArray[np.int64]:
         """Tokens that an example adds to a batch: its own, or its labels if more."""
-        if self.lazy:
-            return self.lazy.sizes
-        return np.array([*map(size_of, self.examples, self.labels)], dtype=np.int64)
+        return np.array([*map(_size_of, self.examples, self.labels)], dtype=np.int64)
 
     @property
-    def typical(self) -> NDArray[np.int64]:
-        """Rows that represent the mean length: all rows, or a random sample of a large split."""
-        return self.lazy.typical if self.lazy else np.arange(len(self.examples))
-
-    @property
-    def known(self) -> NDArray[np.int64]:
-        """Rows that represent the longest: all, or a sample and the longest texts."""
-        return self.lazy.known if self.lazy else self.typical
-
-    @cached_property
     def longest(self) -> int:
-        """Tokens of the longest of the `known` examples."""
-        return int(self.lengths[self.known].max())
+        """Tokens of the longest example."""
+        return int(self.lengths.max())
 
     def largest_rows(self, n_rows: int) -> list[int]:
         """Return the rows that add the most tokens to a batch, the largest last."""
-        rows: list[int] = self.known[self.sizes[self.known].argsort(kind="stable")[-n_rows:]].tolist()
+        rows: list[int] = self.sizes.argsort(kind="stable")[-n_rows:].tolist()
         return rows
 
     @property
@@ -102,8 +88,6 @@ def encode_splits(
         splits = (data.joined("train", "search"), *splits[1:])
     encoded = {split.name: encode(split) for split in splits if split.inputs}
     train = encoded["train"]
-    # Lazy rows are all kept; of others, those that the task drops are missing in both splits.
-    n_late = len(encoded["search"].examples if train.lazy is None else data.search.inputs)
     if task.defaults.is_packed:  # no block holds rows of both
         search = encoded["search"]
         train = replace(
@@ -111,38 +95,25 @@ def encode_splits(
             examples=(*train.examples, *search.examples),
             labels=(*train.labels, *search.labels),
         )
-    encoded["train"] = replace(train, n_late=n_late)
+    encoded["train"] = replace(train, n_late=len(encoded["search"].examples))
     _require_fit(encoded["train"], base, task)
     return encoded
 
 
 def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int | None) -> EncodedSplit:
-    """Encode one split in at most `max_length` tokens a row; most of a large one later.
+    """Encode one split in at most `max_length` tokens a row, without the rows that the task drops.
 
     Raises DataError if the task refuses the rows, ModelError if the model has no embedding for a token.
     """
     longest = min(max_length or NO_CUT, max_length_of(base) or NO_CUT)
-
-    def encode(rows: Sequence[int]) -> Encoded:
-        inputs, labels = [split.inputs[i] for i in rows], [split.labels[i] for i in rows]
-        encoded = task.encode(inputs, labels, base.tokenizer, longest)
-        _require_known_tokens(
-            [example["input_ids"] for example in encoded.examples if "input_ids" in example], base
-        )
-        if task.peft_task_type == "SEQ_2_SEQ_LM":  # the only task whose labels are rows of tokens
-            _require_known_tokens(encoded.labels, base)
-        return encoded
-
-    is_large = len(split.inputs) > MOST_AT_START
-    if is_large and task.defaults.max_length is not None and not task.defaults.is_packed:
-        lazy = LazyRows(_characters(split), encode, seed=_SUBSET_SEED)
-        sample = encode(lazy.known.tolist())
-        if len(sample.examples) == len(lazy.known):
-            lazy.keep(lazy.known.tolist(), sample)
-            _warn_or_refuse(sample, f"{split.name} (a sample)")
-            return EncodedSplit(examples=lazy.examples, labels=lazy.labels, lazy=lazy)
-    encoded = encode(range(len(split.inputs)))
-    _warn_or_refuse(encoded, split.name)
+    encoded = task.encode(split.inputs, split.labels, base.tokenizer, longest)
+    _require_known_tokens([row["input_ids"] for row in encoded.examples if "input_ids" in row], base)
+    if task.peft_task_type == "SEQ_2_SEQ_LM":  # the only task whose labels are rows of tokens
+        _require_known_tokens(encoded.labels, base)
+    if encoded.refusal:
+        raise DataError(encoded.refusal)
+    for note in encoded.notes:
+        log.warning("%s: %s", split.name, note)
     dropped = frozenset(encoded.dropped)
     kept = tuple(i for i in range(len(encoded.examples)) if i not in dropped)
     return EncodedSplit(
@@ -152,19 +123,14 @@ def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int |
     )
 
 
-def _characters(split: Split) -> NDArray[np.int64]:
-    """Count the characters of each row; a cell that is a list of words adds their number."""
-    cells = ((*inputs, label) for inputs, label in zip(split.inputs, split.labels, strict=True))
-    counts = (sum(len(cell) for cell in row if isinstance(cell, Sized)) for row in cells)
-    return np.fromiter(counts, dtype=np.int64, count=len(split.inputs))
+def _length_of(example: Example) -> int:
+    return len(example.get("input_ids", ())) or 1
 
 
-def _warn_or_refuse(encoded: Encoded, name: str) -> None:
-    """Raise DataError if the task refuses the rows; otherwise log its notes as warnings."""
-    if encoded.refusal:
-        raise DataError(encoded.refusal)
-    for note in encoded.notes:
-        log.warning("%s: %s", name, note)
+def _size_of(example: Example, label: Any) -> int:
+    n_tokens = len(example.get("input_ids", ()))
+    n_labels = len(label) if isinstance(label, Sequence | np.ndarray) else 0
+    return max(n_tokens, n_labels) if n_tokens else IMAGE_TOKENS
 
 
 def max_length_of(base: BaseModel) -> int | None:
@@ -179,8 +145,7 @@ def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
 
     Raises OverflowInFloat16Error if the model computes in float16 and the loss is not finite.
     """
-    lengths = split.lengths[split.known]
-    rows = sorted({int(split.known[lengths.argmax()]), int(split.known[lengths.argmin()])})
+    rows = sorted({int(split.lengths.argmax()), int(split.lengths.argmin())})
     batch = task.collate(
         [split.examples[row] for row in rows], [split.labels[row] for row in rows], base.pad_token_id
     )
@@ -218,7 +183,13 @@ def _require_known_tokens(rows: Sequence[Sequence[int]], base: BaseModel) -> Non
 
 
 def train_rows(
-    lengths: Counts, *, n_steps: int, batch_size: int, seed: int, n_late: int = 0, late_from: int = 0
+    lengths: NDArray[np.int64],
+    *,
+    n_steps: int,
+    batch_size: int,
+    seed: int,
+    n_late: int = 0,
+    late_from: int = 0,
 ) -> list[list[int]]:
     """Draw the rows of each step, in the same order for all plans.
 
@@ -245,7 +216,7 @@ def train_rows(
 
 
 def epoch_batches(
-    lengths: Counts, rows: NDArray[np.int64], *, batch_size: int, rng: np.random.Generator
+    lengths: NDArray[np.int64], rows: NDArray[np.int64], *, batch_size: int, rng: np.random.Generator
 ) -> Iterator[list[int]]:
     """Yield the full batches of one epoch in random order, each of rows of similar length.
 
@@ -265,7 +236,7 @@ def uncut_lengths(split: Split, rows: Sequence[int], base: BaseModel, task: Task
     """Count the tokens of rows before truncation, up to `most` + 1; of pairs those of the longer text."""
     inputs, labels = [split.inputs[i] for i in rows], [split.labels[i] for i in rows]
     encoded = task.encode(inputs, labels, base.tokenizer, most + 1)
-    lengths = [length_of(example) for example in encoded.examples]
+    lengths = [_length_of(example) for example in encoded.examples]
     if task.peft_task_type != "SEQ_2_SEQ_LM":
         return lengths
     return [max(length, len(label)) for length, label in zip(lengths, encoded.labels, strict=True)]
@@ -281,5 +252,5 @@ def count_tokens(split: Split, base: BaseModel, task: Task, *, block_length: int
         beginning.append(tuple(str(cell)[:n_remaining] for cell in row))
         n_remaining -= sum(map(len, beginning[-1]))
     encoded = task.encode(beginning, split.labels[: len(beginning)], base.tokenizer, block_length)
-    counted = sum(map(length_of, encoded.examples))
+    counted = sum(map(_length_of, encoded.examples))
     return counted * n_characters // max(1, sum(len(cell) for row in beginning for cell in row))

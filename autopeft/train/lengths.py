@@ -17,17 +17,14 @@ _FEWEST_TRIALS = 9  # also where a small budget leaves few listed plans; heurist
 
 @dataclass(frozen=True, kw_only=True)
 class Lengths:
-    """Steps of a full run, examples of a step and of each split; `n_test` is 0 without a test split.
-
-    With `goes_on` a full run continues its short run, and does not repeat these steps.
-    """
+    """Steps of a full run, examples of a step and of each split; `n_test` is 0 without a test split."""
 
     full_steps: int
     batch_size: int
     n_search: int
     n_confirm: int
     n_test: int
-    goes_on: bool = True
+    goes_on: bool = True  # a full run continues its short run, and does not repeat these steps
 
     @property
     def short_steps(self) -> int:

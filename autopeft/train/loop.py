@@ -12,7 +12,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.amp import GradScaler
 from torch.optim import AdamW, Optimizer
@@ -23,7 +25,6 @@ from autopeft.train.compute import padded_tokens
 from autopeft.train.curve import CURVE_STEPS, Curve, DivergedError
 from autopeft.train.pausing import Position, UnderWay
 from autopeft.train.rates import RateSchedule
-from autopeft.train.rows import Counts
 
 _CLIP_NORM = 1.0  # of the gradients of all parameters together; the usual value for transformers
 _FUSED_ON = ("cpu", "cuda")  # devices with one kernel of AdamW, and one of the norm, for all parameters
@@ -49,7 +50,7 @@ class TrainingRun:
     """The inputs of one training run."""
 
     steps: Sequence[Sequence[Sequence[int]]]  # micro-batches of each step, as row indices
-    sizes: Counts  # tokens of every row
+    sizes: NDArray[np.int64]  # tokens of every row
     batch: Callable[[Sequence[int]], tuple[Batch, int]]  # and how many terms its loss averages
     loss: Callable[[nn.Module, Batch], torch.Tensor]
     schedule: RateSchedule
@@ -77,11 +78,7 @@ class TrainingCost:
 def train(
     model: nn.Module, groups: list[dict[str, Any]], run: TrainingRun, *, device: torch.device
 ) -> TrainingCost:
-    """Train parameter groups, whose `lr` is the peak, in place, from the start or from a kept state.
-
-    Raises DivergedError if a loss is not finite or long far above the first ones, or if float16 leaves no
-    finite gradients.
-    """
+    """Train parameter groups, whose `lr` is the peak, in place; DivergedError if the loss explodes."""
     started, schedule, under_way = time.perf_counter(), run.schedule, UnderWay(run.under_way)
     n_steps, branch = schedule.n_steps, schedule.branch
     peak_rates = [float(group["lr"]) for group in groups]
@@ -173,7 +170,6 @@ class _PeakBytes:
     """Measures the memory of a run as `TrainingCost` describes it."""
 
     def __init__(self, run: TrainingRun, start: Position, model: nn.Module) -> None:
-        self._sizes = run.sizes
         self._counted_bytes = start.saved_bytes
         trained_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
         self._state_bytes = 3 * trained_bytes  # gradients, and AdamW's two moments
@@ -182,7 +178,9 @@ class _PeakBytes:
         for gpu in self._gpus:
             torch.cuda.reset_peak_memory_stats(gpu)
         # Of equally wide micro-batches the first; a resumed run that is beyond it has its bytes.
-        self._widest = max(chain.from_iterable(run.steps), key=self._n_tokens, default=())
+        self._widest = max(
+            chain.from_iterable(run.steps), key=partial(padded_tokens, sizes=run.sizes), default=()
+        )
 
     @property
     def n_bytes(self) -> int:
@@ -207,6 +205,3 @@ class _PeakBytes:
         with counter.counting():
             yield
         self._counted_bytes = counter.total
-
-    def _n_tokens(self, rows: Sequence[int]) -> int:
-        return padded_tokens(rows, self._sizes)

@@ -28,11 +28,7 @@ class Pace:
 
 
 def pace_of(bench: Bench, plan: Plan) -> Pace:
-    """Time one step and one example of a plan, then as many more as take about two seconds.
-
-    Times are scaled from the tokens of the rows that were timed to typical ones. Raises TrainingError if the
-    plan cannot be trained.
-    """
+    """Time a few steps and examples of a plan; TrainingError if it cannot be trained."""
     bench = replace(bench, keep_weights=None, under_way=None, curve=None)
     pace = _timed(bench, plan, n_steps=1, n_examples=1)
     if _SECONDS / _MOST_STEPS < pace.step_seconds < _COLD_SECONDS:  # kernels may have been prepared in it
@@ -53,9 +49,9 @@ def _timed(bench: Bench, plan: Plan, *, n_steps: int, n_examples: int) -> Pace:
         eval_examples=n_examples,
         seed=0,
     )
-    split = bench.splits["confirm"]  # reading its lengths encodes the rows, before the clock
+    split = bench.splits["confirm"]
     evaluated = split.lengths[split.subset(n_examples)].mean()
-    example_scale = float(split.lengths[split.typical].mean() / evaluated)
+    example_scale = float(split.lengths.mean() / evaluated)
     run = bench.measure(plan, fidelity)
     if run.status is Status.FAIL or not run.trained_steps:
         raise TrainingError(f"A run of {n_steps} steps could not be timed: {run.error or 'nothing trains'}.")

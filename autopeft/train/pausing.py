@@ -85,11 +85,7 @@ class UnderWay:
     def resume(
         self, model: nn.Module, optimizer: Optimizer, scaler: GradScaler, *, last_step: int
     ) -> Position:
-        """Restore model, optimizer, scaler and torch's generators; return the position.
-
-        Without a state nothing changes, and it is step 0; so it is if the full run is beyond the branch of
-        this short run, its `last_step`.
-        """
+        """Restore the kept state; return its position, step 0 without one up to `last_step`."""
         state = None if self._folder is None else _read(self._folder)
         if state is None or state.position.step > last_step:
             return Position()

@@ -54,12 +54,7 @@ def warmup_steps(n_steps: int) -> int:
 
 
 def rate_share(step: int, n_steps: int) -> float:
-    """Return the share of the peak rate at a step, in (0, 1]: linear warm-up and decay.
-
-    Example:
-        >>> [round(rate_share(step, 100), 2) for step in (0, 5, 6, 99)]
-        [0.17, 1.0, 0.99, 0.01]
-    """
+    """Return the share of the peak rate at a step, in (0, 1]: linear warm-up and decay."""
     warmup = max(1, warmup_steps(n_steps))
     return min((step + 1) / warmup, (n_steps - step) / max(1, n_steps - warmup + 1))
 
@@ -143,10 +138,7 @@ def input_rms(
     *,
     call: Callable[[nn.Module, Batch], object],
 ) -> dict[str, float]:
-    """Measure the root mean square of the inputs of linear layers that batches reach, without padding.
-
-    `call` runs the model on a batch, such as the task's loss.
-    """
+    """Measure the root mean square of the inputs that batches give to layers, without padding."""
     sums: dict[str, tuple[float, int]] = {}
     mask: torch.Tensor | None = None
 
@@ -170,12 +162,7 @@ def input_rms(
 
 
 def head_move(n_epochs: float | None) -> float:
-    """Return how far a step of AdamW should move the outputs of a head of classes.
-
-    Example:
-        >>> head_move(1), head_move(4), head_move(16), head_move(None)
-        (2.0, 2.0, 0.5, 2.0)
-    """
+    """Return how far a step of AdamW should move the outputs of a head of classes."""
     return MOVE if not n_epochs else min(MOVE, MOST_MOVE_EPOCHS / n_epochs)
 
 

@@ -118,7 +118,9 @@ class Study:
         self.spec, _ = resolve_settings(flags=flags)
         if self.spec.search.baseline is not None:
             raise SpecError("baseline is for search alone, not for a study; leave it out.")
-        self.metric = _metric_facts(metric, lower_is_better=lower_is_better)
+        known: Mapping[str, MetricFacts] = TOKEN_METRICS | dict(discover("autopeft.metrics"))
+        own_metric = MetricFacts(name=metric, greater_is_better=not lower_is_better)
+        self.metric = known.get(metric, own_metric)
         self._auto_class, self._is_tested, self._full_steps = auto_class, test, full_steps
         requested = without_scores(requested_space(self.spec))
         with model.quiet_libraries():
@@ -178,20 +180,14 @@ class Study:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the search has its answer.
-
-        Raises:
-            TrainingError: The search can have no answer, since no baseline could be trained.
-        """
+        """Whether the search has its answer; raises TrainingError if no baseline could be trained."""
         return not self._missing()
 
     def ask(self, *, deadline_seconds: float = math.inf) -> Trial | None:
         """Take the next trial; None if the search is finished, or all trials that it needs now are given out.
 
-        A trial is given out again if its process has ended on this machine, or after the deadline.
-
-        Raises:
-            TrainingError: No baseline could be trained.
+        A trial is given out again if its process has ended on this machine, or after the deadline. Raises
+        TrainingError if no baseline could be trained.
         """
         with self.lock:
             claims = self.trials.claims()
@@ -216,9 +212,7 @@ class Study:
     def tell(self, trial: Trial, score: Score | float) -> None:
         """Log the score of a trial; a score or loss that is not finite is logged as a diverged trial.
 
-        Raises:
-            TrainingError: The score cannot be compared with earlier ones, or the adapter is not that of the
-                trial. Then nothing is logged.
+        Raises TrainingError, and logs nothing, for another number of rows or an adapter of another size.
         """
         try:
             score = Score.given(score)
@@ -322,9 +316,3 @@ class Study:
         )
         config.base_model_name_or_path = self.spec.model.id
         return config
-
-
-def _metric_facts(name: str, *, lower_is_better: bool) -> MetricFacts:
-    """Find the facts of a metric by its name; a metric that autopeft does not know has only a direction."""
-    metrics: Mapping[str, MetricFacts] = TOKEN_METRICS | dict(discover("autopeft.metrics"))
-    return metrics.get(name) or MetricFacts(name=name, greater_is_better=not lower_is_better)

@@ -47,11 +47,7 @@ def read_score(path: Path) -> Score:
 
 
 def require_sound(score: Score, *, n_rows: int | None, span: float | None) -> None:
-    """Raise TrainingError if `per_example` is inconsistent, or not comparable with earlier trials.
-
-    `n_rows` is the length of `per_example` in earlier trials on the same split, None before the first.
-    `span` is the width of the metric's range, None if it is unknown.
-    """
+    """Raise TrainingError unless `per_example` fits the value and the `n_rows` of earlier trials."""
     rows = score.per_example
     if n_rows is not None and len(rows) != n_rows:
         raise TrainingError(
@@ -178,10 +174,7 @@ def weight_shapes(folder: Path) -> dict[str, list[int]]:
 
 
 def check_adapter(folder: Path, plan: Plan) -> None:
-    """Raise TrainingError if a trainer's adapter is missing, unreadable, or differs in size from its plan.
-
-    Weights outside the target modules of the plan, such as a task head, are not counted.
-    """
+    """Raise TrainingError unless a trainer's adapter has the parameters of its plan."""
     targets, shapes = {adapter.target for adapter in plan.adapters}, weight_shapes(folder)
     in_targets = [name for name in shapes if any(f".{target}." in f".{name}" for target in targets)]
     n_params = sum(math.prod(shapes[name]) for name in in_targets)
@@ -195,13 +188,9 @@ def check_adapter(folder: Path, plan: Plan) -> None:
 def command(words: Sequence[str], *, max_seconds: float | None = None) -> Callable[[Trial], Score]:
     """Return a training function that runs a command for each trial, with its output in `log.txt`.
 
-    Args:
-        words: The command and its arguments. `{trial}` in them is the path of a JSON file with the keys of
-            `Trial`, `{result}` the path to which the command writes JSON with the keys of `Score`.
-        max_seconds: After this time a trial and the processes that it started are killed; None: no limit.
-
-    Raises:
-        SpecError: The command has no `{trial}` or no `{result}`.
+    `{trial}` in its words is the path of a JSON file with the keys of `Trial`, `{result}` the path to which
+    the command writes JSON with the keys of `Score`. After `max_seconds` a trial and the processes that it
+    started are killed. Raises SpecError if one of the two is missing.
     """
     for place in ("{trial}", "{result}"):
         if not any(place in word for word in words):

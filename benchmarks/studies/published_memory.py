@@ -192,7 +192,7 @@ def peak_of(run: dict[str, Any], n_tokens: int) -> int:
     """Compute the peak of one replayed step of a run."""
     ids = torch.zeros(N_ROWS, n_tokens, dtype=torch.long)
     batch = {"input_ids": ids, "attention_mask": ids, "labels": ids}
-    step = TrainingStep(micro_batches=[batch], loss=Script(), foreach=True, on_gpu=True)
+    step = TrainingStep(batch=batch, loss=Script(), foreach=True, on_gpu=True)
     with StandInArrays():
         return Replay(model_of(run)).memory(step).peak_bytes
 

@@ -109,7 +109,7 @@ def timed(experiment: str, runs: Sequence[dict[str, Any]]) -> Timed:
     ids = torch.zeros(N_ROWS, n_tokens, dtype=torch.long)
     noted = Noted(name="", flops=1.0, bytes=1.0, call_seconds=0.0, runs_ahead=True)
     batch = {"input_ids": ids, "attention_mask": ids, "labels": ids}
-    step = TrainingStep(micro_batches=[batch], loss=Script(), foreach=True, on_gpu=True, rates=noted)
+    step = TrainingStep(batch=batch, loss=Script(), foreach=True, on_gpu=True, rates=noted)
     with StandInArrays():
         n_calls = Replay(model_of(runs[-1])).memory(step).n_calls
     return Timed(

@@ -245,7 +245,7 @@ def test_a_step_of_images_takes_the_bytes_of_a_real_one(tmp_path):
     model = peft.get_peft_model(ViTForImageClassification(config), suggestion.config)
     pixels, labels = torch.zeros(3, 3, 32, 32), torch.zeros(3, dtype=torch.long)
     step = TrainingStep(
-        micro_batches=[{"pixel_values": pixels, "labels": labels}],
+        batch={"pixel_values": pixels, "labels": labels},
         loss=lambda module, batch: module(**batch).loss,
     )
     real, memory = measure(model, step), estimated.answer.step.memory

@@ -217,8 +217,11 @@ def test_max_examples_caps_train_and_search_and_keeps_every_label(tmp_path):
     ("rows", "spec", "word"),
     [
         (make_rows(29), {}, "30 are needed"),
+        (make_rows(2), {}, "occurs once"),
+        ([{"doc": {"a": "x"}, "label": i % 2} for i in range(40)], {}, r"doc \(objects\)"),
+        ([{"doc": f"a long text {i}", "close": 0.5 + i % 3} for i in range(40)], {}, "the numbers in close"),
         (make_rows(), {"max_examples": 10}, "max-examples is 10"),
-        (make_rows(labels=tuple(f"id {i}" for i in range(120))), {}, "120 labels"),
+        (make_rows(labels=tuple(f"id {i}" for i in range(120))), {}, "120 labels .* once"),
         (make_rows(labels=("pos",)), {}, r"only \['pos'\]"),
         (make_rows(labels=(None,)), {}, "column label"),
         ([{"text": ["a", "b"], "label": i % 2} for i in range(40)], {"text_columns": ("text",)}, "one text"),

@@ -31,25 +31,18 @@ def skeleton_of(base):
     return BaseModel(module, None, name=base.name, untrained=base.untrained)
 
 
-def batches_of(architecture, *, n_parts=1):
+def batch_of(architecture):
     """Rows of one length, the last token of each row being padding."""
     ids = torch.arange(N_ROWS * N_TOKENS).reshape(N_ROWS, N_TOKENS) % 10
     mask = torch.ones_like(ids)
     mask[:, -1] = 0
     labels = ids.masked_fill(mask == 0, -100) if architecture.endswith("-lm") else torch.tensor([0, 1, 0])
-    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
-    parts = [range(N_ROWS)[i::n_parts] for i in range(n_parts)]
-    return [{name: tensor[list(rows)] for name, tensor in batch.items()} for rows in parts]
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def step_of(architecture, *, n_parts=1, **choices):
-    task = discover("autopeft.tasks")[TASKS[architecture]]
-    return TrainingStep(
-        micro_batches=batches_of(architecture, n_parts=n_parts),
-        loss=task.loss,
-        n_terms=task.n_terms,
-        **choices,
-    )
+def step_of(architecture, **choices):
+    task, batch = discover("autopeft.tasks")[TASKS[architecture]], batch_of(architecture)
+    return TrainingStep(batch=batch, loss=task.loss, n_terms=task.n_terms(batch), **choices)
 
 
 def both(architecture, method, methods, make_plan, *, dtype=torch.float32, **choices):
@@ -87,7 +80,6 @@ def assert_same(predicted, real, *, slack):
         {"dtype": torch.bfloat16, "autocast": True},
         {"foreach": True},
         {"checkpointing": True},
-        {"n_parts": 3},
     ],
     ids=str,
 )
@@ -106,7 +98,7 @@ def test_replayed_step_of_every_method_has_the_bytes_of_a_real_one(method, metho
     assert_same(predicted, real, slack=LABELS if architecture.endswith("-lm") else 0)
 
 
-@pytest.mark.parametrize("choices", [{}, {"checkpointing": True}, {"n_parts": 3}], ids=str)
+@pytest.mark.parametrize("choices", [{}, {"checkpointing": True}], ids=str)
 def test_replayed_step_of_hira_in_16_bits_has_the_bytes_of_a_real_one(choices, methods, make_plan):
     """It computes its updates again in the backward pass, in the format of autocast."""
     usual = {"dtype": torch.bfloat16, "autocast": True}
@@ -163,7 +155,7 @@ def test_bytes_of_weights_adapters_and_moments_follow_from_the_shapes():
         hidden_size=hidden, intermediate_size=inner, vocab_size=words, tie_word_embeddings=False
     )
     adapted = without_weights(base, [lora_of(rank)], task_type="CAUSAL_LM", dtype=torch.bfloat16)
-    step = TrainingStep(micro_batches=batches_of("llama-lm"), loss=plain_loss)
+    step = TrainingStep(batch=batch_of("llama-lm"), loss=plain_loss)
     memory = Replay(adapted).memory(step)
     frozen = 2 * words * hidden + 4 * hidden**2 + 3 * hidden * inner + 3 * hidden
     trained = rank * (hidden + hidden) + rank * (inner + hidden)
@@ -183,8 +175,7 @@ def test_layers_that_may_be_dropped_are_all_counted():
         config = transformers.BioGptConfig(**shape, num_attention_heads=2, layerdrop=chance)
         with torch.device("meta"):
             module = transformers.BioGptForCausalLM(config)
-        (batch,) = batches_of("llama-lm")
-        return Replay(module).memory(TrainingStep(micro_batches=[batch], loss=lambda m, b: m(**b).loss))
+        return Replay(module).memory(TrainingStep(batch=batch_of("llama-lm"), loss=plain_loss))
 
     dropping, plain = memory(0.5), memory(0.0)
     assert dropping.flops == plain.flops > 0
@@ -201,7 +192,7 @@ def test_quantized_layers_take_their_packed_bytes_and_one_layer_unpacked(quantiz
         if quantize is not None:
             quantize_linear_layers(base.module, BYTES_PER_WEIGHT[quantize], skipped=("lm_head",))
         adapted = without_weights(base, [lora_of(2)], task_type="CAUSAL_LM", dtype=torch.bfloat16)
-        return Replay(adapted).memory(TrainingStep(micro_batches=batches_of("llama-lm"), loss=plain_loss))
+        return Replay(adapted).memory(TrainingStep(batch=batch_of("llama-lm"), loss=plain_loss))
 
     plain, packed = memory(None), memory(quantize)
     n_weights = 4 * hidden**2 + 3 * hidden * inner
@@ -244,7 +235,7 @@ def test_operations_of_a_step_are_those_that_torch_counts():
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
     with FlopCounterMode(display=False) as counted:
         model(**batch).loss.backward()
-    step = TrainingStep(micro_batches=[batch], loss=lambda model, batch: model(**batch).loss)
+    step = TrainingStep(batch=batch, loss=plain_loss)
     assert measure(model, step).flops == counted.get_total_flops()
     config._attn_implementation = "sdpa"
     fused = measure(transformers.LlamaForCausalLM(config), step).flops
@@ -259,6 +250,6 @@ def test_a_model_that_was_replayed_before_takes_what_a_new_one_takes():
             llama_skeleton(**shape), [lora_of(4)], task_type="CAUSAL_LM", dtype=torch.bfloat16
         )
 
-    steps = [step_of("llama-lm", checkpointing=on, n_parts=n) for on in (False, True) for n in (1, 2)]
+    steps = [step_of("llama-lm", checkpointing=on) for on in (False, True, False)]
     used = Replay(skeleton())
     assert [used.memory(step) for step in steps] == [Replay(skeleton()).memory(step) for step in steps]

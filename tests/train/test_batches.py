@@ -7,8 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from toys.bases import toy_base
+from toys.tasks import with_end_of_text
 
-from autopeft.train import Compute, EncodedSplit
+from autopeft.data import Split
+from autopeft.plugins import LabelSpace, discover
+from autopeft.train import Compute, EncodedSplit, encode_split
+from autopeft.types import TaskSpec
 
 
 @pytest.mark.parametrize(
@@ -22,6 +27,18 @@ from autopeft.train import Compute, EncodedSplit
 )
 def test_size_of_an_example_is_what_a_batch_grows_by(example, label, size):
     assert EncodedSplit(examples=(example,), labels=(label,)).sizes.tolist() == [size]
+
+
+def test_rows_whose_completions_lose_their_end_are_left_out(tokenizer):
+    words, base = with_end_of_text(tokenizer), toy_base("llama-lm")
+    answers = tuple("good fine bad dull" if i % 10 == 0 else "bad" for i in range(30))
+    rows = Split(name="train", inputs=(("the food",),) * 30, labels=answers)
+    plugin = discover("autopeft.tasks")["text-generation"]
+    task = plugin.fitted(TaskSpec(), LabelSpace(kind="completion"), words)
+    base.tokenizer = words
+    split = encode_split(rows, base=base, task=task, max_length=5)
+    assert split.rows == tuple(row for row in range(30) if row % 10)
+    assert len(split.examples) == len(split.labels) == 27
 
 
 def test_evaluation_batches_hold_as_many_tokens_as_is_allowed(make_bench, bert):

@@ -132,18 +132,17 @@ def short_run(n_steps: int, batch_size: int) -> Fidelity:
 
 
 def step_of(place: Place, vocabulary: int) -> TrainingStep:
-    """Return a step of 32 rows of 512 tokens in micro-batches of 4, a quarter of the tokens labelled."""
-    n_rows, n_micro, n_tokens = (4, 2, 16) if place.tiny else (32, 4, 512)
+    """Return a step of 4 rows of 512 tokens, a quarter of them labelled."""
+    n_rows, n_tokens = (2, 16) if place.tiny else (4, 512)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(1, vocabulary, (n_rows, n_tokens), generator=generator)
     labels = ids.clone()
     labels[:, : 3 * n_tokens // 4] = -100
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
-    parts = [{k: v[i : i + n_micro] for k, v in batch.items()} for i in range(0, n_rows, n_micro)]
     return TrainingStep(
-        micro_batches=parts,
+        batch=batch,
         loss=TASK.loss,
-        n_terms=TASK.n_terms,
+        n_terms=TASK.n_terms(batch),
         autocast=place.precision.dtype == "bfloat16",
         checkpointing=True,
     )
@@ -170,11 +169,10 @@ def seconds_of(model: nn.Module, step: TrainingStep, place: Place) -> float:
         for _ in range(2):  # the first step warms up
             wait(place)
             started = time.perf_counter()
-            for batch in step.micro_batches:
-                placed = {name: tensor.to(place.device) for name, tensor in batch.items()}
-                with place.precision.autocast(place.device):
-                    loss = TASK.loss(model, placed) / len(step.micro_batches)
-                loss.backward()
+            placed = {name: tensor.to(place.device) for name, tensor in step.batch.items()}
+            with place.precision.autocast(place.device):
+                loss = TASK.loss(model, placed)
+            loss.backward()
             optimizer.step()
             optimizer.zero_grad()
             wait(place)
@@ -195,13 +193,12 @@ def memory_finding(
         predicted = Replay(adapted).memory(dataclasses.replace(step, on_gpu=not place.tiny)).peak_bytes
     with base.attached(configs, plan=plan, task_type="CAUSAL_LM", seed=0) as model:
         peak, seconds = peak_bytes_of(model, step, place), seconds_of(model, step, place)
-    n_tokens = sum(batch["input_ids"].numel() for batch in step.micro_batches)
     numbers = {
         "predicted_gb": round(predicted / 1e9, 4),
         "measured_gb": round(peak / 1e9, 4),
         "error": round(predicted / peak - 1, 4),
         "seconds": round(seconds, 2),
-        "tokens_per_second": round(n_tokens / seconds),
+        "tokens_per_second": round(step.batch["input_ids"].numel() / seconds),
     }
     return Finding(name=name, status="PASS" if abs(numbers["error"]) <= NEAR else "FAIL", numbers=numbers)
 

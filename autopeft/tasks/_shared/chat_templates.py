@@ -55,10 +55,8 @@ def split_at_answer(
     """Render a chat as the prompt that a server sends, and the completion that answers it.
 
     Some templates end a prompt with an opening tag for thoughts (DeepSeek's), or with empty thoughts, but
-    write neither before an answer. The completion then follows what the prompt opens.
-
-    Returns None if the template writes the prompt differently once it is answered, as Mistral's does with a
-    system message. Raises one of TEMPLATE_FAULTS if it refuses the chat.
+    write neither before an answer. The completion then follows what the prompt opens. None if the template
+    writes the prompt differently once it is answered, as Mistral's does with a system message.
     """
     prompt = _rendered(tokenizer, turns, tools=tools, add_generation_prompt=True)
     text = _rendered(tokenizer, [*turns, answer], tools=tools)
@@ -79,10 +77,6 @@ def _after_opening_tag(text: str, answer: str, *, tag: str) -> str:
     Example:
         >>> _after_opening_tag("yes<end>", "yes", tag="think")
         '\n</think>\n\nyes<end>'
-        >>> _after_opening_tag("yes<end>", "<think>so</think>yes", tag="think")
-        'so\n</think>\n\nyes<end>'
-        >>> _after_opening_tag("<think></think>yes<end>", "yes", tag="think")
-        '</think>yes<end>'
     """
     start, end = f"<{tag}>", f"</{tag}>"
     if text.startswith(start):
@@ -98,9 +92,8 @@ def earlier_answers(
 ) -> list[tuple[int, int]] | None:
     """Find the assistant's earlier answers in a rendered prompt, as character positions (start, end).
 
-    An answer begins where the prompt of the chat before it ends, and ends with what the template writes after
-    every answer. Left out are a greeting in the first turn, and answers without text, unless the template
-    writes their tool calls. None if an answer is not found.
+    Left out are a greeting in the first turn, and answers without text, unless the template writes their tool
+    calls. None if an answer is not found.
     """
     end = end_of_answer(tokenizer) or ""
     stop = end or start_of_next_turn(tokenizer)
@@ -133,10 +126,7 @@ def start_of_next_turn(tokenizer: Any) -> str:
 
 
 def _probed(tokenizer: Any, *contents: str) -> str | None:
-    """Render messages of user and assistant in turn; None without a template, or if it refuses them.
-
-    Raises DataError if the template leaves out messages that are plain texts, as SmolVLM's does.
-    """
+    """Render messages of user and assistant in turn; None without a template, or if it refuses."""
     if not getattr(tokenizer, "chat_template", None):
         return None
     roles = ("user", "assistant")

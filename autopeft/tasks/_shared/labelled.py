@@ -24,17 +24,13 @@ _UNEVEN = 10
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledTask:
-    """A task learned from the logits (B, C) of a model's head.
-
-    `reader` names the function of `autopeft.data` that reads rows; `encode` turns rows into examples;
-    `collate_inputs` turns examples and the padding token's id into the features of a batch.
-    """
+    """A task learned from the logits (B, C) of a model's head."""
 
     name: str
-    reader: str
+    reader: str  # names the function of `autopeft.data` that reads rows
     auto_class: str
     encode: Callable[[Rows, Sequence[Any], Any, int], Encoded]
-    collate_inputs: Callable[[Sequence[Example], int], Batch]
+    collate_inputs: Callable[[Sequence[Example], int], Batch]  # of examples and the padding token's id
     peft_task_type: str | None = None
     label_space: LabelSpace = field(default_factory=LabelSpace)
     chosen_metric: str | None = None

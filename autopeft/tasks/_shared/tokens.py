@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -61,8 +61,11 @@ def token_pairs(
     ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} if add_special_tokens else set()
 
     def tokens(texts: Sequence[str], *, special: bool = add_special_tokens) -> list[list[int]]:
-        rows = tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"]
-        return [_without_ends(row, ends) for row in rows] if special else rows
+        rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"]
+        for row in rows if special else ():
+            while row and row[-1] in ends:
+                row.pop()
+        return rows
 
     joined = [text + continuation for text, continuation in zip(texts, continuations, strict=True)]
     pairs = []
@@ -72,13 +75,6 @@ def token_pairs(
         else:
             pairs.append((prompt, tokens([continuation], special=False)[0]))
     return pairs
-
-
-def _without_ends(ids: list[int], ends: Collection[int | None]) -> list[int]:
-    n = len(ids)
-    while n and ids[n - 1] in ends:
-        n -= 1
-    return ids[:n]
 
 
 def pair_start(tokenizer: Any) -> str:
@@ -93,10 +89,7 @@ def pair_start(tokenizer: Any) -> str:
 def tokenized(
     tokenizer: Any, columns: Sequence[Sequence[str]], *, max_length: int
 ) -> tuple[list[Example], list[int]]:
-    """Tokenize texts or pairs of texts; return features, and the lengths in tokens of texts that were cut.
-
-    A pair is cut at its longer text. Its second text begins as `pair_start` says.
-    """
+    """Tokenize texts or pairs; return features, and the lengths in tokens of texts that were cut."""
     examples: list[Example] = []
     cut: list[int] = []
     starts = ["", pair_start(tokenizer)] if len(columns) > 1 else [""]

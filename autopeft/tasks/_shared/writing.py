@@ -69,11 +69,7 @@ class TextModel:
 
 @dataclass(frozen=True, kw_only=True)
 class WritingTask:
-    """A task that learns to generate text, by cross-entropy in nats per labelled token.
-
-    `kinds` are the kinds of `LabelSpace` that the task learns; `model_type` has what differs by type of
-    model.
-    """
+    """A task that learns to generate text, by cross-entropy in nats per labelled token."""
 
     name: str
     auto_class: str
