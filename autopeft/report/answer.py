@@ -8,7 +8,7 @@ from autopeft.report.formatting import count, duration, memory, metric, percent
 from autopeft.report.plan_names import PartWords, is_untrained
 from autopeft.report.table_rows import FullRow, full_rows, scored_record
 from autopeft.space import BASELINE_METHOD
-from autopeft.types import SearchResult, Verdict, in_words_of
+from autopeft.types import SearchResult, in_words_of
 
 NO_LEARNING = "nothing learned"
 # Label of the verdict, or what overrules it -> words and tone of the mark above the answer.
@@ -36,7 +36,6 @@ class Answer:
     sure: str
     refit: str
     served: str
-    verdict: Verdict
 
     @property
     def details(self) -> tuple[tuple[str, str], ...]:
@@ -57,8 +56,7 @@ class Answer:
 
 def answer_of(result: SearchResult, words: PartWords) -> Answer:
     """Compose the answer; if no full run surely beats guessing, nothing was learned, whatever the verdict."""
-    setting, verdict = result.setting, result.verdict
-    label, chance = verdict.label, setting.chance
+    label, chance = result.verdict.label, result.setting.chance
     if chance is not None and not any(run.is_surely_above(chance) for run in result.full_runs):
         label = NO_LEARNING
     rows = {row.plan: row for row in full_rows(result, words)}
@@ -71,10 +69,9 @@ def answer_of(result: SearchResult, words: PartWords) -> Answer:
         tone=tone,
         use=in_words_of(result.spec, _use(result, label, best.words, default, is_compared=is_compared)),
         cost=_cost(result, best, baseline if is_compared else None),
-        sure=in_words_of(result.spec, verdict.sentence),
+        sure=in_words_of(result.spec, result.verdict.sentence),
         refit=_refit(result),
         served=_served(words) if not is_untrained(result, result.best) else "",
-        verdict=verdict,
     )
 
 
@@ -132,7 +129,7 @@ def _refit(result: SearchResult) -> str:
 def _served(words: PartWords) -> str:
     if words.auto_class != "AutoModelForCausalLM":
         return ""
-    if words.weights.servers:
-        named = "vLLM and llama.cpp" if len(words.weights.servers) > 1 else "vLLM"
+    if words.servers:
+        named = "vLLM and llama.cpp" if len(words.servers) > 1 else "vLLM"
         return f"{named} can serve the adapter as is."
     return "Servers cannot read the adapter as is; autopeft export writes a form that they read."

@@ -14,31 +14,22 @@ _MOST_ROLES = 5  # that are listed one by one; heuristic
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightFolders:
-    """How the trained weights of a plan are stored in their folder, and what loads them.
-
-    `order` names the sub-folders of several configs in the order of loading. `imports` are modules that
-    register a method with `peft`. `servers` read the folder as it is.
-    """
-
-    order: tuple[str, ...] = ()
-    imports: tuple[str, ...] = ()
-    servers: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
 class PartWords:
     """Words of the plug-ins of a search, which a report cannot import, since they need torch.
 
     `labels` has the label of each method, and under `choice_key` the words for an unusual choice of an
     option; `short_labels` has one word for the cells of a table. `auto_class` is the transformers class that
-    loads the task's base model.
+    loads the task's base model. Of the best plan's weights, `order` names the sub-folders of several configs
+    in the order of loading, `imports` are modules that register a method with `peft`, and `servers` read the
+    folder as it is.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
     short_labels: Mapping[str, str] = field(default_factory=dict)
     auto_class: str = "AutoModel"
-    weights: WeightFolders = WeightFolders()
+    order: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
+    servers: tuple[str, ...] = ()
 
 
 def choice_key(method: str, option: str, value: object) -> str:

@@ -18,7 +18,7 @@ from autopeft.model.checkpoint_source import own_class
 from autopeft.plugins import discover
 from autopeft.report.answer import answer_of
 from autopeft.report.formatting import render
-from autopeft.report.loading_code import BEST_WEIGHTS, python_lines
+from autopeft.report.page import BEST_WEIGHTS, python_lines
 from autopeft.report.part_words import part_words
 from autopeft.report.plan_names import PartWords, name_of, plan_words
 from autopeft.report.table_rows import examples, full_rows, scored_record

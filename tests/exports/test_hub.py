@@ -25,7 +25,7 @@ from autopeft.commands import apply, train_plan
 from autopeft.errors import ModelError
 from autopeft.exports import write_loading_files
 from autopeft.plugins import discover
-from autopeft.report.loading_code import python_lines
+from autopeft.report.page import python_lines
 from autopeft.report.part_words import part_words
 from autopeft.report.write_card import write_card
 from autopeft.setup.build import prepare
