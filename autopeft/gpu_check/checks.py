@@ -46,9 +46,9 @@ log = logging.getLogger(__name__)
 class Row:
     """What a check found: PASS, FAIL or SKIP, in words and in numbers."""
 
+    check: str = ""
     status: str
     found: str
-    check: str = ""
     numbers: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 

@@ -40,16 +40,7 @@ def choice_key(method: str, option: str, value: object) -> str:
 def plan_words(
     plan: Plan, targets: Sequence[Target], labels: Mapping[str, str], *, head: str = HEAD_ALONE
 ) -> str:
-    """Describe a plan by method, rank and modules; `head` are the words for a plan without adapters.
-
-    Example:
-        >>> sizes = {"in_features": 8, "out_features": 8, "has_bias": False}
-        >>> targets = [Target(name=f"h.{n}.q", layer=n, role="q", kind="linear", **sizes) for n in range(4)]
-        >>> adapters = tuple(Adapter(method="lora", target=f"h.{n}.q", rank=4) for n in (2, 3))
-        >>> plan = Plan(adapters=adapters, learning_rate=1e-3, trainable_params=128)
-        >>> plan_words(plan, targets, {"lora": "LoRA"})
-        'LoRA of rank 4 on all linear layers in the last 2 of 4 layers'
-    """
+    """Describe a plan by method, rank and modules; `head` are the words for a plan without adapters."""
     by_method: dict[str, list[Adapter]] = {}
     for adapter in plan.adapters:
         by_method.setdefault(method_words(adapter, labels), []).append(adapter)
@@ -66,13 +57,7 @@ def plan_words(
 
 
 def method_words(adapter: Adapter, labels: Mapping[str, str]) -> str:
-    """Return the label of an adapter's method, with its unusual choices.
-
-    Example:
-        >>> adapter = Adapter(method="lora", target="q", rank=4, scale=2.0, options=(("dora", True),))
-        >>> method_words(adapter, {"lora": "LoRA", "lora.dora=True": "DoRA"})
-        'LoRA with DoRA'
-    """
+    """Return the label of an adapter's method, with its unusual choices, such as `LoRA with DoRA`."""
     keys = (choice_key(adapter.method, option, value) for option, value in adapter.options)
     choices = " and ".join(labels[key] for key in keys if key in labels)
     label = labels.get(adapter.method, adapter.method)
