@@ -17,8 +17,14 @@ from autopeft import adapters, exports, model
 from autopeft.adapters import ConfigFile, Coverage, Finding
 from autopeft.errors import SpecError, TargetError, UnknownNameError, reason_of
 from autopeft.exports import SERVERS
-from autopeft.finished.same_outputs import Outputs, compare_outputs, find_reference
-from autopeft.finished.served_answers import ServedAnswers, ask_server, difference_here
+from autopeft.finished.same_outputs import (
+    Outputs,
+    ServedAnswers,
+    ask_server,
+    compare_outputs,
+    difference_here,
+    find_reference,
+)
 from autopeft.finished.training_notes import finished_weights
 from autopeft.model import BaseModel
 from autopeft.model.checkpoint_source import own_class

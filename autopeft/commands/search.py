@@ -21,9 +21,8 @@ from autopeft.executors import EXECUTORS
 from autopeft.finished.best import write_best, write_plans
 from autopeft.finished.refit import kept_refit, refit, refit_cost
 from autopeft.report.cost import search_cost
-from autopeft.report.live import LivePage, live_page
 from autopeft.report.part_words import part_words
-from autopeft.report.progress import Lines
+from autopeft.report.progress import Lines, LivePage, live_page
 from autopeft.report.trackers import log_plans
 from autopeft.setup.build import Prepared
 from autopeft.setup.look import NAMED, InMemory

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from autopeft.exports._shared.adapter import (
+    load_in_peft,
     missing_weights,
     n_trained_labels,
     read_all_weights,
     write_adapter,
 )
 from autopeft.exports._shared.hub import name_base, write_loading_files
-from autopeft.exports._shared.reading_back import load_in_peft
 from autopeft.exports._shared.servers import SERVERS, server_faults, servers_of
 from autopeft.model.attaching import read_weights

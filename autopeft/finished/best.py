@@ -19,9 +19,32 @@ from autopeft.types import IN_MEMORY, DataSpec, Measurement, SearchResult
 
 
 def write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
-    """Write `best/`, with the weights of the first full run of the best plan; replace an older `best/`."""
+    """Write `best/`: the plan, its configs, and the weights of its first full run; replace an older one."""
     with replaced_folder(run.best) as fresh:
-        _fill(fresh, run, prepared, result)
+        write_plan(fresh / "plan.yaml", plan_document(prepared, result.best))
+        source = ExportSource(
+            configs=compile_plan(result.best, prepared.methods).configs,
+            base_model=hub_base(result.setting) or result.setting.base_model_source.replace(IN_MEMORY, ""),
+            checkpoint=Checkpoint(revision=prepared.spec.model.revision),
+            task_type=prepared.task.peft_task_type,
+            head=prepared.base.head_names,
+            base=prepared.base.module,
+        )
+        write_adapter(source, fresh / "adapters")
+        full_run = next(
+            m for m in result.measurements if m.plan == result.best and m.fidelity.split == "confirm"
+        )
+        seed = full_run.fidelity.seed
+        judged = fresh / ("weights" if result.refit is None else "judged")
+        shutil.copytree(run.weights(result.best, seed), judged)
+        texts = judged / train.WRITTEN_TEXTS
+        if texts.is_file():  # it quotes the data, and the folder of the weights may be passed on
+            texts.rename(fresh / train.WRITTEN_TEXTS)
+        _complete(judged, prepared, replace(result, refit=None), full_run)
+        if result.refit is not None:
+            names = shutil.ignore_patterns(train.WRITTEN_TEXTS, REFIT)
+            shutil.copytree(run.refit(result.best, seed), fresh / "weights", ignore=names)
+            _complete(fresh / "weights", prepared, result, result.refit.measurement)
 
 
 def write_plans(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
@@ -34,32 +57,6 @@ def write_plans(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
     for name, plan in plans.items():
         if plan.learning_rate > 0:  # the untrained base model is not a plan to train
             write_plan(run.path / "plans" / f"{name}.yaml", plan_document(prepared, plan))
-
-
-def _fill(fresh: Path, run: RunDir, prepared: Prepared, result: SearchResult) -> None:
-    """Write the plan, its configs, and the weights of its first full run with the files that load them."""
-    write_plan(fresh / "plan.yaml", plan_document(prepared, result.best))
-    source = ExportSource(
-        configs=compile_plan(result.best, prepared.methods).configs,
-        base_model=hub_base(result.setting) or result.setting.base_model_source.replace(IN_MEMORY, ""),
-        checkpoint=Checkpoint(revision=prepared.spec.model.revision),
-        task_type=prepared.task.peft_task_type,
-        head=prepared.base.head_names,
-        base=prepared.base.module,
-    )
-    write_adapter(source, fresh / "adapters")
-    full_run = next(m for m in result.measurements if m.plan == result.best and m.fidelity.split == "confirm")
-    seed = full_run.fidelity.seed
-    judged = fresh / ("weights" if result.refit is None else "judged")
-    shutil.copytree(run.weights(result.best, seed), judged)
-    texts = judged / train.WRITTEN_TEXTS
-    if texts.is_file():  # it quotes the data, and the folder of the weights may be passed on
-        texts.rename(fresh / train.WRITTEN_TEXTS)
-    _complete(judged, prepared, replace(result, refit=None), full_run)
-    if result.refit is not None:
-        names = shutil.ignore_patterns(train.WRITTEN_TEXTS, REFIT)
-        shutil.copytree(run.refit(result.best, seed), fresh / "weights", ignore=names)
-        _complete(fresh / "weights", prepared, result, result.refit.measurement)
 
 
 def _complete(folder: Path, prepared: Prepared, result: SearchResult, measurement: Measurement) -> None:

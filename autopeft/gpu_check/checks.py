@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 class Row:
     """What a check found: PASS, FAIL or SKIP, in words and in numbers."""
 
-    check: str
+    check: str = ""
     status: str
     found: str
     numbers: Mapping[str, Any] = field(default_factory=dict)
@@ -74,7 +74,6 @@ def check_number_format(place: Place) -> Row:
     trained = place.train(place.bench([64] * 32, batch_size=8, task=task), n_steps=_FORMAT_STEPS)
     first, last = trained.losses[0], trained.losses[-1]
     return Row(
-        check="number format",
         status=_passed(last < first),
         found=f"{place.precision.dtype}, loss from {first:.2f} to {last:.2f} in {_FORMAT_STEPS} steps",
         numbers={"dtype": place.precision.dtype, "first_loss": first, "last_loss": last},
@@ -96,7 +95,7 @@ def check_waits(place: Place) -> Row:
     finally:
         place.gpu.on_wait("default")
     is_good = measurement.status is Status.COMPLETE
-    return Row(check="waits", status=_passed(is_good), found="none" if is_good else str(measurement.error))
+    return Row(status=_passed(is_good), found="none" if is_good else str(measurement.error))
 
 
 class _AttentionKernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -124,7 +123,6 @@ def check_attention(place: Place) -> Row:
     first, second = clock[_N_LENGTHS - 1] - clock[0], clock[-1] - clock[_N_LENGTHS]
     is_good = "math" not in names and first <= _SLOWER * second
     return Row(
-        check="attention",
         status=_passed(is_good),
         found=f"{names}; {_N_LENGTHS} lengths in {first:.2f} s, then in {second:.2f} s",
         numbers={"kernels": names, "first_seconds": first, "second_seconds": second},
@@ -139,7 +137,6 @@ def check_memory(place: Place) -> Row:
     predicted = place.estimated.answer.step.memory.low
     error = predicted / measured - 1
     return Row(
-        check="memory",
         status=_passed(abs(error) <= _MEMORY_ERROR),
         found=f"{measured / 2**30:.2f} GiB, predicted {predicted / 2**30:.2f} ({100 * error:+.0f} %)",
         numbers={"measured_bytes": measured, "predicted_bytes": predicted},
@@ -153,7 +150,6 @@ def check_time(place: Place) -> Row:
     low, high = (share * predicted for share in _TIME_SPAN)
     n_tokens = place.n_rows * place.n_tokens
     return Row(
-        check="time",
         status=_passed(low <= measured <= high),
         found=f"{measured:.3f} s a step, predicted {low:.3f} to {high:.3f}; "
         f"{n_tokens / measured:,.0f} tokens a second",
@@ -170,7 +166,6 @@ def check_losses(place: Place) -> Row:
     gaps = [abs(a - b) for a, b in zip(ours.losses, losses, strict=True)]
     our_seconds = (ours.clock[-1] - ours.clock[0]) / (_COMPARED_STEPS - 1)
     return Row(
-        check="losses",
         status=_passed(fmean(gaps) <= _LOSS_GAPS[place.precision.dtype]),
         found=f"{fmean(gaps):.1e} from those of {name} in {_COMPARED_STEPS} steps; {our_seconds:.3f} s "
         f"a step, there {seconds:.3f}",
@@ -200,13 +195,12 @@ def check_demo(place: Place, search: Callable[[Place], SearchResult] = _search_d
     try:
         result = search(place)
     except ModelError as error:  # the package with the demo's model is not installed
-        return Row(check="demo", status="SKIP", found=first_line_of(error))
+        return Row(status="SKIP", found=first_line_of(error))
     verdict, (low, high) = result.verdict, _DEMO_INTERVAL
     difference = verdict.mean_difference
     is_good = verdict.label == _DEMO_LABEL and difference is not None and low <= difference <= high
     points = "" if difference is None else f", {100 * difference:+.1f} points"
     return Row(
-        check="demo",
         status=_passed(is_good),
         found=f"{verdict.label}{points}; on a CPU {_DEMO_LABEL}, {100 * low:+.1f} to {100 * high:+.1f}",
         numbers={"label": verdict.label, "difference": difference, "seconds": result.cost.total_seconds},
@@ -248,9 +242,9 @@ def check_gpu(place: Place, checks: Mapping[str, Callable[[Place], Row]] = CHECK
                 row = check(place)
             except Exception as error:
                 log.debug("Check failed", exc_info=True)
-                row = Row(check=name, status="FAIL", found=f"{type(error).__name__}: {first_line_of(error)}")
+                row = Row(status="FAIL", found=f"{type(error).__name__}: {first_line_of(error)}")
         model.release_memory(place.gpu.device)
-        yield replace(row, seconds=round(time.perf_counter() - started, 1))
+        yield replace(row, check=name, seconds=round(time.perf_counter() - started, 1))
 
 
 def report_of(place: Place, rows: Sequence[Row]) -> dict[str, Any]:

@@ -6,10 +6,10 @@ import importlib
 import inspect
 import logging
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import metadata
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from autopeft.errors import SpecError, UnknownNameError, reason_of
 from autopeft.plugins.method import Method, missing_in_peft
@@ -30,7 +30,7 @@ PROTOCOLS: Mapping[str, type] = {
 log = logging.getLogger(__name__)
 
 
-class Catalogue(Mapping[str, Plugin], Generic[Plugin]):
+class Catalogue(dict[str, Plugin]):
     """Plug-ins by name, names ascending; an unknown name raises an error with the names and the nearest one.
 
     `kind` is the noun of the error. `broken` maps the name of each plug-in that cannot be used to a sentence
@@ -40,30 +40,18 @@ class Catalogue(Mapping[str, Plugin], Generic[Plugin]):
     def __init__(
         self, kind: str, plugins: Mapping[str, Plugin], broken: Mapping[str, str] | None = None
     ) -> None:
-        self._kind = kind
-        self._plugins = dict(sorted(plugins.items()))
-        self.broken = dict(broken or {})
+        super().__init__(sorted(plugins.items()))
+        self.kind, self.broken = kind, dict(broken or {})
 
-    def __getitem__(self, name: str) -> Plugin:
-        if name in self._plugins:
-            return self._plugins[name]
+    def __missing__(self, name: str) -> Plugin:
         if name in self.broken:
             raise SpecError(self.broken[name])
-        raise UnknownNameError(self._kind, name, self._plugins, hint=hint_for(name, self._plugins))
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._plugins
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._plugins)
-
-    def __len__(self) -> int:
-        return len(self._plugins)
+        raise UnknownNameError(self.kind, name, self, hint=hint_for(name, self))
 
     def changed(self, change: Callable[[Plugin], Changed]) -> Catalogue[Changed]:
         """Apply `change` to each plug-in; names and broken plug-ins stay."""
-        changed = {name: change(plugin) for name, plugin in self._plugins.items()}
-        return Catalogue(self._kind, changed, self.broken)
+        changed = {name: change(plugin) for name, plugin in self.items()}
+        return Catalogue(self.kind, changed, self.broken)
 
 
 def hint_for(name: str, plugins: Mapping[str, Any]) -> str:

@@ -2,8 +2,8 @@
 
 All functions but the two that write are pure. `templates/` has the layout.
 
-Inside the folder each file imports only from those before it: schema, formatting, plan_names, curves →
-table_rows, layer_maps, charts → answer, result_files, loading_code → page.
+Inside the folder each file imports only from those before it: schema, formatting, plan_names → table_rows,
+layer_maps, charts → answer, result_files → page.
 """
 
 from __future__ import annotations
@@ -13,18 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autopeft.report.answer import answer_of
-from autopeft.report.curves import LossCurve
+from autopeft.report.charts import LossCurve
 from autopeft.report.layer_maps import enough_examples
-from autopeft.report.loading_code import BEST_WEIGHTS
-from autopeft.report.page import (
-    page_html,
-    page_of,
-    report_html,
-    report_md,
-    short_html,
-    short_text,
-)
-from autopeft.report.plan_names import PartWords, WeightFolders, choice_key, name_of, plan_words
+from autopeft.report.page import BEST_WEIGHTS, report_html, report_md, short_html, short_text
+from autopeft.report.plan_names import PartWords, name_of, plan_words
 from autopeft.report.result_files import leaderboard, result_json, sensitivity_csv, trials_csv
 from autopeft.report.schema import ResultFile, TrialRow
 from autopeft.report.table_rows import full_rows
@@ -46,6 +38,6 @@ def write(result: SearchResult, out: Path, *, words: PartWords) -> None:
 def write_so_far(
     search: SearchSoFar, out: Path, *, words: PartWords, status: str, curves: Sequence[LossCurve] = ()
 ) -> None:
-    """Write the page and the trials of an unfinished search; `status` and `curves` are of its `RunPage`."""
+    """Write the page and the trials of an unfinished search; see `report_html`."""
     write_text(out / "trials.csv", trials_csv(search))
-    write_text(out / "report.html", page_html(page_of(search, words, status, curves)))
+    write_text(out / "report.html", report_html(search, words=words, status=status, curves=curves))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autopeft.report.formatting import count, duration, memory, metric, percent
 from autopeft.report.plan_names import PartWords, is_untrained
 from autopeft.report.table_rows import FullRow, full_rows, scored_record
 from autopeft.space import BASELINE_METHOD
-from autopeft.types import SearchResult, Verdict, in_words_of
+from autopeft.types import SearchResult, in_words_of
 
 NO_LEARNING = "nothing learned"
 # Label of the verdict, or what overrules it -> words and tone of the mark above the answer.
@@ -23,42 +24,22 @@ _MARKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """Sentences below a mark; `tone` decides the color of the mark.
-
-    `refit` (the returned adapter, if it was trained on all rows) and `served` (what serves the adapter of a
-    language model) may be empty.
-    """
+    """What to use, and sentences below it with a label each; `tone` decides the color of the mark."""
 
     mark: str
     tone: str
     use: str
-    cost: str
-    sure: str
-    refit: str
-    served: str
-    verdict: Verdict
-
-    @property
-    def details(self) -> tuple[tuple[str, str], ...]:
-        """The sentences below the first, each with its label."""
-        labelled = {
-            "How sure": self.sure,
-            "What it costs": self.cost,
-            "What you get": self.refit,
-            "Serving": self.served,
-        }
-        return tuple((label, sentence) for label, sentence in labelled.items() if sentence)
+    details: Mapping[str, str]
 
     @property
     def sentences(self) -> tuple[str, ...]:
         """All sentences in their order."""
-        return (self.use, *(sentence for _, sentence in self.details))
+        return (self.use, *self.details.values())
 
 
 def answer_of(result: SearchResult, words: PartWords) -> Answer:
     """Compose the answer; if no full run surely beats guessing, nothing was learned, whatever the verdict."""
-    setting, verdict = result.setting, result.verdict
-    label, chance = verdict.label, setting.chance
+    label, chance = result.verdict.label, result.setting.chance
     if chance is not None and not any(run.is_surely_above(chance) for run in result.full_runs):
         label = NO_LEARNING
     rows = {row.plan: row for row in full_rows(result, words)}
@@ -66,15 +47,17 @@ def answer_of(result: SearchResult, words: PartWords) -> Answer:
     is_compared = best != baseline and not is_untrained(result, result.baseline)
     default = "the default LoRA" if result.baseline.lead_method == BASELINE_METHOD else "the default"
     mark, tone = _MARKS[label]
+    details = {
+        "How sure": in_words_of(result.spec, result.verdict.sentence),
+        "What it costs": _cost(result, best, baseline if is_compared else None),
+        "What you get": _refit(result),
+        "Serving": _served(words) if not is_untrained(result, result.best) else "",
+    }
     return Answer(
         mark=mark,
         tone=tone,
         use=in_words_of(result.spec, _use(result, label, best.words, default, is_compared=is_compared)),
-        cost=_cost(result, best, baseline if is_compared else None),
-        sure=in_words_of(result.spec, verdict.sentence),
-        refit=_refit(result),
-        served=_served(words) if not is_untrained(result, result.best) else "",
-        verdict=verdict,
+        details={name: sentence for name, sentence in details.items() if sentence},
     )
 
 
@@ -116,6 +99,7 @@ def _cost(result: SearchResult, best: FullRow, baseline: FullRow | None) -> str:
 
 
 def _refit(result: SearchResult) -> str:
+    """Describe the returned adapter, if it was trained on all rows."""
     refit, setting = result.refit, result.setting
     if refit is None:
         return ""
@@ -130,9 +114,10 @@ def _refit(result: SearchResult) -> str:
 
 
 def _served(words: PartWords) -> str:
+    """Say what serves the adapter of a language model."""
     if words.auto_class != "AutoModelForCausalLM":
         return ""
-    if words.weights.servers:
-        named = "vLLM and llama.cpp" if len(words.weights.servers) > 1 else "vLLM"
+    if words.servers:
+        named = "vLLM and llama.cpp" if len(words.servers) > 1 else "vLLM"
         return f"{named} can serve the adapter as is."
     return "Servers cannot read the adapter as is; autopeft export writes a form that they read."

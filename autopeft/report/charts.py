@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import accumulate
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from markupsafe import Markup
-
-from autopeft.report.curves import LossCurve
 from autopeft.report.formatting import difference, interval, render, within_share
 from autopeft.types import Verdict, minus, shortened
 
@@ -23,7 +23,7 @@ _MOST_POINTS = 200  # of a curve; heuristic
 _WORDS = 60  # characters of a plan's name
 
 
-def difference_chart(verdict: Verdict, *, is_share: bool) -> Markup | None:
+def difference_chart(verdict: Verdict, *, is_share: bool) -> str | None:
     """Draw the difference from the default, its interval and margin; None without a challenger."""
     if verdict.interval_95 is None or verdict.mean_difference is None:
         return None
@@ -37,20 +37,18 @@ def difference_chart(verdict: Verdict, *, is_share: bool) -> Markup | None:
         (pixel(value), minus(f"{unit * value:+.4g}") if value else "0") for value in _round_values(reach)
     ]
     mean = difference(verdict.mean_difference, is_share)
-    return Markup(
-        render(
-            "difference.svg",
-            label=f"Other plan minus default: {mean}, 95 % interval {interval(low, high, is_share)}",
-            axis_label="difference in points" if is_share else "difference, plus is better",
-            mean=mean,
-            start=_EDGE,
-            end=_WIDTH - _EDGE,
-            width=_WIDTH,
-            ticks=ticks,
-            middle=pixel(verdict.mean_difference),
-            interval=(pixel(low), pixel(high)),
-            margin=(pixel(-verdict.margin), pixel(verdict.margin)),
-        )
+    return render(
+        "difference.svg",
+        label=f"Other plan minus default: {mean}, 95 % interval {interval(low, high, is_share)}",
+        axis_label="difference in points" if is_share else "difference, plus is better",
+        mean=mean,
+        start=_EDGE,
+        end=_WIDTH - _EDGE,
+        width=_WIDTH,
+        ticks=ticks,
+        middle=pixel(verdict.mean_difference),
+        interval=(pixel(low), pixel(high)),
+        margin=(pixel(-verdict.margin), pixel(verdict.margin)),
     )
 
 
@@ -63,7 +61,7 @@ class TrialMark(NamedTuple):
     loss: float
 
 
-def trials_chart(trials: Sequence[TrialMark]) -> Markup | None:
+def trials_chart(trials: Sequence[TrialMark]) -> str | None:
     """Draw the loss of each trial and the lowest so far; None for a single trial."""
     if len(trials) < 2:
         return None
@@ -84,26 +82,47 @@ def trials_chart(trials: Sequence[TrialMark]) -> Markup | None:
         methods = [*methods[: _N_COLORS - 1], "others"]
     colors = {method: color for color, method in enumerate(methods, start=1)}
     column = (_WIDTH - _LEFT) / len(methods)
-    return Markup(
-        render(
-            "trials.svg",
-            width=_WIDTH,
-            height=_BOTTOM + 26,
-            left=_LEFT,
-            top=_TOP - 8,
-            bottom=_BOTTOM,
-            methods=[(_LEFT + column * n, color, method) for n, (method, color) in enumerate(colors.items())],
-            marks=[
-                (x(n), y(trial.loss), colors.get(trial.method, _N_COLORS), trial)
-                for n, trial in enumerate(trials)
-            ],
-            lowest=path,
-            ticks=[(y(loss), f"{loss:.3g}") for loss in (low, high)],
-        )
+    return render(
+        "trials.svg",
+        width=_WIDTH,
+        height=_BOTTOM + 26,
+        left=_LEFT,
+        top=_TOP - 8,
+        bottom=_BOTTOM,
+        methods=[(_LEFT + column * n, color, method) for n, (method, color) in enumerate(colors.items())],
+        marks=[
+            (x(n), y(trial.loss), colors.get(trial.method, _N_COLORS), trial)
+            for n, trial in enumerate(trials)
+        ],
+        lowest=path,
+        ticks=[(y(loss), f"{loss:.3g}") for loss in (low, high)],
     )
 
 
-def curves_chart(curves: Sequence[LossCurve]) -> Markup | None:
+class LossCurve(NamedTuple):
+    """The points of a training of `n_steps` as `read_points` returns them; `words` describe its plan."""
+
+    words: str
+    n_steps: int
+    points: Sequence[dict[str, Any]]
+
+
+def read_points(path: Path) -> list[dict[str, Any]]:
+    """Read the points of a training in the order of their steps; none if the file is missing.
+
+    Of steps that a resumed run took again, the later line counts. A line that is being written, or that a
+    full disk has cut off, is left out.
+    """
+    points: dict[int, dict[str, Any]] = {}
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    for line in text.splitlines():
+        with suppress(json.JSONDecodeError):
+            point = json.loads(line)
+            points[point["step"]] = point
+    return [points[step] for step in sorted(points)]
+
+
+def curves_chart(curves: Sequence[LossCurve]) -> str | None:
     """Draw the losses of trainings by step, with the last point of each in words; None without a point."""
     curves = [curve for curve in curves if curve.points][-_N_COLORS:]
     if not curves:
@@ -120,20 +139,18 @@ def curves_chart(curves: Sequence[LossCurve]) -> Markup | None:
         some = [*points[:: 1 + len(points) // _MOST_POINTS], points[-1]]
         return "M" + "L".join(map(place, some))
 
-    return Markup(
-        render(
-            "losses.svg",
-            width=_WIDTH,
-            left=_LEFT,
-            top=top,
-            bottom=top + _CURVES_HEIGHT,
-            most_steps=most_steps,
-            ticks=[(top + _CURVES_HEIGHT, f"{low:.3g}"), (top, f"{high:.3g}")],
-            curves=[
-                (_LINE * (2 * n - 1) - 4, n, shortened(words, _WORDS), n_steps, points[-1], path(points))
-                for n, (words, n_steps, points) in enumerate(curves, start=1)
-            ],
-        )
+    return render(
+        "losses.svg",
+        width=_WIDTH,
+        left=_LEFT,
+        top=top,
+        bottom=top + _CURVES_HEIGHT,
+        most_steps=most_steps,
+        ticks=[(top + _CURVES_HEIGHT, f"{low:.3g}"), (top, f"{high:.3g}")],
+        curves=[
+            (_LINE * (2 * n - 1) - 4, n, shortened(words, _WORDS), n_steps, points[-1], path(points))
+            for n, (words, n_steps, points) in enumerate(curves, start=1)
+        ],
     )
 
 

@@ -1,150 +1,113 @@
-"""The pages that people read: a run as HTML and Markdown, and a summary for notebooks."""
+"""The pages that people read: a run as HTML and Markdown, a summary for notebooks, and lines of Python."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import PurePath
+from typing import Any
 
-from autopeft.report.answer import Answer, answer_of
-from autopeft.report.charts import TrialMark, curves_chart, difference_chart, trials_chart
-from autopeft.report.curves import LossCurve
+from autopeft.report.answer import answer_of
+from autopeft.report.charts import LossCurve, TrialMark, curves_chart, difference_chart, trials_chart
 from autopeft.report.formatting import render
-from autopeft.report.layer_maps import MAX_ROWS, Map, enough_examples, rank_map, score_map
-from autopeft.report.loading_code import python_lines
+from autopeft.report.layer_maps import MAX_ROWS, enough_examples, rank_map, score_map
 from autopeft.report.plan_names import PartWords, method_words, name_of
 from autopeft.report.result_files import sentences_of
-from autopeft.report.table_rows import FullRow, RunRow, costs, examples, full_rows, position_of, run_rows
+from autopeft.report.table_rows import costs, examples, full_rows, position_of, run_rows
 from autopeft.types import (
-    Measurement,
-    Plan,
-    RunSpec,
-    SearchFacts,
+    IN_MEMORY,
+    QUANTIZED,
     SearchResult,
     SearchSoFar,
-    SizeStep,
     Status,
+    TrainedPlan,
     in_words_of,
     repeat_command,
     train_command,
 )
 
+BEST_WEIGHTS = "best/weights"  # in the folder of a run
 _MAX_RUNS = 40  # of a table; heuristic; trials.csv has the rest
+_IMAGE_CLASS = "AutoModelForImageClassification"  # its base models come with an image processor, no tokenizer
 
 
-@dataclass(frozen=True, kw_only=True)
-class BestPlan:
-    """How to load and train the plan that is returned, and which modules it adapts.
-
-    `position` is where its learning rate lies in the searched range, in [0, 1]; None without a range.
-    `commands` pairs each command with its comment. They are Python code for objects in memory, where
-    `is_command` is False.
-    """
-
-    plan: Plan
-    position: float | None
-    ranks: Map
-    python: str
-    commands: tuple[tuple[str, str], ...]
-    is_command: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunPage:
-    """The content of the report of a run.
-
-    An unfinished run has no answer and no best plan (None), and some empty tables. `status` is complete, or a
-    sentence that begins with running, stopped or failed. `short_rows` has the short runs, `unjudged_rows` the
-    full runs before a verdict, `curves` their training losses. `scores` pairs each score's map with a phrase
-    on whether more examples would change it; the score that ordered the modules is the first. `splits` are
-    names, examples and uses; `costs` are stages, seconds and R.
-    """
-
-    spec: RunSpec
-    setting: SearchFacts
-    status: str
-    answer: Answer | None
-    notes: tuple[str, ...]
-    full_rows: tuple[FullRow, ...]
-    sizes: tuple[tuple[str, SizeStep], ...]
-    short_rows: tuple[RunRow, ...]
-    unjudged_rows: tuple[RunRow, ...]
-    trials: tuple[TrialMark, ...]
-    curves: tuple[LossCurve, ...]
-    failures: tuple[tuple[str, Measurement], ...]
-    best: BestPlan | None
-    scores: tuple[tuple[Map, str], ...]
-    splits: tuple[tuple[str, str, str], ...]
-    costs: tuple[tuple[str, float, float | None], ...]
-    settings: tuple[tuple[str, str], ...]
-    environment: tuple[tuple[str, str], ...]
-
-    @property
-    def is_share(self) -> bool:
-        """Whether the metric lies in [0, 1] and is shown in percent."""
-        return self.setting.metric_is_share
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the page should load itself again."""
-        return self.status.startswith("running")
-
-    @property
-    def n_seeds(self) -> int:
-        """The number of seeds of the full runs."""
-        return max((len(row.confirm.seeds) for row in self.full_rows), default=1)
-
-    @property
-    def short_steps(self) -> int:
-        """The steps of a short run."""
-        return max((row.run.fidelity.train_steps for row in self.short_rows), default=0)
-
-
-def page_of(
+def report_html(
     result: SearchResult | SearchSoFar,
+    *,
     words: PartWords,
     status: str = "complete",
     curves: Sequence[LossCurve] = (),
-) -> RunPage:
-    """Gather what the report of a run shows, finished or not."""
+) -> str:
+    """Return one self-contained HTML page: it loads nothing, and all names are escaped.
+
+    `status` is complete, or a sentence that begins with running, stopped or failed. `curves` are the training
+    losses of full runs that have no verdict yet.
+    """
+    is_share = result.setting.metric_is_share
+    return render(
+        "report.html",
+        page=_content(result, words, status),
+        trials_chart=trials_chart(_trials(result, words)),
+        curves_chart=curves_chart(curves),
+        difference_chart=difference_chart(result.verdict, is_share=is_share)
+        if isinstance(result, SearchResult)
+        else None,
+    )
+
+
+def report_md(result: SearchResult, *, words: PartWords) -> str:
+    """Return the same report in GitHub's Markdown, without charts."""
+    return render("report.md", page=_content(result, words, "complete"))
+
+
+def _content(result: SearchResult | SearchSoFar, words: PartWords, status: str) -> dict[str, Any]:
+    """Gather what the templates show; an unfinished run has no answer and no best plan (None)."""
+    spec, setting = result.spec, result.setting
     finished = result if isinstance(result, SearchResult) else None
-    scores = sorted(result.scores, key=lambda score: score.name != result.spec.search.score)
+    full, short = full_rows(finished, words) if finished else (), run_rows("search", result, words)
+    scores = sorted(result.scores, key=lambda score: score.name != spec.search.score)
     maps = ((score_map(result.targets, score), enough_examples(score)) for score in scores)
     failed = [run for run in result.measurements if run.status is not Status.COMPLETE]
     environment = sorted(result.environment.items(), key=lambda item: item[0].lower())
-    fingerprint, n_duplicates = result.setting.data_fingerprint, result.setting.splits.duplicates_removed
+    if setting.data_fingerprint:
+        environment.append(("data fingerprint", setting.data_fingerprint))
     uses = {
-        **({} if result.spec.has_own_trainer else {"train": "training"}),
+        **({} if spec.has_own_trainer else {"train": "training"}),
         "search": "ranking the short runs",
         "confirm": "judging the full runs",
         "test": "read once, after the verdict" if finished is None or finished.test else "not read",
     }
-    return RunPage(
-        spec=result.spec,
-        setting=result.setting,
-        status=status,
-        answer=answer_of(finished, words) if finished else None,
-        notes=tuple(in_words_of(result.spec, sentence) for sentence in sentences_of(result)),
-        full_rows=full_rows(finished, words) if finished else (),
-        sizes=tuple((name_of(step.plan, result, words.labels), step) for step in result.sizes),
-        short_rows=run_rows("search", result, words),
-        unjudged_rows=run_rows("confirm", result, words) if finished is None else (),
-        trials=_trials(result, words),
-        curves=tuple(curves),
-        failures=tuple((name_of(run.plan, result, words.labels), run) for run in failed[:_MAX_RUNS]),
-        best=_best_plan(finished, words) if finished else None,
-        scores=tuple((drawn, phrase) for drawn, phrase in maps if drawn is not None),
-        splits=(
-            *((name, examples(result, name), use) for name, use in uses.items()),
-            ("duplicates", f"{n_duplicates:,}", "removed, within and across splits"),
-        ),
-        costs=costs(finished) if finished else (),
-        settings=_settings(result),
-        environment=(*environment, *([("data fingerprint", fingerprint)] if fingerprint else [])),
-    )
+    splits = [(name, examples(result, name), use) for name, use in uses.items()]
+    n_duplicates = f"{setting.splits.duplicates_removed:,}"
+    return {
+        "spec": spec,
+        "setting": setting,
+        "is_share": setting.metric_is_share,
+        "status": status,
+        "is_running": status.startswith("running"),  # the page then loads itself again
+        "answer": finished and answer_of(finished, words),
+        "verdict": finished and finished.verdict,
+        "notes": [in_words_of(spec, sentence) for sentence in sentences_of(result)],
+        "full_rows": full,
+        "n_seeds": max((len(row.confirm.seeds) for row in full), default=1),
+        "sizes": [(name_of(step.plan, result, words.labels), step) for step in result.sizes],
+        "short_rows": short,
+        "short_steps": max((row["run"].fidelity.train_steps for row in short), default=0),
+        "unjudged_rows": run_rows("confirm", result, words) if finished is None else [],
+        "failures": [(name_of(run.plan, result, words.labels), run) for run in failed[:_MAX_RUNS]],
+        "best": finished and _best_plan(finished, words),
+        # The score that ordered the modules is the first.
+        "scores": [(drawn, phrase) for drawn, phrase in maps if drawn is not None],
+        "splits": [*splits, ("duplicates", n_duplicates, "removed, within and across splits")],
+        "costs": costs(finished) if finished else (),
+        "settings": _settings(result),
+        "environment": environment,
+        "max_runs": _MAX_RUNS,
+        "max_layers": MAX_ROWS,
+    }
 
 
-def _trials(result: SearchResult | SearchSoFar, words: PartWords) -> tuple[TrialMark, ...]:
+def _trials(result: SearchResult | SearchSoFar, words: PartWords) -> list[TrialMark]:
     """Return the trials with a loss, in their order."""
     losses = {run.plan: run.loss for run in result.measurements if run.fidelity.split == "search"}
     marks = []
@@ -160,10 +123,14 @@ def _trials(result: SearchResult | SearchSoFar, words: PartWords) -> tuple[Trial
                     loss=loss,
                 )
             )
-    return tuple(marks)
+    return marks
 
 
-def _best_plan(result: SearchResult, words: PartWords) -> BestPlan:
+def _best_plan(result: SearchResult, words: PartWords) -> dict[str, Any]:
+    """Describe how to load and train the plan that is returned, and which modules it adapts.
+
+    The commands, each with its comment, are Python code for objects in memory.
+    """
     spec, best = result.spec, result.best
     train = train_command(PurePath("best/plan.yaml"), spec.model, spec.data)
     repeat = ("repeat the whole run", f"{repeat_command(spec)} --out again")
@@ -179,17 +146,17 @@ def _best_plan(result: SearchResult, words: PartWords) -> BestPlan:
             ("train the plan again", f"{train} --out my-adapter"),
             repeat,
         ]
-    return BestPlan(
-        plan=best,
-        position=position_of(best, result),
-        ranks=rank_map(result.targets, best, words.short_labels),
-        python=python_lines(result, words),
-        commands=tuple(commands),
-        is_command=not spec.is_in_memory,
-    )
+    return {
+        "plan": best,
+        "position": position_of(best, result),
+        "ranks": rank_map(result.targets, best, words.short_labels),
+        "python": python_lines(result, words),
+        "commands": commands,
+        "is_command": not spec.is_in_memory,
+    }
 
 
-def _settings(result: SearchResult | SearchSoFar) -> tuple[tuple[str, str], ...]:
+def _settings(result: SearchResult | SearchSoFar) -> list[tuple[str, str]]:
     """List the settings that differ from their defaults, then those that the run derived."""
     spec = result.spec
     changed = spec.model_dump(mode="json", exclude_defaults=True, exclude={"output"})
@@ -199,30 +166,7 @@ def _settings(result: SearchResult | SearchSoFar) -> tuple[tuple[str, str], ...]
         for name, value in fields.items()
     ]
     rows += [(f"{d.subject}, derived", f"{d.value}: {d.rule}") for d in result.setting.decisions]
-    return tuple((in_words_of(spec, name), in_words_of(spec, value)) for name, value in rows)
-
-
-def report_html(result: SearchResult, *, words: PartWords) -> str:
-    """Return one self-contained HTML page: it loads nothing, and all names are escaped."""
-    return page_html(page_of(result, words))
-
-
-def page_html(page: RunPage) -> str:
-    """Return the HTML page of a run, finished or not."""
-    return render(
-        "report.html",
-        page=page,
-        difference_chart=page.answer and difference_chart(page.answer.verdict, is_share=page.is_share),
-        trials_chart=trials_chart(page.trials),
-        curves_chart=curves_chart(page.curves),
-        max_runs=_MAX_RUNS,
-        max_layers=MAX_ROWS,
-    )
-
-
-def report_md(result: SearchResult, *, words: PartWords) -> str:
-    """Return the same report in GitHub's Markdown, without charts."""
-    return render("report.md", page=page_of(result, words), max_runs=_MAX_RUNS, max_layers=MAX_ROWS)
+    return [(in_words_of(spec, name), in_words_of(spec, value)) for name, value in rows]
 
 
 def short_text(result: SearchResult, path: str) -> str:
@@ -243,4 +187,46 @@ def short_html(result: SearchResult, path: str, words: PartWords) -> str:
         chart=difference_chart(result.verdict, is_share=is_share),
         rows=full_rows(result, words),
         path=path,
+    )
+
+
+def python_lines(
+    result: SearchResult | TrainedPlan,
+    words: PartWords,
+    *,
+    folder: str = BEST_WEIGHTS,
+    source: str | None = None,
+) -> str:
+    """Return Python lines that load the trained adapter, by default for use in the folder of the run.
+
+    `folder` is the adapter's (`best/weights`, or a path that begins with `./`), or its id on the hub.
+    `source` is where to load the base model from; None takes the source of the run.
+    """
+    auto_class = result.setting.auto_class or words.auto_class
+    setting, revision, bits = result.setting, result.spec.model.revision, result.spec.model.quantize
+    quantized: dict[str, Any] = {}
+    if bits != "none":
+        quantized = {**QUANTIZED[bits], "llm_int8_skip_modules": list(setting.unquantized)}
+        if bits == "4bit":
+            quantized["bnb_4bit_compute_dtype"] = result.spec.execution.dtype
+    source = source or setting.base_model_source
+    path = PurePath(source)
+    is_gguf = path.suffix == ".gguf"
+    reads_images = auto_class == _IMAGE_CLASS
+    return render(
+        "load_adapter.py",
+        is_in_memory=source == IN_MEMORY,
+        auto_class=auto_class,
+        reads_images=reads_images,
+        loader="AutoImageProcessor" if reads_images else "AutoTokenizer",
+        source=json.dumps(str(path.parent) if is_gguf else source, ensure_ascii=False),
+        gguf_file=json.dumps(path.name, ensure_ascii=False) if is_gguf else "",
+        pinned=f", revision={json.dumps(revision)}" if revision else "",
+        n_labels=len(setting.label_names),
+        has_config=not result.spec.has_own_trainer,
+        quantized={name: repr(value) for name, value in quantized.items()},
+        folder=folder,
+        tokenizer="name" if result.spec.has_own_trainer else json.dumps(folder),
+        sub_folders=list(words.order),
+        imports=list(words.imports),
     )

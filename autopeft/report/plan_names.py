@@ -14,31 +14,22 @@ _MOST_ROLES = 5  # that are listed one by one; heuristic
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightFolders:
-    """How the trained weights of a plan are stored in their folder, and what loads them.
-
-    `order` names the sub-folders of several configs in the order of loading. `imports` are modules that
-    register a method with `peft`. `servers` read the folder as it is.
-    """
-
-    order: tuple[str, ...] = ()
-    imports: tuple[str, ...] = ()
-    servers: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
 class PartWords:
     """Words of the plug-ins of a search, which a report cannot import, since they need torch.
 
     `labels` has the label of each method, and under `choice_key` the words for an unusual choice of an
     option; `short_labels` has one word for the cells of a table. `auto_class` is the transformers class that
-    loads the task's base model.
+    loads the task's base model. Of the best plan's weights, `order` names the sub-folders of several configs
+    in the order of loading, `imports` are modules that register a method with `peft`, and `servers` read the
+    folder as it is.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
     short_labels: Mapping[str, str] = field(default_factory=dict)
     auto_class: str = "AutoModel"
-    weights: WeightFolders = WeightFolders()
+    order: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
+    servers: tuple[str, ...] = ()
 
 
 def choice_key(method: str, option: str, value: object) -> str:
@@ -49,16 +40,7 @@ def choice_key(method: str, option: str, value: object) -> str:
 def plan_words(
     plan: Plan, targets: Sequence[Target], labels: Mapping[str, str], *, head: str = HEAD_ALONE
 ) -> str:
-    """Describe a plan by method, rank and modules; `head` are the words for a plan without adapters.
-
-    Example:
-        >>> sizes = {"in_features": 8, "out_features": 8, "has_bias": False}
-        >>> targets = [Target(name=f"h.{n}.q", layer=n, role="q", kind="linear", **sizes) for n in range(4)]
-        >>> adapters = tuple(Adapter(method="lora", target=f"h.{n}.q", rank=4) for n in (2, 3))
-        >>> plan = Plan(adapters=adapters, learning_rate=1e-3, trainable_params=128)
-        >>> plan_words(plan, targets, {"lora": "LoRA"})
-        'LoRA of rank 4 on all linear layers in the last 2 of 4 layers'
-    """
+    """Describe a plan by method, rank and modules; `head` are the words for a plan without adapters."""
     by_method: dict[str, list[Adapter]] = {}
     for adapter in plan.adapters:
         by_method.setdefault(method_words(adapter, labels), []).append(adapter)
@@ -75,13 +57,7 @@ def plan_words(
 
 
 def method_words(adapter: Adapter, labels: Mapping[str, str]) -> str:
-    """Return the label of an adapter's method, with its unusual choices.
-
-    Example:
-        >>> adapter = Adapter(method="lora", target="q", rank=4, scale=2.0, options=(("dora", True),))
-        >>> method_words(adapter, {"lora": "LoRA", "lora.dora=True": "DoRA"})
-        'LoRA with DoRA'
-    """
+    """Return the label of an adapter's method, with its unusual choices, such as `LoRA with DoRA`."""
     keys = (choice_key(adapter.method, option, value) for option, value in adapter.options)
     choices = " and ".join(labels[key] for key in keys if key in labels)
     label = labels.get(adapter.method, adapter.method)

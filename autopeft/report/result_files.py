@@ -11,21 +11,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from autopeft.report import schema
 from autopeft.report.plan_names import is_untrained, marks_of, name_of
-from autopeft.report.schema import (
-    BaselineAnswer,
-    BestAnswer,
-    FullRunAnswer,
-    Numbers,
-    PlanAnswer,
-    RefitAnswer,
-    ResultFile,
-    ScoreTrust,
-    SensitivityAnswer,
-    SizeAnswer,
-    TestNumbers,
-    TrialRow,
-)
 from autopeft.report.table_rows import arms, position_of, record_of, runs_on
 from autopeft.types import Plan, SearchResult, SearchSoFar, Status, Target, TargetScores
 
@@ -36,30 +23,29 @@ def result_json(result: SearchResult) -> dict[str, Any]:
     """Return the content of result.json (schema_version 3); None stands for NaN and infinity."""
     arm = arms(result)[result.baseline]
     tests = [record_of(result.test, plan) for plan in (result.best, result.baseline)]
-    best, baseline = (record and _filled(Numbers, record) for record in tests)
+    best, baseline = (record and _filled(schema.Numbers, record) for record in tests)
+    refit = result.refit
+    refit_test = refit and refit.test and _filled(schema.Numbers, refit.test)
     content = _filled(
-        ResultFile,
+        schema.ResultFile,
         result,
         result.setting,
         schema_version=3,
         status="complete",
-        best=_plan(BestAnswer, result, result.best, plan_path="best/plan.yaml"),
-        baseline=_plan(BaselineAnswer, result, result.baseline, name=arm),
-        challenger=result.challenger and _plan(PlanAnswer, result, result.challenger),
-        test=TestNumbers(best=best, baseline=baseline) if best and baseline else None,
-        refit=result.refit
-        and _filled(
-            RefitAnswer, result.refit, test=result.refit.test and _filled(Numbers, result.refit.test)
-        ),
-        full_runs=tuple(_filled(FullRunAnswer, record, record.plan) for record in result.full_runs),
+        best=_plan(schema.BestAnswer, result, result.best, plan_path="best/plan.yaml"),
+        baseline=_plan(schema.BaselineAnswer, result, result.baseline, name=arm),
+        challenger=result.challenger and _plan(schema.PlanAnswer, result, result.challenger),
+        test=schema.TestNumbers(best=best, baseline=baseline) if best and baseline else None,
+        refit=refit and _filled(schema.RefitAnswer, refit, test=refit_test),
+        full_runs=tuple(_filled(schema.FullRunAnswer, record, record.plan) for record in result.full_runs),
         sizes=tuple(
-            _filled(SizeAnswer, step, **_plan_facts(result, step.plan), arm=str(step.arm))
+            _filled(schema.SizeAnswer, step, **_plan_facts(result, step.plan), arm=str(step.arm))
             for step in result.sizes
         ),
         sentences=sentences_of(result),
-        sensitivity=SensitivityAnswer(
+        sensitivity=schema.SensitivityAnswer(
             score=result.spec.search.score,
-            scores=tuple(_filled(ScoreTrust, score) for score in result.scores),
+            scores=tuple(_filled(schema.ScoreTrust, score) for score in result.scores),
         ),
         settings=result.spec,
     )
@@ -107,7 +93,7 @@ def trials_csv(result: SearchResult | SearchSoFar) -> str:
     described = {plan: _described(plan, result) for plan in {run.plan for run in result.measurements}}
     for run in result.measurements:
         row = _filled(
-            TrialRow,
+            schema.TrialRow,
             run,
             run.plan,
             run.fidelity,
@@ -120,7 +106,7 @@ def trials_csv(result: SearchResult | SearchSoFar) -> str:
             overhead_seconds=run.overhead_seconds or None,
         )
         rows.append(row.model_dump(mode="json").values())
-    return _csv(TrialRow.model_fields, rows)
+    return _csv(schema.TrialRow.model_fields, rows)
 
 
 def _described(plan: Plan, result: SearchResult | SearchSoFar) -> dict[str, Any]:

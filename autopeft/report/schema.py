@@ -10,15 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from autopeft.types import (
-    Budget,
-    Cost,
-    Plan,
-    RunSpec,
-    SplitSizes,
-    Status,
-    Verdict,
-)
+from autopeft.types import Budget, Cost, Plan, RunSpec, SplitSizes, Status, Verdict
 
 _Count = Annotated[int, Field(ge=0)]
 _Seconds = Annotated[float, Field(ge=0)]

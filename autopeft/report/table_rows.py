@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from autopeft.report.plan_names import PartWords, is_untrained, marks_of, name_of
 from autopeft.types import (
@@ -91,38 +92,27 @@ def full_rows(result: SearchResult, words: PartWords) -> tuple[FullRow, ...]:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunRow:
-    """One run: `source` is list, sampler or smaller budget; `mark` is the plan's role, or empty."""
-
-    mark: str
-    words: str
-    source: str
-    run: Measurement
-    learning_rate: float | None
-
-
 def runs_on(split: str, result: SearchResult | SearchSoFar) -> list[Measurement]:
     """Select the runs on a split that finished, lowest loss first."""
     runs = [m for m in result.measurements if m.fidelity.split == split and m.status is Status.COMPLETE]
     return sorted(runs, key=lambda run: float("inf") if run.loss is None else run.loss)
 
 
-def run_rows(split: str, result: SearchResult | SearchSoFar, words: PartWords) -> tuple[RunRow, ...]:
-    """Gather the runs on a split that finished, lowest loss first."""
+def run_rows(split: str, result: SearchResult | SearchSoFar, words: PartWords) -> list[dict[str, Any]]:
+    """Gather the runs on a split that finished, lowest loss first; `source` is list, sampler or another."""
     rows = []
     for run in runs_on(split, result):
-        proposal = proposal_of(run.plan, result.proposals)
+        proposal, is_trained = proposal_of(run.plan, result.proposals), not is_untrained(result, run.plan)
         rows.append(
-            RunRow(
-                mark=marks_of(result, run.plan),
-                words=name_of(run.plan, result, words.labels),
-                source=_SIZE_ARM if proposal is None else proposal.source,
-                run=run,
-                learning_rate=None if is_untrained(result, run.plan) else run.plan.learning_rate,
-            )
+            {
+                "mark": marks_of(result, run.plan),
+                "words": name_of(run.plan, result, words.labels),
+                "source": _SIZE_ARM if proposal is None else proposal.source,
+                "run": run,
+                "learning_rate": run.plan.learning_rate if is_trained else None,
+            }
         )
-    return tuple(rows)
+    return rows
 
 
 def costs(result: SearchResult) -> tuple[tuple[str, float, float | None], ...]:

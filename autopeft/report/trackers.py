@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from autopeft.errors import SpecError, UnknownNameError, reason_of
-from autopeft.report.curves import read_points
+from autopeft.report.charts import read_points
 from autopeft.store import RunDir, write_text
 from autopeft.types import Measurement, Plan, RunSpec, SearchResult, proposal_of, to_json
 

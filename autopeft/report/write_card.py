@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from pathlib import Path, PureWindowsPath
@@ -18,7 +17,7 @@ from autopeft.model.checkpoint_source import own_class
 from autopeft.plugins import discover
 from autopeft.report.answer import answer_of
 from autopeft.report.formatting import render
-from autopeft.report.loading_code import BEST_WEIGHTS, python_lines
+from autopeft.report.page import BEST_WEIGHTS, python_lines
 from autopeft.report.part_words import part_words
 from autopeft.report.plan_names import PartWords, name_of, plan_words
 from autopeft.report.table_rows import examples, full_rows, scored_record
@@ -31,8 +30,6 @@ _LIBRARIES = {"PEFT": "peft", "Transformers": "transformers", "Pytorch": "torch"
 _ON_HUB = re.compile(r"[\w.-]+(/[\w.-]+)?")  # an owner and a name, or a name alone
 _MOST_LABELS = 20  # that a card lists; heuristic
 _FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".zip", ".gguf", ".txt")
-
-log = logging.getLogger(__name__)
 
 
 def write_card(
@@ -174,8 +171,7 @@ def _own_class(spec: ModelSpec, auto_class: str) -> str | None:
         return None
     try:
         return own_class(model.config_of(spec), auto_class)
-    except ModelError as error:  # the base model may have been moved before its run is pushed
-        log.debug("The card names no class of the base model: %s", error)
+    except ModelError:  # the base model may have been moved before its run is pushed
         return None
 
 

@@ -6,6 +6,7 @@ import copy
 import json
 import re
 from dataclasses import replace
+from importlib import import_module
 
 import huggingface_hub
 import pytest
@@ -13,7 +14,7 @@ import torch
 from huggingface_hub import ModelCard
 from toys.bases import adapters_of
 from toys.exports import refused
-from toys.hub import Hub, hub_on_this_machine
+from toys.hub import Hub
 from toys.results import toy_result
 from toys.words import LABEL_NAMES
 from transformers import AutoModelForSequenceClassification
@@ -25,7 +26,7 @@ from autopeft.commands import apply, train_plan
 from autopeft.errors import ModelError
 from autopeft.exports import write_loading_files
 from autopeft.plugins import discover
-from autopeft.report.loading_code import python_lines
+from autopeft.report.page import python_lines
 from autopeft.report.part_words import part_words
 from autopeft.report.write_card import write_card
 from autopeft.setup.build import prepare
@@ -129,21 +130,19 @@ def push(*arguments):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A function: the hub's repositories -> its state, which `push` then talks to."""
-    with hub_on_this_machine(state := Hub(["me/taken"])) as address:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setenv("HF_TOKEN", "hf_standin")
-        yield state
+    """What `push` takes for the hub; one repository is taken."""
+    hub = Hub(["me/taken"])
+    monkeypatch.setattr(import_module("autopeft.commands.push"), "HfApi", lambda: hub)
+    return hub
 
 
-def test_dry_run_lists_the_files_and_calls_nobody(run, hub):
+def test_dry_run_lists_the_files_and_uploads_nothing(run, hub):
     result = push(run, "me/new", "--base-model", "org/tiny-bert", "--dry-run", "--json")
     assert result.exit_code == 0, result.output
     answer = json.loads(result.stdout)
     here = {path.name for path in (run / "best/weights").iterdir()}
     assert set(answer["files"]) == here >= {"README.md", "adapter_model.safetensors", "config.json"}
-    assert answer["url"] is None and hub.calls == []
+    assert answer["url"] is None and hub.repositories.keys() == {"me/taken"}
 
 
 def test_push_uploads_the_folder_with_a_base_model_that_others_have(run, hub):
@@ -168,7 +167,8 @@ def test_repository_that_exists_is_overwritten_only_on_request(run, hub):
     assert "README.md" in hub.repositories["me/taken"]
 
 
-def test_push_refuses_what_would_be_of_no_use_to_others(run, hub, monkeypatch):
+def test_push_refuses_what_would_be_of_no_use_to_others(run, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_standin")
     refused(push(run, "me/new"), 2, "--base-model")
     refused(push(run, "no name"), 2, "user/name")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

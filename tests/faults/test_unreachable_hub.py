@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from toys.hub import Hub, hub_on_this_machine
 
 from autopeft.errors import ModelError
 from autopeft.model.checkpoint_source import pretrained_arguments
@@ -29,10 +30,10 @@ def test_a_cached_hub_model_does_not_wait_for_a_hub_that_is_gone(monkeypatch, tm
     (cached / "refs" / "main").write_text("a" * 40)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    hub = Hub(["nobody/cached"])
     spec = ModelSpec(id="nobody/cached")
-    with hub_on_this_machine(hub) as address:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as hub:  # it refuses all requests
+        threading.Thread(target=hub.handle_request, daemon=True).start()
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{hub.server_port}")
         assert "local_files_only" not in pretrained_arguments("nobody/cached", spec)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     assert pretrained_arguments("nobody/cached", spec)["local_files_only"]

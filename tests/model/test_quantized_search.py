@@ -15,7 +15,7 @@ from autopeft import commands, model
 from autopeft.errors import SpecError
 from autopeft.model.linear_layers import n_bits
 from autopeft.model.quantization import quantization_config
-from autopeft.report.loading_code import python_lines
+from autopeft.report.page import python_lines
 from autopeft.report.part_words import part_words
 from autopeft.report.progress import Lines
 from autopeft.setup.build import prepare

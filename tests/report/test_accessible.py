@@ -23,42 +23,21 @@ def contrast(first, second):
     return (high + 0.05) / (low + 0.05)
 
 
-def test_the_formula_of_contrast_is_that_of_wcag():
-    assert contrast("#000000", "#ffffff") == pytest.approx(21)
-    assert contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.005)  # the palest grey that passes
+TEXTS = [(text, paper) for text in ("ink", "soft", "accent") for paper in ("page", "card")]
+TEXTS += [(tone, f"{tone}-bg") for tone in ("good", "calm", "warn")] + [
+    (f"t{n}", f"l{n}") for n in range(1, 6)
+]
+DRAWN = [("soft", "card"), ("ink", "card"), ("soft", "band"), *((f"m{n}", "card") for n in range(1, 6))]
 
 
-def schemes(html):
-    """The variables of the light and of the dark scheme."""
-    light, dark = re.findall(r":root \{(.*?)\}", html, re.DOTALL)[:2]
-    return [dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in (light, dark)]
-
-
-@pytest.fixture(scope="module")
-def html():
-    return report.report_html(with_sizes(toy_result()), words=WORDS)
-
-
-@pytest.fixture(params=["light", "dark"])
-def colors(request, html):
-    """The variables of one color scheme."""
-    light, dark = schemes(html)
-    assert set(light) == set(dark)
-    return {"light": light, "dark": dark}[request.param]
-
-
-def test_every_text_has_a_contrast_of_four_and_a_half(colors):
-    pairs = [(text, paper) for text in ("ink", "soft", "accent") for paper in ("page", "card")]
-    pairs += [(tone, f"{tone}-bg") for tone in ("good", "calm", "warn")]
-    pairs += [(f"t{n}", f"l{n}") for n in range(1, 6)]
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize(("pairs", "least"), [(TEXTS, 4.5), (DRAWN, 3)], ids=["texts", "drawn"])
+def test_colors_have_the_contrast_of_wcag(scheme, pairs, least):
+    html = report.report_html(toy_result(), words=WORDS)
+    block = re.findall(r":root \{(.*?)\}", html, re.DOTALL)[scheme]
+    colors = dict(re.findall(r"--([\w-]+): (#\w{6})", block))
     low = {pair: contrast(*map(colors.get, pair)) for pair in pairs}
-    assert {pair: ratio for pair, ratio in low.items() if ratio < 4.5} == {}
-
-
-def test_whatever_is_drawn_has_a_contrast_of_three(colors):
-    pairs = [("soft", "card"), ("ink", "card"), ("soft", "band"), *((f"m{n}", "card") for n in range(1, 6))]
-    low = {pair: contrast(*map(colors.get, pair)) for pair in pairs}
-    assert {pair: ratio for pair, ratio in low.items() if ratio < 3} == {}
+    assert {pair: ratio for pair, ratio in low.items() if ratio < least} == {}
 
 
 @pytest.mark.parametrize("result", [with_sizes(toy_result()), of_language_model()])

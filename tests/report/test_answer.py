@@ -43,10 +43,10 @@ def test_no_number_of_a_short_run_is_in_the_answer():
 def test_the_cost_of_the_best_plan_is_next_to_that_of_the_default():
     """Each trained 150 s with 1 MB of memory; a number takes four bytes, and 390 are the head's."""
     best, default = (f"{4 * (n_params + 390) / 1e3:.0f} kB" for n_params in (7_296, 9_900))
-    cost = report.answer_of(toy_result(), WORDS).cost
+    cost = report.answer_of(toy_result(), WORDS).details["What it costs"]
     for number in ("7,296", f"{100 * 7_296 / 1_234_567:.2f} %", "390", "2.5 min", best, "9,900", default):
         assert number in cost
-    kept = report.answer_of(kept_default(), WORDS).cost
+    kept = report.answer_of(kept_default(), WORDS).details["What it costs"]
     assert "9,900" in kept and "7,296" not in kept
 
 

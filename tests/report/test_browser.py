@@ -1,4 +1,4 @@
-"""The report in a real browser: copying, dark mode, phone and paper, no error and no request."""
+"""The report in a real browser: copying, phone and paper, no error and no request."""
 
 from __future__ import annotations
 
@@ -58,18 +58,6 @@ def test_code_is_copied_by_its_button(page):
     assert copied == page.locator("pre").first.inner_text().strip() and "PeftModel" in copied
 
 
-def test_dark_mode_changes_paper_ink_and_charts(page):
-    script = """() => {
-        const color = (query, name) => getComputedStyle(document.querySelector(query))[name];
-        return [color("body", "backgroundColor"), color("body", "color"), color("svg.chart text", "fill")];
-    }"""
-    light = page.evaluate(script)
-    page.emulate_media(color_scheme="dark")
-    dark = page.evaluate(script)
-    assert light[0] == "rgb(251, 251, 249)" and dark[0] == "rgb(19, 22, 26)"
-    assert all(a != b for a, b in zip(light, dark, strict=True))
-
-
 @pytest.mark.parametrize("width", [1400, 768, 390, 320])
 def test_nothing_is_wider_than_the_screen_or_cut_off(page, width):
     page.set_viewport_size({"width": width, "height": 800})
@@ -87,28 +75,3 @@ def test_details_open_on_paper(page):
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print")
     assert table.is_visible()
-
-
-@pytest.mark.parametrize("width", [1400, 320])
-def test_the_tab_key_stops_where_something_is_to_do(page, width):
-    """Stops are buttons, what opens and what scrolls; none is a small target."""
-    page.set_viewport_size({"width": width, "height": 640})
-    page.evaluate("document.querySelectorAll('details').forEach((section) => { section.open = true; })")
-    stop = """() => {
-        const at = document.activeElement, box = at.getBoundingClientRect();
-        if (at === document.body) return null;
-        return {
-            text: at.outerHTML.slice(0, 80),
-            works: at.matches("button, summary") || at.scrollWidth > at.clientWidth,
-            small: Math.min(box.width, box.height) < 24,
-        };
-    }"""
-    stops = []
-    while len(stops) < 100:
-        page.keyboard.press("Tab")
-        seen = page.evaluate(stop)
-        if seen is None:
-            break
-        stops.append(seen)
-    assert 6 < len(stops) < 100
-    assert [at for at in stops if at["small"] or not at["works"]] == []

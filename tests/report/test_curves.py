@@ -11,10 +11,8 @@ import pytest
 from toys.specs import run_spec
 
 from autopeft import commands
-from autopeft.report.charts import curves_chart
-from autopeft.report.curves import LossCurve, read_points
-from autopeft.report.live import LivePage
-from autopeft.report.progress import Lines
+from autopeft.report.charts import LossCurve, curves_chart, read_points
+from autopeft.report.progress import Lines, LivePage
 
 
 def points(losses):
@@ -54,7 +52,7 @@ def test_a_page_has_the_losses_of_full_runs(executor, model_dir, data_dir, tmp_p
         seen.append((self._run.path / "report.html").read_text(encoding="utf-8"))
 
     monkeypatch.setattr(LivePage, "write", writing)
-    monkeypatch.setattr("autopeft.report.live._PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("autopeft.report.progress._PAUSE_SECONDS", 0.0)
     workers = {} if executor == "serial" else {"executor": executor, "workers": 2}
     settings = {"budget": "5%", "max_steps": 60, "batch_size": 8, "effort": "quick", **workers}
     commands.run_search(run_spec(model_dir, data_dir, out=tmp_path / "run", **settings), progress=Lines())

@@ -12,7 +12,7 @@ from toys.specs import run_spec
 
 from autopeft import commands
 from autopeft.errors import RunDirError
-from autopeft.report import live
+from autopeft.report import progress
 from autopeft.report.progress import Lines
 from autopeft.store import RunDir
 from autopeft.types import SearchSoFar
@@ -82,8 +82,8 @@ def test_a_page_is_written_at_once_and_then_every_ten_seconds(tmp_path, monkeypa
     def write(*_, status, **__):
         written.append((now[0], status.partition(". As of")[0]))
 
-    monkeypatch.setattr(live.report, "write_so_far", write)
-    page = live.LivePage(RunDir(tmp_path), so_far, Lines(), clock=lambda: now[0])
+    monkeypatch.setattr(progress.report, "write_so_far", write)
+    page = progress.LivePage(RunDir(tmp_path), so_far, Lines(), clock=lambda: now[0])
     measured = {(m.plan, m.fidelity): m for m in result.measurements}
     page.watch(SimpleNamespace(proposals=list(result.proposals), measured=measured, requested=()))
     page.phase("short runs", 40)

@@ -24,7 +24,6 @@ from toys.results import (
 
 from autopeft import report
 from autopeft.report.formatting import metric, plus_minus
-from autopeft.report.page import page_html, page_of
 from autopeft.types import SearchSoFar
 
 
@@ -185,7 +184,8 @@ def so_far(result, **changes):
 
 def test_the_page_of_an_unfinished_run_needs_no_answer(result):
     search = so_far(result, measurements=result.measurements[:6])
-    page = page_html(page_of(search, WORDS, "running: 2 of 3 full runs; nothing is judged yet"))
+    status = "running: 2 of 3 full runs; nothing is judged yet"
+    page = report.report_html(search, words=WORDS, status=status)
     assert "location.reload()" in page
     assert "location.reload()" not in report.report_html(result, words=WORDS)
     full, short = Page(page).all_columns("proposed by")

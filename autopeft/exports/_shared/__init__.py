@@ -1,4 +1,4 @@
-"""What several formats share: files of an adapter, problems, reading back.
+"""What several formats share: files of an adapter, problems, and what servers read.
 
-Inside the folder each file imports only from those before it: hub, problems, servers, adapter → reading_back.
+Inside the folder each file imports only from those before it: hub, problems, servers, adapter.
 """

@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from peft import PeftConfig
-from safetensors.torch import save_file
+from peft import PeftConfig, PeftModel
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from autopeft.adapters import ConfigFile, type_name
-from autopeft.errors import SpecError
-from autopeft.model import adapter_names, for_task
+from autopeft.errors import SpecError, reason_of
+from autopeft.model import adapter_names, for_task, merge
 from autopeft.model.attaching import WEIGHTS, read_weights
 from autopeft.plugins import ExportSource
 from autopeft.store import fresh_folder
@@ -88,3 +88,29 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """Write contiguous copies of tensors, which share no memory, by safetensors; it refuses any other."""
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     save_file(copies, path, metadata={"format": "pt"})
+
+
+def load_in_peft(module: nn.Module, files: Sequence[ConfigFile]) -> nn.Module:
+    """Load an adapter with plain `peft`.
+
+    Of several configs, each is merged into `module` before the next one is loaded. A trained head is next to
+    the first. Raises SpecError for a folder without weights, or if `peft` refuses the adapter.
+    """
+    model = module
+    if (head := files[0].folder / "head.safetensors").is_file():
+        module.load_state_dict(load_file(head), strict=False)
+    for file in files:
+        if read_weights(file.folder) is None:
+            raise SpecError(f"{file.folder} has no weights to load; export a trained plan.")
+        try:
+            device = str(next(model.parameters()).device)  # without it peft puts the tensors on a GPU
+            adapted = PeftModel.from_pretrained(
+                model, str(file.folder), low_cpu_mem_usage=False, torch_device=device
+            )
+            model = merge(adapted) if len(files) > 1 else adapted
+        except (*MERGE_ERRORS, KeyError) as error:
+            raise SpecError(
+                f"peft cannot load {file.folder} ({reason_of(error)}); export it again, or name its base "
+                "model."
+            ) from error
+    return model
