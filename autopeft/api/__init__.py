@@ -93,14 +93,12 @@ def search(
     quiet = bool(settings.pop("quiet", False))
     settings = {"budget": budget, **settings}
     with in_python_words():
-        request, explicit, memory = _resolve(model_or_settings, dataset, settings, tokenizer=tokenizer)
+        request, memory = _resolve(model_or_settings, dataset, settings, tokenizer=tokenizer)
         with _lent(memory):
             if dry_run:
-                return commands.preview(request, explicit=explicit, resume=resume, memory=memory)
+                return commands.preview(request, resume=resume, memory=memory)
             with closing(progress_display(quiet=quiet)) as progress:
-                result, path = commands.run_search(
-                    request, explicit=explicit, resume=resume, progress=progress, memory=memory
-                )
+                result, path = commands.run_search(request, resume=resume, progress=progress, memory=memory)
     return with_path(result, path)
 
 
@@ -157,12 +155,11 @@ def analyze(
     settings.pop("quiet", None)  # as for `search`; there is no progress here
     with in_python_words():
         settings = {"budget": budget, **settings}
-        request, explicit, memory = _resolve(model_or_settings, dataset, settings, tokenizer=tokenizer)
+        request, memory = _resolve(model_or_settings, dataset, settings, tokenizer=tokenizer)
         with _lent(memory):
             return commands.analyze(
                 request,
                 scores=[scores] if isinstance(scores, str) else list(scores or ()),
-                explicit=explicit,
                 max_examples=max_examples,
                 memory=memory,
             )
@@ -199,8 +196,7 @@ def suggest(
                 raise SpecError(f"autopeft.suggest takes the name of a {word}, not a {type(value).__name__}.")
         trainer = about.pop("trainer", "peft")
         flags = by_dotted_name({"model": model, "data": data, "budget": budget, **about})
-        spec, explicit = resolve_settings(flags=flags)
-        return commands.suggest(spec, explicit=explicit, trainer=trainer)
+        return commands.suggest(resolve_settings(flags=flags), trainer=trainer)
 
 
 def load_result(folder: str | Path) -> Result:
@@ -219,8 +215,8 @@ def _resolve(
     settings: Mapping[str, Any],
     *,
     tokenizer: Any,
-) -> tuple[RunSpec, frozenset[str], InMemory]:
-    """Return the settings of a call, the dotted names that the user set, and objects in memory.
+) -> tuple[RunSpec, InMemory]:
+    """Return the settings of a call, and objects in memory.
 
     Raises:
         SpecError: Model or data are passed twice, or a setting is wrong.
@@ -246,8 +242,7 @@ def _resolve(
     if tokenizer is not None and memory.model is None:
         raise ModelError("tokenizer= needs a model object; a model that is named has its tokenizer.")
     values |= {name: value for name, value in by_dotted_name(by_name).items() if value is not None}
-    request, explicit = resolve_settings(config=config, flags=values)
-    return request, explicit, memory
+    return resolve_settings(config=config, flags=values), memory
 
 
 @contextmanager

@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -95,9 +94,7 @@ def search_command(
     """Search for the best plan under a budget, train it in full, and report how it compares with LoRA."""
     started = time.monotonic()
     with exit_codes(as_json=as_json, quiet=quiet, notes=verbose or dry_run) as interrupt:
-        spec, explicit = resolve_settings(
-            config=config, env=os.environ, flags=settings, assignments=assignments or ()
-        )
+        spec = resolve_settings(config=config, env=os.environ, flags=settings, assignments=assignments or ())
         if not (quiet or as_json):  # imports take seconds
             named = f"{spec.model.id or 'the demo model'} and {spec.data.source or 'the demo data'}"
             print(f"Loading {'the run' if resume else named} …", file=sys.stderr, flush=True)
@@ -107,13 +104,12 @@ def search_command(
             from autopeft.report.progress import progress_display
 
         if dry_run:
-            preview = commands.preview(spec, explicit=explicit, resume=resume, started=started)
+            preview = commands.preview(spec, resume=resume, started=started)
             print(json_text(dataclasses.asdict(preview)) if as_json else preview_text(preview))
             return
         with contextlib.closing(progress_display(quiet=quiet or as_json)) as progress:
             result, path = commands.run_search(
                 spec,
-                explicit=explicit,
                 resume=resume,
                 progress=progress,
                 interrupt=interrupt,
@@ -184,7 +180,7 @@ def tune(
     """Search with your own trainer: a command that reads {trial}, trains, and writes {result}."""
     with exit_codes(as_json=as_json, quiet=quiet) as interrupt:
         max_seconds = None if trial_time is None else parse_duration(trial_time)
-        resolve_settings(config=None, env={}, flags=settings, assignments=())  # raises before torch is loaded
+        resolve_settings(flags=settings)  # raises before torch is loaded
         with heavy_imports():
             from autopeft import commands
             from autopeft.trials.trial_folders import command
@@ -223,13 +219,13 @@ def analyze(
 ) -> None:
     """Score every target module by how much the loss depends on it, without training."""
     with exit_codes(as_json=as_json, quiet=quiet):
-        spec, explicit = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
+        spec = resolve_settings(env=os.environ, flags=settings)
         with heavy_imports():
             from autopeft import commands
             from autopeft.cli.results import analysis_json, analysis_text
 
         names = [name.strip() for name in scores.split(",")]
-        analysis = commands.analyze(spec, scores=names, explicit=explicit, max_examples=max_examples)
+        analysis = commands.analyze(spec, scores=names, max_examples=max_examples)
         print(json_text(analysis_json(analysis)) if as_json else analysis_text(analysis))
 
 
@@ -266,18 +262,16 @@ def train(
 ) -> None:
     """Train a plan in full and save the adapter with its head, as peft does."""
     with exit_codes(as_json=as_json, quiet=quiet):
-        spec, explicit = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
+        spec = resolve_settings(env=os.environ, flags=settings)
         with heavy_imports():
             from autopeft import commands
             from autopeft.report.formatting import metric as metric_text
 
-        overrides = {name: attrgetter(name)(spec) for name in explicit}
-        out = overrides.pop("output.out", None)
         trained = commands.train_plan(
             plan,
-            out=None if out is None else Path(out),
-            seed=overrides.pop("search.seed", None),
-            overrides=overrides,
+            spec,
+            out=None if spec.output.out is None else Path(spec.output.out),
+            seed=spec.search.seed if "search.seed" in spec.explicit else None,
             resume=resume,
             all_rows=all_rows,
         )

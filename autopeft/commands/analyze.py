@@ -45,7 +45,6 @@ def analyze(
     spec: RunSpec,
     *,
     scores: Sequence[str],
-    explicit: frozenset[str] = frozenset(),
     max_examples: int | None = None,
     memory: InMemory = NAMED,
 ) -> Analysis:
@@ -59,7 +58,7 @@ def analyze(
     out = None if spec.output.out is None else Path(spec.output.out)
     if out is not None:
         refuse_files(out)
-    spec = with_demo_settings(spec, explicit)
+    spec = with_demo_settings(spec)
     prepared = prepare(spec, memory=memory)
     targets = prepared.base.chosen
     scored = sensitivity(prepared, names, max_examples=max_examples)

@@ -81,7 +81,6 @@ def estimate_step(
     trained: str,
     spec: RunSpec,
     *,
-    explicit: frozenset[str] = frozenset(),
     like: str = "autopeft",
     accumulates: bool = False,
 ) -> StepEstimate:
@@ -90,9 +89,7 @@ def estimate_step(
     Args:
         trained: A plan, a run, an adapter config, its folder, a method such as `lora_r16`, or `full`.
         spec: The settings. A method adapts `model.components`; `execution.device` may name a card; without
-            `data.source` no rows are read.
-        explicit: Dotted names of the settings that the user set. Task and quantization are those of the plan
-            otherwise.
+            `data.source` no rows are read. Task and quantization that are not set are those of the plan.
         like: Whose training loop: `autopeft` or `trainer`.
         accumulates: Whether a step that does not fit is computed in micro-batches.
 
@@ -104,11 +101,11 @@ def estimate_step(
     """
     device = (spec.execution.device or "cuda").lower()
     on_gpu = not device.startswith("cpu")
-    _check(spec, explicit, device)
+    _check(spec, device)
     methods, tasks = discover("autopeft.methods"), discover("autopeft.tasks")
     with model.quiet_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        part, base = _part_and_base(trained, spec, explicit)
+        part, base = _part_and_base(trained, spec)
         precision, rates = _computing(device, base, dtype=spec.execution.dtype)
 
         @cache
@@ -122,7 +119,7 @@ def estimate_step(
             )
             return estimate.describe(part, setup, methods=methods, tasks=tasks)
 
-        quantize = spec.model.quantize if "model.quantize" in explicit else base.quantize
+        quantize = spec.model.quantize if "model.quantize" in spec.explicit else base.quantize
         described, rows = describe(quantize), None
         if described.count is not None and "hybrid" in described.count.topology:
             log.info(
@@ -158,11 +155,11 @@ def estimate_step(
     )
 
 
-def _part_and_base(trained: str, spec: RunSpec, explicit: frozenset[str]) -> tuple[TrainedPart, ModelSpec]:
+def _part_and_base(trained: str, spec: RunSpec) -> tuple[TrainedPart, ModelSpec]:
     """Read what is trained and its base model, with the task and components that the user set."""
     part, base = read_trained_part(trained, model_id=spec.model.id, revision=spec.model.revision)
     base = base.model_copy(update={"components": spec.model.components})
-    if "task.name" not in explicit:
+    if "task.name" not in spec.explicit:
         return part, base
     if part.task not in (None, spec.task.name):
         raise SpecError(f"--task is {spec.task.name}, but the plan is for {part.task}; leave --task out.")
@@ -177,12 +174,12 @@ def _max_bytes(spec: RunSpec, device: str) -> int | None:
     return int(card.gib * 2**30)
 
 
-def _check(spec: RunSpec, explicit: frozenset[str], device: str) -> None:
+def _check(spec: RunSpec, device: str) -> None:
     """Raise for a device or task that does not exist, and for settings of data without data."""
     if device not in estimate.CARDS and not _DEVICE.fullmatch(device):
         hint = "Did you mean 'cuda'?" if device == "gpu" else ""  # and not cpu, which is as near
         raise UnknownNameError("device", device, ["cuda", "cpu", *estimate.CARDS], hint=hint)
-    if "task.name" in explicit and spec.task.name not in (tasks := discover("autopeft.tasks")):
+    if "task.name" in spec.explicit and spec.task.name not in (tasks := discover("autopeft.tasks")):
         raise UnknownNameError("task", spec.task.name, sorted(tasks))
     if spec.data.source is None and (spec.task.epochs is not None or spec.data != DataSpec()):
         raise SpecError("--epochs, --text-column and --label-column need --data; pass it too.")

@@ -75,7 +75,6 @@ class Forecast(SearchTime):
 def preview(
     spec: RunSpec,
     *,
-    explicit: frozenset[str] = frozenset(),
     resume: bool = False,
     memory: InMemory = NAMED,
     started: float | None = None,
@@ -87,7 +86,7 @@ def preview(
     started = time.monotonic() if started is None else started
     if spec.output.out is not None and not resume:
         RunDir.check(spec.output.out)
-    with open_run(spec, explicit=explicit, resume=resume, out=None, memory=memory) as opened:
+    with open_run(spec, resume=resume, out=None, memory=memory) as opened:
         prepared = opened.prepared
         problem = problem_of(opened)
         forecast = _forecast(prepared, problem, so_far=time.monotonic() - started)

@@ -34,7 +34,7 @@ from autopeft.setup.search_facts import environment, setting_of
 from autopeft.setup.search_problem import rate_ranges, score_names
 from autopeft.setup.workers import start_workers
 from autopeft.store import RunDir, claimed_folder, is_run
-from autopeft.store.state import logged_measurements, record, with_scores, write_state
+from autopeft.store.state import logged_measurements, record, write_state
 from autopeft.store.study_file import study_file
 from autopeft.train import watched
 from autopeft.types import Outcome, RunSpec, SearchResult, SearchSoFar, resume_command
@@ -47,7 +47,6 @@ log = logging.getLogger(__name__)
 def run_search(
     spec: RunSpec,
     *,
-    explicit: frozenset[str] = frozenset(),
     resume: bool = False,
     progress: Lines,
     memory: InMemory = NAMED,
@@ -59,7 +58,6 @@ def run_search(
 
     Args:
         spec: The settings. If neither model nor data is named, the demo's settings replace all others.
-        explicit: Dotted names of the settings that the user set.
         resume: Continue the run in `spec.output.out` with its settings (see `resumed`).
         progress: Shows the progress.
         memory: Model and data that are objects; the caller wraps the model in `model.restoring`.
@@ -77,9 +75,7 @@ def run_search(
     with (
         _folder(spec) as out,
         _resume_command_on_signal(spec, out),
-        open_run(
-            spec, explicit=explicit, resume=resume, out=out, memory=memory, interrupt=interrupt
-        ) as opened,
+        open_run(spec, resume=resume, out=out, memory=memory, interrupt=interrupt) as opened,
     ):
         run = RunDir(out)  # locked by `open_run`
         if not resume and (predicted := search_time(opened.prepared, problem_of(opened), so_far=clock())):
@@ -90,7 +86,9 @@ def run_search(
         prepared = replace(opened.prepared, decisions=state.decisions)
         load_seconds = clock()
         progress.phase("sensitivity", 0)
-        state = with_scores(state, lambda: logged_scores(prepared, score_names(spec)))
+        if state.scores is None:  # a resumed run keeps its scores, so that ranks stay
+            scores = logged_scores(prepared, score_names(spec))
+            state = replace(state, scores=scores, scoring_seconds=clock() - load_seconds)
         run.write_spec(spec)  # from here on the folder is a run, which can be resumed
         write_state(run, state)
         problem = problem_of(opened, state.scores or ())

@@ -191,8 +191,7 @@ def _search_demo(place: Place) -> SearchResult:
             "output.out": f"{folder}/demo",
             "execution.device": str(place.gpu.device),
         }
-        spec, explicit = resolve_settings(config=None, env={}, flags=flags, assignments=())
-        return run_search(spec, explicit=explicit, progress=Lines())[0]
+        return run_search(resolve_settings(flags=flags), progress=Lines())[0]
 
 
 def check_demo(place: Place, search: Callable[[Place], SearchResult] = _search_demo) -> Row:

@@ -153,10 +153,11 @@ def with_all_rows(prepared: Prepared) -> Prepared:
     return replace(prepared, data=loaded, bench=bench, full_steps=full_steps)
 
 
-def with_demo_settings(spec: RunSpec, explicit: frozenset[str]) -> RunSpec:
+def with_demo_settings(spec: RunSpec) -> RunSpec:
     """Replace what the user did not set by the demo's values, if neither model nor data is named."""
     if spec.model.id is not None or spec.data.source is not None:
         return spec
+    explicit = spec.explicit
     for field in SETTINGS.values():
         is_set = field.name in explicit or (field.name == "task.max_steps" and "task.epochs" in explicit)
         if field.demo is not None and not is_set:

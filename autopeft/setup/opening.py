@@ -52,7 +52,6 @@ class OpenedRun:
 def open_run(
     spec: RunSpec,
     *,
-    explicit: frozenset[str],
     resume: bool,
     out: Path | None,
     memory: InMemory = NAMED,
@@ -63,7 +62,7 @@ def open_run(
     The run directory `out` is locked within the context, and an error before the sensitivity is measured
     removes it. None, in a dry run, writes nothing. The other arguments are those of `run_search`.
     """
-    spec = resumed(spec, explicit) if resume else with_demo_settings(spec, explicit)
+    spec = resumed(spec) if resume else with_demo_settings(spec)
     requested = requested_space(spec)
     _check_settings(spec)
     place: contextlib.AbstractContextManager[RunDir | None] = (

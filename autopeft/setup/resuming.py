@@ -40,11 +40,11 @@ _COMMIT_LENGTH = 40
 log = logging.getLogger(__name__)
 
 
-def resumed(requested: RunSpec, explicit: frozenset[str]) -> RunSpec:
+def resumed(requested: RunSpec) -> RunSpec:
     """Read the settings of the run in `requested.output.out`, with the changes that the user may make.
 
     The user may change `_CHANGEABLE`; in a finished run all of these but the deadline. With `--memory` the
-    run chooses the pieces of a step again. Other settings that are not `explicit` keep the run's values.
+    run chooses the pieces of a step again. Settings that are not set keep the run's values.
 
     Raises:
         SpecError: The user set another value for a setting that cannot change.
@@ -52,7 +52,7 @@ def resumed(requested: RunSpec, explicit: frozenset[str]) -> RunSpec:
     """
     if requested.output.out is None:
         raise SpecError("--resume needs --out with the run directory to continue.")
-    run = RunDir.open(requested.output.out)
+    run, explicit = RunDir.open(requested.output.out), requested.explicit
     changeable = _CHANGEABLE - ({"search.max_time_seconds"} if run.is_finished else set())
     # A run directory may be a stranger's, whose trackers would log to the user's account.
     spec = run.read_spec().model_copy(update={"output": requested.output})

@@ -36,8 +36,8 @@ def resolve_settings(
     env: Mapping[str, str] = {},
     flags: Mapping[str, object] = {},
     assignments: Sequence[str] = (),
-) -> tuple[RunSpec, frozenset[str]]:
-    """Resolve the settings of a run; also returns the dotted names (`search.trials`) that the user set.
+) -> RunSpec:
+    """Resolve the settings of a run; `explicit` of the spec has those that the user set.
 
     Args:
         config: YAML file, nested by topic (`search: {trials: 30}`), or None.
@@ -64,7 +64,7 @@ def resolve_settings(
     spec = _with_whole_paths(_checked(values, places), values)
     if "task.metric" in values and places["task.metric"] != str(config):
         allow_own_function(spec.task.metric)
-    return spec, frozenset(values)
+    return spec
 
 
 def _checked(values: Mapping[str, Any], places: Mapping[str, str]) -> RunSpec:

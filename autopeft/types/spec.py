@@ -297,6 +297,11 @@ class RunSpec(Topic):
     output: OutputSpec = OutputSpec()
 
     @property
+    def explicit(self) -> frozenset[str]:
+        """The dotted names of the settings that were set, at their defaults or not."""
+        return frozenset(f"{topic}.{name}" for topic, fields in self for name in fields.model_fields_set)
+
+    @property
     def is_in_memory(self) -> bool:
         """Whether the model or the data were objects in memory, which a command cannot name."""
         return IN_MEMORY in (self.model.id, self.data.source)

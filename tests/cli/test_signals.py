@@ -82,9 +82,7 @@ def test_the_folder_to_resume_is_named_once_something_was_measured(
     out = tmp_path / "run"
     spec = run_spec(model_dir, data_dir, out=out, max_steps=8, budget="5%", trials=4, methods="lora")
     with pytest.raises(KeyboardInterrupt):
-        commands.run_search(
-            spec, explicit=frozenset({"search.trials"}), progress=Lines(), interrupt=interrupt
-        )
+        commands.run_search(spec, progress=Lines(), interrupt=interrupt)
     assert (f"autopeft search --resume --out {out}" in caplog.text) == is_measured
     assert out.exists() == is_measured
     assert len(calls) == n_calls

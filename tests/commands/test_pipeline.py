@@ -135,9 +135,7 @@ def test_training_a_plan_gives_the_bytes_of_its_finished_weights(name, run, tmp_
 
 def test_weights_that_are_passed_on_alone_can_be_trained_again(run, data_dir, tmp_path):
     alone = shutil.copytree(run / "best/judged", tmp_path / "weights")
-    commands.train_plan(
-        alone / "plan.yaml", out=tmp_path / "adapter", overrides={"data.source": str(data_dir)}
-    )
+    commands.train_plan(alone / "plan.yaml", run_spec(data=data_dir), out=tmp_path / "adapter")
     assert (tmp_path / "adapter" / WEIGHTS).read_bytes() == (alone / WEIGHTS).read_bytes()
     with pytest.raises(RunDirError, match="not empty"):
         commands.train_plan(run, out=tmp_path / "adapter")

@@ -84,8 +84,7 @@ def test_a_resumed_run_is_spread_over_the_gpus_of_its_new_machine(given, n_worke
     with RunDir.create(tmp_path / "run", resume=False) as run:
         run.write_spec(spec)
     see_gpus(CARD, CARD)
-    requested = run_spec(out=tmp_path / "run", **given)
-    again = resumed(requested, frozenset(f"execution.{name}" for name in given)).execution
+    again = resumed(run_spec(out=tmp_path / "run", **given)).execution
     assert resources.n_workers(again) == n_workers
     assert resources.worker_devices(again) == named(0, 1)
 

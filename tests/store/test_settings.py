@@ -16,19 +16,19 @@ def resolved(file="", *, folder: Path | None = None, assign=(), **sources):
     if folder is not None:
         sources["config"] = folder / "conf.yaml"
         sources["config"].write_text(file)
-    return resolve_settings(assignments=assign, **sources)[0]
+    return resolve_settings(assignments=assign, **sources)
 
 
 def test_each_source_wins_over_the_one_before(tmp_path):
     (tmp_path / "conf.yaml").write_text("search: {trials: 1, seed: 1, score: a, space: a, seeds: 2}")
-    spec, given_names = resolve_settings(
+    spec = resolve_settings(
         config=tmp_path / "conf.yaml",
         env={"AUTOPEFT_SEARCH_SEED": "2", "AUTOPEFT_SEARCH_SCORE": "b", "AUTOPEFT_SEARCH_SPACE": "b"},
         assignments=["search.score=c", "search.space=c"],
         flags={"search.space": "d"},
     )
     assert (spec.search.trials, spec.search.seed, spec.search.score, spec.search.space) == (1, 2, "c", "d")
-    assert given_names == {f"search.{name}" for name in ("trials", "seed", "score", "space", "seeds")}
+    assert spec.explicit == {f"search.{name}" for name in ("trials", "seed", "score", "space", "seeds")}
 
 
 @pytest.mark.parametrize("text", ["113000", "300k", "0.5%", "1.2M"])
