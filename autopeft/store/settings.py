@@ -22,7 +22,6 @@ from autopeft.types import SETTINGS, SHORT_NAMES, RunSpec, path_at_home, with_se
 
 # Settings that may name a local file, which a resumed or repeated run loads again, maybe from another folder.
 SOURCES = ("model.id", "data.source", "search.baseline")
-_PAGE = "docs/settings.md"  # lists the name and the flag of every setting
 _VARIABLES = {field.variable: field.name for field in SETTINGS.values()}
 _UNIT_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[dhms])+")
@@ -136,7 +135,7 @@ def by_dotted_name(arguments: Mapping[str, Any]) -> dict[str, Any]:
     by_name: dict[str, object] = {}
     for name, value in arguments.items():
         if name not in dotted:
-            raise UnknownNameError("setting", name, dotted if "." in name else SHORT_NAMES, listed_in=_PAGE)
+            raise UnknownNameError("setting", name, dotted if "." in name else SHORT_NAMES)
         if by_name.get(dotted[name]) is None:
             by_name[dotted[name]] = value
         elif value is not None:
@@ -164,7 +163,7 @@ def parse_bytes(text: str) -> int:
 
 def _require_setting(name: str, place: str) -> str:
     if name not in SETTINGS:
-        raise UnknownNameError(f"setting ({place})", name, SETTINGS, listed_in=_PAGE)
+        raise UnknownNameError(f"setting ({place})", name, SETTINGS)
     return name
 
 
@@ -174,7 +173,7 @@ def _of_file(path: Path) -> Iterator[tuple[str, Any, str]]:
         if fields is None and topic in RunSpec.model_fields:
             continue  # a topic with everything below it commented out
         if not isinstance(fields, dict):
-            raise UnknownNameError(f"setting ({path})", str(topic), SETTINGS, listed_in=_PAGE)
+            raise UnknownNameError(f"setting ({path})", str(topic), SETTINGS)
         for field, value in fields.items():
             yield _require_setting(f"{topic}.{field}", str(path)), value, str(path)
 
@@ -182,7 +181,7 @@ def _of_file(path: Path) -> Iterator[tuple[str, Any, str]]:
 def _of_environment(env: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
     for variable in sorted(name for name in env if name.startswith("AUTOPEFT_")):
         if variable not in _VARIABLES:
-            raise UnknownNameError("environment variable", variable, _VARIABLES, listed_in=_PAGE)
+            raise UnknownNameError("environment variable", variable, _VARIABLES)
         if env[variable].strip():
             name = _VARIABLES[variable]
             yield name, _of_text(name, env[variable], variable), variable

@@ -148,8 +148,8 @@ class BudgetSpec(Topic):
     )
 
 
-class Extent(Topic):
-    """The search space, and what ends a search, whichever comes first."""
+class SearchSpec(Topic):
+    """How to search: the space, what ends a search, methods, what to compare with, and the seed."""
 
     space: str = setting(
         "default",
@@ -196,10 +196,6 @@ class Extent(Topic):
         gt=0,
         le=1e9,
     )
-
-
-class SearchSpec(Extent):
-    """How to search: space and end, methods, what to compare with, and the seed."""
 
     methods: tuple[str, ...] = setting((), "Only these methods, separated by commas", "Options")
     serve_on: tuple[Literal["vllm", "sglang", "llama.cpp", "any"], ...] = setting(
