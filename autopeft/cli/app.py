@@ -93,7 +93,7 @@ def search_command(
 ) -> None:
     """Search for the best plan under a budget, train it in full, and report how it compares with LoRA."""
     started = time.monotonic()
-    with exit_codes(as_json=as_json, quiet=quiet, notes=verbose or dry_run) as interrupt:
+    with exit_codes(as_json=as_json, quiet=quiet, notes=verbose or dry_run):
         spec = resolve_settings(config=config, env=os.environ, flags=settings, assignments=assignments or ())
         if not (quiet or as_json):  # imports take seconds
             named = f"{spec.model.id or 'the demo model'} and {spec.data.source or 'the demo data'}"
@@ -112,7 +112,6 @@ def search_command(
                 spec,
                 resume=resume,
                 progress=progress,
-                interrupt=interrupt,
                 confirm=functools.partial(confirm_long_search, yes=yes),
                 started=started,
             )
@@ -178,7 +177,7 @@ def tune(
     quiet: opt.Quiet = False,
 ) -> None:
     """Search with your own trainer: a command that reads {trial}, trains, and writes {result}."""
-    with exit_codes(as_json=as_json, quiet=quiet) as interrupt:
+    with exit_codes(as_json=as_json, quiet=quiet):
         max_seconds = None if trial_time is None else parse_duration(trial_time)
         resolve_settings(flags=settings)  # raises before torch is loaded
         with heavy_imports():
@@ -197,7 +196,7 @@ def tune(
         )
         # A trial is stopped after `max_seconds`; a process that has one for twice that time hangs.
         deadline = math.inf if max_seconds is None else 2 * max_seconds
-        result = commands.tune(train, study, deadline_seconds=deadline, interrupt=interrupt)
+        result = commands.tune(train, study, deadline_seconds=deadline)
         _print_run(result, study.path, as_json=as_json)
 
 

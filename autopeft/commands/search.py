@@ -50,7 +50,6 @@ def run_search(
     resume: bool = False,
     progress: Lines,
     memory: InMemory = NAMED,
-    interrupt: Callable[[], None] = lambda: None,
     confirm: Callable[[SearchTime], None] = lambda time: None,
     started: float | None = None,
 ) -> tuple[SearchResult, Path]:
@@ -61,8 +60,6 @@ def run_search(
         resume: Continue the run in `spec.output.out` with its settings (see `resumed`).
         progress: Shows the progress.
         memory: Model and data that are objects; the caller wraps the model in `model.restoring`.
-        interrupt: Called before each measurement and training step; what it raises stops the run, which can
-            be resumed then.
         confirm: Called with the predicted time before a new search begins; what it raises keeps it from that.
         started: When the command began, in seconds of `time.monotonic`, so that its imports count too; None
             is now.
@@ -75,7 +72,7 @@ def run_search(
     with (
         _folder(spec) as out,
         _resume_command_on_signal(spec, out),
-        open_run(spec, resume=resume, out=out, memory=memory, interrupt=interrupt) as opened,
+        open_run(spec, resume=resume, out=out, memory=memory) as opened,
     ):
         run = RunDir(out)  # locked by `open_run`
         if not resume and (predicted := search_time(opened.prepared, problem_of(opened), so_far=clock())):
@@ -100,7 +97,7 @@ def run_search(
             environment=environment(prepared.base, spec.execution),  # before the GPU is left to workers
         )
         with live_page(run, so_far, progress) as page:
-            outcome = _outcome(run, prepared, problem, page=page, interrupt=interrupt, clock=clock)
+            outcome = _outcome(run, prepared, problem, page=page, clock=clock)
             cost = search_cost(
                 outcome,
                 paid=run.measurements.load(),
@@ -122,7 +119,6 @@ def _outcome(
     problem: SearchProblem,
     *,
     page: LivePage,
-    interrupt: Callable[[], None],
     clock: Callable[[], float],
 ) -> Outcome:
     """Run the search on the workers; its study is `study.sqlite`, and `page` shows its progress."""
@@ -136,7 +132,6 @@ def _outcome(
             problem=problem,
             earlier=logged_measurements(run),
             record=lambda measurement: record(run, measurement),
-            interrupt=interrupt,
             clock=clock,
             max_seconds=spec.search.max_time_seconds or math.inf,
             max_cost=spec.search.max_cost or math.inf,

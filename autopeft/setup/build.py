@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from autopeft import train
@@ -37,15 +37,9 @@ class Prepared:
     full_steps: int
     decisions: tuple[Decision, ...] = ()
 
-    def kept_in(self, run: RunDir, *, interrupt: Callable[[], None] = lambda: None) -> Prepared:
+    def kept_in(self, run: RunDir) -> Prepared:
         """Return the same run with weights, states and curves in a run directory; see `Bench`."""
-        bench = replace(
-            self.bench,
-            keep_weights=run.weights,
-            under_way=run.under_way,
-            curve=run.curve,
-            interrupt=interrupt,
-        )
+        bench = replace(self.bench, keep_weights=run.weights, under_way=run.under_way, curve=run.curve)
         return replace(self, bench=bench)
 
     def n_evaluated(self, split: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import geometric_mean
@@ -55,7 +55,6 @@ def open_run(
     resume: bool,
     out: Path | None,
     memory: InMemory = NAMED,
-    interrupt: Callable[[], None] = lambda: None,
 ) -> Iterator[OpenedRun]:
     """Check the settings, load data and model, and fit the search space to the budget.
 
@@ -72,7 +71,7 @@ def open_run(
         try:
             prepared = prepare(spec, memory=memory)
             if folder:
-                prepared = prepared.kept_in(folder, interrupt=interrupt)
+                prepared = prepared.kept_in(folder)
             check_comparison(prepared)
             feasible, context = fit_to_budget(prepared.spec, prepared.base, requested)
             yield OpenedRun(

@@ -92,7 +92,6 @@ def _scored_model(prepared: Prepared) -> ScoredModel:
         task=prepared.task,
         precision=prepared.base.precision,
         max_tokens=prepared.bench.compute.plain_tokens,  # layers are not checkpointed there
-        interrupt=prepared.bench.interrupt,
     )
 
 

@@ -65,8 +65,7 @@ class Bench:
     """Measures plans on one base model, one task and one set of encoded splits.
 
     `keep_weights` returns the folder for the weights of a plan and seed, `under_way` that for the state of a
-    run, from which it is resumed, `curve` the file of its losses. `interrupt` is called before each training
-    step, and stops the run by an exception.
+    run, from which it is resumed, `curve` the file of its losses.
     """
 
     base: BaseModel
@@ -81,7 +80,6 @@ class Bench:
     full_steps: int | None = None
     head_learning_rate: float | None = None  # of its last layer; None: by the size of its inputs
     compute: Compute = field(default_factory=Compute)
-    interrupt: Callable[[], None] = lambda: None
 
     def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
         """Train a plan and evaluate it on the fidelity's split; for the test split load its kept weights.
@@ -213,7 +211,6 @@ class Bench:
             schedule=RateSchedule(n_steps=n_steps, n_full=n_full),
             seed=fidelity.seed,
             scales_gradients=self.base.precision.dtype == "float16",
-            interrupt=self.interrupt,
             curve=None if self.curve is None else self.curve(plan, fidelity),
             under_way=None if self.under_way is None else self.under_way(plan, in_full),
         )

@@ -162,21 +162,22 @@ def test_same_seed_gives_the_same_answer_but_for_the_seconds(run, answer, model_
 def test_a_search_that_is_stopped_again_and_again_gives_the_same_answer(
     run, answer, model_dir, data_dir, tmp_path, monkeypatch
 ):
-    """Stopped after every 31 steps or measurements, within runs too, whose state is kept at every step."""
+    """Stopped after every 31 steps, whose state is kept at every step."""
     monkeypatch.setattr(pausing, "_SECONDS", 0.0)
     monkeypatch.setattr(pausing, "_SHARE", 1e9)
     spec, n_stops, left = spec_for(model_dir, data_dir, tmp_path / "stopped"), 0, 0
 
-    def interrupt():
-        nonlocal left
-        left -= 1
-        if not left:
-            raise KeyboardInterrupt
+    class Stops(Lines):
+        def step(self, step, n_steps):
+            nonlocal left
+            left -= 1
+            if not left:
+                raise KeyboardInterrupt
 
     while True:
         left = 31
         try:
-            _, path = commands.run_search(spec, resume=n_stops > 0, progress=Lines(), interrupt=interrupt)
+            _, path = commands.run_search(spec, resume=n_stops > 0, progress=Stops())
             break
         except KeyboardInterrupt:
             n_stops += 1
