@@ -17,7 +17,7 @@ from typing import Any, Literal, overload
 from torch import nn
 
 from autopeft import commands
-from autopeft.api.result import Result, in_python_words, training_modes, with_path
+from autopeft.api.result import Result, training_modes, with_path
 from autopeft.client import Score, Trial
 from autopeft.commands import Analysis, Preview, Suggestion, apply, save
 from autopeft.errors import ModelError, SpecError
@@ -92,13 +92,12 @@ def search(
     """
     quiet = bool(settings.pop("quiet", False))
     settings = {"budget": budget, **settings}
-    with in_python_words():
-        request, memory = _resolve(model_or_settings, dataset, settings, tokenizer=tokenizer)
-        with _lent(memory):
-            if dry_run:
-                return commands.preview(request, resume=resume, memory=memory)
-            with closing(progress_display(quiet=quiet)) as progress:
-                result, path = commands.run_search(request, resume=resume, progress=progress, memory=memory)
+    request, memory = _resolve(model_or_settings, dataset, settings, tokenizer=tokenizer)
+    with _lent(memory):
+        if dry_run:
+            return commands.preview(request, resume=resume, memory=memory)
+        with closing(progress_display(quiet=quiet)) as progress:
+            result, path = commands.run_search(request, resume=resume, progress=progress, memory=memory)
     return with_path(result, path)
 
 
@@ -129,9 +128,8 @@ def tune(train: Callable[[Trial], Score | float], **about: Any) -> Result:
     Raises:
         AutopeftError: As for `Study`; a TrainingError if no baseline could be trained.
     """
-    with in_python_words():
-        study = Study(**about)
-        return with_path(commands.tune(train, study), study.path)
+    study = Study(**about)
+    return with_path(commands.tune(train, study), study.path)
 
 
 @one_at_a_time()
@@ -153,16 +151,15 @@ def analyze(
     sensitivity.csv; without it nothing is written.
     """
     settings.pop("quiet", None)  # as for `search`; there is no progress here
-    with in_python_words():
-        settings = {"budget": budget, **settings}
-        request, memory = _resolve(model_or_settings, dataset, settings, tokenizer=tokenizer)
-        with _lent(memory):
-            return commands.analyze(
-                request,
-                scores=[scores] if isinstance(scores, str) else list(scores or ()),
-                max_examples=max_examples,
-                memory=memory,
-            )
+    settings = {"budget": budget, **settings}
+    request, memory = _resolve(model_or_settings, dataset, settings, tokenizer=tokenizer)
+    with _lent(memory):
+        return commands.analyze(
+            request,
+            scores=[scores] if isinstance(scores, str) else list(scores or ()),
+            max_examples=max_examples,
+            memory=memory,
+        )
 
 
 @one_at_a_time()
@@ -190,13 +187,12 @@ def suggest(
         suggestion = autopeft.suggest("meta-llama/Llama-3.1-8B", budget="r16")
         peft_model = peft.get_peft_model(model, suggestion.config)  # train it at suggestion.learning_rate
     """
-    with in_python_words():
-        for word, value in (("model", model), ("dataset", data)):
-            if not isinstance(value, str | Path | None):
-                raise SpecError(f"autopeft.suggest takes the name of a {word}, not a {type(value).__name__}.")
-        trainer = about.pop("trainer", "peft")
-        flags = by_dotted_name({"model": model, "data": data, "budget": budget, **about})
-        return commands.suggest(resolve_settings(flags=flags), trainer=trainer)
+    for word, value in (("model", model), ("dataset", data)):
+        if not isinstance(value, str | Path | None):
+            raise SpecError(f"autopeft.suggest takes the name of a {word}, not a {type(value).__name__}.")
+    trainer = about.pop("trainer", "peft")
+    flags = by_dotted_name({"model": model, "data": data, "budget": budget, **about})
+    return commands.suggest(resolve_settings(flags=flags), trainer=trainer)
 
 
 def load_result(folder: str | Path) -> Result:
@@ -205,8 +201,7 @@ def load_result(folder: str | Path) -> Result:
     Raises:
         RunDirError: The folder is not a run, or the run has not finished.
     """
-    with in_python_words():
-        return with_path(RunDir.open(folder).load_result(), Path(folder))
+    return with_path(RunDir.open(folder).load_result(), Path(folder))
 
 
 def _resolve(

@@ -27,7 +27,7 @@ from autopeft.report.formatting import (
     share_words,
     significant,
 )
-from autopeft.types import counted, in_words_of, listed, quoted, resume_command, shortened, to_json
+from autopeft.types import counted, listed, quoted, resume_command, shortened, to_json
 
 if TYPE_CHECKING:
     from autopeft.commands import Analysis, Preview, Reply
@@ -60,7 +60,7 @@ def result_text(result: SearchResult, path: Path) -> str:
         runs += lines_of([f"{budget}, {score}, {lost} against the best plan"])
     n_full, spent = result.cost.total_full_runs, duration(result.cost.total_seconds)
     in_r = "" if n_full is None else f", as long as {n_full:.1f} full runs of the default"
-    sentences = [answer.use, *(minuses(in_words_of(result.spec, each)) for each in answer.sentences[1:])]
+    sentences = [answer.use, *map(minuses, answer.sentences[1:])]
     return "\n" + blocks_text(
         runs,
         lines_of([*sentences, f"The runs of the search took {spent} in all{in_r}."]),

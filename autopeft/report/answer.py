@@ -8,7 +8,7 @@ from autopeft.report.formatting import count, duration, memory, metric, percent
 from autopeft.report.plan_names import PartWords, is_untrained
 from autopeft.report.table_rows import FullRow, full_rows, scored_record
 from autopeft.space import BASELINE_METHOD
-from autopeft.types import SearchResult, Verdict, in_words_of
+from autopeft.types import SearchResult, Verdict
 
 NO_LEARNING = "nothing learned"
 # Label of the verdict, or what overrules it -> words and tone of the mark above the answer.
@@ -69,9 +69,9 @@ def answer_of(result: SearchResult, words: PartWords) -> Answer:
     return Answer(
         mark=mark,
         tone=tone,
-        use=in_words_of(result.spec, _use(result, label, best.words, default, is_compared=is_compared)),
+        use=_use(result, label, best.words, default, is_compared=is_compared),
         cost=_cost(result, best, baseline if is_compared else None),
-        sure=in_words_of(result.spec, verdict.sentence),
+        sure=verdict.sentence,
         refit=_refit(result),
         served=_served(words) if not is_untrained(result, result.best) else "",
         verdict=verdict,

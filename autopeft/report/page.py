@@ -24,7 +24,6 @@ from autopeft.types import (
     SearchSoFar,
     SizeStep,
     Status,
-    in_words_of,
     repeat_command,
     train_command,
 )
@@ -124,7 +123,7 @@ def page_of(
         setting=result.setting,
         status=status,
         answer=answer_of(finished, words) if finished else None,
-        notes=tuple(in_words_of(result.spec, sentence) for sentence in sentences_of(result)),
+        notes=tuple(sentences_of(result)),
         full_rows=full_rows(finished, words) if finished else (),
         sizes=tuple((name_of(step.plan, result, words.labels), step) for step in result.sizes),
         short_rows=run_rows("search", result, words),
@@ -199,7 +198,7 @@ def _settings(result: SearchResult | SearchSoFar) -> tuple[tuple[str, str], ...]
         for name, value in fields.items()
     ]
     rows += [(f"{d.subject}, derived", f"{d.value}: {d.rule}") for d in result.setting.decisions]
-    return tuple((in_words_of(spec, name), in_words_of(spec, value)) for name, value in rows)
+    return tuple(rows)
 
 
 def report_html(result: SearchResult, *, words: PartWords) -> str:
