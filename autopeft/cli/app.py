@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import math
 import os
 import sys
@@ -86,7 +85,6 @@ def search_command(
     config: opt.Config = None,
     assignments: opt.Assignments = None,
     dry_run: opt.DryRun = False,
-    yes: opt.Yes = False,
     as_json: opt.Json = False,
     verbose: opt.Verbose = False,
     quiet: opt.Quiet = False,
@@ -100,7 +98,7 @@ def search_command(
             print(f"Loading {'the run' if resume else named} …", file=sys.stderr, flush=True)
         with heavy_imports():
             from autopeft import commands
-            from autopeft.cli.results import confirm_long_search, preview_text
+            from autopeft.cli.results import preview_text
             from autopeft.report.progress import progress_display
 
         if dry_run:
@@ -112,7 +110,6 @@ def search_command(
                 spec,
                 resume=resume,
                 progress=progress,
-                confirm=functools.partial(confirm_long_search, yes=yes),
                 started=started,
             )
         _print_run(result, path, as_json=as_json)

@@ -24,7 +24,6 @@ Assignments = Annotated[
     list[str] | None, _option("Any setting: topic.field=value. May be repeated.", "--set")
 ]
 DryRun = Annotated[bool, _option("Check everything and show what would be done.", "--dry-run")]
-Yes = Annotated[bool, _option("Start a search of more than 8 hours without asking.", "--yes")]
 Json = Annotated[bool, _option("Print one JSON object on stdout and nothing else.", "--json")]
 Verbose = Annotated[
     bool,
