@@ -23,8 +23,7 @@ _AMOUNT = re.compile(
 _RANK = re.compile(r"[rR]([1-9]\d{0,3})")
 _FACTOR = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 _LARGEST_MODEL = 10**15  # parameters, more than any model has; heuristic
-_ALLOWED = "write a share of the base model such as 0.5%, a rank such as r16, a number such as 300k, or auto"
-AUTO = "auto"
+_ALLOWED = "write a share of the base model such as 0.5%, a rank such as r16, or a number such as 300k"
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # powers of two, as people and kernels use them
 
 
@@ -35,13 +34,10 @@ def parse(requested: str, *, base_params: int, rank_params: int = 0) -> Budget:
     of rank 16 on all linear layers trains, `rank_params` what it trains at rank 1.
 
     Raises:
-        SpecError: The text cannot be read, is `auto`, which needs rows (`rank_for`), or asks for more
-            parameters than the model has.
+        SpecError: The text cannot be read, or asks for more parameters than the model has.
         BudgetError: Less than one parameter.
     """
     text = requested.strip()
-    if text == AUTO:
-        raise SpecError("The budget 'auto' needs the rows of a language model: pass --data, or a rank.")
     if rank := _RANK.fullmatch(text):
         exact = Fraction(int(rank[1]) * rank_params)
     elif match := _AMOUNT.fullmatch(text):
@@ -62,19 +58,7 @@ def parse(requested: str, *, base_params: int, rank_params: int = 0) -> Budget:
 
 def check(requested: str) -> None:
     """Raise SpecError or BudgetError for a `--budget` that fits no base model, before one is loaded."""
-    if requested.strip() != AUTO:
-        parse(requested, base_params=_LARGEST_MODEL, rank_params=1)
-
-
-def rank_for(n_tokens: int, *, rank_params: int, base_params: int) -> int:
-    """Return the lowest rank at which LoRA has a parameter for each token that it learns to write.
-
-    If none has, return the highest rank with fewer parameters than the base model.
-
-    Source: "a very rough approximation" of tinker-docs.thinkingmachines.ai/lora-primer.
-    """
-    ranks = [rank for rank in RANKS if rank * rank_params < base_params] or [1]
-    return next((rank for rank in ranks if rank * rank_params >= n_tokens), ranks[-1])
+    parse(requested, base_params=_LARGEST_MODEL, rank_params=1)
 
 
 @dataclass(frozen=True, kw_only=True)

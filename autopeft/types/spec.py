@@ -140,8 +140,7 @@ class BudgetSpec(Topic):
 
     requested: str = setting(
         "0.5%",
-        "Trainable parameters, at most: 0.5% of the base model, 300k, r16: what LoRA of rank 16 trains, or "
-        "auto: a rank with a parameter for each token that a language model learns to write",
+        "Trainable parameters, at most: 0.5% of the base model, 300k, or r16: what LoRA of rank 16 trains",
         "Options",
         short="budget",
         demo="7500",
