@@ -1,7 +1,7 @@
 """What `import autopeft` offers to Python: search, tune, analyze, suggest, load_result, apply and the rest.
 
-A setting is a keyword with the name of its flag (`max_steps=50` is `--max-steps 50`) or its dotted name
-(`**{"data.label_kind": "classes"}`); `docs/settings.md` lists them all. Environment variables are not read.
+A setting is a keyword with the name of its flag (`max_steps=50` is `--max-steps 50`); docs/settings.md lists
+all. Environment variables are not read.
 
 Inside the folder each file imports only from those before it: result.
 """

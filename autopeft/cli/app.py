@@ -83,7 +83,6 @@ def search_command(
     settings: Mapping[str, Any],
     resume: opt.Resume = False,
     config: opt.Config = None,
-    assignments: opt.Assignments = None,
     dry_run: opt.DryRun = False,
     as_json: opt.Json = False,
     verbose: opt.Verbose = False,
@@ -92,7 +91,7 @@ def search_command(
     """Search for the best plan under a budget, train it in full, and report how it compares with LoRA."""
     started = time.monotonic()
     with exit_codes(as_json=as_json, quiet=quiet, notes=verbose or dry_run):
-        spec = resolve_settings(config=config, env=os.environ, flags=settings, assignments=assignments or ())
+        spec = resolve_settings(config=config, env=os.environ, flags=settings)
         if not (quiet or as_json):  # imports take seconds
             named = f"{spec.model.id or 'the demo model'} and {spec.data.source or 'the demo data'}"
             print(f"Loading {'the run' if resume else named} …", file=sys.stderr, flush=True)

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
@@ -17,7 +17,7 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 from autopeft import budget
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.plugins import allow_own_function
-from autopeft.store.yaml import faults_of, load_value, read_yaml
+from autopeft.store.yaml import faults_of, read_yaml
 from autopeft.types import SETTINGS, SHORT_NAMES, RunSpec, path_at_home, with_setting
 
 # Settings that may name a local file, which a resumed or repeated run loads again, maybe from another folder.
@@ -34,7 +34,6 @@ def resolve_settings(
     config: Path | None = None,
     env: Mapping[str, str] = {},
     flags: Mapping[str, object] = {},
-    assignments: Sequence[str] = (),
 ) -> RunSpec:
     """Resolve the settings of a run; `explicit` of the spec has those that the user set.
 
@@ -42,7 +41,6 @@ def resolve_settings(
         config: YAML file, nested by topic (`search: {trials: 30}`), or None.
         env: Environment; `AUTOPEFT_SEARCH_TRIALS=30` is read, an empty value counts as not given.
         flags: Dotted name -> value of flags of the command line or arguments in Python; None: not given.
-        assignments: Values of `--set`, such as `search.trials=30`; a flag of the same setting wins.
 
     Raises:
         UnknownNameError: A topic, setting or `AUTOPEFT_` variable that does not exist.
@@ -53,8 +51,7 @@ def resolve_settings(
     for name, value, place in (
         *(_of_file(config) if config else ()),
         *_of_environment(env),
-        *_of_assignments(assignments),
-        *((name, value, SETTINGS[name].flag or name) for name, value in flags.items() if value is not None),
+        *((name, value, SETTINGS[name].flag) for name, value in flags.items() if value is not None),
     ):
         values[name], places[name] = value, place
     for name, place in places.items():
@@ -161,12 +158,6 @@ def parse_bytes(text: str) -> int:
     raise SpecError(f"{text!r} is not an amount of memory with a unit; write it like 2GiB or 500MB.")
 
 
-def _require_setting(name: str, place: str) -> str:
-    if name not in SETTINGS:
-        raise UnknownNameError(f"setting ({place})", name, SETTINGS)
-    return name
-
-
 def _of_file(path: Path) -> Iterator[tuple[str, Any, str]]:
     """Yield the name, value and place of each setting in a file."""
     for topic, fields in read_yaml(path).items():
@@ -175,7 +166,9 @@ def _of_file(path: Path) -> Iterator[tuple[str, Any, str]]:
         if not isinstance(fields, dict):
             raise UnknownNameError(f"setting ({path})", str(topic), SETTINGS)
         for field, value in fields.items():
-            yield _require_setting(f"{topic}.{field}", str(path)), value, str(path)
+            if (name := f"{topic}.{field}") not in SETTINGS:
+                raise UnknownNameError(f"setting ({path})", name, SETTINGS)
+            yield name, value, str(path)
 
 
 def _of_environment(env: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
@@ -183,24 +176,7 @@ def _of_environment(env: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
         if variable not in _VARIABLES:
             raise UnknownNameError("environment variable", variable, _VARIABLES)
         if env[variable].strip():
-            name = _VARIABLES[variable]
-            yield name, _of_text(name, env[variable], variable), variable
-
-
-def _of_assignments(assignments: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
-    for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        if not equals:
-            raise SpecError(f"--set {assignment} has no value; write it like --set search.trials=30.")
-        name = _require_setting(name.strip(), "--set")
-        yield name, _of_text(name, text, "--set"), "--set"
-
-
-def _of_text(name: str, text: str, place: str) -> Any:
-    """Parse a variable or the value of `--set` as YAML, but leave texts and lists as they are."""
-    kind, text = SETTINGS[name].kind, text.strip()
-    is_text = kind is str or get_origin(kind) is tuple
-    return text if is_text and text != "null" else load_value(text, source=f"{name} ({place})")
+            yield _VARIABLES[variable], env[variable].strip(), variable
 
 
 def _typed(name: str, value: Any) -> Any:

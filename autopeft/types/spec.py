@@ -73,7 +73,7 @@ class DataSpec(Topic):
     )
     label_column: str | None = setting(None, "Column with the label", "Data")
     label_kind: Literal["class", "classes", "number"] | None = setting(
-        None, "What the label column holds, if its values are ambiguous", "Data", short=None
+        None, "What the label column holds, if its values are ambiguous", "Data"
     )
     group_column: str | None = setting(
         None,
@@ -107,7 +107,6 @@ class TaskSpec(Topic):
         None,
         "Regular expression; its first group, or whole match, is the answer in a generated text",
         "Options",
-        short=None,
     )
     epochs: float | None = setting(
         None,
@@ -307,9 +306,9 @@ class RunSpec(Topic):
         return self.data.source == OWN_TRAINER
 
 
-# All settings by dotted name, and the settings with a short name by that.
+# All settings, by dotted name and by short name.
 SETTINGS: Mapping[str, SettingField] = settings_of(RunSpec)
-SHORT_NAMES: Mapping[str, SettingField] = {field.short: field for field in SETTINGS.values() if field.short}
+SHORT_NAMES: Mapping[str, SettingField] = {field.short: field for field in SETTINGS.values()}
 
 
 def with_setting(spec: RunSpec, name: str, value: object) -> RunSpec:
