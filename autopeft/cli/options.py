@@ -84,8 +84,6 @@ def _parameter(field: SettingField, text: str | None) -> inspect.Parameter:
 
 def _metavar(field: SettingField) -> str | None:
     """Choose what the help shows for the value; None leaves it to typer."""
-    if field.form == "auto":
-        return "[<int>|auto]"
     if field.choices:
         return f"[{'|'.join(field.choices)}]"
     endings = {"_seconds": "<time>", "_bytes": "<size>"}

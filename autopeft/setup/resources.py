@@ -147,7 +147,7 @@ def worker_devices(execution: ExecutionSpec) -> tuple[str | None, ...]:
 
 
 def n_workers(execution: ExecutionSpec) -> int:
-    """Count the workers: `--workers`, at least one for each device; `auto` adds some on a CPU alone."""
+    """Count the workers: `--workers`, at least one for each device; by default more on a CPU alone."""
     devices = worker_devices(execution)
     if execution.workers is None and _places_workers(execution) and _kind(devices[0]) == "cpu":
         return max(1, min(_MOST_ON_CPU, torch.get_num_threads() // _THREADS))

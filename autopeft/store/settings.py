@@ -193,8 +193,6 @@ def _typed(name: str, value: Any) -> Any:
         raise SpecError("it is empty; give a value, or leave it out")
     if is_list:
         return [item.strip(" '\"") for item in value.strip("[] ").split(",")]
-    if field.form == "auto" and value == "auto":
-        return None
     if name.endswith("_seconds"):
         return parse_duration(value)
     if name.endswith("_bytes"):

@@ -15,9 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 # The groups of `autopeft search --help`, in their order.
 Group = Literal["Options", "Data", "Full run", "Search", "Machine", "Run"]
-# How the flag is typed: once (a list with commas), once per item of a list, as a path, or as a number or
-# `auto`, which means None.
-Form = Literal["single", "repeated", "path", "auto"]
+# How the flag is typed: once (a list with commas), once per item of a list, or as a path.
+Form = Literal["single", "repeated", "path"]
 
 
 class Topic(BaseModel):

@@ -226,10 +226,9 @@ class ExecutionSpec(Topic):
     executor: str = setting("serial", "How to run measurements", "Machine")
     workers: int | None = setting(
         None,
-        "Measurements at the same time, a number or auto. Default: auto, which is 1, except for the executor "
-        "process: one per GPU, or on a CPU one for every two cores, 4 at most",
+        "Measurements at the same time. Default: 1; for the executor process one per GPU, or on a CPU one "
+        "for every two cores, 4 at most",
         "Machine",
-        form="auto",
         ge=1,
     )
     device: str | None = setting(

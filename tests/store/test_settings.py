@@ -98,18 +98,6 @@ def test_other_durations_are_refused(text):
         parse_duration(text)
 
 
-@pytest.mark.parametrize(("text", "n_workers"), [("auto", None), ("3", 3)])
-def test_a_number_of_workers_may_be_left_open_by_a_word(tmp_path, text, n_workers):
-    in_file = "execution: {workers: 5}"
-    for source in (
-        {"flags": {"execution.workers": text}},
-        {"env": {"AUTOPEFT_EXECUTION_WORKERS": text}},
-    ):
-        assert resolved(in_file, folder=tmp_path, **source).execution.workers == n_workers
-    in_file = f"execution: {{workers: {text}}}"
-    assert resolved(in_file, folder=tmp_path).execution.workers == n_workers
-
-
 @pytest.mark.parametrize(
     ("text", "n_bytes"),
     [("2GiB", 2 * 2**30), ("500MB", 500 * 10**6), (".5 kib", 512), ("1.5tb", 15 * 10**11)],
