@@ -145,16 +145,13 @@ def analysis_text(analysis: Analysis) -> str:
         notes.append(f"no gradient reaches {len(sensitivity.unreachable)} target modules (score 0): {names}")
     notes += [f"note: {note}" for note in sensitivity.notes]
     if analysis.routing:
-        rows = [_routing_row(name, counts) for name, counts in analysis.routing.items()]
+        rows = []
+        for name, counts in analysis.routing.items():  # a quarter of equal experts gets 25 %
+            highest = sorted(counts, reverse=True)[: max(1, round(len(counts) / 4))]
+            share = percent(100 * sum(highest) / max(1, sum(counts)))
+            rows.append((name, f"{len(counts)}", share, f"{counts.count(0)}"))
         blocks.append(table(("experts", "number", "most routed quarter", "never routed"), rows))
     return blocks_text(*blocks, [*lines_of(notes), *analysis.files])
-
-
-def _routing_row(name: str, counts: Sequence[int]) -> tuple[str, ...]:
-    """Show how unequally the tokens of a layer are routed; a quarter of equal experts gets 25 %."""
-    highest = sorted(counts, reverse=True)[: max(1, round(len(counts) / 4))]
-    share = percent(100 * sum(highest) / max(1, sum(counts)))
-    return name, f"{len(counts)}", share, f"{sum(not count for count in counts)}"
 
 
 def analysis_json(analysis: Analysis) -> dict[str, Any]:

@@ -98,12 +98,19 @@ def estimate_step(
         TargetError: The configs do not fit the model.
     """
     device = (spec.execution.device or "cuda").lower()
-    on_gpu = not device.startswith("cpu")
+    on_gpu, max_bytes = not device.startswith("cpu"), spec.execution.memory_bytes
+    if max_bytes is None and device in estimate.CARDS:
+        max_bytes = int(estimate.CARDS[device].gib * 2**30)
     _check(spec, device)
     methods, tasks = discover("autopeft.methods"), discover("autopeft.tasks")
     with model.quiet_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        part, base = _part_and_base(trained, spec)
+        part, base = read_trained_part(trained, model_id=spec.model.id, revision=spec.model.revision)
+        base = base.model_copy(update={"components": spec.model.components})
+        if "task.name" in spec.explicit:
+            if part.task not in (None, spec.task.name):
+                raise SpecError(f"The plan is for {part.task}, not for {spec.task.name}; leave --task out.")
+            part = replace(part, task=spec.task.name)
         precision, rates = _computing(device, base, dtype=spec.execution.dtype)
 
         @cache
@@ -134,7 +141,7 @@ def estimate_step(
             typical_tokens=rows.typical_tokens if rows else None,
             quantize=quantize,
             checkpointing=_CHECKPOINTING[spec.execution.checkpointing],
-            max_bytes=_max_bytes(spec, device),
+            max_bytes=max_bytes,
             accumulates=accumulates,
         )
         answer = estimate.answer(request, describe)
@@ -151,25 +158,6 @@ def estimate_step(
         rows=rows,
         gpu_price=spec.execution.gpu_price,
     )
-
-
-def _part_and_base(trained: str, spec: RunSpec) -> tuple[TrainedPart, ModelSpec]:
-    """Read what is trained and its base model, with the task and components that the user set."""
-    part, base = read_trained_part(trained, model_id=spec.model.id, revision=spec.model.revision)
-    base = base.model_copy(update={"components": spec.model.components})
-    if "task.name" not in spec.explicit:
-        return part, base
-    if part.task not in (None, spec.task.name):
-        raise SpecError(f"--task is {spec.task.name}, but the plan is for {part.task}; leave --task out.")
-    return replace(part, task=spec.task.name), base
-
-
-def _max_bytes(spec: RunSpec, device: str) -> int | None:
-    """Return the memory that a step may take: `--memory`, else that of a named card."""
-    card = estimate.CARDS.get(device)
-    if spec.execution.memory_bytes is not None or card is None:
-        return spec.execution.memory_bytes
-    return int(card.gib * 2**30)
 
 
 def _check(spec: RunSpec, device: str) -> None:

@@ -33,21 +33,16 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
 
 def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
     """Parse YAML text that is a mapping, or raise a SpecError that names `source`."""
-    content = load_value(text, source=source)
-    if not isinstance(content, dict):
-        held = "is empty" if content is None else f"holds {_shown(content)}"
-        raise SpecError(f"{source} {held}; it should hold `key: value` lines.")
-    return content
-
-
-def load_value(text: str, *, source: str) -> Any:
-    """Parse one YAML document of any type; None if it is empty."""
     try:
-        return yaml.load(text, _Loader)
+        content = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = f" in line {mark.line + 1}" if mark else ""
         raise SpecError(f"{source} is not YAML: {problem or error}{line}.") from error
+    if not isinstance(content, dict):
+        held = "is empty" if content is None else f"holds {_shown(content)}"
+        raise SpecError(f"{source} {held}; it should hold `key: value` lines.")
+    return content
 
 
 def write_yaml_text(content: Any) -> str:
