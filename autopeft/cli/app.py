@@ -7,7 +7,6 @@ import dataclasses
 import math
 import os
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -89,7 +88,6 @@ def search_command(
     quiet: opt.Quiet = False,
 ) -> None:
     """Search for the best plan under a budget, train it in full, and report how it compares with LoRA."""
-    started = time.monotonic()
     with exit_codes(as_json=as_json, quiet=quiet, notes=verbose or dry_run):
         spec = resolve_settings(config=config, env=os.environ, flags=settings)
         if not (quiet or as_json):  # imports take seconds
@@ -101,16 +99,11 @@ def search_command(
             from autopeft.report.progress import progress_display
 
         if dry_run:
-            preview = commands.preview(spec, resume=resume, started=started)
+            preview = commands.preview(spec, resume=resume)
             print(json_text(dataclasses.asdict(preview)) if as_json else preview_text(preview))
             return
         with contextlib.closing(progress_display(quiet=quiet or as_json)) as progress:
-            result, path = commands.run_search(
-                spec,
-                resume=resume,
-                progress=progress,
-                started=started,
-            )
+            result, path = commands.run_search(spec, resume=resume, progress=progress)
         _print_run(result, path, as_json=as_json)
 
 

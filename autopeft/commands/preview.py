@@ -77,13 +77,12 @@ def preview(
     *,
     resume: bool = False,
     memory: InMemory = NAMED,
-    started: float | None = None,
 ) -> Preview:
     """Check everything that a search needs, and report its size without starting it.
 
     The arguments are those of `run_search`.
     """
-    started = time.monotonic() if started is None else started
+    started = time.monotonic()
     if spec.output.out is not None and not resume:
         RunDir.check(spec.output.out)
     with open_run(spec, resume=resume, out=None, memory=memory) as opened:

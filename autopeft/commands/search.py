@@ -50,7 +50,6 @@ def run_search(
     resume: bool = False,
     progress: Lines,
     memory: InMemory = NAMED,
-    started: float | None = None,
 ) -> tuple[SearchResult, Path]:
     """Search and write the run directory; returns the result and the directory's path.
 
@@ -59,10 +58,8 @@ def run_search(
         resume: Continue the run in `spec.output.out` with its settings (see `resumed`).
         progress: Shows the progress.
         memory: Model and data that are objects; the caller wraps the model in `model.restoring`.
-        started: When the command began, in seconds of `time.monotonic`, so that its imports count too; None
-            is now.
     """
-    started = time.monotonic() if started is None else started
+    started = time.monotonic()
 
     def clock() -> float:
         return time.monotonic() - started

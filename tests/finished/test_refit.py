@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -64,8 +64,9 @@ def test_result_has_the_score_and_the_cost_of_the_refit(usual):
 
 def test_a_finished_refit_stays_however_long_loading_takes(small_spec, tmp_path, monkeypatch):
     search(small_spec(tmp_path / "run", max_time="1h"))
-    began = time.monotonic() - 2 * 3600
-    result, run = search(small_spec(tmp_path / "run", max_time="1h"), resume=True, started=began)
+    seconds = itertools.chain([0.0], itertools.repeat(2 * 3600.0))
+    monkeypatch.setattr("autopeft.commands.search.time", SimpleNamespace(monotonic=seconds.__next__))
+    result, run = search(small_spec(tmp_path / "run", max_time="1h"), resume=True)
     assert result.refit is not None and (run / "best/judged").is_dir()
 
 
