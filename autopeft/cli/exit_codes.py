@@ -129,8 +129,8 @@ def stopping_signals() -> Iterator[None]:
         if not isinstance(dropped.exc_value, KeyboardInterrupt | StoppedError):
             usual_hook(dropped)
             return
-        name = getattr(dropped.exc_value, "signal_name", "SIGINT")
-        threading.Timer(_MOMENT_SECONDS, signal.raise_signal, [signal.Signals[name]]).start()
+        number = getattr(signal, getattr(dropped.exc_value, "signal_name", "SIGINT"))
+        threading.Timer(_MOMENT_SECONDS, _send_to_main_thread, [number]).start()
 
     names = (*_SIGNALS, *_OF_SCHEDULERS)
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
@@ -146,6 +146,13 @@ def stopping_signals() -> Iterator[None]:
         for number, handler in usual.items():
             if handler is not None:  # a handler that was not installed from Python cannot be restored
                 signal.signal(number, handler)
+
+
+def _send_to_main_thread(number: int) -> None:
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, number)  # ends a wait of it, too
+    else:  # on Windows
+        signal.raise_signal(number)
 
 
 class PlainErrors(TyperGroup):
