@@ -147,8 +147,8 @@ def analysis_text(analysis: Analysis) -> str:
     if analysis.routing:
         rows = []
         for name, counts in analysis.routing.items():  # a quarter of equal experts gets 25 %
-            highest = sorted(counts, reverse=True)[: max(1, round(len(counts) / 4))]
-            share = percent(100 * sum(highest) / max(1, sum(counts)))
+            busiest = sorted(counts, reverse=True)[: max(1, round(len(counts) / 4))]
+            share = percent(100 * sum(busiest) / max(1, sum(counts)))
             rows.append((name, f"{len(counts)}", share, f"{counts.count(0)}"))
         blocks.append(table(("experts", "number", "most routed quarter", "never routed"), rows))
     return blocks_text(*blocks, [*lines_of(notes), *analysis.files])

@@ -226,21 +226,11 @@ def _servers(config: PeftConfig, base: BaseModel, spec: ModelSpec) -> dict[str, 
     """Return the servers that load an adapter, with their warnings; attaches it to the skeleton `base`."""
     places, whole = model.components(base.module), own_class(model.config_of(spec), "AutoModelForCausalLM")
     attached = adapters.attach_fitting(base.module, [config], base_name=base.name, path=Path())
-    findings = {
-        name: tuple(
-            exports.server_faults(
-                name,
-                attached,
-                configs=[config],
-                places=places,
-                tensor_names=[target for target, _ in attached.targets()],
-                whole=whole,
-            )
+    names, loading = [target for target, _ in attached.targets()], {}
+    for server in exports.SERVERS:
+        faults = exports.server_faults(
+            server, attached, configs=[config], places=places, tensor_names=names, whole=whole
         )
-        for name in exports.SERVERS
-    }
-    return {
-        name: faults
-        for name, faults in findings.items()
-        if all(fault.severity == "warning" for fault in faults)
-    }
+        if all(fault.severity == "warning" for fault in faults):
+            loading[server] = tuple(faults)
+    return loading
