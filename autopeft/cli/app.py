@@ -305,9 +305,6 @@ def try_command(
 @app.command()
 def report(
     path: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the report, as of a read-only run. Default: the run.")
-    ] = None,
     as_json: opt.Json = False,
 ) -> None:
     """Render the report of a finished run again."""
@@ -315,7 +312,7 @@ def report(
         with heavy_imports():
             from autopeft.commands.report import render
 
-        _print_run(render(path, out), out or path, as_json=as_json)
+        _print_run(render(path), path, as_json=as_json)
 
 
 app.add_typer(facts.app)
