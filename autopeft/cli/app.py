@@ -271,9 +271,8 @@ def train(
         if loss is None:
             print("no score: all rows were trained on, and there is no test split")
         else:
-            # The metric of a language model may be its loss: print it once.
-            is_loss = trained.metric == "loss"
-            metric = "" if is_loss else f"{trained.metric} {metric_text(score, trained.is_share)} and "
+            metric = f"{trained.metric} {metric_text(score, trained.is_share)} and "
+            metric = "" if trained.metric == "loss" else metric
             print(f"{metric}loss {loss:.4f} on the {trained.measurement.fidelity.split} split")
         print(f"adapter {trained.folder}")
 

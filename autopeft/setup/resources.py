@@ -154,13 +154,6 @@ def n_workers(execution: ExecutionSpec) -> int:
     return max(execution.workers or 1, len(devices))
 
 
-def log_workers(execution: ExecutionSpec) -> None:
-    """Log number and devices of workers that were derived."""
-    if _places_workers(execution) and (execution.workers is None or execution.device is None):
-        places = ", ".join(name or _kind(name) for name in worker_devices(execution))
-        log.info("Workers: %d, on %s; --workers and --device change that.", n_workers(execution), places)
-
-
 def _kind(device: str | None) -> str:
     return find_device(None).type if device is None else device.partition(":")[0]
 

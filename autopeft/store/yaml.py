@@ -102,16 +102,10 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
-    def write_list(self, items: Any) -> yaml.Node:
-        is_plain = all(isinstance(item, str | int | float | None) for item in items)
-        return self.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=is_plain)
-
     def write_inline(self, items: Inline) -> yaml.Node:
         return self.represent_mapping("tag:yaml.org,2002:map", items, flow_style=True)
 
 
 for _class in (_Loader, _Dumper):
     _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
-_Dumper.add_representer(list, _Dumper.write_list)
-_Dumper.add_representer(tuple, _Dumper.write_list)
 _Dumper.add_representer(Inline, _Dumper.write_inline)
