@@ -27,13 +27,12 @@ def out(tmp_path):
     ("given", "pieces"),
     [
         ({}, (4096, "off")),
-        ({"memory": 2**30}, (None, "auto")),
+        ({"memory": 2**30}, (4096, "off")),
         ({"micro_batch_tokens": 512}, (512, "off")),
         ({"checkpointing": "on"}, (4096, "on")),
-        ({"memory": 2**30, "micro_batch_tokens": 512}, (512, "auto")),
     ],
 )
-def test_pieces_of_a_step_may_change_and_follow_the_memory(tmp_path, given, pieces):
+def test_pieces_of_a_step_and_the_memory_may_change(tmp_path, given, pieces):
     out = tmp_path / "run"
     with RunDir.create(out, resume=False) as run:
         run.write_spec(run_spec(micro_batch_tokens=4096, checkpointing="off"))
