@@ -187,7 +187,7 @@ def _prepare(path: Path, document: PlanDocument, requested: RunSpec, *, all_rows
         bench = replace(prepared.bench, head_learning_rate=head_rate / document.plan.head_factor)
         prepared = replace(prepared, bench=bench)
     prepared = with_all_rows(prepared) if all_rows else prepared
-    check_plan(document.plan, prepared.base, prepared.methods)
+    check_plan(document.plan, prepared.base, prepared.bench.methods)
     if note := other_base_note(document, prepared.base):
         log.warning("%s", note)
     return prepared

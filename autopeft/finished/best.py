@@ -40,7 +40,7 @@ def _fill(fresh: Path, run: RunDir, prepared: Prepared, result: SearchResult) ->
     """Write the plan, its configs, and the weights of its first full run with the files that load them."""
     write_plan(fresh / "plan.yaml", plan_document(prepared, result.best))
     source = ExportSource(
-        configs=compile_plan(result.best, prepared.methods).configs,
+        configs=compile_plan(result.best, prepared.bench.methods).configs,
         base_model=hub_base(result.setting) or result.setting.base_model_source.replace(IN_MEMORY, ""),
         checkpoint=Checkpoint(revision=prepared.spec.model.revision),
         task_type=prepared.task.peft_task_type,

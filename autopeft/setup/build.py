@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from autopeft import train
 from autopeft.data import LabelledData
 from autopeft.model import BaseModel
 from autopeft.model.devices import missing_kernels
-from autopeft.plugins import Method, Task
+from autopeft.plugins import Task
 from autopeft.setup.derive import full_run, with_answer_length, with_batch_and_epochs, with_max_length
 from autopeft.setup.look import NAMED, InMemory, look, methods_for
 from autopeft.setup.resources import budget_of, memory_needed, with_compute
@@ -31,7 +30,6 @@ class Prepared:
     data: LabelledData
     base: BaseModel
     task: Task
-    methods: Mapping[str, Method]
     bench: train.Bench
     full_steps: int
     decisions: tuple[Decision, ...] = ()
@@ -111,7 +109,6 @@ def _prepare(spec: RunSpec, memory: InMemory) -> Prepared:
         data=loaded,
         base=base,
         task=task,
-        methods=bench.methods,
         bench=bench,
         full_steps=full_steps,
         decisions=(*of_length, *of_steps, *of_answers, *computing),

@@ -136,7 +136,7 @@ def user_plan(prepared: Prepared, context: AllocationContext) -> tuple[Arm, Plan
     if path is None:
         return None
     with model.quiet_libraries():
-        baseline = adapters.read_user_plan(Path(path), prepared.base, prepared.methods)
+        baseline = adapters.read_user_plan(Path(path), prepared.base, prepared.bench.methods)
     for note in baseline.notes:
         log.info("%s: %s", path, note)
     plan = baseline.plan
@@ -148,7 +148,7 @@ def user_plan(prepared: Prepared, context: AllocationContext) -> tuple[Arm, Plan
             f"{context.max_params:,}",
         )
     if not plan.learning_rate and plan.lead_method is not None:
-        method = prepared.methods[plan.lead_method]
+        method = prepared.bench.methods[plan.lead_method]
         low, high = method.learning_rate_range
         of_method = [a for a in plan.adapters if a.method == method.name and a.scale > 0]
         scaled = [adapter.scale / method.scale(adapter.rank) for adapter in of_method]

@@ -23,6 +23,7 @@ from autopeft.types import SETTINGS, SHORT_NAMES, RunSpec, path_at_home, with_se
 # Settings that may name a local file, which a resumed or repeated run loads again, maybe from another folder.
 SOURCES = ("model.id", "data.source", "search.baseline")
 _VARIABLES = {field.variable: field.name for field in SETTINGS.values()}
+_LARGEST_MODEL = 10**15  # parameters, more than any model has; heuristic
 _UNIT_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[dhms])+")
 
@@ -75,7 +76,7 @@ def _checked(values: Mapping[str, Any], places: Mapping[str, str]) -> RunSpec:
             faults.append(f"{name} ({places[name]}): {str(error).rstrip('.')}")
     try:
         spec = RunSpec.model_validate_json(json.dumps(content, default=str))
-        budget.check(spec.budget.requested)
+        budget.parse(spec.budget.requested, base_params=_LARGEST_MODEL, rank_params=1)
     except ValidationError as error:
         for name, fault in faults_of(error):
             setting = ".".join(name.split(".")[:2])  # `data.text_columns.0` is an item of a setting
