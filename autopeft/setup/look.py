@@ -15,6 +15,7 @@ from autopeft.errors import DataError, ModelError, UnknownNameError
 from autopeft.model import BaseModel
 from autopeft.model.user_model import narrow_format_of
 from autopeft.plugins import Catalogue, Method, Task, discover, is_own_metric
+from autopeft.setup.resources import with_spread
 from autopeft.types import IN_MEMORY, OWN_TRAINER, RunSpec, with_setting
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ def look(spec: RunSpec, memory: InMemory) -> tuple[RunSpec, LabelledData, BaseMo
     for note in task.notes:
         log.warning("%s", note)
     with model.quiet_libraries():
-        spec = with_precision(spec, memory)
+        spec = with_spread(with_precision(spec, memory), auto_class=task.auto_class)
         base = load_base(spec, task, loaded, memory)
     if loaded.label_space.kind == "number":
         base.scale_output_to(mean=loaded.label_space.mean, std=loaded.label_space.std)

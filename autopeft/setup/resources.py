@@ -16,6 +16,7 @@ from autopeft.executors import EXECUTORS
 from autopeft.model import (
     BaseModel,
     Precision,
+    config_of,
     find_device,
     free_bytes,
     is_out_of_memory,
@@ -29,9 +30,12 @@ from autopeft.model.devices import (
     limit_memory,
     narrow_format,
 )
+from autopeft.model.quantization import stored_weights
 from autopeft.plugins import discover
 from autopeft.space import BASELINE_METHOD
 from autopeft.types import (
+    FLOAT32_BYTES,
+    IN_MEMORY,
     Budget,
     Decision,
     ExecutionSpec,
@@ -41,6 +45,7 @@ from autopeft.types import (
 )
 
 FREE_MEMORY = "Free memory, or set CUDA_VISIBLE_DEVICES to nothing, so that the CPU computes."
+_WEIGHTS_SHARE = 0.8  # of a GPU's free memory; the rest is for what it computes; heuristic
 _THREADS = 2  # of a worker on a CPU, at least; heuristic
 _MOST_ON_CPU = 4  # workers: each may hold weights of its own; heuristic
 
@@ -111,6 +116,29 @@ def loading_place(spec: RunSpec, plan: Plan, *, auto_class: str) -> tuple[str, P
             narrow = narrow_format(place)
     name = SPREAD if device_names(device)[0] == SPREAD else str(place)
     return name, Precision(dtype=narrow or "float32")
+
+
+def with_spread(spec: RunSpec, *, auto_class: str) -> RunSpec:
+    """Spread a base model whose weights fit one GPU of the machine barely or not over all of them; log it.
+
+    `--device`, workers in processes, and quantized weights leave the settings as they are.
+    """
+    execution, gpus = spec.execution, equal_gpus()
+    is_open = execution.device is None and EXECUTORS[execution.executor].shares_memory
+    if len(gpus) < 2 or not is_open or spec.model.id == IN_MEMORY or spec.model.quantize != "none":
+        return spec
+    stored = stored_weights(config_of(spec.model))
+    if stored is not None and not stored.is_loaded_plain:
+        return spec
+    skeleton = load_skeleton(spec.model, auto_class=auto_class)
+    bytes_each = FLOAT32_BYTES if execution.dtype == "float32" else FLOAT32_BYTES // 2
+    n_bytes = bytes_each * (skeleton.base_params + skeleton.head_params)
+    free = free_bytes(torch.device(gpus[0]), limit_bytes=execution.memory_bytes)
+    if n_bytes <= _WEIGHTS_SHARE * free:
+        return spec
+    text = "The weights take %.1f GB, and %s has %.1f GB free: --device %s spreads the layers over %d GPUs."
+    log.info(text, n_bytes / 1e9, gpus[0], free / 1e9, SPREAD, len(gpus))
+    return with_setting(spec, "execution.device", SPREAD)
 
 
 @contextlib.contextmanager

@@ -234,8 +234,8 @@ class ExecutionSpec(Topic):
     device: str | None = setting(
         None,
         "Torch device: cpu, cuda or cuda:1; several for several workers, such as cuda:0,1; balanced "
-        "spreads the layers over all GPUs. Default: a GPU, if there is one; for the executor process all "
-        "GPUs like the first",
+        "spreads the layers over all GPUs. Default: a GPU, if there is one, balanced if the weights do not "
+        "fit on it; for the executor process all GPUs like the first",
         "Machine",
         min_length=1,
     )

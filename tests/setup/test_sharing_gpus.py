@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from toys.specs import run_spec
 
 from autopeft.errors import ModelError
-from autopeft.model import BaseModel, Precision, find_device, from_memory, load
+from autopeft.model import BaseModel, Precision, find_device, from_memory, load, load_skeleton
 from autopeft.model.devices import equal_gpus
 from autopeft.setup import resources
 from autopeft.setup.build import prepare
@@ -159,6 +159,31 @@ def test_a_model_in_memory_on_devices_that_do_not_exchange_values_is_refused(mak
     settings = {"auto_class": "AutoModelForSequenceClassification", "label_names": ("a", "b")}
     with pytest.raises(ModelError, match=r"is on cpu, cuda:1"):
         from_memory(module, None, precision=Precision(), **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "free", "device"),
+    [
+        ({}, 1.2, "balanced"),
+        ({}, 1.3, None),
+        ({"dtype": "bfloat16"}, 0.7, None),
+        ({"device": "cuda:0"}, 1.2, "cuda:0"),
+        ({"executor": "process"}, 1.2, None),
+        ({"quantize": "4bit"}, 1.2, None),
+    ],
+)
+def test_weights_that_leave_less_than_a_fifth_of_a_gpu_are_spread_over_all(
+    settings, free, device, see_gpus, monkeypatch, model_dir
+):
+    see_gpus(CARD, CARD)
+    model, auto_class = ModelSpec(id=str(model_dir)), "AutoModelForSequenceClassification"
+    weights = load_skeleton(model, auto_class=auto_class).module.parameters()
+    free_bytes = int(free * 4 * sum(p.numel() for p in weights))
+    monkeypatch.setattr(resources, "free_bytes", lambda *_, **__: free_bytes)
+    spec = resources.with_spread(
+        run_spec(model_dir, **{"dtype": "float32"} | settings), auto_class=auto_class
+    )
+    assert spec.execution.device == device
 
 
 def test_balanced_needs_two_gpus(see_gpus):
