@@ -22,7 +22,8 @@ _AMOUNT = re.compile(
 )
 _RANK = re.compile(r"[rR]([1-9]\d{0,3})")
 _FACTOR = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
-_ALLOWED = "write a share of the base model such as 0.5%, a rank such as r16, or a number such as 300k"
+_ALLOWED = "write a share of the base model such as 0.5%, a rank such as r16, a number such as 300k, or auto"
+AUTO = "auto"
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # powers of two, as people and kernels use them
 
 
@@ -33,10 +34,13 @@ def parse(requested: str, *, base_params: int, rank_params: int = 0) -> Budget:
     of rank 16 on all linear layers trains, `rank_params` what it trains at rank 1.
 
     Raises:
-        SpecError: The text cannot be read, or asks for more parameters than the model has.
+        SpecError: The text cannot be read, is `auto`, which needs rows (`rank_for`), or asks for more
+            parameters than the model has.
         BudgetError: Less than one parameter.
     """
     text = requested.strip()
+    if text == AUTO:
+        raise SpecError("The budget 'auto' needs the rows of a language model: pass --data, or a rank.")
     if rank := _RANK.fullmatch(text):
         exact = Fraction(int(rank[1]) * rank_params)
     elif match := _AMOUNT.fullmatch(text):
@@ -53,6 +57,17 @@ def parse(requested: str, *, base_params: int, rank_params: int = 0) -> Budget:
         hint = "write 0.5% for a share" if text.replace(".", "").isdigit() else "ask for more"
         raise BudgetError(f"The budget {requested!r} is less than one parameter of {base_params:,}; {hint}.")
     return Budget(max_trainable_params=int(exact), base_params=base_params, requested=text)
+
+
+def rank_for(n_tokens: int, *, rank_params: int, base_params: int) -> int:
+    """Return the lowest rank at which LoRA has a parameter for each token that it learns to write.
+
+    If none has, return the highest rank with fewer parameters than the base model.
+
+    Source: "a very rough approximation" of tinker-docs.thinkingmachines.ai/lora-primer.
+    """
+    ranks = [rank for rank in RANKS if rank * rank_params < base_params] or [1]
+    return next((rank for rank in ranks if rank * rank_params >= n_tokens), ranks[-1])
 
 
 @dataclass(frozen=True, kw_only=True)

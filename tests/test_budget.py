@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopeft.budget import natural_key, parse, require_feasible
+from autopeft.budget import natural_key, parse, rank_for, require_feasible
 from autopeft.errors import BudgetError, SpecError
 from autopeft.types import Budget
 
@@ -81,3 +81,24 @@ def test_a_budget_that_one_method_fits_is_accepted(limit: int) -> None:
 def test_numbers_in_names_sort_by_value() -> None:
     names = ["h.0.mlp.w2", "h.0.mlp.w10", "h.2.q", "h.10.q", "pooler"]
     assert sorted(names, key=natural_key) == names
+
+
+@pytest.mark.parametrize(
+    ("n_tokens", "base_params", "rank"),
+    [
+        (1, 10**9, 1),
+        (1000, 10**9, 1),
+        (1001, 10**9, 2),
+        (50_000, 10**9, 64),
+        (10**9, 10**9, 256),
+        (50_000, 9000, 8),
+    ],
+)
+def test_automatic_rank_has_a_parameter_for_each_token(n_tokens, base_params, rank):
+    assert rank_for(n_tokens, rank_params=1000, base_params=base_params) == rank
+
+
+def test_automatic_budget_needs_rows() -> None:
+    check("auto")
+    with pytest.raises(SpecError, match="--data"):
+        parse("auto", base_params=BASE_PARAMS)

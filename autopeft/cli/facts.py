@@ -98,7 +98,7 @@ def estimate(
 @app.command()
 @opt.takes_settings(
     {
-        "budget": "Such as r16, what LoRA of rank 16 trains, 0.5% or 300k. Default: r16.",
+        "budget": "Such as r16, what LoRA of rank 16 trains, 0.5%, 300k, or auto, by --data. Default: r16.",
         "task": "Default: that of the class that the config names.",
         **_DATA,
         **_COMPONENTS,

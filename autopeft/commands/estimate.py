@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from autopeft import adapters, estimate, model, train
+from autopeft.budget import AUTO
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.estimate import Description, Rates, StepAnswer, StepRequest, TrainedPart
 from autopeft.model import Precision
@@ -21,6 +22,7 @@ from autopeft.model.devices import exact_products
 from autopeft.plugins import discover
 from autopeft.setup.derive import full_run, with_batch_and_epochs, with_max_length
 from autopeft.setup.look import NAMED, load_data
+from autopeft.setup.resources import labelled_tokens
 from autopeft.store import read_plan
 from autopeft.types import DataSpec, ModelSpec, RunSpec
 
@@ -226,7 +228,8 @@ def read_trained_part(
 class RowLengths:
     """What a full run reads: `n_rows` a step, `typical_tokens` per row with padding, `longest` at most.
 
-    No row may have more than `max_length` tokens. `kind` is that of `plugins.LabelSpace`.
+    No row may have more than `max_length` tokens. `kind` is that of `plugins.LabelSpace`. `n_labelled` are
+    the tokens that a language model learns to write; None unless the budget is `auto`.
     """
 
     n_rows: int
@@ -236,6 +239,7 @@ class RowLengths:
     typical_tokens: int
     n_steps: int
     n_epochs: float
+    n_labelled: int | None = None
 
 
 def row_lengths(spec: RunSpec, *, device: str) -> RowLengths:
@@ -269,4 +273,5 @@ def row_lengths(spec: RunSpec, *, device: str) -> RowLengths:
         typical_tokens=round(float(np.mean(padded)) / n_rows),
         n_steps=n_steps,
         n_epochs=n_steps * n_rows / len(encoded.labels),
+        n_labelled=labelled_tokens(fitted, encoded) if spec.budget.requested == AUTO else None,
     )

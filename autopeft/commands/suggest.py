@@ -11,8 +11,8 @@ from peft import PeftConfig
 
 from autopeft import adapters, exports, model, space
 from autopeft.adapters import Finding, compile_plan
-from autopeft.budget import RANKS
-from autopeft.commands.estimate import StepEstimate, estimate_step
+from autopeft.budget import AUTO, RANKS
+from autopeft.commands.estimate import StepEstimate, estimate_step, row_lengths
 from autopeft.errors import BudgetError, SpecError, UnknownNameError
 from autopeft.estimate import CARDS
 from autopeft.exports.recipes import RECIPES
@@ -21,7 +21,7 @@ from autopeft.model.checkpoint_source import own_class
 from autopeft.plugins import PACKED_KINDS, Checkpoint, ExportSource, TrainingFacts, discover
 from autopeft.report.formatting import render
 from autopeft.setup.look import methods_for
-from autopeft.setup.resources import budget_of
+from autopeft.setup.resources import budget_of, with_rank
 from autopeft.space import BASELINE_METHOD, AllocationContext
 from autopeft.train import MOVE_BELOW, MOVE_OF_NUMBERS, WARMUP_SHARE, head_move, warmup_steps
 from autopeft.types import BudgetSpec, ModelSpec, Plan, RunSpec, with_setting
@@ -166,6 +166,8 @@ def suggest(spec: RunSpec, *, trainer: str = "peft") -> Suggestion:
     task = discover("autopeft.tasks")[spec.task.name] if "task.name" in spec.explicit else None
     with model.quiet_libraries():
         base = model.load_skeleton(spec.model, auto_class=task.auto_class if task else None)
+    if spec.budget.requested == AUTO:
+        spec = _with_rank(spec, base)
     rank, plan, config = _largest_lora(spec, base)
     lora = f"{BASELINE_METHOD}_r{rank}"
     run = with_setting(spec, "model.id", spec.model.id or model.DEMO_HUB_ID)
@@ -188,6 +190,20 @@ def suggest(spec: RunSpec, *, trainer: str = "peft") -> Suggestion:
         servers=_servers(config, base, spec.model) if config.task_type == "CAUSAL_LM" else {},
         output_layer=base.output_layer if config.modules_to_save else None,
     )
+
+
+def _with_rank(spec: RunSpec, base: BaseModel) -> RunSpec:
+    """Replace the budget `auto` by a rank for the labelled tokens of the data."""
+    tasks = {task.peft_task_type: task.name for task in discover("autopeft.tasks").values()}
+    name = spec.task.name if "task.name" in spec.explicit else tasks.get(model.task_type_of(base.module))
+    if spec.data.source is None or name is None:
+        raise SpecError("The budget 'auto' needs the rows of a language model: pass --data, or a rank.")
+    rows = row_lengths(
+        with_setting(spec, "task.name", name),
+        device="cpu" if (spec.execution.device or "").startswith("cpu") else "cuda",
+    )
+    assert rows.n_labelled is not None, "the budget is auto"
+    return with_rank(spec, base, n_labelled=rows.n_labelled)[0]
 
 
 def _largest_lora(spec: RunSpec, base: BaseModel) -> tuple[int, Plan, PeftConfig]:

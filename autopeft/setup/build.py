@@ -6,13 +6,14 @@ import logging
 from dataclasses import dataclass, replace
 
 from autopeft import train
+from autopeft.budget import AUTO
 from autopeft.data import LabelledData
 from autopeft.model import BaseModel
 from autopeft.model.devices import missing_kernels
 from autopeft.plugins import Task
 from autopeft.setup.derive import full_run, with_answer_length, with_batch_and_epochs, with_max_length
 from autopeft.setup.look import NAMED, InMemory, look, methods_for
-from autopeft.setup.resources import budget_of, memory_needed, with_compute
+from autopeft.setup.resources import budget_of, labelled_tokens, memory_needed, with_compute, with_rank
 from autopeft.store import RunDir
 from autopeft.types import SETTINGS, Budget, Decision, RunSpec, with_setting
 
@@ -94,6 +95,10 @@ def _prepare(spec: RunSpec, memory: InMemory) -> Prepared:
     examples = splits["train"]
     spec, of_steps = with_batch_and_epochs(spec, examples, task.defaults, device=device)
     task, of_answers = with_answer_length(task, examples)
+    decisions = [*of_length, *of_steps, *of_answers]
+    if spec.budget.requested == AUTO:
+        spec, ranked = with_rank(spec, base, n_labelled=labelled_tokens(task, examples))
+        decisions.append(ranked)
     n_per_step, full_steps = full_run(spec.task, len(examples.labels))
     bench = train.Bench(
         base=base,
@@ -111,7 +116,7 @@ def _prepare(spec: RunSpec, memory: InMemory) -> Prepared:
         task=task,
         bench=bench,
         full_steps=full_steps,
-        decisions=(*of_length, *of_steps, *of_answers, *computing),
+        decisions=(*decisions, *computing),
     )
 
 

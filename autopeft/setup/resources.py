@@ -7,11 +7,12 @@ import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from statistics import fmean
 
 import torch
 
 from autopeft import budget, train
-from autopeft.errors import ModelError, reason_of
+from autopeft.errors import ModelError, SpecError, reason_of
 from autopeft.executors import EXECUTORS
 from autopeft.model import (
     BaseModel,
@@ -31,7 +32,7 @@ from autopeft.model.devices import (
     narrow_format,
 )
 from autopeft.model.quantization import stored_weights
-from autopeft.plugins import discover
+from autopeft.plugins import IGNORED, Task, discover
 from autopeft.space import BASELINE_METHOD
 from autopeft.types import (
     FLOAT32_BYTES,
@@ -58,9 +59,29 @@ log = logging.getLogger(__name__)
 
 def budget_of(spec: RunSpec, base: BaseModel) -> Budget:
     """Return the budget in parameters; a rank is what LoRA of that rank on all linear layers trains."""
+    return budget.parse(spec.budget.requested, base_params=base.base_params, rank_params=_rank_params(base))
+
+
+def _rank_params(base: BaseModel) -> int:
     lora = discover("autopeft.methods")[BASELINE_METHOD]
-    rank_params = sum(lora.cost(target, 1, {}) for target in base.chosen if lora.refusal(target) is None)
-    return budget.parse(spec.budget.requested, base_params=base.base_params, rank_params=rank_params)
+    return sum(lora.cost(target, 1, {}) for target in base.chosen if lora.refusal(target) is None)
+
+
+def with_rank(spec: RunSpec, base: BaseModel, *, n_labelled: int) -> tuple[RunSpec, Decision]:
+    """Replace the budget `auto` by a rank for the tokens that a language model learns to write."""
+    per_rank = _rank_params(base)
+    rank = f"r{budget.rank_for(n_labelled, rank_params=per_rank, base_params=base.base_params)}"
+    rule = f"the lowest rank with a parameter for each of {n_labelled:,} labelled tokens"
+    decision = Decision(setting="budget.requested", value=rank, rule=rule)
+    return with_setting(spec, "budget.requested", rank), decision
+
+
+def labelled_tokens(task: Task, split: train.EncodedSplit) -> int:
+    """Estimate the labelled tokens of a split from its `typical` rows; SpecError if a row has one label."""
+    if task.defaults.family != "language":
+        raise SpecError(f"The budget 'auto' is for language models, not for {task.name}; pass a rank.")
+    of_typical = [sum(label != IGNORED for label in split.labels[i]) for i in split.typical]
+    return round(len(split.labels) * fmean(of_typical))
 
 
 def with_compute(spec: RunSpec, bench: train.Bench) -> tuple[RunSpec, train.Bench, tuple[Decision, ...]]:

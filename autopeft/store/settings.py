@@ -76,7 +76,8 @@ def _checked(values: Mapping[str, Any], places: Mapping[str, str]) -> RunSpec:
             faults.append(f"{name} ({places[name]}): {str(error).rstrip('.')}")
     try:
         spec = RunSpec.model_validate_json(json.dumps(content, default=str))
-        budget.parse(spec.budget.requested, base_params=_LARGEST_MODEL, rank_params=1)
+        if spec.budget.requested != budget.AUTO:
+            budget.parse(spec.budget.requested, base_params=_LARGEST_MODEL, rank_params=1)
     except ValidationError as error:
         for name, fault in faults_of(error):
             setting = ".".join(name.split(".")[:2])  # `data.text_columns.0` is an item of a setting

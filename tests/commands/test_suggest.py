@@ -10,7 +10,10 @@ import pytest
 import torch
 import yaml
 from toys.architectures import CONFIGS
+from toys.folders import word_tokenizer
 from toys.specs import run_spec
+from toys.topologies import build
+from toys.words import toy_rows
 from transformers import (
     Gemma2Config,
     LlamaConfig,
@@ -28,6 +31,7 @@ from autopeft import space
 from autopeft.cli.app import app
 from autopeft.cli.sizes import suggestion_json, suggestion_text
 from autopeft.commands.estimate import estimate_step
+from autopeft.errors import SpecError
 from autopeft.estimate import TrainingStep, measure
 from autopeft.plugins import discover
 from autopeft.store import resolve_settings
@@ -178,6 +182,27 @@ def test_rates_of_half_and_twice_are_a_range_for_language_models_alone(model, mo
     assert "costs about 0.001 nats" in suggestion_text(suggestion)
     classifier = autopeft.suggest(model_dir, task="text-classification", budget="r2")
     assert suggestion_json(classifier)["learning_rate_range"] is None
+
+
+def test_automatic_budget_has_a_parameter_for_each_token_of_the_answers(tmp_path):
+    """400 answers of two words; LoRA has 464 parameters per rank."""
+    build("llama", device="cpu").save_pretrained(tmp_path)
+    word_tokenizer().save_pretrained(tmp_path)
+    texts, _ = toy_rows(500, seed=0)
+    for split, rows in (("train", texts[:400]), ("validation", texts[400:])):
+        lines = [json.dumps({"prompt": text, "completion": "good film"}) for text in rows]
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / f"{split}.jsonl").write_text("\n".join(lines))
+    suggestion = autopeft.suggest(tmp_path, tmp_path / "data", budget="auto")
+    assert (suggestion.config.r, suggestion.trainable_params) == (2, 928)
+    with pytest.raises(SpecError, match="rows"):
+        autopeft.suggest(tmp_path, budget="auto")
+
+
+def test_automatic_budget_of_a_classifier_is_refused(model_dir, tickets):
+    columns = {"text_column": "message", "label_column": "team"}
+    with pytest.raises(SpecError, match="text-classification"):
+        autopeft.suggest(model_dir, tickets, "auto", task="text-classification", device="cpu", **columns)
 
 
 @pytest.fixture(scope="module")
