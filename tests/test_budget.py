@@ -99,6 +99,5 @@ def test_automatic_rank_has_a_parameter_for_each_token(n_tokens, base_params, ra
 
 
 def test_automatic_budget_needs_rows() -> None:
-    check("auto")
     with pytest.raises(SpecError, match="--data"):
         parse("auto", base_params=BASE_PARAMS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import sys
@@ -83,6 +84,7 @@ def search_command(
     resume: opt.Resume = False,
     config: opt.Config = None,
     dry_run: opt.DryRun = False,
+    yes: opt.Yes = False,
     as_json: opt.Json = False,
     verbose: opt.Verbose = False,
     quiet: opt.Quiet = False,
@@ -95,7 +97,7 @@ def search_command(
             print(f"Loading {'the run' if resume else named} …", file=sys.stderr, flush=True)
         with heavy_imports():
             from autopeft import commands
-            from autopeft.cli.results import preview_text
+            from autopeft.cli.results import confirm_long_search, preview_text
             from autopeft.report.progress import progress_display
 
         if dry_run:
@@ -103,7 +105,12 @@ def search_command(
             print(json_text(dataclasses.asdict(preview)) if as_json else preview_text(preview))
             return
         with contextlib.closing(progress_display(quiet=quiet or as_json)) as progress:
-            result, path = commands.run_search(spec, resume=resume, progress=progress)
+            result, path = commands.run_search(
+                spec,
+                resume=resume,
+                progress=progress,
+                confirm=functools.partial(confirm_long_search, yes=yes),
+            )
         _print_run(result, path, as_json=as_json)
 
 

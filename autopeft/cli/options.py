@@ -21,6 +21,7 @@ def _option(text: str, *names: str, **more: Any) -> Any:
 Resume = Annotated[bool, _option("Resume the stopped run in --out.", "--resume")]
 Config = Annotated[Path | None, _option("YAML file with settings, such as a run's run.yaml.")]
 DryRun = Annotated[bool, _option("Check everything and show what would be done.", "--dry-run")]
+Yes = Annotated[bool, _option("Start a search of more than 8 hours without asking.", "--yes")]
 Json = Annotated[bool, _option("Print one JSON object on stdout and nothing else.", "--json")]
 Verbose = Annotated[
     bool,

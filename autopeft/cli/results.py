@@ -9,7 +9,10 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from autopeft.cli.printing import blocks_text, columns, lines_of, table
+from autopeft.errors import SpecError
 from autopeft.report import answer_of, enough_examples, full_rows, name_of
 from autopeft.report.formatting import (
     NOTHING,
@@ -28,6 +31,7 @@ from autopeft.types import counted, listed, quoted, resume_command, shortened, t
 
 if TYPE_CHECKING:
     from autopeft.commands import Analysis, Preview, Reply
+    from autopeft.commands.forecast import SearchTime
     from autopeft.report.table_rows import FullRow
     from autopeft.types import FullRun, SearchResult
 
@@ -222,3 +226,19 @@ def _work(preview: Preview) -> Iterator[tuple[str, str]]:
         return
     yield "time", str(forecast)
     yield "memory", f"{memory(forecast.peak_bytes)} for a training step with {forecast.dearest}"
+
+
+def confirm_long_search(time: SearchTime, *, yes: bool) -> None:
+    """Ask whether to start a search of more than 8 hours; raise SpecError if the answer is not yes.
+
+    Where nobody can answer, `--yes` is the answer.
+    """
+    if yes or not time.is_long:
+        return
+    hours = duration(time.seconds.expected)
+    is_terminal = sys.stdin.isatty() and sys.stderr.isatty()
+    if not (is_terminal and typer.confirm(f"Start a search of about {hours}?", err=True)):
+        raise SpecError(
+            f"The search would take about {hours}. Pass --yes to start it. Or search with --max-steps "
+            f"{time.fitting_steps}, and train the result in full: `autopeft train --plan RUN --epochs N`."
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -21,6 +22,7 @@ from autopeft.train import Pace, pace_of
 from autopeft.types import Fidelity, TargetScores
 
 PROBE_RATE = 1e-5  # so low that no run diverges
+LONG_SECONDS = 8 * 3600.0  # of a search that is not started without asking; heuristic
 _PASS_SHARE = 0.05  # of a full run, what the sensitivity pass takes at most
 _USUAL_REPORT_SECONDS = 5.0  # for weights, exports and the report; heuristic
 # The time of a search as shares of what its plan takes at the pace of LoRA: other methods are slower.
@@ -42,21 +44,30 @@ class SearchTime:
     """How long a search takes.
 
     `full_run_seconds` is R, one full run of the baseline with its evaluation. `seconds` are those of the
-    whole command. `price` is the expected one, in the currency of `--gpu-price`.
+    whole command. `price` is the expected one, in the currency of `--gpu-price`. `fitting_steps` is the
+    `--max-steps` of a search that takes `--max-time`, or 8 hours without it; None if this search does not
+    take longer.
     """
 
     full_run_seconds: float
     seconds: Span
     price: float | None = None
+    fitting_steps: int | None = None
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the search takes more than 8 hours, and more than `--max-time`."""
+        return self.fitting_steps is not None and self.seconds.expected > LONG_SECONDS
 
     def __str__(self) -> str:
-        """Format the time and the price."""
+        """Format the time, the price and the number of steps that would fit."""
         seconds, words = self.seconds, duration(self.seconds.expected)
         if seconds.low < seconds.high:
             words += f" ({duration(seconds.low)} to {duration(seconds.high)})"
         if self.price is not None:
             words += f", price {self.price:,.2f}"
-        return f"{words}, R is {duration(self.full_run_seconds)}"
+        words += f", R is {duration(self.full_run_seconds)}"
+        return words + (f"; --max-steps {self.fitting_steps} would fit" if self.fitting_steps else "")
 
 
 def problem_of(opened: OpenedRun, scores: Sequence[TargetScores] = ()) -> SearchProblem:
@@ -87,14 +98,26 @@ def search_time(prepared: Prepared, problem: SearchProblem, *, so_far: float) ->
     # Limits never shorten the full runs of the baseline.
     least = overhead + seconds_side_by_side([("confirm", full_run)] * len(problem.seeds), n_at_once)
     limit = min(search.max_time_seconds or math.inf, (search.max_cost or math.inf) * full_run)
-    planned = _planned_seconds(prepared, problem, pace, n_at_once)
+
+    def seconds_of(n_steps: int) -> float:
+        lengths = replace(problem.lengths, full_steps=n_steps)
+        return _planned_seconds(prepared, replace(problem, lengths=lengths), pace, n_at_once)
+
+    planned = seconds_of(problem.lengths.full_steps)
     low, expected, high = (
         min(max(limit, least), overhead + share * planned) for share in (_LOW, _EXPECTED, _HIGH)
     )
+    fitting, wish = None, search.max_time_seconds or LONG_SECONDS
+    if expected > wish:
+        shorter = range(1, problem.lengths.full_steps)
+        fitting = max(1, bisect_right(shorter, (wish - overhead) / _EXPECTED, key=seconds_of))
+        unit = 10 ** max(0, len(str(fitting)) - 2)
+        fitting = fitting // unit * unit  # two digits, as the time is an estimate
     return SearchTime(
         full_run_seconds=full_run,
         seconds=Span(low=low, expected=expected, high=high),
         price=None if hourly is None else hourly * expected / 3600,
+        fitting_steps=fitting,
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import optuna
 
 from autopeft import engine, report
-from autopeft.commands.forecast import problem_of, search_time
+from autopeft.commands.forecast import SearchTime, problem_of, search_time
 from autopeft.engine import Driver, SearchProblem
 from autopeft.errors import AutopeftError, first_line_of
 from autopeft.executors import EXECUTORS
@@ -50,6 +50,7 @@ def run_search(
     resume: bool = False,
     progress: Lines,
     memory: InMemory = NAMED,
+    confirm: Callable[[SearchTime], None] = lambda time: None,
 ) -> tuple[SearchResult, Path]:
     """Search and write the run directory; returns the result and the directory's path.
 
@@ -58,6 +59,7 @@ def run_search(
         resume: Continue the run in `spec.output.out` with its settings (see `resumed`).
         progress: Shows the progress.
         memory: Model and data that are objects; the caller wraps the model in `model.restoring`.
+        confirm: Called with the predicted time before a new search begins; what it raises keeps it from that.
     """
     started = time.monotonic()
 
@@ -72,6 +74,7 @@ def run_search(
         run = RunDir(out)  # locked by `open_run`
         if not resume and (predicted := search_time(opened.prepared, problem_of(opened), so_far=clock())):
             progress.note(f"time    {predicted}")
+            confirm(predicted)
         spec = opened.prepared.spec
         state = begin(run, opened.prepared, requested=opened.requested, user_plan=opened.user_plan)
         prepared = replace(opened.prepared, decisions=state.decisions)

@@ -17,7 +17,7 @@ from autopeft.types import SHORT_NAMES, RunSpec
 def test_flags_of_the_command_line_and_arguments_are_one_table():
     (search,) = (c.callback for c in app.registered_commands if c.callback.__name__ == "search_command")
     flags = set(search.__annotations__)
-    not_settings = {"resume", "config", "dry_run", "as_json", "quiet", "verbose"}
+    not_settings = {"resume", "config", "dry_run", "as_json", "quiet", "verbose", "yes"}
     assert flags - not_settings == set(SHORT_NAMES)
 
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from autopeft import commands, model
 from autopeft.cli.app import app
 from autopeft.commands.estimate import row_lengths
+from autopeft.train import Pace
 from autopeft.types import ModelSpec
 
 
@@ -93,3 +94,32 @@ def test_no_limit_shortens_the_time_below_that_of_the_full_runs(limit, model_dir
     preview = commands.preview(spec)
     seconds, full_run = preview.forecast.seconds, preview.forecast.full_run_seconds
     assert seconds.low == seconds.high > 3 * full_run and preview.setting.full_run_steps == 40
+
+
+def test_the_steps_that_would_fit_take_the_time_that_was_asked_for(model_dir, data_dir, monkeypatch):
+    # A fixed pace: other processes may slow down one timing and not the next.
+    pace = Pace(step_seconds=0.01, example_seconds=0.001, run_seconds=0.1)
+    monkeypatch.setattr("autopeft.commands.forecast.pace_of", lambda *_: pace)
+
+    def forecast(**settings):
+        spec = run_spec(model_dir, data_dir, budget="20%", batch_size=8, seeds=3, **settings)
+        return commands.preview(spec).forecast
+
+    usual = forecast(max_steps=4000)
+    wish = 2 * usual.full_run_seconds  # less than the three full runs of the baseline
+    shorter = forecast(max_steps=4000, max_time=wish)
+    assert usual.fitting_steps is None and shorter.fitting_steps is not None
+    assert forecast(max_steps=shorter.fitting_steps).seconds.expected == pytest.approx(wish, rel=0.1)
+
+
+def test_a_long_search_starts_only_with_yes_and_leaves_no_folder_otherwise(
+    model_dir, data_dir, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("autopeft.commands.forecast.LONG_SECONDS", 0.1)
+    words = ["search", "--model", str(model_dir), "--data", str(data_dir), "--budget", "20%"]
+    words += ["--max-steps", "8", "--effort", "quick", "--gpu-price", "3600", "--out", str(tmp_path / "run")]
+    refused = CliRunner().invoke(app, words)
+    assert refused.exit_code == 2 and "--yes" in refused.stderr and not (tmp_path / "run").exists()
+    (time,) = (line for line in refused.stderr.splitlines() if "  time    " in line)
+    assert "price" in time and "--max-steps" in time
+    assert CliRunner().invoke(app, [*words, "--yes"]).exit_code == 0
