@@ -22,7 +22,6 @@ _AMOUNT = re.compile(
 )
 _RANK = re.compile(r"[rR]([1-9]\d{0,3})")
 _FACTOR = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
-_LARGEST_MODEL = 10**15  # parameters, more than any model has; heuristic
 _ALLOWED = "write a share of the base model such as 0.5%, a rank such as r16, a number such as 300k, or auto"
 AUTO = "auto"
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # powers of two, as people and kernels use them
@@ -58,12 +57,6 @@ def parse(requested: str, *, base_params: int, rank_params: int = 0) -> Budget:
         hint = "write 0.5% for a share" if text.replace(".", "").isdigit() else "ask for more"
         raise BudgetError(f"The budget {requested!r} is less than one parameter of {base_params:,}; {hint}.")
     return Budget(max_trainable_params=int(exact), base_params=base_params, requested=text)
-
-
-def check(requested: str) -> None:
-    """Raise SpecError or BudgetError for a `--budget` that fits no base model, before one is loaded."""
-    if requested.strip() != AUTO:
-        parse(requested, base_params=_LARGEST_MODEL, rank_params=1)
 
 
 def rank_for(n_tokens: int, *, rank_params: int, base_params: int) -> int:

@@ -44,13 +44,8 @@ class SpecError(AutopeftError):
 class UnknownNameError(SpecError):
     """A name that does not exist; the message lists known names and suggests the nearest."""
 
-    def __init__(
-        self, kind: str, name: str, existing: Iterable[str], *, listed_in: str = "", hint: str = ""
-    ) -> None:
-        """Make the message; `kind` is a noun, such as "method".
-
-        `listed_in` is the page that lists all names. A `hint` is a sentence that replaces the nearest name.
-        """
+    def __init__(self, kind: str, name: str, existing: Iterable[str], *, hint: str = "") -> None:
+        """Make the message; `kind` is a noun, such as "method", `hint` a sentence after the known names."""
         names = sorted(existing)
         close = nearest(name, names)
         hint = f" {hint or (f'Did you mean {close!r}?' if close else '')}".rstrip()
@@ -58,7 +53,6 @@ class UnknownNameError(SpecError):
         if len(names) > _MOST_LISTED:
             near = difflib.get_close_matches(name, names, n=_NEAREST, cutoff=0.0)
             listed = f"{', '.join(near)} and {len(names) - len(near)} more"
-            listed += f"; {listed_in} lists all" if listed_in else ""
         super().__init__(f"There is no {kind} named {name!r}; known: {listed}.{hint}")
 
 

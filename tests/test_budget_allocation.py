@@ -110,24 +110,6 @@ def test_ranks_are_those_of_the_rule_worked_out_by_hand(claims: list[Claim], bud
     assert allocate(claims, max_params=budget) == by_hand(claims, budget)
 
 
-@given(st.integers(1, 9), st.integers(0, 1500))
-def test_equal_claims_get_ranks_that_differ_by_one_at_most(n_targets: int, budget: int) -> None:
-    targets = [f"h.{i}" for i in range(n_targets)]
-    ranks = allocate([claim(target, max_rank=99) for target in targets], max_params=budget)
-    spread = [ranks.get(target, 0) for target in targets]
-    assert max(spread) - min(spread) <= 1
-    assert sum(spread) == min(budget // 10, 99 * n_targets)
-
-
-def test_sparse_ranks_count_in_units_of_the_smallest() -> None:
-    mixed = [doubling(claim("a", max_rank=64)), claim("b", max_rank=64)]
-    assert allocate(mixed, max_params=10 * (8 + 4)) == {"a": 8, "b": 4}
-
-
-def test_a_tie_goes_to_the_later_layer() -> None:
-    assert allocate([claim("h.9"), claim("h.10")], max_params=10) == {"h.10": 1}
-
-
 @given(claim_lists(), st.integers(0, 3000), st.booleans())
 def test_one_rank_is_the_largest_that_the_budget_covers_at_all_targets(
     drawn: list[Claim], budget: int, may_differ: bool

@@ -47,20 +47,6 @@ def test_the_tightest_group_around_a_job_counts(machine):
     assert left_bytes(**places) == 2 * GIB
 
 
-def test_groups_of_the_first_version_lie_below_their_controller(machine):
-    limits = {"limit_in_bytes": 5 * GIB, "usage_in_bytes": 2 * GIB, "stat": f"total_inactive_file {GIB}"}
-    files = {f"memory/slurm/uid_1/job_7/memory.{name}": text for name, text in limits.items()}
-    files |= {"memory/memory.limit_in_bytes": 2**63 - 4096, "memory/memory.usage_in_bytes": 9 * GIB}
-    places = machine("3:cpu,cpuacct:/slurm\n2:memory:/slurm/uid_1/job_7\n0::/\n", **files)
-    assert left_bytes(**places) == 4 * GIB
-
-
-def test_a_group_that_is_not_mounted_here_leaves_the_root(machine):
-    """Docker with the first version: the path is the host's, and the mount begins at the container's."""
-    files = {"memory/memory.limit_in_bytes": GIB, "memory/memory.usage_in_bytes": 0}
-    assert left_bytes(**machine("5:memory:/docker/0a1b\n", **files)) == GIB
-
-
 @pytest.mark.parametrize("groups", ["0::/\n", ""])
 def test_without_a_limit_nothing_is_left_out(machine, groups):
     places = machine(groups, **second("", most="max", used=GIB))
@@ -72,9 +58,7 @@ def test_without_a_limit_nothing_is_left_out(machine, groups):
     [
         ("0::/\n", {"cpu.max": "50000 100000"}, 0.5),
         ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "300000 100000"}, 3.0),
-        ("1:cpu,cpuacct:/\n", {"cpu/cpu.cfs_quota_us": "150000", "cpu/cpu.cfs_period_us": "100000"}, 1.5),
-        ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
-        ("1:cpuset:/\n", {"cpu/cpu.cfs_quota_us": "1", "cpu/cpu.cfs_period_us": "2"}, None),
+        ("1:cpuset:/\n", {}, None),
     ],
 )
 def test_cores_are_quota_by_period(machine, groups, files, cores):

@@ -1,7 +1,7 @@
 """What `import autopeft` offers to Python: search, tune, analyze, suggest, load_result, apply and the rest.
 
-A setting is a keyword with the name of its flag (`max_steps=50` is `--max-steps 50`) or its dotted name
-(`**{"data.label_kind": "classes"}`); `docs/settings.md` lists them all. Environment variables are not read.
+A setting is a keyword with the name of its flag (`max_steps=50` is `--max-steps 50`); docs/settings.md lists
+all. Environment variables are not read.
 
 Inside the folder each file imports only from those before it: result.
 """
@@ -17,7 +17,7 @@ from typing import Any, Literal, overload
 from torch import nn
 
 from autopeft import commands
-from autopeft.api.result import Result, in_python_words, training_modes, with_path
+from autopeft.api.result import Result, training_modes, with_path
 from autopeft.client import Score, Trial
 from autopeft.commands import Analysis, Preview, Suggestion, apply, save
 from autopeft.errors import ModelError, SpecError
@@ -92,15 +92,12 @@ def search(
     """
     quiet = bool(settings.pop("quiet", False))
     settings = {"budget": budget, **settings}
-    with in_python_words():
-        request, explicit, memory = _resolve(model_or_settings, dataset, settings, tokenizer=tokenizer)
-        with _lent(memory):
-            if dry_run:
-                return commands.preview(request, explicit=explicit, resume=resume, memory=memory)
-            with closing(progress_display(quiet=quiet)) as progress:
-                result, path = commands.run_search(
-                    request, explicit=explicit, resume=resume, progress=progress, memory=memory
-                )
+    request, memory = _resolve(model_or_settings, dataset, settings, tokenizer=tokenizer)
+    with _lent(memory):
+        if dry_run:
+            return commands.preview(request, resume=resume, memory=memory)
+        with closing(progress_display(quiet=quiet)) as progress:
+            result, path = commands.run_search(request, resume=resume, progress=progress, memory=memory)
     return with_path(result, path)
 
 
@@ -131,9 +128,8 @@ def tune(train: Callable[[Trial], Score | float], **about: Any) -> Result:
     Raises:
         AutopeftError: As for `Study`; a TrainingError if no baseline could be trained.
     """
-    with in_python_words():
-        study = Study(**about)
-        return with_path(commands.tune(train, study), study.path)
+    study = Study(**about)
+    return with_path(commands.tune(train, study), study.path)
 
 
 @one_at_a_time()
@@ -155,17 +151,15 @@ def analyze(
     sensitivity.csv; without it nothing is written.
     """
     settings.pop("quiet", None)  # as for `search`; there is no progress here
-    with in_python_words():
-        settings = {"budget": budget, **settings}
-        request, explicit, memory = _resolve(model_or_settings, dataset, settings, tokenizer=tokenizer)
-        with _lent(memory):
-            return commands.analyze(
-                request,
-                scores=[scores] if isinstance(scores, str) else list(scores or ()),
-                explicit=explicit,
-                max_examples=max_examples,
-                memory=memory,
-            )
+    settings = {"budget": budget, **settings}
+    request, memory = _resolve(model_or_settings, dataset, settings, tokenizer=tokenizer)
+    with _lent(memory):
+        return commands.analyze(
+            request,
+            scores=[scores] if isinstance(scores, str) else list(scores or ()),
+            max_examples=max_examples,
+            memory=memory,
+        )
 
 
 @one_at_a_time()
@@ -193,14 +187,12 @@ def suggest(
         suggestion = autopeft.suggest("meta-llama/Llama-3.1-8B", budget="r16")
         peft_model = peft.get_peft_model(model, suggestion.config)  # train it at suggestion.learning_rate
     """
-    with in_python_words():
-        for word, value in (("model", model), ("dataset", data)):
-            if not isinstance(value, str | Path | None):
-                raise SpecError(f"autopeft.suggest takes the name of a {word}, not a {type(value).__name__}.")
-        trainer = about.pop("trainer", "peft")
-        flags = by_dotted_name({"model": model, "data": data, "budget": budget, **about})
-        spec, explicit = resolve_settings(flags=flags)
-        return commands.suggest(spec, explicit=explicit, trainer=trainer)
+    for word, value in (("model", model), ("dataset", data)):
+        if not isinstance(value, str | Path | None):
+            raise SpecError(f"autopeft.suggest takes the name of a {word}, not a {type(value).__name__}.")
+    trainer = about.pop("trainer", "peft")
+    flags = by_dotted_name({"model": model, "data": data, "budget": budget, **about})
+    return commands.suggest(resolve_settings(flags=flags), trainer=trainer)
 
 
 def load_result(folder: str | Path) -> Result:
@@ -209,8 +201,7 @@ def load_result(folder: str | Path) -> Result:
     Raises:
         RunDirError: The folder is not a run, or the run has not finished.
     """
-    with in_python_words():
-        return with_path(RunDir.open(folder).load_result(), Path(folder))
+    return with_path(RunDir.open(folder).load_result(), Path(folder))
 
 
 def _resolve(
@@ -219,8 +210,8 @@ def _resolve(
     settings: Mapping[str, Any],
     *,
     tokenizer: Any,
-) -> tuple[RunSpec, frozenset[str], InMemory]:
-    """Return the settings of a call, the dotted names that the user set, and objects in memory.
+) -> tuple[RunSpec, InMemory]:
+    """Return the settings of a call, and objects in memory.
 
     Raises:
         SpecError: Model or data are passed twice, or a setting is wrong.
@@ -246,8 +237,7 @@ def _resolve(
     if tokenizer is not None and memory.model is None:
         raise ModelError("tokenizer= needs a model object; a model that is named has its tokenizer.")
     values |= {name: value for name, value in by_dotted_name(by_name).items() if value is not None}
-    request, explicit = resolve_settings(config=config, flags=values)
-    return request, explicit, memory
+    return resolve_settings(config=config, flags=values), memory
 
 
 @contextmanager

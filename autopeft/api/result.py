@@ -15,11 +15,11 @@ from torch import nn
 
 from autopeft import commands, report
 from autopeft.commands import Pushed, Reply, Trained
-from autopeft.errors import AutopeftError, SpecError
+from autopeft.errors import SpecError
 from autopeft.report.part_words import part_words
 from autopeft.setup.resources import one_at_a_time
 from autopeft.store import read_plan
-from autopeft.types import Plan, SearchResult, python_words
+from autopeft.types import Plan, SearchResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +45,7 @@ class SavedPlan:
         The adapter goes to `out` or a new folder of `reports`. With `all_rows`, the rows of search and
         confirm are trained on as well.
         """
-        with in_python_words(), training_modes():
+        with training_modes():
             folder = None if out is None else Path(out)
             return commands.train_plan(self.path, out=folder, seed=seed, all_rows=all_rows)
 
@@ -108,8 +108,7 @@ class Result(SearchResult):
             )
         rows = [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs
         words = [tuple(row) if isinstance(row, (list, tuple)) else (row,) for row in rows]
-        with in_python_words():
-            return commands.predict(self.path, [tuple(map(os.fspath, row)) for row in words])
+        return commands.predict(self.path, [tuple(map(os.fspath, row)) for row in words])
 
     @one_at_a_time()
     def load(self, model: nn.Module | None = None) -> PeftModel:
@@ -121,8 +120,7 @@ class Result(SearchResult):
         to the search. It is changed in place, `config.id2label` too: the trained head has the run's order of
         labels.
         """
-        with in_python_words():
-            return commands.load_finished(self, self.path, module=model)
+        return commands.load_finished(self, self.path, module=model)
 
     def push_to_hub(
         self, repo: str, *, private: bool = False, overwrite: bool = False, base_model: str | None = None
@@ -132,8 +130,7 @@ class Result(SearchResult):
         `overwrite` allows an existing repository. `base_model` is the id of the base model on the hub, for a
         run that loaded it from a folder.
         """
-        with in_python_words():
-            return commands.push(self.path, repo, private=private, overwrite=overwrite, base_model=base_model)
+        return commands.push(self.path, repo, private=private, overwrite=overwrite, base_model=base_model)
 
     def __repr__(self) -> str:
         return report.short_text(self, _shown(self.path))
@@ -151,16 +148,6 @@ def with_path(result: SearchResult, path: Path) -> Result:
     """Make the `Result` of a search, which knows the folder of its run."""
     output = result.spec.output.model_copy(update={"out": str(path.absolute())})
     return Result(**{**vars(result), "spec": result.spec.model_copy(update={"output": output})})
-
-
-@contextmanager
-def in_python_words() -> Iterator[None]:
-    """Let errors name arguments of Python instead of flags."""
-    try:
-        yield
-    except AutopeftError as error:
-        error.args = (python_words(str(error)), *error.args[1:])
-        raise
 
 
 @contextmanager

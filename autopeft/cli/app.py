@@ -8,9 +8,7 @@ import functools
 import math
 import os
 import sys
-import time
 from collections.abc import Mapping
-from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,7 +83,6 @@ def search_command(
     settings: Mapping[str, Any],
     resume: opt.Resume = False,
     config: opt.Config = None,
-    assignments: opt.Assignments = None,
     dry_run: opt.DryRun = False,
     yes: opt.Yes = False,
     as_json: opt.Json = False,
@@ -93,11 +90,8 @@ def search_command(
     quiet: opt.Quiet = False,
 ) -> None:
     """Search for the best plan under a budget, train it in full, and report how it compares with LoRA."""
-    started = time.monotonic()
-    with exit_codes(as_json=as_json, quiet=quiet, notes=verbose or dry_run) as interrupt:
-        spec, explicit = resolve_settings(
-            config=config, env=os.environ, flags=settings, assignments=assignments or ()
-        )
+    with exit_codes(as_json=as_json, quiet=quiet, notes=verbose or dry_run):
+        spec = resolve_settings(config=config, env=os.environ, flags=settings)
         if not (quiet or as_json):  # imports take seconds
             named = f"{spec.model.id or 'the demo model'} and {spec.data.source or 'the demo data'}"
             print(f"Loading {'the run' if resume else named} …", file=sys.stderr, flush=True)
@@ -107,18 +101,15 @@ def search_command(
             from autopeft.report.progress import progress_display
 
         if dry_run:
-            preview = commands.preview(spec, explicit=explicit, resume=resume, started=started)
+            preview = commands.preview(spec, resume=resume)
             print(json_text(dataclasses.asdict(preview)) if as_json else preview_text(preview))
             return
         with contextlib.closing(progress_display(quiet=quiet or as_json)) as progress:
             result, path = commands.run_search(
                 spec,
-                explicit=explicit,
                 resume=resume,
                 progress=progress,
-                interrupt=interrupt,
                 confirm=functools.partial(confirm_long_search, yes=yes),
-                started=started,
             )
         _print_run(result, path, as_json=as_json)
 
@@ -182,9 +173,9 @@ def tune(
     quiet: opt.Quiet = False,
 ) -> None:
     """Search with your own trainer: a command that reads {trial}, trains, and writes {result}."""
-    with exit_codes(as_json=as_json, quiet=quiet) as interrupt:
+    with exit_codes(as_json=as_json, quiet=quiet):
         max_seconds = None if trial_time is None else parse_duration(trial_time)
-        resolve_settings(config=None, env={}, flags=settings, assignments=())  # raises before torch is loaded
+        resolve_settings(flags=settings)  # raises before torch is loaded
         with heavy_imports():
             from autopeft import commands
             from autopeft.trials.trial_folders import command
@@ -201,7 +192,7 @@ def tune(
         )
         # A trial is stopped after `max_seconds`; a process that has one for twice that time hangs.
         deadline = math.inf if max_seconds is None else 2 * max_seconds
-        result = commands.tune(train, study, deadline_seconds=deadline, interrupt=interrupt)
+        result = commands.tune(train, study, deadline_seconds=deadline)
         _print_run(result, study.path, as_json=as_json)
 
 
@@ -223,13 +214,13 @@ def analyze(
 ) -> None:
     """Score every target module by how much the loss depends on it, without training."""
     with exit_codes(as_json=as_json, quiet=quiet):
-        spec, explicit = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
+        spec = resolve_settings(env=os.environ, flags=settings)
         with heavy_imports():
             from autopeft import commands
             from autopeft.cli.results import analysis_json, analysis_text
 
         names = [name.strip() for name in scores.split(",")]
-        analysis = commands.analyze(spec, scores=names, explicit=explicit, max_examples=max_examples)
+        analysis = commands.analyze(spec, scores=names, max_examples=max_examples)
         print(json_text(analysis_json(analysis)) if as_json else analysis_text(analysis))
 
 
@@ -266,18 +257,16 @@ def train(
 ) -> None:
     """Train a plan in full and save the adapter with its head, as peft does."""
     with exit_codes(as_json=as_json, quiet=quiet):
-        spec, explicit = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
+        spec = resolve_settings(env=os.environ, flags=settings)
         with heavy_imports():
             from autopeft import commands
             from autopeft.report.formatting import metric as metric_text
 
-        overrides = {name: attrgetter(name)(spec) for name in explicit}
-        out = overrides.pop("output.out", None)
         trained = commands.train_plan(
             plan,
-            out=None if out is None else Path(out),
-            seed=overrides.pop("search.seed", None),
-            overrides=overrides,
+            spec,
+            out=None if spec.output.out is None else Path(spec.output.out),
+            seed=spec.search.seed if "search.seed" in spec.explicit else None,
             resume=resume,
             all_rows=all_rows,
         )
@@ -289,9 +278,8 @@ def train(
         if loss is None:
             print("no score: all rows were trained on, and there is no test split")
         else:
-            # The metric of a language model may be its loss: print it once.
-            is_loss = trained.metric == "loss"
-            metric = "" if is_loss else f"{trained.metric} {metric_text(score, trained.is_share)} and "
+            metric = f"{trained.metric} {metric_text(score, trained.is_share)} and "
+            metric = "" if trained.metric == "loss" else metric
             print(f"{metric}loss {loss:.4f} on the {trained.measurement.fidelity.split} split")
         print(f"adapter {trained.folder}")
 
@@ -323,9 +311,6 @@ def try_command(
 @app.command()
 def report(
     path: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the report, as of a read-only run. Default: the run.")
-    ] = None,
     as_json: opt.Json = False,
 ) -> None:
     """Render the report of a finished run again."""
@@ -333,7 +318,7 @@ def report(
         with heavy_imports():
             from autopeft.commands.report import render
 
-        _print_run(render(path, out), out or path, as_json=as_json)
+        _print_run(render(path), path, as_json=as_json)
 
 
 app.add_typer(facts.app)

@@ -10,8 +10,9 @@ import logging
 import os
 import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from types import FrameType
 from typing import Any, NamedTuple
@@ -31,19 +32,17 @@ _LIBRARIES = "peft transformers datasets huggingface_hub httpx alembic bitsandby
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 # … and what Slurm (`--signal`), Grid Engine (`-notify`) and LSF send before the end of a job.
 _OF_SCHEDULERS = ("SIGUSR1", "SIGUSR2", "SIGXCPU")
+_MOMENT_SECONDS = 0.1  # after which a destructor has ended; heuristic
 _TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the job was stopped, and may be put into the queue again
 _INTERRUPTED, _INTERNAL = "interrupted", "internal"  # codes of a signal, and of a fault of autopeft itself
 
 
 @contextlib.contextmanager
-def exit_codes(
-    *, as_json: bool = False, quiet: bool = False, notes: bool = True
-) -> Iterator[Callable[[], None]]:
+def exit_codes(*, as_json: bool = False, quiet: bool = False, notes: bool = True) -> Iterator[None]:
     """Turn an error of the block into its exit code; warnings and `notes` go to stderr as plain lines.
 
     Libraries log only errors. Ctrl-C exits with 130, SIGTERM with 143, the signal of a scheduler with 75;
-    finished measurements are on disk by then. `as_json` implies `quiet`, and prints an error as JSON. Yields
-    a function for long loops to call: it raises if a signal has arrived (see `stopping_signals`).
+    finished measurements are on disk by then. `as_json` implies `quiet`, and prints an error as JSON.
     """
     quiet = quiet or as_json
     if quiet or not sys.stderr.isatty():
@@ -54,8 +53,8 @@ def exit_codes(
         logging.getLogger(name).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=name)
     try:
-        with stopping_signals() as stop:
-            yield stop
+        with stopping_signals():
+            yield
     except (typer.Exit, BrokenPipeError):  # of a reader, such as `head`, that has ended: exit 1, silently
         raise
     except BaseException as error:
@@ -115,37 +114,45 @@ class StoppedError(SystemExit):
 
 
 @contextlib.contextmanager
-def stopping_signals() -> Iterator[Callable[[], None]]:
-    """Let signals stop the process by an exception; yields a function that raises it again.
+def stopping_signals() -> Iterator[None]:
+    """Let signals stop the process by an exception: SIGINT by KeyboardInterrupt, others by StoppedError.
 
-    SIGINT raises KeyboardInterrupt, other signals StoppedError. Python drops an exception that is raised
-    inside a destructor or a callback of the garbage collector. So a long loop calls the function from time to
-    time: it raises if any signal has arrived. A signal that the caller of this process ignores (`nohup`)
-    stays ignored.
+    Python drops an exception that is raised inside a destructor or a callback of the garbage collector; such
+    a signal is sent again. One that the caller of this process ignores (`nohup`) stays ignored.
     """
-    received: list[int] = []
 
-    def stop() -> None:
-        if received:
-            name = signal.Signals(received[-1]).name
-            raise KeyboardInterrupt if name == "SIGINT" else StoppedError(name)
+    def stop(number: int, _: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        raise KeyboardInterrupt if name == "SIGINT" else StoppedError(name)
 
-    def note(number: int, _: FrameType | None) -> None:
-        received.append(number)
-        stop()
+    def send_again(dropped: Any) -> None:
+        if not isinstance(dropped.exc_value, KeyboardInterrupt | StoppedError):
+            usual_hook(dropped)
+            return
+        number = getattr(signal, getattr(dropped.exc_value, "signal_name", "SIGINT"))
+        threading.Timer(_MOMENT_SECONDS, _send_to_main_thread, [number]).start()
 
     names = (*_SIGNALS, *_OF_SCHEDULERS)
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    usual = {number: signal.getsignal(number) for number in numbers}
+    usual, usual_hook = {number: signal.getsignal(number) for number in numbers}, sys.unraisablehook
     for number in numbers:
         if usual[number] is not signal.SIG_IGN:
-            signal.signal(number, note)
+            signal.signal(number, stop)
+    sys.unraisablehook = send_again
     try:
-        yield stop
+        yield
     finally:
+        sys.unraisablehook = usual_hook
         for number, handler in usual.items():
             if handler is not None:  # a handler that was not installed from Python cannot be restored
                 signal.signal(number, handler)
+
+
+def _send_to_main_thread(number: int) -> None:
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, number)  # ends a wait of it, too
+    else:  # on Windows
+        signal.raise_signal(number)
 
 
 class PlainErrors(TyperGroup):

@@ -42,7 +42,7 @@ def count(
 ) -> None:
     """Count the trainable parameters of a plan, adapter config or method from the model's config."""
     with exit_codes(as_json=as_json):
-        spec, _ = resolve_settings(config=None, env={}, flags=settings, assignments=())
+        spec = resolve_settings(flags=settings)
         with heavy_imports():
             from autopeft import commands
             from autopeft.cli.sizes import count_text
@@ -84,12 +84,12 @@ def estimate(
 ) -> None:
     """Estimate memory, time and price of training from the model's config: no weights, no GPU."""
     with exit_codes(as_json=as_json):
-        spec, explicit = resolve_settings(config=None, env={}, flags=settings, assignments=())
+        spec = resolve_settings(flags=settings)
         with heavy_imports():
             from autopeft import commands
             from autopeft.cli.sizes import estimate_json, estimate_text
 
-        estimated = commands.estimate_step(trained, spec, explicit=explicit, like=like)
+        estimated = commands.estimate_step(trained, spec, like=like)
         print(json_text(estimate_json(estimated)) if as_json else estimate_text(estimated))
         if estimated.answer.limits is not None and not estimated.answer.limits.fits:
             raise typer.Exit(TargetError.exit_code)
@@ -122,13 +122,12 @@ def suggest(
 ) -> None:
     """Suggest a LoRA in seconds, with rate, batch, memory, time and price: no weights, no GPU."""
     with exit_codes(as_json=as_json):
-        flags = {"budget.requested": "r16", **settings, "model.id": model}
-        spec, explicit = resolve_settings(config=None, env={}, flags=flags, assignments=())
+        spec = resolve_settings(flags={"budget.requested": "r16", **settings, "model.id": model})
         with heavy_imports():
             from autopeft import commands
             from autopeft.cli.sizes import suggestion_json, suggestion_text
 
-        suggestion = commands.suggest(spec, explicit=explicit, trainer=trainer)
+        suggestion = commands.suggest(spec, trainer=trainer)
         lines = suggestion.snippet(trainer) if suggestion.estimate.fits else None
         if as_json:
             print(json_text(suggestion_json(suggestion) | {"snippet": lines}))

@@ -12,7 +12,7 @@ import typer
 from autopeft.cli import options as opt
 from autopeft.cli.environment import heavy_imports
 from autopeft.cli.exit_codes import exit_codes
-from autopeft.cli.printing import columns, json_text, lines_of, table
+from autopeft.cli.printing import blocks_text, columns, json_text, lines_of, table
 from autopeft.types import rate
 
 if TYPE_CHECKING:
@@ -154,15 +154,14 @@ def check_text(found: Check) -> str:
     ]
     is_broken = any(each.severity == "broken" for each in found.findings)
     headers = ("server", "verdict", "what it does other than peft")
-    blocks = [
+    return blocks_text(
         lines_of([title]),
         table(("component", "adapted", "of modules", "parameters"), rows) if rows else [],
         lines_of(f"{each.severity}: {each.text}" for each in found.findings),
         [] if is_broken or not servers else table(headers, servers, n_texts=3, width=columns()),
         lines_of(_comparisons(found)),
         lines_of([f"verdict: {found.verdict}"]),
-    ]
-    return "\n\n".join("\n".join(block) for block in blocks if block)
+    )
 
 
 def _comparisons(found: Check) -> Iterator[str]:

@@ -20,9 +20,6 @@ def _option(text: str, *names: str, **more: Any) -> Any:
 
 Resume = Annotated[bool, _option("Resume the stopped run in --out.", "--resume")]
 Config = Annotated[Path | None, _option("YAML file with settings, such as a run's run.yaml.")]
-Assignments = Annotated[
-    list[str] | None, _option("Any setting: topic.field=value. May be repeated.", "--set")
-]
 DryRun = Annotated[bool, _option("Check everything and show what would be done.", "--dry-run")]
 Yes = Annotated[bool, _option("Start a search of more than 8 hours without asking.", "--yes")]
 Json = Annotated[bool, _option("Print one JSON object on stdout and nothing else.", "--json")]
@@ -32,7 +29,7 @@ Verbose = Annotated[
 ]
 Quiet = Annotated[bool, _option("Show no progress and no notes.", "--quiet", "-q")]
 
-# The flags of `search`: every setting that has one, by group, with the help of its declaration.
+# The flags of `search`: all settings by group, with the help of their declarations.
 SEARCH_FLAGS: Mapping[str, str | None] = dict.fromkeys(
     sorted(SHORT_NAMES, key=lambda name: get_args(Group).index(SHORT_NAMES[name].group))
 )
@@ -71,17 +68,15 @@ def takes_settings(flags: Mapping[str, str | None]) -> Callable[[Command], Comma
 
 
 def _parameter(field: SettingField, text: str | None) -> inspect.Parameter:
-    # The name is given, since typer adds a --no- flag to a boolean whose name it derives.
     option = typer.Option(
         field.flag,
         help=text or field.text,
         metavar=_metavar(field),
         rich_help_panel="Options" if text else field.group,
     )
-    # A switch, a list of texts, or a text that `resolve_settings` parses later.
-    kind: Any = list[str] if field.form == "repeated" else bool if field.kind is bool else str
+    kind: Any = list[str] if field.form == "repeated" else str  # `resolve_settings` parses it later
     return inspect.Parameter(
-        str(field.short),
+        field.short,
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
         annotation=Annotated[kind | None, option],
@@ -90,8 +85,6 @@ def _parameter(field: SettingField, text: str | None) -> inspect.Parameter:
 
 def _metavar(field: SettingField) -> str | None:
     """Choose what the help shows for the value; None leaves it to typer."""
-    if field.form == "auto":
-        return "[<int>|auto]"
     if field.choices:
         return f"[{'|'.join(field.choices)}]"
     endings = {"_seconds": "<time>", "_bytes": "<size>"}

@@ -27,7 +27,7 @@ from autopeft.report.formatting import (
     share_words,
     significant,
 )
-from autopeft.types import counted, in_words_of, listed, quoted, resume_command, shortened, to_json
+from autopeft.types import counted, listed, quoted, resume_command, shortened, to_json
 
 if TYPE_CHECKING:
     from autopeft.commands import Analysis, Preview, Reply
@@ -60,7 +60,7 @@ def result_text(result: SearchResult, path: Path) -> str:
         runs += lines_of([f"{budget}, {score}, {lost} against the best plan"])
     n_full, spent = result.cost.total_full_runs, duration(result.cost.total_seconds)
     in_r = "" if n_full is None else f", as long as {n_full:.1f} full runs of the default"
-    sentences = [answer.use, *(minuses(in_words_of(result.spec, each)) for each in answer.sentences[1:])]
+    sentences = [answer.use, *map(minuses, answer.sentences[1:])]
     return "\n" + blocks_text(
         runs,
         lines_of([*sentences, f"The runs of the search took {spent} in all{in_r}."]),
@@ -149,16 +149,13 @@ def analysis_text(analysis: Analysis) -> str:
         notes.append(f"no gradient reaches {len(sensitivity.unreachable)} target modules (score 0): {names}")
     notes += [f"note: {note}" for note in sensitivity.notes]
     if analysis.routing:
-        rows = [_routing_row(name, counts) for name, counts in analysis.routing.items()]
+        rows = []
+        for name, counts in analysis.routing.items():  # a quarter of equal experts gets 25 %
+            busiest = sorted(counts, reverse=True)[: max(1, round(len(counts) / 4))]
+            share = percent(100 * sum(busiest) / max(1, sum(counts)))
+            rows.append((name, f"{len(counts)}", share, f"{counts.count(0)}"))
         blocks.append(table(("experts", "number", "most routed quarter", "never routed"), rows))
     return blocks_text(*blocks, [*lines_of(notes), *analysis.files])
-
-
-def _routing_row(name: str, counts: Sequence[int]) -> tuple[str, ...]:
-    """Show how unequally the tokens of a layer are routed; a quarter of equal experts gets 25 %."""
-    highest = sorted(counts, reverse=True)[: max(1, round(len(counts) / 4))]
-    share = percent(100 * sum(highest) / max(1, sum(counts)))
-    return name, f"{len(counts)}", share, f"{sum(not count for count in counts)}"
 
 
 def analysis_json(analysis: Analysis) -> dict[str, Any]:

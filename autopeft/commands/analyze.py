@@ -45,7 +45,6 @@ def analyze(
     spec: RunSpec,
     *,
     scores: Sequence[str],
-    explicit: frozenset[str] = frozenset(),
     max_examples: int | None = None,
     memory: InMemory = NAMED,
 ) -> Analysis:
@@ -56,16 +55,16 @@ def analyze(
     """
     installed = discover("autopeft.sensitivity")
     names = [installed[name].name for name in scores]
-    out = None if spec.output.out is None else Path(spec.output.out)
+    out = spec.output.out
     if out is not None:
-        refuse_files(out)
-    spec = with_demo_settings(spec, explicit)
+        refuse_files(Path(out))
+    spec = with_demo_settings(spec)
     prepared = prepare(spec, memory=memory)
     targets = prepared.base.chosen
     scored = sensitivity(prepared, names, max_examples=max_examples)
-    files = () if out is None else (out / "sensitivity.csv",)
-    for path in files:
-        write_text(path, report.sensitivity_csv(targets, scored.scores))
+    files = () if out is None else (str(Path(out) / "sensitivity.csv"),)
+    for file in files:
+        write_text(file, report.sensitivity_csv(targets, scored.scores))
     return Analysis(
         spec=spec,
         base_model=prepared.base.name,
@@ -74,5 +73,5 @@ def analyze(
         targets=targets,
         sensitivity=scored,
         routing=routing(prepared, max_examples=max_examples),
-        files=tuple(map(str, files)),
+        files=files,
     )

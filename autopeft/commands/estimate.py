@@ -81,7 +81,6 @@ def estimate_step(
     trained: str,
     spec: RunSpec,
     *,
-    explicit: frozenset[str] = frozenset(),
     like: str = "autopeft",
     accumulates: bool = False,
 ) -> StepEstimate:
@@ -89,15 +88,15 @@ def estimate_step(
 
     `trained` is a plan, a run, an adapter config, its folder, a method such as `lora_r16`, or `full`.
     `execution.device` may name a card; without `data.source` no rows are read. Task and quantization are
-    those of the plan unless `explicit` names them. `like` is `autopeft` or `trainer`. With `accumulates` a
+    those of the plan unless they are set. `like` is `autopeft` or `trainer`. With `accumulates` a
     step that does not fit is computed in micro-batches. Raises SpecError if nothing can be read or replayed,
     and UnknownNameError, DataError, ModelError or TargetError for what cannot be used.
     """
     device = (spec.execution.device or "cuda").lower()
-    _check(spec, explicit, device)
+    _check(spec, device)
     with model.quiet_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        part, base = _part_and_base(trained, spec, explicit)
+        part, base = _part_and_base(trained, spec)
         precision, rates = _computing(device, base, dtype=spec.execution.dtype)
         setup = Setup(
             model=base,
@@ -107,7 +106,7 @@ def estimate_step(
             rates=rates,
         )
         describe = cache(partial(_described, part, setup))
-        quantize = spec.model.quantize if "model.quantize" in explicit else base.quantize
+        quantize = spec.model.quantize if "model.quantize" in spec.explicit else base.quantize
         described = describe(quantize)
         if described.count is not None and "hybrid" in described.count.topology:
             name = described.base_model
@@ -155,14 +154,14 @@ def _rows_of(spec: RunSpec, base: ModelSpec, described: Description, setup: Setu
     )
 
 
-def _part_and_base(trained: str, spec: RunSpec, explicit: frozenset[str]) -> tuple[TrainedPart, ModelSpec]:
+def _part_and_base(trained: str, spec: RunSpec) -> tuple[TrainedPart, ModelSpec]:
     """Read what is trained and its base model, with the task and components that the user set."""
     part, base = read_trained_part(trained, model_id=spec.model.id, revision=spec.model.revision)
     base = base.model_copy(update={"components": spec.model.components})
-    if "task.name" not in explicit:
+    if "task.name" not in spec.explicit:
         return part, base
     if part.task not in (None, spec.task.name):
-        raise SpecError(f"--task is {spec.task.name}, but the plan is for {part.task}; leave --task out.")
+        raise SpecError(f"The plan is for {part.task}, not for {spec.task.name}; leave --task out.")
     return replace(part, task=spec.task.name), base
 
 
@@ -174,12 +173,12 @@ def _max_bytes(spec: RunSpec, device: str) -> int | None:
     return int(card.gib * 2**30)
 
 
-def _check(spec: RunSpec, explicit: frozenset[str], device: str) -> None:
+def _check(spec: RunSpec, device: str) -> None:
     """Raise for a device or task that does not exist, and for settings of data without data."""
     if device not in estimate.CARDS and not _DEVICE.fullmatch(device):
         hint = "Did you mean 'cuda'?" if device == "gpu" else ""  # and not cpu, which is as near
         raise UnknownNameError("device", device, ["cuda", "cpu", *estimate.CARDS], hint=hint)
-    if "task.name" in explicit and spec.task.name not in (tasks := discover("autopeft.tasks")):
+    if "task.name" in spec.explicit and spec.task.name not in (tasks := discover("autopeft.tasks")):
         raise UnknownNameError("task", spec.task.name, sorted(tasks))
     if spec.data.source is None and (spec.task.epochs is not None or spec.data != DataSpec()):
         raise SpecError("--epochs, --text-column and --label-column need --data; pass it too.")

@@ -81,7 +81,7 @@ def export(
         if not exporter.problems(source):
             notes += _check_fit(source, spec, document, folder=folder, needs_base=exporter.needs_base)
             if exporter.needs_base != "none":
-                source = with_base(source, spec, exporter=exporter, folder=folder, path=path)
+                source = with_base(source, spec, exporter=exporter, folder=folder)
             if exporter.needs_base == "weights" and has_other_base(folder, cast("nn.Module", source.base)):
                 notes.append(f"The adapter was trained on other weights than {source.base_model} has now.")
         notes = [*exporter.export(source, out), *notes]  # raises if there are problems
@@ -228,15 +228,13 @@ def _run_of(adapter: Path) -> Path | None:
     return run if is_best and is_run(run) else None
 
 
-def with_base(
-    source: ExportSource, spec: ModelSpec, *, exporter: Exporter, folder: Path, path: Path
-) -> ExportSource:
+def with_base(source: ExportSource, spec: ModelSpec, *, exporter: Exporter, folder: Path) -> ExportSource:
     """Load as much of the base model as the exporter needs.
 
     A quantized base model is dequantized: the adapter was trained on the rounded weights. Other models are
     loaded on the CPU, since a GPU may not have the memory. A whole model is loaded in the number format of
     its checkpoint, which needs no more memory than the checkpoint itself. The labels are those of a
-    config.json in the adapter's `folder`, else those of the run at `path`.
+    config.json in the adapter's `folder`.
 
     Raises:
         SpecError: Some weights are neither in the base model nor in the adapter.
@@ -259,7 +257,7 @@ def with_base(
     base = model.load(
         spec,
         auto_class=type(skeleton).__name__,
-        label_names=_label_names(skeleton, source, head_config, path),
+        label_names=_label_names(skeleton, source, head_config),
         needs_tokenizer=False,
         needs_padding=source.task_type not in _LANGUAGE_TASKS,  # a language model stays as its checkpoint is
         device="cpu" if spec.quantize == "none" else None,
@@ -278,14 +276,11 @@ def with_base(
 
 
 def _label_names(
-    skeleton: nn.Module, source: ExportSource, head_config: Mapping[str, Any], path: Path
+    skeleton: nn.Module, source: ExportSource, head_config: Mapping[str, Any]
 ) -> tuple[str, ...]:
-    """Find the label names: of the adapter's config, else of the run, else `LABEL_0` …; () without a head."""
+    """Find the label names: of the adapter's config, else `LABEL_0` …; () without a head."""
     n_labels = exports.n_trained_labels(source, skeleton)
     id2label = head_config.get("id2label")
     if isinstance(id2label, dict) and (n_labels is None or len(id2label) == n_labels):
         return tuple(str(id2label[key]) for key in sorted(id2label, key=int))
-    with contextlib.suppress(RunDirError):  # an adapter is not a run, and an unfinished run stores no labels
-        if names := RunDir.open(path).load_result().setting.label_names:
-            return tuple(names)
     return () if n_labels is None else tuple(f"LABEL_{index}" for index in range(n_labels))

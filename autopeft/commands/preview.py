@@ -75,22 +75,24 @@ class Forecast(SearchTime):
 def preview(
     spec: RunSpec,
     *,
-    explicit: frozenset[str] = frozenset(),
     resume: bool = False,
     memory: InMemory = NAMED,
-    started: float | None = None,
 ) -> Preview:
     """Check everything that a search needs, and report its size without starting it.
 
     The arguments are those of `run_search`.
     """
-    started = time.monotonic() if started is None else started
+    started = time.monotonic()
     if spec.output.out is not None and not resume:
         RunDir.check(spec.output.out)
-    with open_run(spec, explicit=explicit, resume=resume, out=None, memory=memory) as opened:
+    with open_run(spec, resume=resume, out=None, memory=memory) as opened:
         prepared = opened.prepared
         problem = problem_of(opened)
-        forecast = _forecast(prepared, problem, so_far=time.monotonic() - started)
+        forecast = None
+        if predicted := search_time(prepared, problem, so_far=time.monotonic() - started):
+            peaks = _peak_bytes(prepared, problem)
+            dearest = max(peaks, key=lambda name: peaks[name])
+            forecast = Forecast(**vars(predicted), peak_bytes=peaks[dearest], dearest=dearest)
     lengths = problem.lengths
     low, high = (statistics.least_difference(lengths.n_confirm, disagreement=d) for d in _DISAGREEMENTS)
     return Preview(
@@ -118,16 +120,6 @@ def _most_cost(prepared: Prepared, problem: SearchProblem) -> float:
     planned += further_steps(prepared, problem) * lengths.step_cost
     least = len(problem.seeds) * (lengths.cost(lengths.full(seed=0)) + lengths.cost(lengths.test(seed=0)))
     return min(planned, max(prepared.spec.search.max_cost or math.inf, least))
-
-
-def _forecast(prepared: Prepared, problem: SearchProblem, *, so_far: float) -> Forecast | None:
-    """Predict time and memory; None if the baseline cannot be trained."""
-    time = search_time(prepared, problem, so_far=so_far)
-    if time is None:
-        return None
-    peaks = _peak_bytes(prepared, problem)
-    dearest = max(peaks, key=lambda name: peaks[name])
-    return Forecast(**vars(time), peak_bytes=peaks[dearest], dearest=dearest)
 
 
 def _peak_bytes(prepared: Prepared, problem: SearchProblem) -> Mapping[str, int]:

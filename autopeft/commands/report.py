@@ -10,8 +10,8 @@ from autopeft.store import RunDir
 from autopeft.types import SearchResult
 
 
-def render(path: Path, out: Path | None = None) -> SearchResult:
-    """Write the report of a finished run again, to the folder `out` or to that of the run."""
+def render(path: Path) -> SearchResult:
+    """Write the report of a finished run again."""
     result = RunDir.open(path).load_result()
-    report.write(result, out or path, words=part_words(result))
+    report.write(result, path, words=part_words(result))
     return result

@@ -33,7 +33,7 @@ from autopeft.setup.search_facts import environment, setting_of
 from autopeft.setup.search_problem import rate_ranges, score_names
 from autopeft.setup.workers import start_workers
 from autopeft.store import RunDir, claimed_folder, is_run
-from autopeft.store.state import logged_measurements, record, with_scores, write_state
+from autopeft.store.state import logged_measurements, record, write_state
 from autopeft.store.study_file import study_file
 from autopeft.train import watched
 from autopeft.types import Outcome, RunSpec, SearchResult, SearchSoFar, resume_command
@@ -46,29 +46,21 @@ log = logging.getLogger(__name__)
 def run_search(
     spec: RunSpec,
     *,
-    explicit: frozenset[str] = frozenset(),
     resume: bool = False,
     progress: Lines,
     memory: InMemory = NAMED,
-    interrupt: Callable[[], None] = lambda: None,
     confirm: Callable[[SearchTime], None] = lambda time: None,
-    started: float | None = None,
 ) -> tuple[SearchResult, Path]:
     """Search and write the run directory; returns the result and the directory's path.
 
     Args:
         spec: The settings. If neither model nor data is named, the demo's settings replace all others.
-        explicit: Dotted names of the settings that the user set.
         resume: Continue the run in `spec.output.out` with its settings (see `resumed`).
         progress: Shows the progress.
         memory: Model and data that are objects; the caller wraps the model in `model.restoring`.
-        interrupt: Called before each measurement and training step; what it raises stops the run, which can
-            be resumed then.
         confirm: Called with the predicted time before a new search begins; what it raises keeps it from that.
-        started: When the command began, in seconds of `time.monotonic`, so that its imports count too; None
-            is now.
     """
-    started = time.monotonic() if started is None else started
+    started = time.monotonic()
 
     def clock() -> float:
         return time.monotonic() - started
@@ -76,9 +68,7 @@ def run_search(
     with (
         _folder(spec) as out,
         _resume_command_on_signal(spec, out),
-        open_run(
-            spec, explicit=explicit, resume=resume, out=out, memory=memory, interrupt=interrupt
-        ) as opened,
+        open_run(spec, resume=resume, out=out, memory=memory) as opened,
     ):
         run = RunDir(out)  # locked by `open_run`
         if not resume and (predicted := search_time(opened.prepared, problem_of(opened), so_far=clock())):
@@ -89,7 +79,9 @@ def run_search(
         prepared = replace(opened.prepared, decisions=state.decisions)
         load_seconds = clock()
         progress.phase("sensitivity", 0)
-        state = with_scores(state, lambda: logged_scores(prepared, score_names(spec)))
+        if state.scores is None:  # a resumed run keeps its scores, so that ranks stay
+            scores = logged_scores(prepared, score_names(spec))
+            state = replace(state, scores=scores, scoring_seconds=clock() - load_seconds)
         run.write_spec(spec)  # from here on the folder is a run, which can be resumed
         write_state(run, state)
         problem = problem_of(opened, state.scores or ())
@@ -101,7 +93,7 @@ def run_search(
             environment=environment(prepared.base, spec.execution),  # before the GPU is left to workers
         )
         with live_page(run, so_far, progress) as page:
-            outcome = _outcome(run, prepared, problem, page=page, interrupt=interrupt, clock=clock)
+            outcome = _outcome(run, prepared, problem, page=page, clock=clock)
             cost = search_cost(
                 outcome,
                 paid=run.measurements.load(),
@@ -123,7 +115,6 @@ def _outcome(
     problem: SearchProblem,
     *,
     page: LivePage,
-    interrupt: Callable[[], None],
     clock: Callable[[], float],
 ) -> Outcome:
     """Run the search on the workers; its study is `study.sqlite`, and `page` shows its progress."""
@@ -137,7 +128,6 @@ def _outcome(
             problem=problem,
             earlier=logged_measurements(run),
             record=lambda measurement: record(run, measurement),
-            interrupt=interrupt,
             clock=clock,
             max_seconds=spec.search.max_time_seconds or math.inf,
             max_cost=spec.search.max_cost or math.inf,

@@ -149,7 +149,7 @@ class Suggestion:
         return f"{lines}\n\n{optimizer.rstrip()}"
 
 
-def suggest(spec: RunSpec, *, explicit: frozenset[str] = frozenset(), trainer: str = "peft") -> Suggestion:
+def suggest(spec: RunSpec, *, trainer: str = "peft") -> Suggestion:
     """Spend the budget on LoRA of one rank on all layers to adapt; predict batch, memory, time and price.
 
     These are the linear layers of `model.components`, by default those that suit the topology of the model.
@@ -163,21 +163,21 @@ def suggest(spec: RunSpec, *, explicit: frozenset[str] = frozenset(), trainer: s
         TargetError: The model has none of a component.
         SpecError, ModelError, DataError: As for `estimate`.
     """
-    task = discover("autopeft.tasks")[spec.task.name] if "task.name" in explicit else None
+    task = discover("autopeft.tasks")[spec.task.name] if "task.name" in spec.explicit else None
     with model.quiet_libraries():
         base = model.load_skeleton(spec.model, auto_class=task.auto_class if task else None)
     if spec.budget.requested == AUTO:
-        spec = _with_rank(spec, base, explicit)
+        spec = _with_rank(spec, base)
     rank, plan, config = _largest_lora(spec, base)
     lora = f"{BASELINE_METHOD}_r{rank}"
     run = with_setting(spec, "model.id", spec.model.id or model.DEMO_HUB_ID)
     if run.data.source is None:
         run = with_setting(run, "task.batch_size", _USUAL_ROWS)
     like = "autopeft" if trainer in _LOSS_IN_PIECES else "trainer"
-    step = estimate_step(lora, run, explicit=explicit, accumulates=True, like=like)
-    if "model.quantize" not in explicit and not step.fits and step.answer.described.can_be_quantized:
-        run, explicit = with_setting(run, "model.quantize", "4bit"), explicit | {"model.quantize"}
-        in_4_bits = estimate_step(lora, run, explicit=explicit, accumulates=True, like=like)
+    step = estimate_step(lora, run, accumulates=True, like=like)
+    if "model.quantize" not in run.explicit and not step.fits and step.answer.described.can_be_quantized:
+        quantized = with_setting(run, "model.quantize", "4bit")
+        in_4_bits = estimate_step(lora, quantized, accumulates=True, like=like)
         step = in_4_bits if in_4_bits.fits else step
     return Suggestion(
         base_model=base.name,
@@ -192,14 +192,16 @@ def suggest(spec: RunSpec, *, explicit: frozenset[str] = frozenset(), trainer: s
     )
 
 
-def _with_rank(spec: RunSpec, base: BaseModel, explicit: frozenset[str]) -> RunSpec:
+def _with_rank(spec: RunSpec, base: BaseModel) -> RunSpec:
     """Replace the budget `auto` by a rank for the labelled tokens of the data."""
     tasks = {task.peft_task_type: task.name for task in discover("autopeft.tasks").values()}
-    name = spec.task.name if "task.name" in explicit else tasks.get(model.task_type_of(base.module))
+    name = spec.task.name if "task.name" in spec.explicit else tasks.get(model.task_type_of(base.module))
     if spec.data.source is None or name is None:
         raise SpecError("The budget 'auto' needs the rows of a language model: pass --data, or a rank.")
-    spec = with_setting(spec, "task.name", name)
-    rows = row_lengths(spec, device="cpu" if (spec.execution.device or "").startswith("cpu") else "cuda")
+    rows = row_lengths(
+        with_setting(spec, "task.name", name),
+        device="cpu" if (spec.execution.device or "").startswith("cpu") else "cuda",
+    )
     assert rows.n_labelled is not None, "the budget is auto"
     return with_rank(spec, base, n_labelled=rows.n_labelled)[0]
 
@@ -240,21 +242,11 @@ def _servers(config: PeftConfig, base: BaseModel, spec: ModelSpec) -> dict[str, 
     """Return the servers that load an adapter, with their warnings; attaches it to the skeleton `base`."""
     places, whole = model.components(base.module), own_class(model.config_of(spec), "AutoModelForCausalLM")
     attached = adapters.attach_fitting(base.module, [config], base_name=base.name, path=Path())
-    findings = {
-        name: tuple(
-            exports.server_faults(
-                name,
-                attached,
-                configs=[config],
-                places=places,
-                tensor_names=[target for target, _ in attached.targets()],
-                whole=whole,
-            )
+    names, loading = [target for target, _ in attached.targets()], {}
+    for server in exports.SERVERS:
+        faults = exports.server_faults(
+            server, attached, configs=[config], places=places, tensor_names=names, whole=whole
         )
-        for name in exports.SERVERS
-    }
-    return {
-        name: faults
-        for name, faults in findings.items()
-        if all(fault.severity == "warning" for fault in faults)
-    }
+        if all(fault.severity == "warning" for fault in faults):
+            loading[server] = tuple(faults)
+    return loading

@@ -32,7 +32,6 @@ from autopeft.store import (
     read_plan,
     read_record,
     refuse_files,
-    resolve_settings,
     whole_path,
     write_plan,
     write_record,
@@ -43,6 +42,7 @@ from autopeft.train import SCHEDULE, Bench, kept_step
 from autopeft.types import (
     Fidelity,
     Measurement,
+    OutputSpec,
     Plan,
     PlanDocument,
     RunSpec,
@@ -54,6 +54,7 @@ from autopeft.types import (
 
 CURVE = "curve.jsonl"  # next to the weights: loss, learning rate, gradient norm and speed every ten steps
 _SECONDS = 10.0  # between two log lines about the steps; heuristic
+AS_PLANNED = RunSpec()  # no setting replaces one of the plan
 _LENGTHS = frozenset({"task.epochs", "task.max_steps"})
 
 log = logging.getLogger(__name__)
@@ -75,10 +76,10 @@ class Trained:
 
 def train_plan(
     path: Path,
+    requested: RunSpec = AS_PLANNED,
     *,
     out: Path | None = None,
     seed: int | None = None,
-    overrides: Mapping[str, object] | None = None,
     resume: bool = False,
     all_rows: bool = False,
 ) -> Trained:
@@ -89,11 +90,11 @@ def train_plan(
 
     Args:
         path: plan.yaml or a run directory.
+        requested: What is set of `model.id`, `model.quantize`, `data.source` (it must have the columns that
+            the plan names), `task.epochs` and `task.max_steps` replaces what the plan says. `execution` and
+            `output.report_to` are read too, and no other settings.
         out: Folder for the adapter; must be empty or absent. None is `reports/adapter-<plan>-<seed>`.
         seed: None uses the plan's seed.
-        overrides: Values instead of the plan's: of `model.id`, `model.quantize`, `data.source` (it must have
-            the columns that the plan names), `task.epochs` or `task.max_steps`, of `execution`, and of
-            `output.report_to`. Other settings are not used.
         resume: Continue a training that was stopped; plan, seed, model and data must be the same.
         all_rows: Train on the rows of search and confirm too, for as many epochs as the plan says.
 
@@ -110,7 +111,7 @@ def train_plan(
     unfinished = target.absolute().with_name(f"{target.absolute().name}.unfinished")
     refuse_files(target)  # before any work
     _check_unfinished(unfinished, resume=resume)
-    prepared = _prepare(path, document, overrides or {}, all_rows=all_rows)
+    prepared = _prepare(path, document, requested, all_rows=all_rows)
     fidelity = Fidelity(
         split="confirm",
         train_steps=prepared.full_steps,
@@ -171,30 +172,28 @@ def _facts(prepared: Prepared, plan: Plan, fidelity: Fidelity) -> dict[str, Any]
     }
 
 
-def _prepare(
-    path: Path, document: PlanDocument, overrides: Mapping[str, object], *, all_rows: bool
-) -> Prepared:
+def _prepare(path: Path, document: PlanDocument, requested: RunSpec, *, all_rows: bool) -> Prepared:
     """Load the data and the model of a plan, and check that the plan fits them."""
-    _require_data(path, document, overrides.get("data.source"))
+    _require_data(path, document, requested.data.source)
     if document.schedule != SCHEDULE:
         log.warning("The training does not follow the schedule in %s, but its own: %s.", path, SCHEDULE)
-    spec = spec_of_plan(document, overrides)
+    spec = spec_of_plan(document, requested)
     check_trackers(spec)
     if is_own_metric(spec.task.metric):
         own_function(str(spec.task.metric))  # raises for a bad one before the model is loaded
     prepared = prepare(spec)
-    if (head_rate := document.head_learning_rate) and not _LENGTHS & overrides.keys():
+    if (head_rate := document.head_learning_rate) and not _LENGTHS & requested.explicit:
         # For another length it is derived again, since it depends on the epochs.
         bench = replace(prepared.bench, head_learning_rate=head_rate / document.plan.head_factor)
         prepared = replace(prepared, bench=bench)
     prepared = with_all_rows(prepared) if all_rows else prepared
-    check_plan(document.plan, prepared.base, prepared.methods)
+    check_plan(document.plan, prepared.base, prepared.bench.methods)
     if note := other_base_note(document, prepared.base):
         log.warning("%s", note)
     return prepared
 
 
-def _require_data(path: Path, document: PlanDocument, data_source: object) -> None:
+def _require_data(path: Path, document: PlanDocument, data_source: str | None) -> None:
     """Raise SpecError if neither the user nor the plan names a dataset, unless the plan is of the demo.
 
     A pushed plan, for example, names none. It would be trained on the demo's sentences otherwise.
@@ -219,34 +218,28 @@ def _tested(measurement: Measurement, bench: Bench, *, n_test: int) -> Measureme
     return replace(measurement, fidelity=fidelity, metric=tested.metric, loss=tested.loss)
 
 
-def spec_of_plan(document: PlanDocument, overrides: Mapping[str, object]) -> RunSpec:
-    """Return the settings of a plan, with those of `overrides` by their names.
+def spec_of_plan(document: PlanDocument, requested: RunSpec) -> RunSpec:
+    """Return the settings of a plan, with those that are requested instead.
 
     The data is split by the plan's seed, so that the confirm split is that of its search.
-
-    Raises:
-        SpecError: The plan has no learning rate, or an override has a value that is not allowed.
     """
     if document.plan.learning_rate <= 0:
         raise SpecError(f"The plan's learning rate is {document.plan.learning_rate}; it must be above 0.")
-    base = document.model
-    flags = {"model.quantize": base.quantize, **overrides}
-    checked, _ = resolve_settings(flags=flags)
-    base = base if checked.model.id is None else checked.model
+    explicit, wanted = requested.explicit, requested.task
+    base = document.model if requested.model.id is None else requested.model
+    quantize = requested.model.quantize if "model.quantize" in explicit else document.model.quantize
     base_id = None if base.id is None else whole_path(base.id)
-    data = document.data
-    if checked.data.source is not None:
-        data = data.model_copy(update={"source": whole_path(checked.data.source)})
-    task = document.task.model_copy(update={"metric": checked.task.metric or document.task.metric})
-    if _LENGTHS & flags.keys():
-        task = task.model_copy(update={"epochs": checked.task.epochs, "max_steps": checked.task.max_steps})
+    source = requested.data.source or document.data.source
+    task = document.task.model_copy(update={"metric": wanted.metric or document.task.metric})
+    if _LENGTHS & explicit:
+        task = task.model_copy(update={"epochs": wanted.epochs, "max_steps": wanted.max_steps})
     return RunSpec(
-        model=base.model_copy(update={"id": base_id, "quantize": checked.model.quantize}),
-        execution=checked.execution,
-        data=data,
+        model=base.model_copy(update={"id": base_id, "quantize": quantize}),
+        execution=requested.execution,
+        data=document.data.model_copy(update={"source": source}),
         task=task,
         search=SearchSpec(seed=document.seed),
-        output=checked.output,
+        output=OutputSpec(report_to=requested.output.report_to),
     )
 
 

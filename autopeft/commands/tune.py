@@ -46,21 +46,18 @@ def tune(
     study: Study,
     *,
     deadline_seconds: float = math.inf,
-    interrupt: Callable[[], None] = lambda: None,
 ) -> SearchResult:
     """Give each trial of a study to a training function until the study has its answer; write the answer.
 
     An error of the function is logged as a failed trial, and the search continues; only a full disk stops it.
     Several processes may call this on one folder; they share the trials. After `deadline_seconds` a trial of
-    another process is taken over. What `interrupt`, called before each trial, raises stops the search; the
-    next call of `tune` resumes it.
+    another process is taken over. A signal stops the search; the next call of `tune` resumes it.
 
     Raises:
         TrainingError: No baseline could be trained.
     """
     is_waiting = False
     while not study.is_finished:
-        interrupt()
         trial = study.ask(deadline_seconds=deadline_seconds)
         if trial is None:
             if not is_waiting:

@@ -57,7 +57,6 @@ class Driver:
     progress: Progress
     earlier: Mapping[Key, Measurement] = field(default_factory=dict)  # of a stopped run, not repeated
     record: Callable[[Measurement], None] = lambda measurement: None  # stores it before the search continues
-    interrupt: Callable[[], None] = lambda: None  # called before each run; what it raises stops the search
     clock: Callable[[], float] = lambda: 0.0  # seconds since the run began
     max_seconds: float = math.inf  # these limits shorten a search, never a full run
     max_cost: float = math.inf  # in R
@@ -100,7 +99,6 @@ class Driver:
 
         for request in tuple(waiting):
             if request.key not in self.earlier:
-                self.interrupt()
                 pending[request.key] = self.executor.submit(self.measure_one, *request.key)
             take_finished()  # an executor that runs at submit has finished: a signal may come before the next
         while waiting:  # in slices, since Windows notices Ctrl-C only between them

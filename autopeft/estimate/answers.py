@@ -58,7 +58,6 @@ class Memory:
     # In addition to tensors, low, expected and high: the allocator's reserve, a margin and the CUDA context,
     # on a CPU also what Python and its libraries take.
     reserve: tuple[int, int, int]
-    phase: str  # the part of the step that takes the most
 
     @property
     def low(self) -> int:
@@ -78,14 +77,13 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """The settings of a step, its memory, and its floating-point operations in products and attention."""
+    """The settings of a step, its memory and its time."""
 
     n_rows: int
     n_tokens: int
     quantize: str
     checkpointing: bool
     memory: Memory
-    flops: int
     seconds: float | None = None  # None if the device's rates are unknown
 
 
@@ -147,7 +145,6 @@ def step_of(traced: TracedModel, n_rows: int, n_tokens: int, *, checkpointing: b
         quantize=setup.model.quantize,
         checkpointing=checkpointing,
         memory=in_parts(replayed, on_gpu=setup.on_gpu),
-        flops=replayed.flops,
         seconds=None if rates is None else rates.of_step(busy, n_calls),
     )
 
@@ -230,16 +227,9 @@ def _without_activations(traced: TracedModel, n_rows: int, n_tokens: int) -> Ste
         activations=0,
         logits=0,
         reserve=(0, 0, 0),
-        phase=FORWARD,
     )
-    return Step(
-        n_rows=n_rows,
-        n_tokens=n_tokens,
-        quantize=traced.setup.model.quantize,
-        checkpointing=False,
-        memory=memory,
-        flops=0,
-    )
+    quantize = traced.setup.model.quantize
+    return Step(n_rows=n_rows, n_tokens=n_tokens, quantize=quantize, checkpointing=False, memory=memory)
 
 
 def in_parts(memory: StepMemory, *, on_gpu: bool) -> Memory:
@@ -258,7 +248,6 @@ def in_parts(memory: StepMemory, *, on_gpu: bool) -> Memory:
         activations=activations,
         logits=computed - activations,
         reserve=(process, process + allocator, process + allocator + margin + context),
-        phase=phase,
     )
 
 

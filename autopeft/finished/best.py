@@ -23,7 +23,7 @@ def write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
     with replaced_folder(run.best) as fresh:
         write_plan(fresh / "plan.yaml", plan_document(prepared, result.best))
         source = ExportSource(
-            configs=compile_plan(result.best, prepared.methods).configs,
+            configs=compile_plan(result.best, prepared.bench.methods).configs,
             base_model=hub_base(result.setting) or result.setting.base_model_source.replace(IN_MEMORY, ""),
             checkpoint=Checkpoint(revision=prepared.spec.model.revision),
             task_type=prepared.task.peft_task_type,

@@ -43,7 +43,7 @@ def refit(run: RunDir, prepared: Prepared, problem: SearchProblem, result: Searc
             full.
     """
     if not EXECUTORS[prepared.spec.execution.executor].shares_memory:  # the weights left for the workers
-        prepared = prepare(prepared.spec).kept_in(run, interrupt=prepared.bench.interrupt)
+        prepared = prepare(prepared.spec).kept_in(run)
     prepared = with_all_rows(prepared)
     n_steps, n_test, seed = prepared.full_steps, prepared.n_evaluated("test"), _seed(result)
     fidelity = Fidelity(

@@ -27,6 +27,7 @@ from autopeft.gpu_check.trainer_loop import trainer_losses
 from autopeft.plugins import Batch, Task
 from autopeft.report.progress import Lines
 from autopeft.store import resolve_settings
+from autopeft.train import watched
 from autopeft.types import FLOAT32_BYTES, SearchResult, Status
 
 _N_LENGTHS = 50  # of rows, all different: each is a new shape for the kernels
@@ -82,16 +83,14 @@ def check_number_format(place: Place) -> Row:
 
 def check_waits(place: Place) -> Row:
     """Let torch raise an error if a step, with its batch and its optimizer, waits for the GPU."""
-    n_begun = 0
 
-    def begin() -> None:
-        nonlocal n_begun
-        n_begun += 1
-        place.gpu.on_wait("error" if n_begun == 3 else "default")
+    def before_next(step: int, n_steps: int, loss: Callable[[], float]) -> None:
+        place.gpu.on_wait("error" if step == 2 else "default")
 
-    bench = place.bench([64, 48, 32, 16] * 8, batch_size=4, interrupt=begin)
+    bench = place.bench([64, 48, 32, 16] * 8, batch_size=4)
     try:
-        measurement = bench.measure(place.plan, short_run(5, bench.batch_size))
+        with watched(before_next):
+            measurement = bench.measure(place.plan, short_run(5, bench.batch_size))
     finally:
         place.gpu.on_wait("default")
     is_good = measurement.status is Status.COMPLETE
@@ -186,8 +185,7 @@ def _search_demo(place: Place) -> SearchResult:
             "output.out": f"{folder}/demo",
             "execution.device": str(place.gpu.device),
         }
-        spec, explicit = resolve_settings(config=None, env={}, flags=flags, assignments=())
-        return run_search(spec, explicit=explicit, progress=Lines())[0]
+        return run_search(resolve_settings(flags=flags), progress=Lines())[0]
 
 
 def check_demo(place: Place, search: Callable[[Place], SearchResult] = _search_demo) -> Row:

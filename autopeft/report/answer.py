@@ -9,7 +9,7 @@ from autopeft.report.formatting import count, duration, memory, metric, percent
 from autopeft.report.plan_names import PartWords, is_untrained
 from autopeft.report.table_rows import FullRow, full_rows, scored_record
 from autopeft.space import BASELINE_METHOD
-from autopeft.types import SearchResult, in_words_of
+from autopeft.types import SearchResult
 
 NO_LEARNING = "nothing learned"
 # Label of the verdict, or what overrules it -> words and tone of the mark above the answer.
@@ -48,7 +48,7 @@ def answer_of(result: SearchResult, words: PartWords) -> Answer:
     default = "the default LoRA" if result.baseline.lead_method == BASELINE_METHOD else "the default"
     mark, tone = _MARKS[label]
     details = {
-        "How sure": in_words_of(result.spec, result.verdict.sentence),
+        "How sure": result.verdict.sentence,
         "What it costs": _cost(result, best, baseline if is_compared else None),
         "What you get": _refit(result),
         "Serving": _served(words) if not is_untrained(result, result.best) else "",
@@ -56,7 +56,7 @@ def answer_of(result: SearchResult, words: PartWords) -> Answer:
     return Answer(
         mark=mark,
         tone=tone,
-        use=in_words_of(result.spec, _use(result, label, best.words, default, is_compared=is_compared)),
+        use=_use(result, label, best.words, default, is_compared=is_compared),
         details={name: sentence for name, sentence in details.items() if sentence},
     )
 

@@ -21,7 +21,6 @@ from autopeft.types import (
     SearchSoFar,
     Status,
     TrainedPlan,
-    in_words_of,
     repeat_command,
     train_command,
 )
@@ -87,7 +86,7 @@ def _content(result: SearchResult | SearchSoFar, words: PartWords, status: str) 
         "is_running": status.startswith("running"),  # the page then loads itself again
         "answer": finished and answer_of(finished, words),
         "verdict": finished and finished.verdict,
-        "notes": [in_words_of(spec, sentence) for sentence in sentences_of(result)],
+        "notes": sentences_of(result),
         "full_rows": full,
         "n_seeds": max((len(row.confirm.seeds) for row in full), default=1),
         "sizes": [(name_of(step.plan, result, words.labels), step) for step in result.sizes],
@@ -166,7 +165,7 @@ def _settings(result: SearchResult | SearchSoFar) -> list[tuple[str, str]]:
         for name, value in fields.items()
     ]
     rows += [(f"{d.subject}, derived", f"{d.value}: {d.rule}") for d in result.setting.decisions]
-    return [(in_words_of(spec, name), in_words_of(spec, value)) for name, value in rows]
+    return rows
 
 
 def short_text(result: SearchResult, path: str) -> str:

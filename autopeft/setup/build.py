@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from autopeft import train
 from autopeft.budget import AUTO
 from autopeft.data import LabelledData
 from autopeft.model import BaseModel
-from autopeft.plugins import Method, Task
+from autopeft.plugins import Task
 from autopeft.setup.derive import full_run, with_answer_length, with_batch_and_epochs, with_max_length
 from autopeft.setup.look import NAMED, InMemory, look, methods_for
 from autopeft.setup.resources import budget_of, labelled_tokens, memory_needed, with_compute, with_rank
@@ -31,20 +30,13 @@ class Prepared:
     data: LabelledData
     base: BaseModel
     task: Task
-    methods: Mapping[str, Method]
     bench: train.Bench
     full_steps: int
     decisions: tuple[Decision, ...] = ()
 
-    def kept_in(self, run: RunDir, *, interrupt: Callable[[], None] = lambda: None) -> Prepared:
+    def kept_in(self, run: RunDir) -> Prepared:
         """Return the same run with weights, states and curves in a run directory; see `Bench`."""
-        bench = replace(
-            self.bench,
-            keep_weights=run.weights,
-            under_way=run.under_way,
-            curve=run.curve,
-            interrupt=interrupt,
-        )
+        bench = replace(self.bench, keep_weights=run.weights, under_way=run.under_way, curve=run.curve)
         return replace(self, bench=bench)
 
     def n_evaluated(self, split: str) -> int:
@@ -119,7 +111,6 @@ def _prepare(spec: RunSpec, memory: InMemory) -> Prepared:
         data=loaded,
         base=base,
         task=task,
-        methods=bench.methods,
         bench=bench,
         full_steps=full_steps,
         decisions=(*decisions, *computing),
@@ -150,10 +141,11 @@ def with_all_rows(prepared: Prepared) -> Prepared:
     return replace(prepared, data=loaded, bench=bench, full_steps=full_steps)
 
 
-def with_demo_settings(spec: RunSpec, explicit: frozenset[str]) -> RunSpec:
+def with_demo_settings(spec: RunSpec) -> RunSpec:
     """Replace what the user did not set by the demo's values, if neither model nor data is named."""
     if spec.model.id is not None or spec.data.source is not None:
         return spec
+    explicit = spec.explicit
     for field in SETTINGS.values():
         is_set = field.name in explicit or (field.name == "task.max_steps" and "task.epochs" in explicit)
         if field.demo is not None and not is_set:

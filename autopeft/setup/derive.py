@@ -133,20 +133,14 @@ def block_length(n_tokens: int, *, limits: tuple[int, int]) -> tuple[int, str]:
     least, value = limits
     while value // 2 >= least and n_tokens // value < _BLOCKS:
         value //= 2
-    if value == limits[1]:
-        return value, f"the most by default, or by the model; about {n_tokens // value:,} train blocks"
-    return value, f"about {n_tokens // value:,} train blocks; longer ones would be fewer than {_BLOCKS}"
+    return value, f"about {n_tokens // value:,} train blocks"
 
 
 def answer_length(lengths: Sequence[int], *, limits: tuple[int, int]) -> tuple[int, str]:
     """Derive the tokens to generate per answer: the 99th percentile of the true ones, and a quarter more."""
     typical = _in_multiples(int(_percentile(lengths) * _LONGER_ANSWER))
-    value = min(max(typical, limits[0]), limits[1])
-    if value == typical:
-        why = f"a quarter more than the {PERCENTILE}th percentile"
-    else:
-        why = "the least" if value > typical else "the most"
-    return value, f"{why}; the longest completion has {max(lengths):,} tokens"
+    rule = f"a quarter more than the {PERCENTILE}th percentile, {limits[0]:,} to {limits[1]:,}; the longest"
+    return min(max(typical, limits[0]), limits[1]), f"{rule} completion has {max(lengths):,} tokens"
 
 
 def batch_size(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import geometric_mean
@@ -52,18 +52,16 @@ class OpenedRun:
 def open_run(
     spec: RunSpec,
     *,
-    explicit: frozenset[str],
     resume: bool,
     out: Path | None,
     memory: InMemory = NAMED,
-    interrupt: Callable[[], None] = lambda: None,
 ) -> Iterator[OpenedRun]:
     """Check the settings, load data and model, and fit the search space to the budget.
 
     The run directory `out` is locked within the context, and an error before the sensitivity is measured
     removes it. None, in a dry run, writes nothing. The other arguments are those of `run_search`.
     """
-    spec = resumed(spec, explicit) if resume else with_demo_settings(spec, explicit)
+    spec = resumed(spec) if resume else with_demo_settings(spec)
     requested = requested_space(spec)
     _check_settings(spec)
     place: contextlib.AbstractContextManager[RunDir | None] = (
@@ -73,7 +71,7 @@ def open_run(
         try:
             prepared = prepare(spec, memory=memory)
             if folder:
-                prepared = prepared.kept_in(folder, interrupt=interrupt)
+                prepared = prepared.kept_in(folder)
             check_comparison(prepared)
             feasible, context = fit_to_budget(prepared.spec, prepared.base, requested)
             yield OpenedRun(
@@ -138,7 +136,7 @@ def user_plan(prepared: Prepared, context: AllocationContext) -> tuple[Arm, Plan
     if path is None:
         return None
     with model.quiet_libraries():
-        baseline = adapters.read_user_plan(Path(path), prepared.base, prepared.methods)
+        baseline = adapters.read_user_plan(Path(path), prepared.base, prepared.bench.methods)
     for note in baseline.notes:
         log.info("%s: %s", path, note)
     plan = baseline.plan
@@ -150,7 +148,7 @@ def user_plan(prepared: Prepared, context: AllocationContext) -> tuple[Arm, Plan
             f"{context.max_params:,}",
         )
     if not plan.learning_rate and plan.lead_method is not None:
-        method = prepared.methods[plan.lead_method]
+        method = prepared.bench.methods[plan.lead_method]
         low, high = method.learning_rate_range
         of_method = [a for a in plan.adapters if a.method == method.name and a.scale > 0]
         scaled = [adapter.scale / method.scale(adapter.rank) for adapter in of_method]

@@ -195,18 +195,11 @@ def worker_devices(execution: ExecutionSpec) -> tuple[str | None, ...]:
 
 
 def n_workers(execution: ExecutionSpec) -> int:
-    """Count the workers: `--workers`, at least one for each device; `auto` adds some on a CPU alone."""
+    """Count the workers: `--workers`, at least one for each device; by default more on a CPU alone."""
     devices = worker_devices(execution)
     if execution.workers is None and _places_workers(execution) and _kind(devices[0]) == "cpu":
         return max(1, min(_MOST_ON_CPU, torch.get_num_threads() // _THREADS))
     return max(execution.workers or 1, len(devices))
-
-
-def log_workers(execution: ExecutionSpec) -> None:
-    """Log number and devices of workers that were derived."""
-    if _places_workers(execution) and (execution.workers is None or execution.device is None):
-        places = ", ".join(name or _kind(name) for name in worker_devices(execution))
-        log.info("Workers: %d, on %s; --workers and --device change that.", n_workers(execution), places)
 
 
 def _kind(device: str | None) -> str:

@@ -19,9 +19,6 @@ from autopeft.store import STATE, RunDir
 from autopeft.store.state import RunState, differences, read_state
 from autopeft.types import SETTINGS, VERSION, Arm, Plan, RunSpec, digest_of, to_json, with_setting
 
-_MEMORY = "execution.memory_bytes"
-# How a step is cut into pieces that fit into the memory, and the values with which the run chooses again.
-_PIECES = {"execution.micro_batch_tokens": None, "execution.checkpointing": "auto"}
 # What a resumed run may change: the deadline, where model, data and the user's files are (digests of their
 # content are compared), how measurements are spread over processes and devices of one kind, the pieces of a
 # step, which have gradients that add up to the same, trackers, and the machine's price.
@@ -30,7 +27,7 @@ _CHANGEABLE = frozenset(
         *("search.max_time_seconds", "output.out", "output.report_to"),
         *("model.id", "model.revision", "data.source", "search.space", "search.baseline"),
         *("execution.executor", "execution.workers", "execution.device", "execution.gpu_price"),
-        *(_MEMORY, *_PIECES),
+        *("execution.memory_bytes", "execution.micro_batch_tokens", "execution.checkpointing"),
     }
 )
 # Numbers, rows or proposals depend on their versions.
@@ -40,11 +37,11 @@ _COMMIT_LENGTH = 40
 log = logging.getLogger(__name__)
 
 
-def resumed(requested: RunSpec, explicit: frozenset[str]) -> RunSpec:
+def resumed(requested: RunSpec) -> RunSpec:
     """Read the settings of the run in `requested.output.out`, with the changes that the user may make.
 
-    The user may change `_CHANGEABLE`; in a finished run all of these but the deadline. With `--memory` the
-    run chooses the pieces of a step again. Other settings that are not `explicit` keep the run's values.
+    The user may change `_CHANGEABLE`; in a finished run all of these but the deadline. Settings that are not
+    set keep the run's values.
 
     Raises:
         SpecError: The user set another value for a setting that cannot change.
@@ -52,7 +49,7 @@ def resumed(requested: RunSpec, explicit: frozenset[str]) -> RunSpec:
     """
     if requested.output.out is None:
         raise SpecError("--resume needs --out with the run directory to continue.")
-    run = RunDir.open(requested.output.out)
+    run, explicit = RunDir.open(requested.output.out), requested.explicit
     changeable = _CHANGEABLE - ({"search.max_time_seconds"} if run.is_finished else set())
     # A run directory may be a stranger's, whose trackers would log to the user's account.
     spec = run.read_spec().model_copy(update={"output": requested.output})
@@ -69,8 +66,6 @@ def resumed(requested: RunSpec, explicit: frozenset[str]) -> RunSpec:
         if name == "model.id" and "model.revision" not in explicit:
             spec = with_setting(spec, "model.revision", None)  # it was a revision of the old model
         spec = with_setting(spec, name, value)
-    for name in _PIECES.keys() - explicit if _MEMORY in explicit else ():
-        spec = with_setting(spec, name, _PIECES[name])
     return spec
 
 

@@ -18,7 +18,7 @@ from autopeft.plugins import Batch, Score, discover
 from autopeft.sensitivity import ScoredModel, measure
 from autopeft.setup.build import Prepared
 from autopeft.setup.resources import memory_needed
-from autopeft.types import SEEN_ENOUGH, SIZE_SCORE, Sensitivity, TargetScores
+from autopeft.types import SIZE_SCORE, Sensitivity, TargetScores
 
 MAX_EXAMPLES = 512  # of the sensitivity pass, unless the user asks for more
 _SHARE = 0.05  # of a full run's cost: the project's promise
@@ -33,18 +33,12 @@ _SORTED_BATCHES = 4  # batches whose examples are sorted by length together; heu
 log = logging.getLogger(__name__)
 
 
-def sensitivity(
-    prepared: Prepared,
-    names: Sequence[str],
-    *,
-    max_examples: int | None = None,
-    enough: float = SEEN_ENOUGH,
-) -> Sensitivity:
+def sensitivity(prepared: Prepared, names: Sequence[str], *, max_examples: int | None = None) -> Sensitivity:
     """Score every target module on a seeded sample of the train split.
 
     Without `max_examples`, the pass may cost 5 % of a full run, with at least one batch and at most 512
     examples. It ends early, and a note says so, once two halves of the examples rank the target modules alike
-    (by `enough`, see `measure`).
+    (see `measure`).
 
     Raises:
         SpecError: A score is not finite, or one example does not fit into memory.
@@ -58,7 +52,7 @@ def sensitivity(
     )
     batches = _batches(prepared, n_examples=min(n_requested, n_train))
     with memory_needed("the sensitivity pass", prepared.spec), exact_products():
-        scored = measure(scores, _scored_model(prepared), batches, enough=enough)
+        scored = measure(scores, _scored_model(prepared), batches)
     notes = scored.notes
     if 0 < scored.n_examples < n_requested:
         is_whole = scored.n_examples >= n_train
@@ -92,7 +86,6 @@ def _scored_model(prepared: Prepared) -> ScoredModel:
         task=prepared.task,
         precision=prepared.base.precision,
         max_tokens=prepared.bench.compute.plain_tokens,  # layers are not checkpointed there
-        interrupt=prepared.bench.interrupt,
     )
 
 

@@ -15,16 +15,18 @@ import torch
 from autopeft import model
 from autopeft.errors import RunDirError, SpecError
 from autopeft.executors import EXECUTORS, Executor
-from autopeft.model.devices import SPREAD
+from autopeft.model.devices import SPREAD, find_device
 from autopeft.plugins import allow_own_function
 from autopeft.setup.build import Prepared, prepare
-from autopeft.setup.resources import log_workers, n_workers, worker_devices
+from autopeft.setup.resources import n_workers, worker_devices
 from autopeft.setup.resuming import loaded_facts
 from autopeft.store import SOURCES, STATE, RunDir, whole_path
 from autopeft.store.state import differences
 from autopeft.types import Fidelity, Measurement, Plan, RunSpec, with_setting
 
 Measure = Callable[[Plan, Fidelity], Measurement]
+
+log = logging.getLogger(__name__)
 
 
 def check_executor(spec: RunSpec) -> None:
@@ -57,7 +59,9 @@ def check_executor(spec: RunSpec) -> None:
             f"The executor {executor.name} loads model and data in other processes, which cannot share "
             "objects in memory; save them and pass their paths, or use --executor serial."
         )
-    log_workers(spec.execution)
+    if not (executor.shares_memory or executor.assigns_gpus):
+        places = ", ".join(name or find_device(None).type for name in worker_devices(spec.execution))
+        log.info("Workers: %d, on %s; --workers and --device change that.", n_workers(spec.execution), places)
 
 
 def start_workers(executor: Executor, run: RunDir, prepared: Prepared) -> Measure:

@@ -90,7 +90,10 @@ def write_plan(path: Path | str, document: types.PlanDocument) -> None:
     if plan.head_factor != 1.0:
         content["head_factor"] = plan.head_factor
     content["adapters"] = [_adapter_line(adapter) for adapter in plan.adapters]
-    write_text(path, _HEADER.format(train=_train_words(document)) + write_yaml_text(content))
+    train = types.train_command(Path("plan.yaml"), document.model, document.data)
+    if document.data.source == types.OWN_TRAINER:
+        train = "pass trial.json, which is next to this file, to your training script as {trial}"
+    write_text(path, _HEADER.format(train=train) + write_yaml_text(content))
 
 
 def _adapter_line(adapter: types.Adapter) -> Inline:
@@ -99,15 +102,6 @@ def _adapter_line(adapter: types.Adapter) -> Inline:
     if adapter.rate_factor != 1.0:
         line["rate_factor"] = float(adapter.rate_factor)
     return line
-
-
-def _train_words(document: types.PlanDocument) -> str:
-    """Describe how the plan is trained again."""
-    if document.data.source == types.OWN_TRAINER:
-        return "pass trial.json, which is next to this file, to your training script as {trial}"
-    train = types.train_command(Path("plan.yaml"), document.model, document.data)
-    needs_data = document.model.id not in (None, types.IN_MEMORY) and document.data.source is None
-    return f"{train} --data YOURS" if needs_data else train
 
 
 def read_plan_file(path: Path) -> types.PlanDocument:

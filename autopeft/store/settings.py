@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
@@ -17,13 +17,13 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 from autopeft import budget
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.plugins import allow_own_function
-from autopeft.store.yaml import faults_of, load_value, read_yaml
+from autopeft.store.yaml import faults_of, read_yaml
 from autopeft.types import SETTINGS, SHORT_NAMES, RunSpec, path_at_home, with_setting
 
 # Settings that may name a local file, which a resumed or repeated run loads again, maybe from another folder.
 SOURCES = ("model.id", "data.source", "search.baseline")
-_PAGE = "docs/settings.md"  # lists the name and the flag of every setting
 _VARIABLES = {field.variable: field.name for field in SETTINGS.values()}
+_LARGEST_MODEL = 10**15  # parameters, more than any model has; heuristic
 _UNIT_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[dhms])+")
 
@@ -35,15 +35,13 @@ def resolve_settings(
     config: Path | None = None,
     env: Mapping[str, str] = {},
     flags: Mapping[str, object] = {},
-    assignments: Sequence[str] = (),
-) -> tuple[RunSpec, frozenset[str]]:
-    """Resolve the settings of a run; also returns the dotted names (`search.trials`) that the user set.
+) -> RunSpec:
+    """Resolve the settings of a run; `explicit` of the spec has those that the user set.
 
     Args:
         config: YAML file, nested by topic (`search: {trials: 30}`), or None.
         env: Environment; `AUTOPEFT_SEARCH_TRIALS=30` is read, an empty value counts as not given.
         flags: Dotted name -> value of flags of the command line or arguments in Python; None: not given.
-        assignments: Values of `--set`, such as `search.trials=30`; a flag of the same setting wins.
 
     Raises:
         UnknownNameError: A topic, setting or `AUTOPEFT_` variable that does not exist.
@@ -54,8 +52,7 @@ def resolve_settings(
     for name, value, place in (
         *(_of_file(config) if config else ()),
         *_of_environment(env),
-        *_of_assignments(assignments),
-        *((name, value, SETTINGS[name].flag or name) for name, value in flags.items() if value is not None),
+        *((name, value, SETTINGS[name].flag) for name, value in flags.items() if value is not None),
     ):
         values[name], places[name] = value, place
     for name, place in places.items():
@@ -64,7 +61,7 @@ def resolve_settings(
     spec = _with_whole_paths(_checked(values, places), values)
     if "task.metric" in values and places["task.metric"] != str(config):
         allow_own_function(spec.task.metric)
-    return spec, frozenset(values)
+    return spec
 
 
 def _checked(values: Mapping[str, Any], places: Mapping[str, str]) -> RunSpec:
@@ -79,7 +76,8 @@ def _checked(values: Mapping[str, Any], places: Mapping[str, str]) -> RunSpec:
             faults.append(f"{name} ({places[name]}): {str(error).rstrip('.')}")
     try:
         spec = RunSpec.model_validate_json(json.dumps(content, default=str))
-        budget.check(spec.budget.requested)
+        if spec.budget.requested != budget.AUTO:
+            budget.parse(spec.budget.requested, base_params=_LARGEST_MODEL, rank_params=1)
     except ValidationError as error:
         for name, fault in faults_of(error):
             setting = ".".join(name.split(".")[:2])  # `data.text_columns.0` is an item of a setting
@@ -136,7 +134,7 @@ def by_dotted_name(arguments: Mapping[str, Any]) -> dict[str, Any]:
     by_name: dict[str, object] = {}
     for name, value in arguments.items():
         if name not in dotted:
-            raise UnknownNameError("setting", name, dotted if "." in name else SHORT_NAMES, listed_in=_PAGE)
+            raise UnknownNameError("setting", name, dotted if "." in name else SHORT_NAMES)
         if by_name.get(dotted[name]) is None:
             by_name[dotted[name]] = value
         elif value is not None:
@@ -162,46 +160,25 @@ def parse_bytes(text: str) -> int:
     raise SpecError(f"{text!r} is not an amount of memory with a unit; write it like 2GiB or 500MB.")
 
 
-def _require_setting(name: str, place: str) -> str:
-    if name not in SETTINGS:
-        raise UnknownNameError(f"setting ({place})", name, SETTINGS, listed_in=_PAGE)
-    return name
-
-
 def _of_file(path: Path) -> Iterator[tuple[str, Any, str]]:
     """Yield the name, value and place of each setting in a file."""
     for topic, fields in read_yaml(path).items():
         if fields is None and topic in RunSpec.model_fields:
             continue  # a topic with everything below it commented out
         if not isinstance(fields, dict):
-            raise UnknownNameError(f"setting ({path})", str(topic), SETTINGS, listed_in=_PAGE)
+            raise UnknownNameError(f"setting ({path})", str(topic), SETTINGS)
         for field, value in fields.items():
-            yield _require_setting(f"{topic}.{field}", str(path)), value, str(path)
+            if (name := f"{topic}.{field}") not in SETTINGS:
+                raise UnknownNameError(f"setting ({path})", name, SETTINGS)
+            yield name, value, str(path)
 
 
 def _of_environment(env: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
     for variable in sorted(name for name in env if name.startswith("AUTOPEFT_")):
         if variable not in _VARIABLES:
-            raise UnknownNameError("environment variable", variable, _VARIABLES, listed_in=_PAGE)
+            raise UnknownNameError("environment variable", variable, _VARIABLES)
         if env[variable].strip():
-            name = _VARIABLES[variable]
-            yield name, _of_text(name, env[variable], variable), variable
-
-
-def _of_assignments(assignments: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
-    for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        if not equals:
-            raise SpecError(f"--set {assignment} has no value; write it like --set search.trials=30.")
-        name = _require_setting(name.strip(), "--set")
-        yield name, _of_text(name, text, "--set"), "--set"
-
-
-def _of_text(name: str, text: str, place: str) -> Any:
-    """Parse a variable or the value of `--set` as YAML, but leave texts and lists as they are."""
-    kind, text = SETTINGS[name].kind, text.strip()
-    is_text = kind is str or get_origin(kind) is tuple
-    return text if is_text and text != "null" else load_value(text, source=f"{name} ({place})")
+            yield _VARIABLES[variable], env[variable].strip(), variable
 
 
 def _typed(name: str, value: Any) -> Any:
@@ -218,8 +195,6 @@ def _typed(name: str, value: Any) -> Any:
         raise SpecError("it is empty; give a value, or leave it out")
     if is_list:
         return [item.strip(" '\"") for item in value.strip("[] ").split(",")]
-    if field.form == "auto" and value == "auto":
-        return None
     if name.endswith("_seconds"):
         return parse_duration(value)
     if name.endswith("_bytes"):

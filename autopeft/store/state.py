@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from autopeft.store.files import read_record, write_record
@@ -48,15 +47,6 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """List what differs between the facts that a run began with and those of now; "" if nothing does."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return "; ".join(f"{name} was {before.get(name)} and is now {now.get(name)}" for name in names)
-
-
-def with_scores(state: RunState, score: Callable[[], tuple[TargetScores, ...]]) -> RunState:
-    """Measure the sensitivity of the targets, unless a resumed run has it, so that ranks stay."""
-    if state.scores is not None:
-        return state
-    started = time.monotonic()
-    scores = score()
-    return replace(state, scores=scores, scoring_seconds=time.monotonic() - started)
 
 
 def logged_measurements(run: RunDir) -> dict[tuple[Plan, Fidelity], Measurement]:

@@ -33,21 +33,16 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
 
 def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
     """Parse YAML text that is a mapping, or raise a SpecError that names `source`."""
-    content = load_value(text, source=source)
-    if not isinstance(content, dict):
-        held = "is empty" if content is None else f"holds {_shown(content)}"
-        raise SpecError(f"{source} {held}; it should hold `key: value` lines.")
-    return content
-
-
-def load_value(text: str, *, source: str) -> Any:
-    """Parse one YAML document of any type; None if it is empty."""
     try:
-        return yaml.load(text, _Loader)
+        content = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = f" in line {mark.line + 1}" if mark else ""
         raise SpecError(f"{source} is not YAML: {problem or error}{line}.") from error
+    if not isinstance(content, dict):
+        held = "is empty" if content is None else f"holds {_shown(content)}"
+        raise SpecError(f"{source} {held}; it should hold `key: value` lines.")
+    return content
 
 
 def write_yaml_text(content: Any) -> str:
@@ -107,16 +102,10 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
-    def write_list(self, items: Any) -> yaml.Node:
-        is_plain = all(isinstance(item, str | int | float | None) for item in items)
-        return self.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=is_plain)
-
     def write_inline(self, items: Inline) -> yaml.Node:
         return self.represent_mapping("tag:yaml.org,2002:map", items, flow_style=True)
 
 
 for _class in (_Loader, _Dumper):
     _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
-_Dumper.add_representer(list, _Dumper.write_list)
-_Dumper.add_representer(tuple, _Dumper.write_list)
 _Dumper.add_representer(Inline, _Dumper.write_inline)

@@ -77,7 +77,6 @@ class Bench:
     full_steps: int | None = None
     head_learning_rate: float | None = None  # of its last layer; None: by the size of its inputs
     compute: Compute = field(default_factory=Compute)
-    interrupt: Callable[[], None] = lambda: None  # called before each step; its exceptions stop the run
 
     def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
         """Train a plan and evaluate it on the fidelity's split; for the test split load its kept weights.
@@ -206,7 +205,6 @@ class Bench:
             schedule=RateSchedule(n_steps=n_steps, n_full=n_full),
             seed=fidelity.seed,
             scales_gradients=self.base.precision.dtype == "float16",
-            interrupt=self.interrupt,
             curve=None if self.curve is None else self.curve(plan, fidelity),
             under_way=None if self.under_way is None else self.under_way(plan, in_full),
         )

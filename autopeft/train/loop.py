@@ -58,7 +58,6 @@ class TrainingRun:
     scales_gradients: bool = False  # for float16: a step whose gradients leave its range is skipped
     curve: Path | None = None  # the file of its points
     under_way: Path | None = None  # the folder of states, kept now and then and at the branch of a short run
-    interrupt: Callable[[], None] = lambda: None  # called before each step; its exceptions stop the run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +100,6 @@ def train(
             )
 
         for step in range(start.step, n_steps):
-            run.interrupt()
             for group, peak_rate in zip(optimizer.param_groups, peak_rates, strict=True):
                 group["lr"] = peak_rate * schedule.share(step)
             losses, norm = _optimizer_step(model, optimizer, scaler, run=run, step=step, peak=peak)

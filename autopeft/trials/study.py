@@ -115,7 +115,7 @@ class Study:
             SpecError, ModelError, BudgetError, TargetError: As for a search.
         """
         flags = by_dotted_name(settings) | {"task.max_steps": full_steps, "data.source": OWN_TRAINER}
-        self.spec, _ = resolve_settings(flags=flags)
+        self.spec = resolve_settings(flags=flags)
         if self.spec.search.baseline is not None:
             raise SpecError("baseline is for search alone, not for a study; leave it out.")
         known: Mapping[str, MetricFacts] = TOKEN_METRICS | dict(discover("autopeft.metrics"))

@@ -10,8 +10,6 @@ version, text, fields → spec → commands, plans → outcomes.
 from __future__ import annotations
 
 from autopeft.types.commands import (
-    in_words_of,
-    python_words,
     quoted,
     repeat_command,
     resume_command,

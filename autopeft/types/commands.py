@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import subprocess
 from pathlib import Path, PurePath
 
-from autopeft.types.spec import IN_MEMORY, SHORT_NAMES, DataSpec, ModelSpec, RunSpec
+from autopeft.types.spec import IN_MEMORY, DataSpec, ModelSpec, RunSpec
 
 _IS_WINDOWS = os.name == "nt"
-_FLAG = re.compile(r"(?<![\w/.-])--([a-z][a-z-]*)")  # not inside a word or path
 
 
 def repeat_command(spec: RunSpec) -> str:
@@ -55,15 +53,3 @@ def _objects(model: ModelSpec, data: DataSpec) -> str:
     """Return the arguments for what was in memory, as variables of their names."""
     model_words = "model=model, tokenizer=tokenizer" if model.id == IN_MEMORY else ""
     return ", ".join(filter(None, (model_words, "data=data" if data.source == IN_MEMORY else "")))
-
-
-def in_words_of(spec: RunSpec, message: str) -> str:
-    """Apply `python_words` to a message if the run was given objects in memory."""
-    return python_words(message) if spec.is_in_memory else message
-
-
-def python_words(message: str) -> str:
-    """Replace the flags in a message by Python arguments, except in commands to type; unknown flags stay."""
-    arguments = {str(field.flag).removeprefix("--"): short for short, field in SHORT_NAMES.items()}
-    arguments |= {"base-model": "base_model", "private": "private", "resume": "resume=True"}
-    return message if "autopeft " in message else _FLAG.sub(lambda m: arguments.get(m[1], m[0]), message)

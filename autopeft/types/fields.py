@@ -15,9 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 # The groups of `autopeft search --help`, in their order.
 Group = Literal["Options", "Data", "Full run", "Search", "Machine", "Run"]
-# How the flag is typed: once (a list with commas), once per item of a list, as a path, or as a number or
-# `auto`, which means None.
-Form = Literal["single", "repeated", "path", "auto"]
+# How the flag is typed: once (a list with commas), once per item of a list, or as a path.
+Form = Literal["single", "repeated", "path"]
 
 
 class Topic(BaseModel):
@@ -31,7 +30,7 @@ def setting(
     help: str,
     group: Group,
     *,
-    short: str | None = "",
+    short: str = "",
     form: Form = "single",
     demo: Any = None,
     **limits: Any,
@@ -42,8 +41,7 @@ def setting(
         default: The value if the user sets none.
         help: What the setting does, without a period; its choices and default are added.
         group: Group of the setting in the help.
-        short: Name of the Python argument, and with hyphens the flag; empty for the field's name, None for
-            neither.
+        short: Name of the Python argument, and with hyphens the flag; empty for the field's name.
         form: How the flag is typed, see `Form`.
         demo: Default in the demo, a search without model and dataset; None for `default`. With these the
             demo takes less than eight minutes on two CPU cores.
@@ -68,13 +66,13 @@ class SettingField:
     demo: Any
     help: str
     group: Group
-    short: str | None
+    short: str
     form: Form
 
     @property
-    def flag(self) -> str | None:
-        """The flag of `autopeft search`; None without one."""
-        return None if self.short is None else "--" + self.short.replace("_", "-")
+    def flag(self) -> str:
+        """The flag of `autopeft search`."""
+        return "--" + self.short.replace("_", "-")
 
     @property
     def variable(self) -> str:
@@ -116,6 +114,6 @@ def settings_of(spec: type[BaseModel]) -> Mapping[str, SettingField]:
                 choices=get_args(item) if get_origin(item) is Literal else (),
                 default=field.default,
                 help=field.description,
-                **{**about, "short": short if about["short"] == "" else about["short"]},
+                **{**about, "short": about["short"] or short},
             )
     return settings

@@ -98,9 +98,8 @@ class Decision:
 
     @property
     def subject(self) -> str:
-        """The flag of the setting; its dotted name if it has no flag, or is always derived."""
-        field = SETTINGS.get(self.setting)
-        return (field and field.flag) or self.setting
+        """The flag of the setting; its dotted name if it is always derived."""
+        return SETTINGS[self.setting].flag if self.setting in SETTINGS else self.setting
 
 
 @dataclass(frozen=True, kw_only=True)

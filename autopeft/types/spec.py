@@ -73,7 +73,7 @@ class DataSpec(Topic):
     )
     label_column: str | None = setting(None, "Column with the label", "Data")
     label_kind: Literal["class", "classes", "number"] | None = setting(
-        None, "What the label column holds, if its values are ambiguous", "Data", short=None
+        None, "What the label column holds, if its values are ambiguous", "Data"
     )
     group_column: str | None = setting(
         None,
@@ -107,7 +107,6 @@ class TaskSpec(Topic):
         None,
         "Regular expression; its first group, or whole match, is the answer in a generated text",
         "Options",
-        short=None,
     )
     epochs: float | None = setting(
         None,
@@ -148,8 +147,8 @@ class BudgetSpec(Topic):
     )
 
 
-class Extent(Topic):
-    """The search space, and what ends a search, whichever comes first."""
+class SearchSpec(Topic):
+    """How to search: the space, what ends a search, methods, what to compare with, and the seed."""
 
     space: str = setting(
         "default",
@@ -197,10 +196,6 @@ class Extent(Topic):
         le=1e9,
     )
 
-
-class SearchSpec(Extent):
-    """How to search: space and end, methods, what to compare with, and the seed."""
-
     methods: tuple[str, ...] = setting((), "Only these methods, separated by commas", "Options")
     serve_on: tuple[Literal["vllm", "sglang", "llama.cpp", "any"], ...] = setting(
         (), "Only plans that these servers load, separated by commas", "Search"
@@ -232,10 +227,9 @@ class ExecutionSpec(Topic):
     executor: str = setting("serial", "How to run measurements", "Machine")
     workers: int | None = setting(
         None,
-        "Measurements at the same time, a number or auto. Default: auto, which is 1, except for the executor "
-        "process: one per GPU, or on a CPU one for every two cores, 4 at most",
+        "Measurements at the same time. Default: 1; for the executor process one per GPU, or on a CPU one "
+        "for every two cores, 4 at most",
         "Machine",
-        form="auto",
         ge=1,
     )
     device: str | None = setting(
@@ -297,6 +291,11 @@ class RunSpec(Topic):
     output: OutputSpec = OutputSpec()
 
     @property
+    def explicit(self) -> frozenset[str]:
+        """The dotted names of the settings that were set, at their defaults or not."""
+        return frozenset(f"{topic}.{name}" for topic, fields in self for name in fields.model_fields_set)
+
+    @property
     def is_in_memory(self) -> bool:
         """Whether the model or the data were objects in memory, which a command cannot name."""
         return IN_MEMORY in (self.model.id, self.data.source)
@@ -307,9 +306,9 @@ class RunSpec(Topic):
         return self.data.source == OWN_TRAINER
 
 
-# All settings by dotted name, and the settings with a short name by that.
+# All settings, by dotted name and by short name.
 SETTINGS: Mapping[str, SettingField] = settings_of(RunSpec)
-SHORT_NAMES: Mapping[str, SettingField] = {field.short: field for field in SETTINGS.values() if field.short}
+SHORT_NAMES: Mapping[str, SettingField] = {field.short: field for field in SETTINGS.values()}
 
 
 def with_setting(spec: RunSpec, name: str, value: object) -> RunSpec:

@@ -42,22 +42,12 @@ def rate(value: float) -> str:
 
 
 def minus(text: str) -> str:
-    """Replace the hyphen of a number by a minus sign.
-
-    Example:
-        >>> minus("-0.4"), minus("0.4")
-        ('−0.4', '0.4')
-    """
+    """Replace the hyphen of a number by a minus sign."""
     return text.replace("-", "−", 1)
 
 
 def shortened(text: str, most: int) -> str:
-    """Cut a text to at most `most` characters; a cut text ends with an ellipsis.
-
-    Example:
-        >>> shortened("number", 6), shortened("numbers", 6)
-        ('number', 'numbe…')
-    """
+    """Cut a text to at most `most` characters; a cut text ends with an ellipsis."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
@@ -74,12 +64,7 @@ def listed(names: Sequence[str], most: int = 4) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Format a count with its noun, in the plural unless the count is one.
-
-    Example:
-        >>> counted(1, "train row"), counted(2000, "train row")
-        ('1 train row', '2,000 train rows')
-    """
+    """Format a count with its noun, in the plural unless the count is one: `2,000 train rows`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 

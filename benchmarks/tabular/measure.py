@@ -108,7 +108,7 @@ def prepare_cell(cell: Cell, data: Path, models: Path) -> tuple[Prepared, Alloca
     context = AllocationContext(
         targets=prepared.base.targets,
         scores=dict(zip(names, score.values, strict=True)),
-        methods=prepared.methods,
+        methods=prepared.bench.methods,
         max_params=prepared.budget.max_trainable_params,
     )
     return prepared, context

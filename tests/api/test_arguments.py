@@ -17,7 +17,7 @@ from autopeft.types import SHORT_NAMES, RunSpec
 def test_flags_of_the_command_line_and_arguments_are_one_table():
     (search,) = (c.callback for c in app.registered_commands if c.callback.__name__ == "search_command")
     flags = set(search.__annotations__)
-    not_settings = {"resume", "config", "assignments", "dry_run", "as_json", "quiet", "verbose", "yes"}
+    not_settings = {"resume", "config", "dry_run", "as_json", "quiet", "verbose", "yes"}
     assert flags - not_settings == set(SHORT_NAMES)
 
 
@@ -33,14 +33,14 @@ def test_a_record_a_file_and_arguments_ask_the_same(tmp_path):
         resolve(record, None, {"search.trials": 5}),
         resolve(None, None, {"model.id": "m", "search.trials": 5}),
     ]
-    assert {(spec.model.id, spec.search.trials, given) for spec, given, _ in requests} == {
+    assert {(spec.model.id, spec.search.trials, spec.explicit) for spec, _ in requests} == {
         ("m", 5, frozenset({"model.id", "search.trials"}))
     }
 
 
 def test_units_are_read_as_on_the_command_line():
     settings = {"max_time": "2m", "memory": "1KiB", "budget": 300}
-    spec, _, _ = api._resolve(None, None, settings, tokenizer=None)
+    spec, _ = api._resolve(None, None, settings, tokenizer=None)
     assert spec.search.max_time_seconds == 120
     assert spec.execution.memory_bytes == 1024
     assert spec.budget.requested == "300"
@@ -61,7 +61,7 @@ def test_numbers_of_numpy_are_numbers():
         "margin": np.float32(0.5),
         "budget": np.int32(300),
     }
-    spec, _, _ = api._resolve(None, None, settings, tokenizer=None)
+    spec, _ = api._resolve(None, None, settings, tokenizer=None)
     assert (spec.search.trials, spec.budget.requested) == (3, "300")
     assert spec.search.margin == 0.5
 

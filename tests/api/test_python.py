@@ -10,7 +10,7 @@ import transformers
 from toys.memory import SMALL, toy_dataset
 
 import autopeft
-from autopeft.errors import DataError, ModelError, RunDirError, SpecError
+from autopeft.errors import DataError, ModelError, SpecError
 from autopeft.types import Status
 
 
@@ -136,10 +136,3 @@ def test_suggested_config_trains_what_it_says_and_the_budget_allows(budget, rank
     assert suggestion.trainable_params <= n_base // 10 or rank is not None
     low, high = (suggestion.learning_rate * factor for factor in (0.1, 10))
     assert low < 1e-2 < high  # near the rate of the README's demo, on a narrower model
-
-
-def test_errors_speak_of_arguments(named_run, tmp_path, model_dir, data_dir):
-    with pytest.raises(RunDirError, match="resume=True"):
-        autopeft.search(str(model_dir), str(data_dir), out=named_run.path, **SMALL)
-    with pytest.raises(RunDirError, match=r"no run\.yaml"):
-        autopeft.load_result(tmp_path)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from toys.bases import plan_of_queries
+from toys.specs import run_spec
 from toys.words import toy_rows
 
 from autopeft.commands import train_plan
@@ -26,9 +27,7 @@ def test_a_plan_without_its_dataset_is_not_trained_on_the_sample(document, data_
     write_plan(tmp_path / "plan.yaml", replace(document, data=DataSpec()))
     with pytest.raises(SpecError, match="--data"):
         train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter")
-    assert train_plan(
-        tmp_path / "plan.yaml", out=tmp_path / "adapter", overrides={"data.source": str(data_dir)}
-    )
+    assert train_plan(tmp_path / "plan.yaml", run_spec(data=data_dir), out=tmp_path / "adapter")
 
 
 def test_a_schedule_of_the_user_is_said_not_to_be_followed(document, tmp_path, caplog):
@@ -56,13 +55,13 @@ def test_a_plan_is_trained_on_other_data_by_the_columns_it_names(document, tmp_p
     of_the_hub = DataSpec(source="some/set:en", **named)
     write_plan(tmp_path / "plan.yaml", replace(document, data=of_the_hub))
     other = str(tmp_path / "other.csv")
-    trained = train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter", overrides={"data.source": other})
+    trained = train_plan(tmp_path / "plan.yaml", run_spec(data=other), out=tmp_path / "adapter")
     assert read_plan(trained.folder / "plan.yaml").data == DataSpec(source=other, **named)
 
 
 def test_a_plan_is_trained_for_other_epochs_with_the_schedule_of_that_length(document, tmp_path):
     write_plan(tmp_path / "plan.yaml", document)
-    trained = train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter", overrides={"task.epochs": 3.0})
+    trained = train_plan(tmp_path / "plan.yaml", run_spec(epochs=3.0), out=tmp_path / "adapter")
     task, n_steps = read_plan(trained.folder).task, trained.measurement.fidelity.train_steps
     assert (task.epochs, task.max_steps) == (3.0, None) and n_steps % 3 == 0 and n_steps > 2
     last = json.loads((trained.folder / "curve.jsonl").read_text(encoding="utf-8").splitlines()[-1])

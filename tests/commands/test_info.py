@@ -11,10 +11,6 @@ from autopeft.cli.app import app
 from autopeft.types import VERSION
 
 
-def test_json_before_a_list_is_refused():
-    assert CliRunner().invoke(app, ["info", "--json", "methods"]).exit_code == 2
-
-
 def test_versions_and_devices_are_printed_as_text_and_as_json():
     answer = json.loads(CliRunner().invoke(app, ["info", "--json"]).stdout)
     assert answer["versions"]["autopeft"] == VERSION

@@ -135,9 +135,7 @@ def test_training_a_plan_gives_the_bytes_of_its_finished_weights(name, run, tmp_
 
 def test_weights_that_are_passed_on_alone_can_be_trained_again(run, data_dir, tmp_path):
     alone = shutil.copytree(run / "best/judged", tmp_path / "weights")
-    commands.train_plan(
-        alone / "plan.yaml", out=tmp_path / "adapter", overrides={"data.source": str(data_dir)}
-    )
+    commands.train_plan(alone / "plan.yaml", run_spec(data=data_dir), out=tmp_path / "adapter")
     assert (tmp_path / "adapter" / WEIGHTS).read_bytes() == (alone / WEIGHTS).read_bytes()
     with pytest.raises(RunDirError, match="not empty"):
         commands.train_plan(run, out=tmp_path / "adapter")
@@ -164,21 +162,22 @@ def test_same_seed_gives_the_same_answer_but_for_the_seconds(run, answer, model_
 def test_a_search_that_is_stopped_again_and_again_gives_the_same_answer(
     run, answer, model_dir, data_dir, tmp_path, monkeypatch
 ):
-    """Stopped after every 31 steps or measurements, within runs too, whose state is kept at every step."""
+    """Stopped after every 31 steps, whose state is kept at every step."""
     monkeypatch.setattr(pausing, "_SECONDS", 0.0)
     monkeypatch.setattr(pausing, "_SHARE", 1e9)
     spec, n_stops, left = spec_for(model_dir, data_dir, tmp_path / "stopped"), 0, 0
 
-    def interrupt():
-        nonlocal left
-        left -= 1
-        if not left:
-            raise KeyboardInterrupt
+    class Stops(Lines):
+        def step(self, step, n_steps):
+            nonlocal left
+            left -= 1
+            if not left:
+                raise KeyboardInterrupt
 
     while True:
         left = 31
         try:
-            _, path = commands.run_search(spec, resume=n_stops > 0, progress=Lines(), interrupt=interrupt)
+            _, path = commands.run_search(spec, resume=n_stops > 0, progress=Stops())
             break
         except KeyboardInterrupt:
             n_stops += 1

@@ -80,8 +80,8 @@ def test_memory_is_that_of_the_loop_in_which_the_lines_run(model, trainer, like)
         "execution.checkpointing": "on" if step.checkpointing else "off",
         "execution.device": "t4",
     }
-    spec, explicit = resolve_settings(config=None, env={}, flags=settings, assignments=())
-    estimated = estimate_step("lora_r8", spec, explicit=explicit, like=like)
+    spec = resolve_settings(flags=settings)
+    estimated = estimate_step("lora_r8", spec, like=like)
     assert step.memory == estimated.answer.step.memory
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from toys.trainers import SCRIPT, cut, good_trainer, rows_without_seconds, save_other, score_of, write_adapter
+from toys.trainers import SCRIPT, cut, good_trainer, rows_without_seconds, score_of, write_adapter
 
 import autopeft
 from autopeft.client import Score
@@ -38,8 +38,6 @@ def ignores_steps(trial):
 BAD_FUNCTIONS = {
     "raises": (raises, "ValueError: rows.csv has no column text"),
     "nothing": (lambda trial: None, "NoneType"),
-    "few": (lambda trial: Score(value=1.0, per_example=[1.0]), "per_example"),
-    "apart": (lambda trial: Score(value=0.9, per_example=[0.5] * 40), "0.9"),
     "steps": (ignores_steps, "trial.steps"),
     "memory": (lambda trial: bytearray(1 << 60), "MemoryError"),
 }
@@ -130,36 +128,24 @@ def test_time_of_a_trial_that_is_tried_again_counts_too(tiny_llama, tmp_path):
     assert again.cost.total_seconds >= used + failed.total_seconds
 
 
-@pytest.mark.parametrize(
-    ("spoil", "reason"),
-    [
-        (
-            lambda trial: save_other(trial.folder / "adapter_model.safetensors"),
-            "3 parameters",
-        ),
-        (lambda trial: cut(trial.folder / "adapter_model.safetensors"), "cannot be read"),
-    ],
-)
-def test_challenger_with_a_wrong_adapter_is_left_out(spoil, reason, tiny_llama, tmp_path):
+def test_challenger_with_a_wrong_adapter_is_left_out(tiny_llama, tmp_path):
     def train(trial):
         write_adapter(trial, tiny_llama)
         if trial.split == "confirm" and trial.peft_config.peft_type.value == "HIRA":
-            spoil(trial)
+            cut(trial.folder / "adapter_model.safetensors")
         return score_of(trial)
 
     about = {"model": str(tiny_llama), "budget": "r4", "full_steps": 20, "trials": 5}
     study = Study(**about, out=tmp_path / "study")
     result = tune(train, study)
     assert result.best == result.baseline
-    assert [reason in m.error for m in result.measurements if m.error] == [True]
+    assert ["cannot be read" in m.error for m in result.measurements if m.error] == [True]
 
 
 BAD_COMMANDS = {
     "exit": ("echo first; echo no GPU is left; exit 3", "exit code 3: no GPU is left"),
     "signal": ("kill -9 $$", "signal 9"),
     "nothing": ("true", "result.json"),
-    "half": ("printf '{\"value\": 0.' > {result}", "not JSON"),
-    "text": ('printf \'{"value": "0.9"}\' > {result}', "0.9"),
     "hang": ("sleep 60", "1 s"),
 }
 
@@ -175,10 +161,7 @@ def test_bad_command_is_one_sentence(name, trial):
     text, reason = BAD_COMMANDS[name]
     started = time.monotonic()
     with pytest.raises(TrainingError, match=reason) as failed:
-        command(
-            ["sh", "-c", f": {{trial}}; {text}" if "{result}" in text else f": {{trial}} {{result}}; {text}"],
-            max_seconds=1.0,
-        )(trial)
+        command(["sh", "-c", f": {{trial}} {{result}}; {text}"], max_seconds=1.0)(trial)
     assert len(str(failed.value).splitlines()) == 1
     assert time.monotonic() - started < 30
 

@@ -112,7 +112,7 @@ def test_what_is_resumed_is_the_same_training(plan_file, data_dir, tmp_path, sto
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         (other / path.name).write_text("".join(lines[:-1]), encoding="utf-8")
     with pytest.raises(RunDirError, match="data_fingerprint was"):
-        commands.train_plan(plan_file, out=out, resume=True, overrides={"data.source": str(other)})
+        commands.train_plan(plan_file, run_spec(data=other), out=out, resume=True)
     assert commands.train_plan(plan_file, out=out, resume=True).folder == out  # neither has changed it
 
 

@@ -8,7 +8,7 @@ import pytest
 from toys.engine import Run, Threads, World, levels, run
 
 from autopeft.executors import Serial
-from autopeft.types import Measurement, Status
+from autopeft.types import Fidelity, Measurement, Plan, Status
 
 SETTINGS = {"trials": 8, "seeds": 2, "sizes": 2}
 TRUTH = levels({"ia3": 0.58}, hira=0.3)
@@ -34,13 +34,15 @@ def test_another_seed_proposes_other_plans() -> None:
 
 @pytest.mark.parametrize("n_done", range(0, 21, 3))
 def test_a_search_that_was_stopped_resumes_to_the_same_outcome_and_repeats_nothing(n_done: int) -> None:
-    def interrupt() -> None:
-        if len(records) == n_done:
-            raise KeyboardInterrupt
+    class Stops(World):
+        def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
+            if len(records) == n_done:
+                raise KeyboardInterrupt
+            return super().measure(plan, fidelity)
 
     records: list[Measurement] = []
     with pytest.raises(KeyboardInterrupt):
-        run(TRUTH, records=records, interrupt=interrupt, **SETTINGS)
+        run(Stops(truth=TRUTH), records=records, **SETTINGS)
     assert len(records) == n_done
     resumed = run(TRUTH, known=records, **SETTINGS)
     assert resumed.outcome == unbroken().outcome

@@ -31,13 +31,13 @@ def stopped(small_spec, model_dir, tmp_path_factory):
     )
     spec = small_spec(folder / "run", model=str(folder / "model"), space=str(folder / "space.yaml"))
     with pytest.raises(KeyboardInterrupt):
-        commands.run_search(spec, explicit=frozenset({"search.trials"}), progress=StopsAfterOne())
+        commands.run_search(spec, progress=StopsAfterOne())
     return folder
 
 
 def resume(folder, **settings):
     spec = run_spec(out=folder / "run", **settings)
-    commands.run_search(spec, explicit=frozenset(settings), resume=True, progress=StopsAfterOne())
+    commands.run_search(spec, resume=True, progress=StopsAfterOne())
 
 
 def edit_json(path, **values):
@@ -101,8 +101,7 @@ def test_a_run_is_resumed_with_the_same_data_and_model_at_another_place(stopped,
     spec = with_setting(run_spec(str(model), out=run), "data.source", str(data))
     error, sentence = (KeyboardInterrupt, "") if is_same else (RunDirError, "data_fingerprint was")
     with pytest.raises(error, match=sentence):
-        given = frozenset({"model.id", "data.source"})
-        commands.run_search(spec, explicit=given, resume=True, progress=StopsAfterOne())
+        commands.run_search(spec, resume=True, progress=StopsAfterOne())
     if is_same:
         assert yaml.safe_load((run / "run.yaml").read_text())["data"]["source"] == str(data)
 

@@ -20,7 +20,6 @@ from autopeft.errors import AutopeftError
 from autopeft.report.progress import Lines
 
 resource = pytest.importorskip("resource")
-GIVEN = frozenset({"search.trials"})
 
 
 def at_night(*values):
@@ -46,7 +45,7 @@ def finish(spec):
     if (out / "run.yaml").exists():
         commands.run_search(run_spec(out=out), resume=True, progress=Lines())
     else:
-        commands.run_search(spec, explicit=GIVEN, progress=Lines())
+        commands.run_search(spec, progress=Lines())
 
 
 # Too small for scores, study, log of measurements, and the report.
@@ -55,7 +54,7 @@ def test_a_full_disk_is_reported_and_costs_nothing(small_spec, finished, tmp_pat
     out = tmp_path / "run"
     spec = small_spec(out, methods="ia3,lora")
     with room_for(n_bytes), pytest.raises((AutopeftError, OSError)):
-        commands.run_search(spec, explicit=GIVEN, progress=Lines())
+        commands.run_search(spec, progress=Lines())
     finish(spec)
     assert rows_of(out) == rows_of(finished)
     assert not list(out.rglob("*.tmp"))
@@ -82,7 +81,7 @@ def test_a_disk_that_fails_is_reported_and_costs_nothing(
 
     monkeypatch.setattr(os, name, failing)
     with pytest.raises(AutopeftError, match=os.strerror(number)):
-        commands.run_search(spec, explicit=GIVEN, progress=Lines())
+        commands.run_search(spec, progress=Lines())
     monkeypatch.setattr(os, name, whole)
     finish(spec)
     assert rows_of(tmp_path / "run") == rows_of(finished)

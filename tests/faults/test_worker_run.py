@@ -23,8 +23,6 @@ from autopeft.setup.resuming import loaded_facts
 from autopeft.setup.workers import WorkerBench
 from autopeft.types import IN_MEMORY
 
-GIVEN = frozenset({"search.trials"})
-
 
 class Kills(Lines):
     """Kills a worker after the third measurement, while it may be at the fourth."""
@@ -56,7 +54,7 @@ def test_two_workers_measure_the_same_as_one_process_and_resume_if_one_is_killed
 ):
     spec = small_spec(tmp_path / "run", methods="ia3,lora", executor=executor, workers=2)
     with pytest.raises(WorkerLostError):
-        commands.run_search(spec, explicit=GIVEN, progress=Kills())
+        commands.run_search(spec, progress=Kills())
     assert running_workers() == []
     result, path = commands.run_search(run_spec(out=tmp_path / "run"), resume=True, progress=Lines())
     assert rows_of(path) == rows_of(finished)
@@ -100,17 +98,17 @@ def test_objects_in_memory_are_refused(small_spec, tmp_path, model_dir):
     spec = spec.model_copy(update={"data": spec.data.model_copy(update={"source": IN_MEMORY})})
     table = datasets.Dataset.from_dict({"text": ["good"], "label": ["a"]})
     with pytest.raises(SpecError, match="objects in memory"):
-        commands.run_search(spec, explicit=GIVEN, progress=Lines(), memory=replace(InMemory(), data=table))
+        commands.run_search(spec, progress=Lines(), memory=replace(InMemory(), data=table))
 
 
 def test_numbers_of_gpus_are_left_to_ray(small_spec, tmp_path):
     spec = small_spec(tmp_path / "run", executor="ray", device="cuda:0,1")
     with pytest.raises(SpecError, match="--workers"):
-        commands.run_search(spec, explicit=GIVEN, progress=Lines())
+        commands.run_search(spec, progress=Lines())
 
 
 def test_an_executor_without_its_package_is_refused(small_spec, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
     spec = small_spec(tmp_path / "run", executor="ray")
     with pytest.raises(SpecError, match="pip install ray"):
-        commands.run_search(spec, explicit=GIVEN, progress=Lines())
+        commands.run_search(spec, progress=Lines())

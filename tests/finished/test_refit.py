@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ import pytest
 from autopeft import commands
 from autopeft.finished.refit import refit_cost
 from autopeft.report.progress import Lines
-from autopeft.train import pausing
+from autopeft.train import pausing, watched
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = "adapter_model.safetensors"
@@ -64,8 +64,9 @@ def test_result_has_the_score_and_the_cost_of_the_refit(usual):
 
 def test_a_finished_refit_stays_however_long_loading_takes(small_spec, tmp_path, monkeypatch):
     search(small_spec(tmp_path / "run", max_time="1h"))
-    began = time.monotonic() - 2 * 3600
-    result, run = search(small_spec(tmp_path / "run", max_time="1h"), resume=True, started=began)
+    seconds = itertools.chain([0.0], itertools.repeat(2 * 3600.0))
+    monkeypatch.setattr("autopeft.commands.search.time", SimpleNamespace(monotonic=seconds.__next__))
+    result, run = search(small_spec(tmp_path / "run", max_time="1h"), resume=True)
     assert result.refit is not None and (run / "best/judged").is_dir()
 
 
@@ -85,19 +86,19 @@ class KilledError(BaseException):
 def test_refit_that_is_stopped_is_resumed_to_the_same_bits(usual, small_spec, tmp_path, monkeypatch):
     monkeypatch.setattr(pausing, "_SECONDS", 0.0)  # with the next line, the state is kept after each step
     monkeypatch.setattr(pausing, "_SHARE", math.inf)
-    calls = []
+    steps = []
 
-    def stop_in_the_refit():
-        calls.extend([1] * (tmp_path / "run/result.json").exists())
-        if len(calls) == 9:
+    def stop_in_the_refit(step, n_steps, loss):  # the search itself has a watcher of its own
+        steps.append(step)
+        if len(steps) == 9:
             raise KilledError
 
-    with pytest.raises(KilledError):
-        search(small_spec(tmp_path / "run"), interrupt=stop_in_the_refit)
-    assert not (tmp_path / "run/best/judged").exists()  # the judged adapter is the answer so far
-    calls_before = len(calls)
-    _, run = search(small_spec(tmp_path / "run"), resume=True, interrupt=stop_in_the_refit)
-    assert len(calls) - calls_before < 11  # of 11 steps, those before the stop are not repeated
+    with watched(stop_in_the_refit):
+        with pytest.raises(KilledError):
+            search(small_spec(tmp_path / "run"))
+        assert not (tmp_path / "run/best/judged").exists()  # the judged adapter is the answer so far
+        _, run = search(small_spec(tmp_path / "run"), resume=True)
+    assert steps == [*range(1, 10), 9, 10, 11]
     assert (run / "best/weights" / WEIGHTS).read_bytes() == (usual / "best/weights" / WEIGHTS).read_bytes()
 
 

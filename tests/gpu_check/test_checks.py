@@ -55,7 +55,7 @@ def test_a_toy_learns_in_each_format_and_float16_skips_a_step_that_overflows(dty
 def test_a_wait_inside_of_a_step_fails():
     quiet = place()
     assert checks.check_waits(quiet).status == "PASS"
-    assert quiet.gpu.modes == ["default", "default", "error", "default", "default", "default"]
+    assert quiet.gpu.modes == ["default", "error", "default", "default", "default", "default"]
     waiting = place()
     waiting.gpu.on_wait = lambda mode: 1 / (mode != "error")
     assert checks.check_waits(waiting).status == "FAIL"

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from toys.quantized import QUANTIZED_MARKS, search_spec
+from toys.specs import run_spec
 
 import autopeft
 from autopeft import commands, model
@@ -40,7 +41,7 @@ def test_search_resumes_from_its_measurements(run, model_dir, data_dir, tmp_path
     log = path / "state" / "measurements.jsonl"
     log.write_text("".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[:-2]), encoding="utf-8")
     spec = search_spec(bits, model_dir, data_dir, path)
-    again, _ = commands.run_search(spec, explicit=frozenset({"search.trials"}), resume=True, progress=Lines())
+    again, _ = commands.run_search(spec, resume=True, progress=Lines())
     before, after = (
         {(m.plan, m.fidelity): m.loss for m in search.measurements} for search in (result, again)
     )
@@ -48,7 +49,7 @@ def test_search_resumes_from_its_measurements(run, model_dir, data_dir, tmp_path
     assert before == after
     with pytest.raises(SpecError, match="quantize"):
         changed = search_spec("none", model_dir, data_dir, path)
-        commands.run_search(changed, explicit=frozenset({"model.quantize"}), resume=True, progress=Lines())
+        commands.run_search(changed, resume=True, progress=Lines())
 
 
 def test_peft_alone_loads_the_adapter_onto_the_quantized_model(run, make_batch, monkeypatch):
@@ -88,8 +89,8 @@ def test_merged_model_computes_what_was_trained(run, make_batch, tmp_path):
 
 def test_train_takes_bits_device_and_dtype_over_the_plan_s(run, tmp_path):
     _, _, path = run
-    overrides = {"model.quantize": "none", "execution.device": "cpu", "execution.dtype": "bfloat16"}
-    folder = commands.train_plan(path, out=tmp_path / "plain", overrides=overrides).folder
+    requested = run_spec(quantize="none", device="cpu", dtype="bfloat16")
+    folder = commands.train_plan(path, requested, out=tmp_path / "plain").folder
     assert "quantize" not in (folder / "plan.yaml").read_text(encoding="utf-8")
     folder = commands.train_plan(path, out=tmp_path / "as it was").folder
     assert f"quantize: {run[0]}" in (folder / "plan.yaml").read_text(encoding="utf-8")

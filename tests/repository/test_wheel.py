@@ -81,7 +81,7 @@ def test_wheel_carries_spaces_templates_licence_and_sample(target: Path, tmp_pat
 
 
 def test_wheel_searches_outside_the_checkout(target: Path, model_dir: Path, tmp_path: Path) -> None:
-    flags = "--budget 5% --max-steps 4 --effort quick --set data.max_examples=200".split()
+    flags = "--budget 5% --max-steps 4 --effort quick --max-examples 200".split()
     paths = ("--model", model_dir, "--out", tmp_path / "run")
     in_wheel(target, tmp_path, "-m", "autopeft", "search", *flags, *paths)
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000

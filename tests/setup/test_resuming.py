@@ -27,18 +27,16 @@ def out(tmp_path):
     ("given", "pieces"),
     [
         ({}, (4096, "off")),
-        ({"memory": 2**30}, (None, "auto")),
+        ({"memory": 2**30}, (4096, "off")),
         ({"micro_batch_tokens": 512}, (512, "off")),
         ({"checkpointing": "on"}, (4096, "on")),
-        ({"memory": 2**30, "micro_batch_tokens": 512}, (512, "auto")),
     ],
 )
-def test_pieces_of_a_step_may_change_and_follow_the_memory(tmp_path, given, pieces):
+def test_pieces_of_a_step_and_the_memory_may_change(tmp_path, given, pieces):
     out = tmp_path / "run"
     with RunDir.create(out, resume=False) as run:
         run.write_spec(run_spec(micro_batch_tokens=4096, checkpointing="off"))
-    names = frozenset("execution." + ("memory_bytes" if name == "memory" else name) for name in given)
-    spec = resumed(run_spec(out=out, **given), names).execution
+    spec = resumed(run_spec(out=out, **given)).execution
     assert (spec.micro_batch_tokens, spec.checkpointing) == pieces
     assert spec.memory_bytes == given.get("memory")
 
@@ -52,25 +50,25 @@ def test_pieces_of_a_step_may_change_and_follow_the_memory(tmp_path, given, piec
 )
 def test_what_is_searched_and_its_limits_cannot_change(out, name, value):
     with pytest.raises(SpecError, match=name):
-        resumed(run_spec(out=out, **{name: value}), frozenset({name}))
+        resumed(run_spec(out=out, **{name: value}))
 
 
 @pytest.mark.parametrize(("name", "value"), [("execution.gpu_price", 2.5), ("search.max_time_seconds", 60.0)])
 def test_the_price_of_the_machine_and_the_deadline_may_change(out, name, value):
-    spec = resumed(with_setting(run_spec(out=out), name, value), frozenset({name}))
+    spec = resumed(with_setting(run_spec(out=out), name, value))
     assert spec == with_setting(with_setting(STORED, "output.out", str(out)), name, value)
 
 
 def test_the_same_settings_may_be_given_again(out):
     again = with_setting(STORED, "output.out", str(out))
-    assert resumed(again, frozenset({"search.trials", "search.max_cost"})) == again
+    assert resumed(again) == again
 
 
 @pytest.mark.parametrize("name", ["model.id", "data.source", "search.space", "search.baseline"])
 def test_model_data_and_files_of_the_user_may_be_at_another_place(tmp_path, name):
     with RunDir.create(tmp_path / "run", resume=False) as run:
         run.write_spec(with_setting(run_spec(), name, "before"))
-    spec = resumed(with_setting(run_spec(out=tmp_path / "run"), name, "after"), frozenset({name}))
+    spec = resumed(with_setting(run_spec(out=tmp_path / "run"), name, "after"))
     assert attrgetter(name)(spec) == "after"
 
 

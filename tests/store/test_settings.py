@@ -11,24 +11,23 @@ from autopeft.store import resolve_settings, whole_path
 from autopeft.store.settings import parse_bytes, parse_duration
 
 
-def resolved(file="", *, folder: Path | None = None, assign=(), **sources):
-    """The settings of a file with this text, an environment, flags and assignments."""
+def resolved(file="", *, folder: Path | None = None, **sources):
+    """The settings of a file with this text, an environment and flags."""
     if folder is not None:
         sources["config"] = folder / "conf.yaml"
         sources["config"].write_text(file)
-    return resolve_settings(assignments=assign, **sources)[0]
+    return resolve_settings(**sources)
 
 
 def test_each_source_wins_over_the_one_before(tmp_path):
     (tmp_path / "conf.yaml").write_text("search: {trials: 1, seed: 1, score: a, space: a, seeds: 2}")
-    spec, given_names = resolve_settings(
+    spec = resolve_settings(
         config=tmp_path / "conf.yaml",
         env={"AUTOPEFT_SEARCH_SEED": "2", "AUTOPEFT_SEARCH_SCORE": "b", "AUTOPEFT_SEARCH_SPACE": "b"},
-        assignments=["search.score=c", "search.space=c"],
-        flags={"search.space": "d"},
+        flags={"search.space": "c"},
     )
-    assert (spec.search.trials, spec.search.seed, spec.search.score, spec.search.space) == (1, 2, "c", "d")
-    assert given_names == {f"search.{name}" for name in ("trials", "seed", "score", "space", "seeds")}
+    assert (spec.search.trials, spec.search.seed, spec.search.score, spec.search.space) == (1, 2, "b", "c")
+    assert spec.explicit == {f"search.{name}" for name in ("trials", "seed", "score", "space", "seeds")}
 
 
 @pytest.mark.parametrize("text", ["113000", "300k", "0.5%", "1.2M"])
@@ -36,26 +35,25 @@ def test_a_budget_stays_as_written_from_any_source(tmp_path, text):
     specs = [
         resolved(f"budget: {{requested: {text}}}", folder=tmp_path),
         resolved(env={"AUTOPEFT_BUDGET_REQUESTED": text}),
-        resolved(assign=[f"budget.requested={text}"]),
+        resolved(flags={"budget.requested": text}),
     ]
     assert [spec.budget.requested for spec in specs] == [text] * 3
 
 
 @pytest.mark.parametrize("text", ["lora, ia3", "['lora', \"ia3\"]"])
 def test_a_list_may_be_written_with_commas_or_brackets(text):
-    assert resolved(assign=[f"search.methods={text}"]).search.methods == ("lora", "ia3")
+    assert resolved(flags={"search.methods": text}).search.methods == ("lora", "ia3")
 
 
 def test_no_list_is_an_empty_list(tmp_path):
-    assert resolved(assign=["search.methods=null"]).search.methods == ()
     assert resolved("search: {methods: null}", folder=tmp_path).search.methods == ()
 
 
 def test_text_that_looks_like_a_number_or_yaml_stays_text():
-    assign = ["model.revision=0012345", "data.source=C:\\d: #1", "model.id=null", "data.label_column=no"]
-    spec = resolved(assign=assign)
+    texts = {"MODEL_REVISION": "0012345", "DATA_SOURCE": "C:\\d: #1", "DATA_LABEL_COLUMN": "no"}
+    spec = resolved(env={f"AUTOPEFT_{name}": text for name, text in texts.items()})
     assert (spec.model.revision, spec.data.source) == ("0012345", "C:\\d: #1")
-    assert (spec.model.id, spec.data.label_column) == (None, "no")
+    assert spec.data.label_column == "no"
 
 
 @pytest.mark.parametrize("file", ["search: {trails: 3}", "trials: 3"])
@@ -69,14 +67,13 @@ def test_all_bad_values_are_named_at_once_with_their_place(tmp_path):
         resolved(
             "search: {max_time_seconds: soon}\ndata: {text_columns: [5]}",
             env={"AUTOPEFT_TASK_EPOCHS": "-1"},
-            assign=["search.effort=high", "search.margin=.inf"],
-            flags={"model.id": ""},
+            flags={"model.id": "", "search.effort": "high", "search.margin": "inf"},
             folder=tmp_path,
         )
     message = str(caught.value)
     for place in ("search.max_time_seconds", "data.text_columns.0", "conf.yaml", "AUTOPEFT_TASK_EPOCHS"):
         assert place in message
-    assert "search.effort (--set)" in message and "search.margin (--set)" in message
+    assert "search.effort (--effort)" in message and "search.margin (--margin)" in message
     assert "model.id (--model)" in message
 
 
@@ -92,26 +89,13 @@ def test_a_whole_number_may_be_written_as_a_power_or_with_a_point(written, tmp_p
 )
 def test_a_duration_is_read_as_seconds(text, seconds):
     assert parse_duration(text) == seconds
-    assert resolved(assign=[f"search.max_time_seconds={text}"]).search.max_time_seconds == seconds
+    assert resolved(flags={"search.max_time_seconds": text}).search.max_time_seconds == seconds
 
 
 @pytest.mark.parametrize("text", ["450", "0s", "soon", "-5m"])
 def test_other_durations_are_refused(text):
     with pytest.raises(SpecError, match="7m30s"):
         parse_duration(text)
-
-
-@pytest.mark.parametrize(("text", "n_workers"), [("auto", None), ("3", 3)])
-def test_a_number_of_workers_may_be_left_open_by_a_word(tmp_path, text, n_workers):
-    in_file = "execution: {workers: 5}"
-    for source in (
-        {"flags": {"execution.workers": text}},
-        {"assign": [f"execution.workers={text}"]},
-        {"env": {"AUTOPEFT_EXECUTION_WORKERS": text}},
-    ):
-        assert resolved(in_file, folder=tmp_path, **source).execution.workers == n_workers
-    in_file = f"execution: {{workers: {text}}}"
-    assert resolved(in_file, folder=tmp_path).execution.workers == n_workers
 
 
 @pytest.mark.parametrize(

@@ -78,11 +78,11 @@ def test_a_run_held_by_another_process_is_in_use(tmp_path):
 
 
 def test_settings_repeat_the_run_elsewhere(run):
-    spec, _ = resolve_settings(flags={"budget.requested": "113000", "output.out": "x"})
+    spec = resolve_settings(flags={"budget.requested": "113000", "output.out": "x"})
     run.write_spec(spec)
     text = (run.path / "run.yaml").read_text()
     assert "autopeft search --config run.yaml" in text and "output" not in text.split("\n", 2)[2]
-    repeated, _ = resolve_settings(config=run.path / "run.yaml", flags={"output.out": "x"})
+    repeated = resolve_settings(config=run.path / "run.yaml", flags={"output.out": "x"})
     assert repeated == spec
     assert run.read_spec().budget.requested == "113000"
 

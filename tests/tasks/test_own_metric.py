@@ -70,8 +70,8 @@ def test_code_that_a_file_names_runs_only_if_the_user_names_it_too(module, tmp_p
     name = f"{module}:overlap"
     config = tmp_path / "run.yaml"
     config.write_text(f"task:\n  metric: '{name}'\n")
-    settings = {"config": config, "env": {}, "assignments": ()}
-    spec, _ = resolve_settings(flags={}, **settings)
+    settings = {"config": config, "env": {}}
+    spec = resolve_settings(flags={}, **settings)
     with pytest.raises(SpecError, match=f"--metric {name}"):
         own_function(spec.task.metric)
     resolve_settings(flags={"task.metric": name}, **settings)

@@ -13,5 +13,5 @@ def run_spec(model: Path | str | None = None, data: Path | str | None = None, **
     """`run_spec(model_dir, data_dir, trials=4, budget="5%", **{"data.label_kind": "class"})`."""
     names = {"model": model, "data": data, **settings}
     flags = by_dotted_name({name: value for name, value in names.items() if value is not None})
-    spec, _ = resolve_settings(config=None, env={}, flags=flags, assignments=())
+    spec = resolve_settings(flags=flags)
     return spec

@@ -21,28 +21,27 @@ def timeless(measurement):
 
 
 class Stops:
-    """What a bench calls before each step: a signal before the n-th call, none later."""
+    """A watcher of training steps: a signal at the n-th one, none later."""
 
     def __init__(self, before):
         self.left = before
 
-    def __call__(self):
+    def __call__(self, *_):
         self.left -= 1
         if self.left == 0:
             raise KeyboardInterrupt
 
 
 @pytest.fixture
-def make_stopped(make_bench, tmp_path, monkeypatch):
-    """A function: the step before which a signal comes -> a bench that it stops, with a state every step."""
+def make_keeping(make_bench, tmp_path, monkeypatch):
+    """A function: settings -> a bench that keeps a state after every step."""
     monkeypatch.setattr(pausing, "_SECONDS", 0.0)
     monkeypatch.setattr(pausing, "_SHARE", 1e9)
 
-    def make(before, **settings):
+    def make(**settings):
         return make_bench(
             under_way=lambda plan, fidelity: tmp_path / f"{plan.digest}-{fidelity.train_steps}",
             keep_weights=lambda plan, seed: tmp_path / "weights",
-            interrupt=Stops(before),
             **settings,
         )
 
@@ -66,20 +65,20 @@ NIGHTLY = [(*method, before) for method in METHODS[1:] for before in (2, N_STEPS
     [*GATE, *(pytest.param(*case, marks=pytest.mark.nightly) for case in NIGHTLY)],
 )
 def test_full_run_that_was_stopped_goes_on_to_the_same_bits(
-    method, choices, before, make_stopped, make_bench, make_plan, fidelity, tmp_path
+    method, choices, before, make_keeping, make_bench, make_plan, fidelity, tmp_path
 ):
-    bench = make_stopped(before)  # with dropout, so that the random state must come back too
+    bench = make_keeping()  # with dropout, so that the random state must come back too
     plan = make_plan(bench.base, method, **choices)
     require_same_bits(bench, make_bench(keep_weights=bench.keep_weights), plan, fidelity, before=before)
 
 
 @pytest.mark.parametrize("before", [3, 12])
 def test_full_run_in_float16_goes_on_at_the_scale_of_its_gradients(
-    before, make_stopped, make_base, make_bench, make_plan, fidelity, monkeypatch
+    before, make_keeping, make_base, make_bench, make_plan, fidelity, monkeypatch
 ):
     monkeypatch.setattr(loop, "GradScaler", partial(GradScaler, init_scale=2.0**40, growth_interval=4))
     base = make_base("bert", dropout=0.1, dtype="float16")
-    bench = make_stopped(before, base=base)
+    bench = make_keeping(base=base)
     unbroken = make_bench(base=base, keep_weights=bench.keep_weights)
     require_same_bits(bench, unbroken, make_plan(base, "lora"), fidelity, before=before)
 
@@ -87,7 +86,7 @@ def test_full_run_in_float16_goes_on_at_the_scale_of_its_gradients(
 def require_same_bits(bench, unbroken_bench, plan, fidelity, *, before):
     """Check that a bench that is stopped goes on to the measurement and weights of one that is not."""
     full, folder = fidelity(split="confirm", train_steps=N_STEPS), bench.keep_weights(plan, 0)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), watched(Stops(before)):
         bench.measure(plan, full)
     assert kept_step(bench.under_way(plan, full)) == before - 1
     resumed, steps = steps_of(bench, plan, full)
@@ -99,15 +98,15 @@ def require_same_bits(bench, unbroken_bench, plan, fidelity, *, before):
 
 
 @pytest.mark.parametrize(("before", "kept"), [(3, 2), (8, 7), (9, 8), (10, 8)])
-def test_short_run_that_was_stopped_goes_on_too(before, kept, make_stopped, make_bench, make_plan, fidelity):
+def test_short_run_that_was_stopped_goes_on_too(before, kept, make_keeping, make_bench, make_plan, fidelity):
     """Its full run goes on from step 8. States are kept up to it, and none of the two steps after it."""
-    bench, plain = make_stopped(before, full_steps=25), make_bench(full_steps=25)
+    bench, plain = make_keeping(full_steps=25), make_bench(full_steps=25)
     plan, short, full = (
         make_plan(bench.base, "lora"),
         fidelity(train_steps=10),
         fidelity(split="confirm", train_steps=25),
     )
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), watched(Stops(before)):
         bench.measure(plan, short)
     resumed, steps = steps_of(bench, plan, short)
     assert steps[-1] == 10 and steps[0] == kept + 1
@@ -118,9 +117,9 @@ def test_short_run_that_was_stopped_goes_on_too(before, kept, make_stopped, make
 
 
 def test_run_that_was_stopped_while_it_was_evaluated_trains_no_step_again(
-    make_stopped, make_bench, make_plan, fidelity, monkeypatch
+    make_keeping, make_bench, make_plan, fidelity, monkeypatch
 ):
-    bench = make_stopped(0)
+    bench = make_keeping()
     plan, full = make_plan(bench.base, "lora"), fidelity(split="confirm", train_steps=N_STEPS)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(type(bench), "evaluate", lambda *_, **__: Stops(1)())
@@ -130,10 +129,10 @@ def test_run_that_was_stopped_while_it_was_evaluated_trains_no_step_again(
 
 
 def test_state_that_cannot_be_written_costs_the_run_nothing(
-    make_stopped, make_bench, make_plan, fidelity, tmp_path, caplog
+    make_keeping, make_bench, make_plan, fidelity, tmp_path, caplog
 ):
     (tmp_path / "file").touch()  # as a full disk: an OSError when the state is written
-    bench = replace(make_stopped(0), under_way=lambda *_: tmp_path / "file" / "state")
+    bench = replace(make_keeping(), under_way=lambda *_: tmp_path / "file" / "state")
     plan, full = make_plan(bench.base, "lora"), fidelity(split="confirm")
     assert timeless(bench.measure(plan, full)) == timeless(make_bench().measure(plan, full))
     assert caplog.messages

@@ -103,5 +103,5 @@ def test_every_setting_has_a_help_a_group_and_a_name_of_its_own() -> None:
     for field in SETTINGS.values():
         assert field.help and field.help[-1] != ".", field.name
         assert field.group in get_args(Group), field.name
-    assert len({field.short for field in SETTINGS.values() if field.short}) == len(SHORT_NAMES)
+    assert len(SHORT_NAMES) == len(SETTINGS)
     assert len({field.variable for field in SETTINGS.values()}) == len(SETTINGS)

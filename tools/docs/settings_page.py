@@ -15,12 +15,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 _INTRODUCTION = """\
 # Settings
 
-A setting can be given in four places. The first one in this list wins:
+A setting can be given in three places. The first one in this list wins:
 
-1. by its flag, if it has one: `--trials 30`;
-2. by its name: `--set search.trials=30`;
-3. by an environment variable, which is its name in capitals: `AUTOPEFT_SEARCH_TRIALS=30`;
-4. in a YAML file, nested by topic: `--config run.yaml`.
+1. by its flag: `--trials 30`;
+2. by an environment variable, which is its name in capitals: `AUTOPEFT_SEARCH_TRIALS=30`;
+3. in a YAML file, nested by topic: `--config run.yaml`.
 
 In Python, write the flag as a keyword: `max_steps=50`. "demo" marks the default without model and dataset.
 """
@@ -40,7 +39,7 @@ def settings_page() -> str:
         rows = [
             (
                 f"`{field.name}`",
-                f"`{field.flag}`" if field.flag else "",
+                f"`{field.flag}`",
                 field.default_text,
                 f"{field.help}{_choices(field)}.",
             )

@@ -27,8 +27,7 @@ class ScoredModel:
     """A model with the target modules to score, and the task that gives the loss.
 
     The loss is the mean over a batch's examples, or over its tokens that have a label. A batch of more than
-    `max_tokens`, padding included, goes through the model in parts; None: no limit is known. `interrupt` is
-    called before each part; what it raises ends the pass.
+    `max_tokens`, padding included, goes through the model in parts; None: no limit is known.
     """
 
     model: nn.Module
@@ -36,7 +35,6 @@ class ScoredModel:
     task: Task
     precision: Precision = field(default_factory=Precision)  # of the forward pass
     max_tokens: int | None = None
-    interrupt: Callable[[], None] = lambda: None
 
 
 def holder_of(model: nn.Module, target: Target) -> nn.Module:

@@ -156,7 +156,6 @@ class _Pass:
                 if value is not None:
                     values[score.name, target.name] = value
 
-        self._scored.interrupt()
         loss = backward(self._scored, batch, receive)
         if not math.isfinite(loss):
             raise DataError(
