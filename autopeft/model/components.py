@@ -18,18 +18,18 @@ _LANGUAGE_MODELS = ("LMHeadModel", "ForCausalLM", "ForConditionalGeneration", "F
 _TASK_MODELS = ("Classification", "MultipleChoice")  # in names: PerceiverForImageClassificationLearned
 _HEADS = ("classifier", "score", "head")
 
-# What the classes of transformers are called, in the order of the test. Attention in full is
-# `KimiLinearAttention` in a model called KimiLinear.
+# What the classes of transformers are called, after the name of their model, in the order of the test:
+# `JambaTopKRouter` is a TopKRouter, and `KimiLinearAttention` an Attention.
 _CLASSES: tuple[tuple[re.Pattern[str], Component], ...] = (
     (re.compile(r"Router|TopK|Gating$|Mo[eE]\w*Gate$"), "router"),
     (re.compile(r"Shared\w*Expert"), "shared_expert"),
     (re.compile(r"Expert"), "routed_experts"),
-    (re.compile(r"Mamba|SSM|DeltaNet|(?:Delta|Lightning|(?<!Kimi)Linear)Attention|ShortConv$"), "recurrent"),
+    (re.compile(r"Mamba|SSM|DeltaNet|(?:Delta|Lightning|Linear)Attention|ShortConv$"), "recurrent"),
     (re.compile(r"RecurrentBlock|Rglru|[mx]LSTM"), "recurrent"),
     (re.compile(r"Indexer"), "other"),  # picks the positions that sparse attention reads; trained apart
     (re.compile(r"Attention|Attn"), "attention"),
     (re.compile(r"MLP|Mlp|FeedForward|FFN|Ffn|LayerFF|Dense(?:Gated)?Act|Intermediate|Pooler"), "mlp"),
-    (re.compile(r"Embed(?!dingGemma|dingsV3)"), "embedding"),  # in two names of models
+    (re.compile(r"Embed"), "embedding"),
 )
 # Parameters of a recurrent state: of Mamba and gated delta nets, and of RWKV.
 _STATES = ("A_log", "dt_bias", "time_decay")
@@ -144,6 +144,7 @@ def _places(model: nn.Module) -> dict[str, _Place]:
     """Find the component of each module with parameters of its own, and of packed linear layers."""
     modules = dict(model.named_modules())
     sections = _sections(model, modules)
+    prefixes = _class_prefixes(modules)
     places: dict[str, _Place] = {}
     for name, module in modules.items():
         if not any(True for _ in module.parameters(recurse=False)) and linear_shape(module) is None:
@@ -159,7 +160,7 @@ def _places(model: nn.Module) -> dict[str, _Place]:
         elif isinstance(module, nn.Embedding):
             places[name] = _Place(component="embedding", owner=name)
         else:
-            places[name] = _by_ancestors(name, modules)
+            places[name] = _by_ancestors(name, modules, prefixes)
     return _with_experts(places, modules)
 
 
@@ -219,7 +220,16 @@ def _modalities_of_configs(config: Any) -> dict[type, Component]:
     return found
 
 
-def _by_ancestors(name: str, modules: Mapping[str, nn.Module]) -> _Place:
+def _class_prefixes(modules: Mapping[str, nn.Module]) -> re.Pattern[str]:
+    """Match what names of classes begin with in this model: `KimiLinear` of `KimiLinearConfig`."""
+    configs = {
+        type(child.config).__name__ for child in modules.values() if isinstance(child, PreTrainedModel)
+    }
+    names = sorted((name.removesuffix("Config") for name in configs), key=len, reverse=True)
+    return re.compile("|".join(f"^{re.escape(name)}" for name in names) or "^$")
+
+
+def _by_ancestors(name: str, modules: Mapping[str, nn.Module], prefixes: re.Pattern[str]) -> _Place:
     """Find the innermost module around a module that shows its component, up to its layer.
 
     An MLP inside of experts is one of them.
@@ -230,7 +240,7 @@ def _by_ancestors(name: str, modules: Mapping[str, nn.Module]) -> _Place:
         is_layer = isinstance(module, GradientCheckpointingLayer | PreTrainedModel)
         if is_layer or _LAYERS.search(type(module).__name__):
             break
-        component = _shown_by(module, owner) if owner != name or not is_norm(module) else None
+        component = _shown_by(module, owner, prefixes) if owner != name or not is_norm(module) else None
         if component is not None and (found is None or component == "routed_experts"):
             found = _Place(component=component, owner=owner)
         if found is not None and found.component != "mlp":
@@ -240,9 +250,9 @@ def _by_ancestors(name: str, modules: Mapping[str, nn.Module]) -> _Place:
     return found
 
 
-def _shown_by(module: nn.Module, name: str) -> Component | None:
+def _shown_by(module: nn.Module, name: str, prefixes: re.Pattern[str]) -> Component | None:
     """Return the component that the class or structure of a module shows, if any."""
-    class_name, leaf = type(module).__name__, name.rpartition(".")[2]
+    class_name, leaf = prefixes.sub("", type(module).__name__), name.rpartition(".")[2]
     if "adapter" in leaf:  # inside a block that layers share (Zamba2)
         return "other"
     if _has_state(module, class_name):
