@@ -70,7 +70,7 @@ def with_label_space(read: UncutRows, splits: SplitRows) -> tuple[SplitRows, Lab
     if read.kind == "class" and len(known) == len(splits["train"]):
         raise DataError(
             f"Each of the {len(known)} labels of column {column} occurs once in train. If they are ids, name "
-            "another --label-column; if they are numbers to predict, pass --set data.label_kind=number."
+            "another --label-column; if they are numbers to predict, pass --label-kind number."
         )
     unknown = set[str]()
     for split, rows in splits.items():
