@@ -58,15 +58,16 @@ def check_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> No
     """Refuse a plan that cannot be attached to the base model, as after an edit of its file.
 
     Raises UnknownNameError for a method or option that does not exist, TargetError for a target module that
-    does not exist or does not fit the method, and SpecError for options, a rank or a number of parameters
-    that the target module cannot have.
+    does not exist, has two adapters or does not fit the method, and SpecError for options, a rank or a number
+    of parameters that the target module cannot have.
     """
     targets = {target.name: target for target in base.targets}
     cost = 0
     for adapter in plan.adapters:
-        if (target := targets.get(adapter.target)) is None:
+        if (target := targets.pop(adapter.target, None)) is None:
             raise TargetError(
-                f"{base.name} has no target module {adapter.target!r}; use the base model of the plan."
+                f"{base.name} has no target module {adapter.target!r}, or two adapters share it; use the "
+                "base model of the plan, and one adapter at each target module."
             )
         method = methods[adapter.method]
         if (refusal := method.refusal(target)) is not None:
@@ -107,9 +108,9 @@ def other_base_note(document: PlanDocument, base: BaseModel) -> str | None:
 def _require_rank(adapter: Adapter, method: Method, target: Target) -> None:
     """Raise SpecError for a rank that the method cannot have at the target module; without ranks it is 0."""
     ranks = method.ranks(target, dict(adapter.options)) if method.ranked else (0,)
-    if method.ranked and method.readable_type is not None:
-        # A user's config may have ranks that no search proposes: `peft` attaches low-rank matrices of any
-        # rank. Above both sides of a layer it can only be a mistake.
+    if method.name == "lora":
+        # A user's config may have ranks that no search proposes: `peft` attaches LoRA of any rank. Above both
+        # sides of a layer it can only be a mistake.
         ranks = range(ranks[0], max(target.in_features, target.out_features) + 1, ranks[0])
     if adapter.rank not in ranks:
         allowed = ", ".join(map(str, ranks)) if len(ranks) < 6 else f"{ranks[0]}, {ranks[1]} … {ranks[-1]}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from autopeft.plugins import Method
 from autopeft.types import Plan, Target
 from autopeft.types.plans import LAYER
 
+Place = tuple[str, str, str, bool]  # module, role, layer, and whether it is in the head
 _OUTSIDE, _SHARED = "outside", "shared"  # instead of a layer's number or a role
 # Names under which peft keeps what it trains inside a module that is not a linear layer or norm.
 _WRAPPED = tuple(
@@ -114,19 +115,12 @@ def count_configs(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) -
 
 def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes: Sequence[str]) -> Count:
     """Count what requires a gradient in a skeleton with adapters, by the targets and head of `base`."""
-    targets = {target.name: target for target in base.targets}
     components = base.parts | {target.name: target.component for target in base.targets}
     by_role, by_layer, by_component = Counter[str](), Counter[str](), Counter[str]()
     targets_of_role: dict[str, set[str]] = defaultdict(set)
     adapted: dict[str, set[str]] = defaultdict(set)
     head_params = 0
-    names: dict[int, list[str]] = defaultdict(list)  # several if modules share a tensor, or none has it
-    for name, parameter in attached.model.get_base_model().named_parameters(remove_duplicate=False):
-        names[id(parameter)].append(name)
-    for parameter in attached.model.parameters():
-        if not parameter.requires_grad:
-            continue
-        size, places = parameter.numel(), [_locate(name, targets, base) for name in names[id(parameter)]]
+    for size, places in _trained_tensors(attached, base):
         if places and all(is_in_head for *_, is_in_head in places):
             head_params += size
             continue
@@ -174,7 +168,18 @@ def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes
     )
 
 
-def _locate(name: str, targets: Mapping[str, Target], base: BaseModel) -> tuple[str, str, str, bool]:
+def _trained_tensors(attached: Attached, base: BaseModel) -> Iterator[tuple[int, list[Place]]]:
+    """Yield size and places of each trained tensor; several if modules share it, none outside the base."""
+    targets = {target.name: target for target in base.targets}
+    names: dict[int, list[str]] = defaultdict(list)
+    for name, parameter in attached.model.get_base_model().named_parameters(remove_duplicate=False):
+        names[id(parameter)].append(name)
+    for parameter in attached.model.parameters():
+        if parameter.requires_grad:
+            yield parameter.numel(), [_locate(name, targets, base) for name in names[id(parameter)]]
+
+
+def _locate(name: str, targets: Mapping[str, Target], base: BaseModel) -> Place:
     """Return a parameter's target, else its module; the role, the layer, and whether it is in the head."""
     parts = name.split(".")
     prefixes = [".".join(parts[:end]) for end in range(len(parts), 0, -1)]

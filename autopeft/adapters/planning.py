@@ -7,7 +7,6 @@ the model without weights.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ from autopeft.errors import SpecError
 from autopeft.model import BaseModel
 from autopeft.model.linear_layers import role_by_name
 from autopeft.model.quantization import conv1d_to_linear
-from autopeft.plugins import Method, rate_factor
+from autopeft.plugins import Method
 from autopeft.store import read_plan
 from autopeft.types import Adapter, Plan
 
@@ -80,33 +79,25 @@ def check_user_file(path: Path) -> None:
 
 
 def _plan_of_configs(path: Path, base: BaseModel, methods: Mapping[str, Method]) -> UserPlan:
-    by_type = {method.readable_type: method for method in methods.values() if method.readable_type}
+    method = methods["lora"]
     adapters: list[Adapter] = []
     notes: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the notes repeat what `peft` warns of while it attaches
         for file in read_configs(path):
-            if type_name(file.config) not in by_type:
+            if type_name(file.config) != "LORA":
                 raise SpecError(
-                    f"{path} is of the type {type_name(file.config)}, which a plan cannot hold exactly; "
-                    f"it can hold {', '.join(sorted(by_type))}."
+                    f"{path} is of the type {type_name(file.config)}; only a LoRA config becomes a plan."
                 )
             _require_representable(file, base, path=path)
-            method = by_type[type_name(file.config)]
             more_adapters, more_notes = _read_config(file, base, method, path=path)
             adapters += more_adapters
             notes += more_notes
     if not adapters:
         raise SpecError(f"{path} adapts nothing of {base.name} but its task head, which every plan trains.")
-    lead = methods[adapters[0].method]
-    factors = {name: rate_factor(methods[name], lead) for name in {adapter.method for adapter in adapters}}
     targets = {target.name: target for target in base.targets}
-    costs = (methods[a.method].cost(targets[a.target], a.rank, dict(a.options)) for a in adapters)
-    plan = Plan(
-        adapters=tuple(dataclasses.replace(a, rate_factor=factors[a.method]) for a in adapters),
-        learning_rate=0.0,
-        trainable_params=sum(costs),
-    )
+    costs = (method.cost(targets[a.target], a.rank, dict(a.options)) for a in adapters)
+    plan = Plan(adapters=tuple(adapters), learning_rate=0.0, trainable_params=sum(costs))
     check_plan(plan, base, methods)
     return UserPlan(plan=plan, notes=tuple(dict.fromkeys(notes)))
 
@@ -116,10 +107,9 @@ def _read_config(
 ) -> tuple[list[Adapter], list[str]]:
     """Return the adapters that `peft` attaches for one config outside of the task head, and notes."""
     config: Any = file.config
-    try:
-        choices = method.read_choices(config)
-    except SpecError as error:
-        raise SpecError(f"{path} cannot become a plan: {error}") from error
+    init = "default" if config.init_lora_weights is True else config.init_lora_weights
+    if init not in method.choices["init"]:
+        raise SpecError(f"{path} has init_lora_weights {init!r}; a plan can only have true or 'orthogonal'.")
     attached = _attached_layers(config, base, path=path)
     is_all_linear = isinstance(config.target_modules, str) and config.target_modules.lower() == "all-linear"
     modules = [name for name, _ in base.module.named_modules() if name]
@@ -152,19 +142,15 @@ def _read_config(
     adapters = []
     for target in base.targets:
         if layer := layers.get(target.name):
-            rank = next(iter(layer.r.values()), 0) if isinstance(getattr(layer, "r", None), Mapping) else 0
-            scales: Mapping[str, float] = getattr(layer, "scaling", {})
-            has_dora = any(getattr(layer, "use_dora", {}).values())
-            on_inputs = bool(getattr(layer, "is_feedforward", False))  # of IA3
-            options = {**choices, "feedforward": on_inputs, **({"dora": True} if has_dora else {})}
-            scale = next(iter(scales.values())) if scales else method.scale(rank, **options)
+            (rank,), (scale,) = layer.r.values(), layer.scaling.values()
+            options = method.options(target, init=init, dora=any(layer.use_dora.values()))
             adapters.append(
                 Adapter(
                     method=method.name,
                     target=target.name,
-                    rank=int(rank) if method.ranked else 0,
+                    rank=rank,
                     scale=float(scale),
-                    options=tuple(sorted(method.options(target, **options).items())),
+                    options=tuple(sorted(options.items())),
                 )
             )
     return adapters, notes

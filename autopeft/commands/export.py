@@ -75,7 +75,7 @@ def export(
         for note in dict.fromkeys(note for file in files for note in adapters.unknown_keys(file)):
             log.warning("%s", note)
         spec = _base_spec(files, document, model_id, folder=path)
-        source = _read(files, spec, document, folder=path, needs_base=exporter.needs_base)
+        source = _read(files, spec, document, folder=path)
         source = replace(source, dtype=dtype)
         notes: list[str] = []
         if not exporter.problems(source):
@@ -126,16 +126,12 @@ def _read(
     document: PlanDocument | None,
     *,
     folder: Path,
-    needs_base: str,
 ) -> ExportSource:
-    """Read the configs with their weights, and how they were trained; `folder` is a run or an adapter.
-
-    The base model's config is downloaded only for formats that need the base model.
-    """
+    """Read the configs with their weights, and how they were trained; `folder` is a run or an adapter."""
     configs = tuple(file.config for file in files)
     own_name, dequantizes = "", False
     with contextlib.suppress(ModelError):
-        base_config = model.config_of(spec, here_only=needs_base == "none")
+        base_config = model.config_of(spec)
         own_name = own_class(base_config, adapters.auto_class_of(configs) or "AutoModelForCausalLM") or ""
         dequantizes = bool(dequantizing(base_config))
     return ExportSource(
@@ -157,18 +153,14 @@ def _check_fit(
     folder: Path,
     needs_base: str,
 ) -> list[str]:
-    """Raise if configs or weights do not fit the base model; note what differs or cannot be checked.
-
-    The base model's config is downloaded only for formats that need the base model.
-    """
-    here_only = needs_base == "none"
+    """Raise if configs or weights do not fit the base model; note what differs or cannot be checked."""
     try:
         auto_class = adapters.auto_class_of(source.configs)
-        base = model.load_skeleton(spec, auto_class=auto_class, here_only=here_only)
+        base = model.load_skeleton(spec, auto_class=auto_class)
     except ModelError:
-        if not here_only or os.path.isdir(source.base_model):  # noqa: PTH112 - see model.checkpoint_source
+        if needs_base != "none" or os.path.isdir(source.base_model):  # noqa: PTH112 - see model.checkpoint_source
             raise
-        return [f"not checked against {source.base_model}, since its config is not on this machine"]
+        return [f"not checked against {source.base_model}, since its config cannot be read"]
     if any(map(adapters.reads_weights, source.configs)):
         return [f"not checked against {source.base_model}, since peft needs weights to attach it"]
     with warnings.catch_warnings():

@@ -40,5 +40,4 @@ PLUGIN = Method(
     refusal=_refusal,
     cost=lambda target, rank, options: target.out_features,
     configs=lambda adapters: (peft.BeftConfig(target_modules=pattern_of(adapters)),),
-    readable_type="BEFT",
 )

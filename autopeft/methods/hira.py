@@ -27,5 +27,4 @@ PLUGIN = Method(
     ranks=lambda target, options: range(1, min(target.in_features, target.out_features) + 1),
     cost=lambda target, rank, options: rank * (target.in_features + target.out_features),
     configs=one_config_per_rank(lambda rank, targets: peft.HiraConfig(r=rank, target_modules=targets)),
-    readable_type="HIRA",
 )

@@ -10,18 +10,8 @@ from collections.abc import Sequence
 from peft import IA3Config, PeftConfig
 
 from autopeft.methods._shared import only_linear_layers, pattern_of, targets_pattern
-from autopeft.plugins import Method, Options
-from autopeft.types import Adapter, OptionValue, Target
-
-
-def _options(target: Target, **choices: OptionValue) -> Options:
-    """Set `feedforward` if the factors are on the inputs: at `down`, or by a user's plan.
-
-    False means that a user's plan has the factors of `down` on the outputs.
-    """
-    is_down = target.role == "down"  # the paper puts its factors on the inputs
-    on_inputs = bool(choices.get("feedforward", is_down))
-    return {"feedforward": on_inputs} if on_inputs or is_down else {}
+from autopeft.plugins import Method
+from autopeft.types import Adapter
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
@@ -44,10 +34,9 @@ PLUGIN = Method(
     "5e-3 (peft's method comparison, 3072), the largest of three",
     step_time=1.05,
     refusal=only_linear_layers,
-    options=_options,
+    options=lambda target, **choices: {"feedforward": True} if target.role == "down" else {},
     cost=lambda target, rank, options: (
         target.in_features if options.get("feedforward") else target.out_features
     ),
     configs=_configs,
-    readable_type="IA3",
 )

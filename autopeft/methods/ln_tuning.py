@@ -24,5 +24,4 @@ PLUGIN = Method(
     refusal=lambda target: None if target.kind == "norm" else "takes only norms",
     cost=lambda target, rank, options: target.out_features * (2 if target.has_bias else 1),
     configs=lambda adapters: (LNTuningConfig(target_modules=pattern_of(adapters)),),
-    readable_type="LN_TUNING",
 )

@@ -26,5 +26,4 @@ PLUGIN = Method(
     cost=lambda target, rank, options: 2 * rank * (target.in_features + target.out_features),
     takes_rank_pattern=True,
     configs=lycoris_config(LoHaConfig),
-    readable_type="LOHA",
 )

@@ -10,11 +10,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Any
 
 from peft import LoraConfig, PeftConfig
 
-from autopeft.errors import SpecError
 from autopeft.methods._shared import alphas_of, by_pattern, only_linear_layers, targets_pattern
 from autopeft.plugins import Method, Options
 from autopeft.types import Adapter, OptionValue, Target
@@ -110,16 +108,6 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
     return tuple(configs)
 
 
-def _read_choices(config: Any) -> Options:
-    """Read the initial values of a `LoraConfig`; SpecError for those that a plan cannot hold."""
-    init = config.init_lora_weights
-    if init is not True and init != "orthogonal":
-        raise SpecError(
-            f"init_lora_weights is {init!r}, which a plan cannot hold; it can hold true or orthogonal."
-        )
-    return {"init": "default" if init is True else init}
-
-
 PLUGIN = Method(
     name="lora",
     label="LoRA",
@@ -145,6 +133,4 @@ PLUGIN = Method(
     servers=lambda options: (
         () if any(map(options.get, ("dora", "experts", "by_weight"))) else ("vllm", "sglang", "llama.cpp")
     ),
-    readable_type="LORA",
-    read_choices=_read_choices,
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from peft import MissConfig
 
-from autopeft.methods._shared import one_config_per_rank, only_linear
+from autopeft.methods._shared import doublings, one_config_per_rank, only_linear
 from autopeft.plugins import Method
 
 PLUGIN = Method(
@@ -20,8 +20,8 @@ PLUGIN = Method(
     "at 1.1e-3; best published 1e-4 (the paper, and peft's method comparison, 3072)",
     step_time=0.95,
     refusal=only_linear,
-    # Powers of two from 2 on: rank 1 sees the sum of all inputs, which is nearly constant after a LayerNorm.
-    ranks=lambda target, options: [2**n for n in range(1, target.in_features.bit_length())] or (1,),
+    # From 2 on, since rank 1 sees the sum of all inputs: behind a LayerNorm that is next to constant.
+    ranks=lambda target, options: doublings(target.in_features)[1:] or (1,),
     cost=lambda target, rank, options: rank * target.out_features,
     configs=one_config_per_rank(lambda rank, targets: MissConfig(r=rank, target_modules=targets)),
 )

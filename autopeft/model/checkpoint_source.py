@@ -72,7 +72,7 @@ def commit_of(spec: ModelSpec) -> str | None:
     return extract_commit_hash(path, None) if isinstance(path, str) else None
 
 
-def pretrained_arguments(source: str, spec: ModelSpec, *, here_only: bool = False) -> dict[str, Any]:
+def pretrained_arguments(source: str, spec: ModelSpec) -> dict[str, Any]:
     """Return `from_pretrained`'s arguments; local files only if the hub does not answer.
 
     Raises ModelError for a hub model that is not cached if the hub does not answer. One short request
@@ -84,14 +84,14 @@ def pretrained_arguments(source: str, spec: ModelSpec, *, here_only: bool = Fals
             raise ModelError(f"{source} is a GGUF file; install its reader with: pip install gguf.")
         path = Path(source)
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, **arguments}
-    is_hub_model = not here_only and not os.path.exists(source)  # noqa: PTH110 - see load_error
+    is_hub_model = not os.path.exists(source)  # noqa: PTH110 - see load_error
     error = _hub_error(source, spec) if is_hub_model else None
     if error is not None and commit_of(spec) is None:
         raise ModelError(
             f"The base model {source!r} is not a directory and not in the hub's cache, and the hub cannot be "
             f"reached ({type(error).__name__}); check spelling and network, or pass a local directory."
         ) from error
-    if here_only or error is not None:
+    if error is not None:
         arguments["local_files_only"] = True
     return {"pretrained_model_name_or_path": source, **arguments}
 
@@ -106,13 +106,13 @@ def _hub_error(source: str, spec: ModelSpec) -> Exception | None:
     return None
 
 
-def config_of(spec: ModelSpec, *, here_only: bool = False) -> Any:
-    """Read the transformers config of a base model; with `here_only` from a directory or the hub's cache.
+def config_of(spec: ModelSpec) -> Any:
+    """Read the transformers config of a base model.
 
     Raises ModelError if it cannot be read, belongs to an adapter, or asks for code of the hub.
     """
     source, _ = resolve(spec)
-    arguments = pretrained_arguments(source, spec, here_only=here_only)
+    arguments = pretrained_arguments(source, spec)
     folder, local_only = arguments["pretrained_model_name_or_path"], arguments.get("local_files_only", False)
     with reading(source):
         adapter = find_adapter_config_file(folder, revision=spec.revision, local_files_only=local_only)

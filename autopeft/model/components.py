@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from autopeft.model.linear_layers import linear_shape, n_params, output_layer_names, role_of
+from autopeft.model.linear_layers import linear_shape, output_layer_names, role_of
 from autopeft.types import ROLE_GROUPS, Component, layer_name
 
 _LANGUAGE_MODELS = ("LMHeadModel", "ForCausalLM", "ForConditionalGeneration", "ForMaskedLM", "MTModel")
@@ -89,7 +89,7 @@ def topology(model: nn.Module) -> str:
 
 
 def sizes_of(model: nn.Module, parts: Mapping[str, Component]) -> dict[Component, tuple[int, int]]:
-    """Count the modules and parameters of each component, the largest component first.
+    """Count the modules and plain parameters of each component, the largest component first.
 
     Outside the component `norm` only modules with a matrix count, so that attention has its linear layers.
     """
@@ -100,16 +100,11 @@ def sizes_of(model: nn.Module, parts: Mapping[str, Component]) -> dict[Component
         own = list(module.parameters(recurse=False))
         tensors = [tensor for tensor in own if id(tensor) not in seen]
         seen.update(map(id, tensors))
-        is_linear, has_matrix = linear_shape(module) is not None, any(map(_is_matrix, own))
-        is_whole = is_linear and len(tensors) == len(own)  # `n_params` counts weights that are packed
-        n_own = n_params(module) if is_whole else sum(tensor.numel() for tensor in tensors)
+        has_matrix = any(sum(size > 1 for size in tensor.shape) > 1 for tensor in own)
+        is_counted = has_matrix or component == "norm" or linear_shape(module) is not None
         n_modules, total = sizes.get(component, (0, 0))
-        sizes[component] = (n_modules + (is_linear or has_matrix or component == "norm"), total + n_own)
+        sizes[component] = (n_modules + is_counted, total + sum(tensor.numel() for tensor in tensors))
     return dict(sorted(sizes.items(), key=lambda item: -item[1][1]))
-
-
-def _is_matrix(tensor: nn.Parameter) -> bool:
-    return sum(size > 1 for size in tensor.shape) > 1
 
 
 def head_names(module: nn.Module) -> tuple[str, ...]:
@@ -190,22 +185,15 @@ def _sections(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, C
         modality = of_config.get(type(child.config))
         if modality and not any(parent in towers for parent in _parents(name)):
             towers[name] = modality
+    models = {name for name, child in modules.items() if isinstance(child, PreTrainedModel)}
     around = {parent for name in towers for parent in _parents(name)}
-    text_models = [
-        name
-        for name, child in modules.items()
-        if isinstance(child, PreTrainedModel)
-        and name not in around
-        and not any(parent in towers for parent in (name, *_parents(name)))
-    ]
-    if not text_models:
+    if all(name in around or not towers.keys().isdisjoint((name, *_parents(name))) for name in models):
         return sections  # a model of images or audio alone: its layers are attention and so on
-    around_text = {parent for name in text_models for parent in (name, *_parents(name))}
     for holder in {name.rpartition(".")[0] for name in towers}:
         for child_name, child in modules[holder].named_children():
-            name = f"{holder}.{child_name}".lstrip(".")
-            if name not in towers and name not in around_text and not isinstance(child, nn.Embedding):
-                sections.setdefault(name, "projector")
+            is_model = any(isinstance(each, PreTrainedModel) for each in child.modules())
+            if not is_model and not isinstance(child, nn.Embedding):
+                sections.setdefault(f"{holder}.{child_name}".lstrip("."), "projector")
     return sections | towers
 
 

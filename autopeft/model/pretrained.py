@@ -120,17 +120,16 @@ def load_skeleton(
     spec: ModelSpec,
     *,
     auto_class: str | None,
-    here_only: bool = False,
     n_layers: int | None = None,
 ) -> BaseModel:
     """Build a base model on the meta device from its config: all modules, no weights.
 
     Without an `auto_class` of transformers it is what a search of texts would load, else the architecture
-    that the config names. With `here_only` only a directory or the hub's cache is read. `n_layers` builds
-    only the first layers. Raises ModelError or TargetError for a model that cannot be built or adapted.
+    that the config names. `n_layers` builds only the first layers. Raises ModelError or TargetError for a
+    model that cannot be built or adapted.
     """
     source, name = resolve(spec)
-    config = config_of(spec, here_only=here_only)
+    config = config_of(spec)
     with reading(source):
         if n_layers is not None:
             text = config.get_text_config()

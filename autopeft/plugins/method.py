@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from packaging.version import Version
 
@@ -79,10 +79,6 @@ class Method:
     configs: Callable[[Sequence[Adapter]], tuple[PeftConfig, ...]]
     # Which of vllm, sglang and llama.cpp can load an exact export of an adapter with these options.
     servers: Callable[[Options], tuple[str, ...]] = lambda options: ()
-    # The `PeftType` of configs whose every setting a plan of this method can hold: a user's config of that
-    # type becomes a plan. `read_choices` reads the choices of the config; SpecError for others.
-    readable_type: str | None = None
-    read_choices: Callable[[Any], Options] = lambda config: {}
 
     def at_width(self, hidden_size: int) -> Method:
         """Return the method with its learning rates, to two digits, for base models of a hidden size."""

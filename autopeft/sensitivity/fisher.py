@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from autopeft.plugins import Score
-from autopeft.sensitivity._shared.norms import normalized
+from autopeft.sensitivity._shared.gradients import normalized
 from autopeft.types import Target
 
 _BLOCK = 2**22  # numbers in a block of per-example gradients (16 MiB in fp32); heuristic

@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from autopeft.model.linear_layers import plain_weight
 from autopeft.plugins import Score
-from autopeft.sensitivity._shared.norms import normalized
+from autopeft.sensitivity._shared.gradients import normalized
 from autopeft.types import Target
 
 

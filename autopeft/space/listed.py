@@ -34,7 +34,8 @@ def listed_policies(space: Space, family: str, context: AllocationContext) -> tu
         ListedPlan(method=BASELINE_METHOD, rate=_MIDDLE),
         *(entry for entry in entries if entry.baseline),
     )
-    if not any(_is_covered(_policy(space, entry), context) for entry in usual):
+    fitted = [(entry, _fitted(_policy(space, entry), context)) for entry in usual]
+    if not any(policy and policy.layer_share >= entry.layer_share for entry, policy in fitted):
         entries = (*entries, *space.listed["small"])
     anywhere = default_lora(space, context)
     if not baselines and plan_of(anywhere, context).adapters:
@@ -94,12 +95,6 @@ def _policy(space: Space, entry: ListedPlan) -> Policy:
         max_rank=None if part is None else part.max_rank,
         learning_rate=1.0,
     )
-
-
-def _is_covered(policy: Policy, context: AllocationContext) -> bool:
-    """Whether a policy has all of its layers within the budget."""
-    fitted = _fitted(policy, context)
-    return fitted is not None and fitted.layer_share >= policy.layer_share
 
 
 def _fitted(policy: Policy, context: AllocationContext) -> Policy | None:

@@ -56,12 +56,6 @@ def test_every_target_has_a_finite_value_that_is_not_negative(name, base, run, m
 
 
 @by_score
-def test_same_batches_give_the_same_answer(name, run, make_batch):
-    batches = [make_batch(seed=1), make_batch(seed=2)]
-    assert run(name, batches) == run(name, batches)
-
-
-@by_score
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_model_is_left_as_found(name, base, score, make_batch, training):
     base.module.train(training)

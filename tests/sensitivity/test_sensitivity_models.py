@@ -24,7 +24,7 @@ from toys.sensitivity import (
 )
 
 from autopeft.model import BaseModel
-from autopeft.sensitivity._shared.norms import normalized
+from autopeft.sensitivity._shared.gradients import normalized
 
 
 def loss_of(base):

@@ -179,11 +179,3 @@ def test_the_rate_of_hira_falls_with_the_root_of_its_rank() -> None:
         assert {a.rank for a in plan_of(policy, context(rank * RANK_ONE)).adapters} == {rank}
         rates[rank] = policy.learning_rate
     assert rates[1] / rates[4] == pytest.approx(2.0)
-
-
-def test_challengers_and_baseline_keep_to_the_largest_rank_of_the_space() -> None:
-    capped = {name: part.model_copy(update={"max_rank": 2}) for name, part in SPACE.methods.items()}
-    space = SPACE.model_copy(update={"methods": capped})
-    for arm, policy in listed(LORA, AT_Q_AND_V, IA3, space=space, budget=20 * RANK_ONE):
-        ranks = {adapter.rank for adapter in plan_of(policy, context(20 * RANK_ONE)).adapters}
-        assert ranks == ({0} if arm.kind == "usual" else {2})

@@ -137,6 +137,11 @@ def alphas_of(adapters: Iterable[Adapter]) -> tuple[float, dict[str, float]]:
     return by_pattern({target: round(x) if math.isclose(x, round(x)) else x for target, x in alphas.items()})
 
 
+def doublings(limit: int) -> tuple[int, ...]:
+    """List 1, 2, 4, … up to a limit, for ranks that divide a width."""
+    return tuple(2**power for power in range(max(1, limit).bit_length()))
+
+
 def one_config_per_rank(make: Callable[[int, str], PeftConfig]) -> Configs:
     """Build `Method.configs` from a function of a rank and the pattern of its target modules."""
     rank_of = attrgetter("rank")

@@ -19,5 +19,4 @@ PLUGIN = replace(
     short="LoRA-q",
     summary="LoRA at queries",
     refusal=_refusal,
-    readable_type=None,
 )
