@@ -94,9 +94,7 @@ def column_list(table: Any) -> str:
 def only_input(spec: DataSpec, table: Any, usual_names: str, *, content: str) -> str:
     """Choose the input column: the spec's, else one with a usual name; `content` describes it in errors."""
     check_named(spec, table.column_names)
-    column = (
-        spec.text_columns[0] if spec.text_columns else first_usual_column(table.column_names, usual_names)
-    )
+    column = next(iter(spec.text_columns), None) or first_usual_column(table.column_names, usual_names)
     if not column or len(spec.text_columns) > 1:
         seen = ", ".join(spec.text_columns) or column_list(table)
         raise DataError(f"One column of {content} is needed, there is {seen}; name it with --text-column.")
@@ -128,8 +126,7 @@ def rows_of(
 ) -> list[Row]:
     """Read the rows of a table; a test table without the label column has labels None.
 
-    `read_input` reads a cell of a column; `read_label` also gets the names that the column declares, and the
-    place of the row for errors. If `columns` name no label, as of documents, all labels are "".
+    `read_label` also gets the names that the column declares, and the place of the row for errors.
     """
     inputs = [[read_input(cell, name) for cell in cells_of(split, table, name)] for name in columns.inputs]
     labels: list[Any] = [""] * len(table)

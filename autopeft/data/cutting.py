@@ -24,17 +24,11 @@ _SPREAD = 3  # a label with so many rows gets one in each of train, search and c
 
 
 def cut_splits(
-    splits: SplitRows,
-    label_space: LabelSpace,
-    max_examples: int | None,
-    *,
-    dropped: Sequence[str],
-    seed: int,
+    splits: SplitRows, label_space: LabelSpace, max_examples: int | None, *, dropped: Sequence[str], seed: int
 ) -> tuple[SplitRows, list[str]]:
     """Cut search out of train, and confirm too unless the user has it, with notes on each cut.
 
-    `max_examples` limits train and search together; None takes all. `dropped` are the notes on rows that
-    were dropped before, for errors. Raises DataError if too few rows remain, or a cut fails.
+    `max_examples` limits train and search together; None takes all. `dropped` are earlier notes, for errors.
     """
     kind, train, confirm = label_space.kind, splits["train"], splits.get("confirm", [])
     has_classes = kind in ("class", "classes", "tags")
@@ -72,8 +66,7 @@ class Cutter:
     def cut(self, rows: list[Row], name: str, *, spread: frozenset[str]) -> tuple[list[Row], list[Row], str]:
         """Cut a split out of rows; return the rows that remain, the rows that are cut out, and a note.
 
-        Both keep the order of `rows`. A cut at random holds each label of `spread`, if train need not lose a
-        label for it. Raises a DataError if no group can be cut out.
+        A cut at random holds each label of `spread`, if train need not lose a label for it.
         """
         share = -(-_CUT_PERCENT * len(rows) // 100)  # rounded up
         n_out = min(max(share, _CUT_AT_LEAST), _CUT_AT_MOST, len(rows) // 3)

@@ -126,10 +126,7 @@ def by_split(name: str, sources: Sequence[tuple[str, Any]]) -> Source:
 
 
 def class_folders(path: Path, suffixes: Collection[str]) -> Source:
-    """List images such as `train/cat/1.png`, or `cat/1.png` if no folder is named after a split, with labels.
-
-    A class that is named like a split is taken for a split: it has no class folders, which is a DataError.
-    """
+    """List images such as `train/cat/1.png` with labels, or `cat/1.png` if no folder names a split."""
     folders = sorted(child for child in path.glob("[!.]*") if child.is_dir())
     source = Source(path.resolve().name, {"train": [path]})
     if any(_SPLIT_WORD.search(child.name.lower()) for child in folders):

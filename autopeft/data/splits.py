@@ -95,10 +95,7 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
 
 
 def load_in_memory(spec: DataSpec, data: Any, *, seed: int, read_rows: ReadRows) -> LabelledData:
-    """Split a dataset in memory as `load` splits a file, by way of temporary Parquet files.
-
-    `data` is a `Dataset`, a `DataFrame` of pandas or Polars, or a dictionary of these by split.
-    """
+    """Split a `Dataset`, a `DataFrame`, or a dictionary of these by split, as `load` splits a file."""
     with tempfile.TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as parent, quiet():
         folder = Path(parent) / _IN_MEMORY
         folder.mkdir()

@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from autopeft.data.columns import (
-    Columns,
-    is_missing,
-    label_column,
-    name_of,
-    only_input,
-    refuse_written_lists,
-)
+from autopeft.data.columns import Columns, is_missing, label_column, name_of, only_input, refuse_written_lists
 from autopeft.data.dataset import UncutRows
 from autopeft.data.files import CONLL, TABLES
 from autopeft.data.sources import read

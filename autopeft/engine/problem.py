@@ -58,10 +58,7 @@ class SearchProblem:
 
     @cached_property
     def listed(self) -> tuple[tuple[Arm, Policy | None, Plan], ...]:
-        """The plans that every search tries. Baselines come first: the user's, LoRAs, or the head alone.
-
-        The policy is None for a plan that is not a point of the space.
-        """
+        """The plans that every search tries, baselines first; policy None for a plan outside of the space."""
         policies = listed_policies(self.space, self.family, self.context)
         listed = tuple((arm, policy, plan_of(policy, self.context)) for arm, policy in policies)
         if self.user_plan is None and any(arm.kind == "baseline" for arm, _ in policies):
@@ -185,7 +182,4 @@ class Allowance(Protocol):
         """Runs that go side by side."""
 
     def covers(self, requests: Sequence[Request], needed: Sequence[Fidelity] = ()) -> bool:
-        """Whether the limits cover some runs and what is `needed` after them.
-
-        Runs that an earlier process finished take no time again: they are always covered.
-        """
+        """Whether the limits cover runs that are not finished yet, and what is `needed` after them."""

@@ -25,7 +25,7 @@ def search(problem: SearchProblem, study: optuna.Study, allowance: Allowance) ->
     """Yield the runs to measure, receive their measurements, and return the plan found and its evidence.
 
     `study` is new: what an earlier process measured is sent again. The caller adds the measurements to the
-    outcome. TrainingError is raised if no baseline could be trained, or a run that is needed broke off.
+    outcome. Raises TrainingError if a run that is needed broke off.
     """
     trials = Trials(problem, study)
     yield from measure_short_runs(trials, allowance)
@@ -107,11 +107,9 @@ def at_head_factor(plan: Plan, factor: float) -> Plan:
 
 
 def keep_within_limits(trials: Trials, allowance: Allowance, plans: Sequence[Plan]) -> Steps[list[Plan]]:
-    """Keep the baseline, which comes first, and as many challengers as the limits allow in full.
-
-    If the baseline exceeds the budget, it cannot be returned: one challenger is kept beyond any limit.
-    """
+    """Keep the baseline, which comes first, and as many challengers as the limits allow in full."""
     kept, tests = list(plans), trials.problem.test_runs(n_plans=2)
+    # A baseline beyond the budget cannot be returned: one challenger is then kept beyond any limit.
     n_needed = 1 if trials.problem.is_allowed(plans[0]) else 2
     while len(kept) > n_needed and not allowance.covers(request_full_runs(trials, kept), tests):
         kept.pop()

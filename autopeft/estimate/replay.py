@@ -91,17 +91,13 @@ def without_weights(
     """Attach adapters in float32 to a skeleton, in place, as the trainer does; without configs only the head.
 
     Frozen weights have the format `dtype`, except the task head. With `lightened`, layers are replaced by the
-    lighter ones of our trainer. Raises SpecError if `peft` needs values of weights to attach a config.
+    lighter ones of our trainer.
     """
     set_dtype(base, dtype)
     base.widen_head()
     with _attaching():
         return attach(
-            base.module,
-            _cheap(configs),
-            task_type=task_type,
-            head_names=base.head_names,
-            lightened=lightened,
+            base.module, _cheap(configs), task_type=task_type, head_names=base.head_names, lightened=lightened
         )
 
 

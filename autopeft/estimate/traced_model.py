@@ -67,11 +67,7 @@ class Description:
 
 
 def describe(
-    part: TrainedPart,
-    setup: Setup,
-    *,
-    methods: Mapping[str, Method],
-    tasks: Mapping[str, Task],
+    part: TrainedPart, setup: Setup, *, methods: Mapping[str, Method], tasks: Mapping[str, Task]
 ) -> Description:
     """Describe what is trained on which model, from the model's config alone."""
     auto_class = auto_class_of([file.config for file in part.files])

@@ -44,8 +44,7 @@ def _collate_inputs(examples: Sequence[Example], pad_token_id: int) -> Batch:
 def _processed(files: Sequence[data.ImageFile], processor: Any) -> Batch:
     """Run the processor over some images; return its tensors, a row per image, `pixel_values` in float32.
 
-    Most have only `pixel_values` (B, channels, height, width); SigLIP 2's has patches, their mask, and the
-    number of rows and columns.
+    SigLIP 2's has patches, their mask, and the number of rows and columns.
     """
     images = [file.load() for file in files]
     try:

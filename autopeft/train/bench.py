@@ -21,12 +21,7 @@ from autopeft.adapters import compile_plan
 from autopeft.errors import TrainingError
 from autopeft.model import BaseModel, load_weights, release_memory, save_weights
 from autopeft.model.devices import SavedBytes, exact_products, forked_rng
-from autopeft.model.training_pass import (
-    can_checkpoint,
-    checkpointed,
-    quick_attention,
-    without_cache,
-)
+from autopeft.model.training_pass import can_checkpoint, checkpointed, quick_attention, without_cache
 from autopeft.model.weight_comparison import first_change
 from autopeft.plugins import Batch, Evaluation, Method, PlacesBatches, Task
 from autopeft.store import write_text
@@ -312,9 +307,10 @@ class Bench:
         On a GPU, a mask would rule out flash attention by torch's kernels, and transformers waits for the
         device to look for padding in it: at each pass, with FlashAttention 2 in each layer.
         """
-        is_causal = self.task.peft_task_type == "CAUSAL_LM" and self.base.model_type not in _WARNING_MODELS
-        is_causal &= all(getattr(module, "is_causal", True) for module in self.base.module.modules())
-        return is_causal and self.base.device.type == "cuda"
+        if self.base.device.type != "cuda" or self.task.peft_task_type != "CAUSAL_LM":
+            return False
+        is_causal = all(getattr(module, "is_causal", True) for module in self.base.module.modules())
+        return is_causal and self.base.model_type not in _WARNING_MODELS
 
     def collate(self, split: str, rows: Sequence[int]) -> tuple[Batch, int]:
         """Return a batch of rows on the device, and the number of terms that its loss averages."""

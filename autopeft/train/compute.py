@@ -30,17 +30,14 @@ _MOST_HALVINGS = 2
 
 @dataclass(kw_only=True)
 class Compute:
-    """Limits on the memory of a bench; they change only rounding and draws of dropout.
-
-    Methods differ in what they keep for a backward pass. So limits that are lowered when memory runs out hold
-    for later plans with the same methods and options.
-    """
+    """Limits on the memory of a bench; they change only rounding and draws of dropout."""
 
     micro_batch_tokens: int | None = None  # at most, padding included; None takes a step whole
     checkpointing: bool = False  # layers keep only their inputs for the backward pass, if the model allows it
     plain_tokens: int | None = None  # of a micro-batch without checkpointing; None: no limit
     max_eval_tokens: int | None = None  # of an evaluation batch; None: as many as are fastest
     memory_bytes: int | None = None  # that the device may use; None: no limit
+    # Methods differ in what they keep for a backward pass: lowered limits hold for plans of the same methods.
     _of_kinds: dict[Kind, Compute] = field(default_factory=dict, repr=False, compare=False)
 
     def eval_tokens(self, device: str) -> int:

@@ -91,9 +91,7 @@ def encode_splits(
     if task.defaults.is_packed:  # no block holds rows of both
         search = encoded["search"]
         train = replace(
-            train,
-            examples=(*train.examples, *search.examples),
-            labels=(*train.labels, *search.labels),
+            train, examples=(*train.examples, *search.examples), labels=(*train.labels, *search.labels)
         )
     encoded["train"] = replace(train, n_late=len(encoded["search"].examples))
     _require_fit(encoded["train"], base, task)

@@ -64,9 +64,8 @@ class TrainingRun:
 class TrainingCost:
     """Seconds and steps that a run trained, including those before it was resumed.
 
-    A full run that continues a short one counts from there. `peak_bytes` is the most memory that the run took
-    on top of its weights: on a GPU by torch's allocator, else the sum of what the widest micro-batch saves
-    for its backward pass, gradients and AdamW's moments.
+    A full run that continues a short one counts from there. `peak_bytes` is the most memory on top of the
+    weights: by a GPU's allocator, else what the widest micro-batch saves, gradients and AdamW's moments.
     """
 
     seconds: float = 0.0

@@ -72,11 +72,7 @@ def _read(folder: Path) -> _State | None:
 
 
 class UnderWay:
-    """Keeps the latest state of a training run in a folder, a minute or more apart; without one keeps none.
-
-    If writing is slow, states are further apart, so that it takes at most a hundredth of the time. The folder
-    must be that of the run's plan, seed and number of steps.
-    """
+    """Keeps the latest state of a training run in a folder, a minute or more apart, if it has one."""
 
     def __init__(self, folder: Path | None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder, self._clock = folder, clock

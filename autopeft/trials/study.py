@@ -78,11 +78,7 @@ class _Unlimited:
 
 
 class Study:
-    """A search over trials that somebody else trains.
-
-    `path` is its folder, `run` the same as the store sees it, `trials` those that were given out, `base` the
-    skeleton of the base model.
-    """
+    """A search over trials that somebody else trains; `path` is its folder."""
 
     def __init__(
         self,
@@ -95,7 +91,7 @@ class Study:
         auto_class: str | None = None,
         **settings: Any,
     ) -> None:
-        """Begin a study in a folder, or resume the one that is there.
+        """Begin a study in a folder, or resume the one that is there; its settings must be the same.
 
         Args:
             full_steps: Optimizer steps of a full run.
@@ -109,10 +105,6 @@ class Study:
                 `AutoModelForCausalLM`; None takes the one that the model's config names.
             **settings: Settings of a search by the names of their flags: model, budget (such as `r16`),
                 effort, methods, seeds, trials, seed, margin, space, and `out` for the folder …
-
-        Raises:
-            RunDirError: The folder holds other files, or a study with other settings.
-            SpecError, ModelError, BudgetError, TargetError: As for a search.
         """
         flags = by_dotted_name(settings) | {"task.max_steps": full_steps, "data.source": OWN_TRAINER}
         self.spec = resolve_settings(flags=flags)

@@ -139,12 +139,7 @@ class TrialFolders:
         write_text(folder / "trial.json", json.dumps(content, indent=2) + "\n")
         config.save_pretrained(str(folder / "config"))
         claim = Claim(
-            number=number,
-            plan=plan,
-            fidelity=fidelity,
-            host=platform.node(),
-            pid=os.getpid(),
-            at=time.time(),
+            number=number, plan=plan, fidelity=fidelity, host=platform.node(), pid=os.getpid(), at=time.time()
         )
         write_record(folder / _CLAIM, claim)
         return Trial.load(folder / "trial.json")

@@ -20,9 +20,8 @@ from autopeft.report.cost import search_cost
 from autopeft.train.rates import short_steps
 from autopeft.types import Measurement, Status
 
-SECONDS = (
-    0.5 * STEP_SECONDS / 4
-)  # of an example: half of what training on one takes, of which a step has four
+# Of an example: half of what training on one takes, of which a step has four.
+SECONDS = 0.5 * STEP_SECONDS / 4
 
 
 def timed(truth=None) -> World:
@@ -156,9 +155,8 @@ def test_a_limit_that_pays_no_search_leaves_the_time_of_one_full_run() -> None:
     assert display.left[0] is None  # the planned runs, of which the limit pays none
     rest = FULL - problem().lengths.kept_steps * STEP_SECONDS  # the full run goes on from the short one
     left = display.left_at["full runs"]
-    assert (
-        left is not None and rest + TEST <= left <= rest + 2 * TEST
-    )  # of baseline and challenger, if one is paid
+    # Of baseline and challenger, if one is paid.
+    assert left is not None and rest + TEST <= left <= rest + 2 * TEST
 
 
 def test_the_time_left_on_many_workers_is_no_shorter_than_a_run() -> None:
@@ -225,11 +223,6 @@ def test_an_evaluation_takes_as_long_as_those_on_its_own_split() -> None:
     measured = [(short, 2.0, 1.0), (full, 2.0, 50.0)]
     assert estimated(measured, full) == pytest.approx(full.train_steps * 2 + 50)
     assert estimated(measured, short) == pytest.approx(short.train_steps * 2 + 1)
-
-
-def test_without_a_test_split_no_reading_of_it_is_planned() -> None:
-    asked = problem(n_examples=(100, 100, 0))
-    assert {at.split for at in planned_runs(asked)} == {"search", "confirm"}
 
 
 # What it cost.

@@ -81,8 +81,3 @@ def test_each_measurement_is_recorded_before_the_next_begins_and_shown_in_order(
     assert n_before == list(range(len(records)))
     assert records == list(search.outcome.measurements) == search.display.shown
     assert all(m.status is Status.COMPLETE for m in records)
-
-
-def test_nothing_is_measured_twice() -> None:
-    calls = unbroken().world.calls
-    assert len(calls) == len(set(calls)) == len(unbroken().outcome.measurements)

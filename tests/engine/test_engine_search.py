@@ -28,14 +28,6 @@ def test_every_plan_of_the_list_has_a_short_run_and_the_finalists_are_trained_fr
     ]
 
 
-def test_all_plans_are_compared_on_the_same_seed_and_the_same_rows() -> None:
-    search = run(levels(), seed=7, effort="thorough", trials=6, seeds=2)
-    seen = {split: {m.fidelity for m in search.at(split)} for split in ("search", "confirm", "test")}
-    assert [len(seen[split]) for split in ("search", "confirm", "test")] == [1, 2, 2]
-    assert {fidelity.seed for fidelity in seen["search"]} == {7}
-    assert {fidelity.seed for fidelity in seen["confirm"]} == {7, 8}
-
-
 @pytest.mark.parametrize("challenger", [0.2, 0.5, 0.59, 0.6, 0.61, 0.63, 0.7, 0.9])
 def test_the_default_is_always_trained_in_full_and_kept_unless_the_verdict_prefers_the_challenger(
     challenger: float,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from toys.engine import NO_LORA, ROOMY, SPACE, World, kind_of, levels, run
+from toys.engine import NO_LORA, ROOMY, World, kind_of, levels, run
 from toys.metrics import ERROR_RATE
 
 from autopeft.engine.judge import rank
@@ -60,11 +60,6 @@ def test_a_plan_that_the_search_has_measured_is_not_measured_again() -> None:
 
 def test_budgets_that_pay_nothing_end_the_list() -> None:
     assert run(truth, max_params=NO_LORA, sizes=4).outcome.sizes == ()
-
-
-def test_a_size_has_the_methods_of_the_space_alone() -> None:
-    outcome = run(truth, space=SPACE.only(["ia3"]), sizes=2).outcome
-    assert {kind_of(size.plan) for size in outcome.sizes} == {"ia3"}
 
 
 @pytest.mark.parametrize("status", [Status.DIVERGED, Status.FAIL])

@@ -82,17 +82,6 @@ def test_the_value_of_a_trial_is_the_loss_of_its_short_run() -> None:
         assert (trial.state, trial.value) == ended.get(kind_of(proposal.plan), usual)
 
 
-def test_importances_and_the_best_trial_come_from_plain_optuna() -> None:
-    storage = InMemoryStorage()
-    search = run(levels(), trials=20, storage=storage)
-    study = optuna.load_study(study_name=STUDY, storage=storage)
-    losses = {m.plan.digest: m.loss for m in search.at("search")}
-    assert study.best_value == min(losses.values())
-    assert study.metric_names == ["loss of the short run"]
-    importances = optuna.importance.get_param_importances(study)
-    assert max(importances, key=importances.__getitem__) == "method"
-
-
 def test_the_study_grows_while_the_search_goes_on() -> None:
     storage, states = InMemoryStorage(), []
 
@@ -109,12 +98,6 @@ def test_a_trial_beyond_the_limits_is_pruned() -> None:
     _, trials = search_with_trials(levels(), max_cost=3.0)
     states = [trial.state for trial in trials]
     assert states[0] is TrialState.COMPLETE and states[-1] is TrialState.PRUNED
-
-
-@pytest.mark.parametrize("effort", ["quick", "normal"])
-def test_the_trials_of_a_usual_search_are_its_short_runs(effort: str) -> None:
-    search, trials = search_with_trials(levels(), effort=effort)
-    assert len(trials) == len(search.outcome.proposals) == len(search.at("search"))
 
 
 @pytest.mark.parametrize("max_params", [8, NO_LORA, 31, 60, TIGHT, ROOMY])

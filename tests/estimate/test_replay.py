@@ -75,12 +75,7 @@ def assert_same(predicted, real, *, slack):
 )
 @pytest.mark.parametrize(
     "choices",
-    [
-        {},
-        {"dtype": torch.bfloat16, "autocast": True},
-        {"foreach": True},
-        {"checkpointing": True},
-    ],
+    [{}, {"dtype": torch.bfloat16, "autocast": True}, {"foreach": True}, {"checkpointing": True}],
     ids=str,
 )
 def test_replayed_step_has_the_bytes_of_a_real_one(architecture, choices, methods, make_plan):

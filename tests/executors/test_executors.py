@@ -9,10 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from autopeft.errors import TrainingError, UnknownNameError, WorkerLostError
+from autopeft.errors import SpecError, TrainingError, UnknownNameError, WorkerLostError
 from autopeft.executors import EXECUTORS
 
 PROCESSES = ["process", pytest.param("ray", marks=pytest.mark.nightly)]
@@ -191,3 +192,17 @@ def test_idle_workers_free_their_locks(tmp_path):
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[1, 2, 3, 4]"
     assert "leaked" not in done.stderr
+
+
+def test_a_cluster_that_cannot_be_joined_is_refused_in_a_sentence(monkeypatch):
+    def init(*_, **__):
+        raise ValueError("Invalid address\nformat: foo")
+
+    ray = SimpleNamespace(init=init, is_initialized=lambda: False, shutdown=lambda: None)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setenv("RAY_ADDRESS", "foo")
+    pool = EXECUTORS["ray"]
+    with pytest.raises(SpecError, match="RAY_ADDRESS") as refused:
+        pool.start(print, local=None, n_workers=1, uses_gpu=False)
+    pool.shutdown()
+    assert "\n" not in str(refused.value)

@@ -54,10 +54,7 @@ OF_NUMBERS = {
     "mean-squared-error": metrics.mean_squared_error,
     "mean-absolute-error": metrics.mean_absolute_error,
 }
-OF_TAGS = {
-    "entity-f1": seqeval.metrics.f1_score,
-    "token-accuracy": seqeval.metrics.accuracy_score,
-}
+OF_TAGS = {"entity-f1": seqeval.metrics.f1_score, "token-accuracy": seqeval.metrics.accuracy_score}
 OF_TEXTS = ("loss", "token-accuracy", "exact-match")
 
 
@@ -237,15 +234,3 @@ def test_metric_is_that_of_the_saved_predictions_at_every_batch_size_and_padding
         at = f"batches of {size}, padded to {length}"
         assert seen.metric == pytest.approx(known.metric, abs=1e-6, rel=1e-6), at
         assert seen.loss == pytest.approx(known.loss, abs=1e-6, rel=1e-6), at
-
-
-def test_every_metric_of_every_task_is_held_against_another_computation():
-    held = {}
-    for _, name, metric in CASES:
-        held.setdefault(name, set()).add(metric)
-    kinds = {"text-classification": (CLASSES, SEVERAL, NUMBER), "image-classification": (CLASSES, SEVERAL)}
-    for name, part in TASKS.items():
-        fitted = [
-            part.fitted(TaskSpec(), label_space) for label_space in kinds.get(name, (part.label_space,))
-        ]
-        assert held[name] == {metric for task in fitted for metric in task.metrics}

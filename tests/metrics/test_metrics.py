@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn import metrics
 
 from autopeft.metrics import jackknife
-from autopeft.plugins import Metric, discover
+from autopeft.plugins import discover
 
 METRICS = discover("autopeft.metrics")
 by_metric = pytest.mark.parametrize("name", METRICS)
@@ -22,14 +23,6 @@ def drawn(kind, rng, n):
     shape = (n, 4) if kind == "classes" else (n,)
     truth, other = rng.integers(0, 2 if kind == "classes" else 3, size=(2, *shape)).astype(float)
     return truth, np.where(rng.random(shape) < 0.5, truth, other)
-
-
-@by_metric
-def test_it_meets_the_protocol(name):
-    metric = METRICS[name]
-    assert isinstance(metric, Metric)
-    assert metric.name == name
-    assert metric.kinds and {*metric.kinds} <= {"class", "classes", "number"}
 
 
 @pytest.mark.parametrize("kind", ["class", "uneven", "classes", "number"])
@@ -82,3 +75,23 @@ def test_jackknife_of_a_mean_gives_its_rows():
     rows = np.random.default_rng(0).integers(0, 2, size=50).astype(float)
     value, scores = jackknife(lambda t, g: float((t == g).mean()), rows, np.ones(50))
     assert (value, scores) == (pytest.approx(rows.mean()), pytest.approx(rows))
+
+
+BY_SCIKIT_LEARN = {
+    "balanced-accuracy": metrics.balanced_accuracy_score,
+    "matthews": metrics.matthews_corrcoef,
+    # A guessed class without rows adds no 0.
+    "macro-f1": lambda t, g: metrics.f1_score(t, g, average="macro", labels=np.unique(t), zero_division=0),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:sklearn")  # of a class that is only guessed, or alone
+@pytest.mark.parametrize("name", BY_SCIKIT_LEARN)
+@pytest.mark.parametrize(("n_classes", "guesses"), [(12, range(12)), (3, range(3, 6)), (3, [1]), (1, [0])])
+def test_metrics_of_classes_are_those_of_scikit_learn(name, n_classes, guesses):
+    """Many rare classes, classes that are only guessed, one guess, and one class alone."""
+    rng = np.random.default_rng(3)
+    truth, other = rng.integers(0, n_classes, 40), rng.choice(guesses, 40)
+    guessed = np.where(rng.random(40) < 0.6 * (len(guesses) > 1), truth, other)
+    value, _ = METRICS[name].score(truth.astype(float), guessed.astype(float))
+    assert value == pytest.approx(BY_SCIKIT_LEARN[name](truth, guessed), abs=1e-12)

@@ -11,15 +11,7 @@ from toys.words import toy_rows
 
 from autopeft import commands
 from autopeft.report.progress import Lines
-from autopeft.types import (
-    BudgetSpec,
-    DataSpec,
-    ModelSpec,
-    OutputSpec,
-    RunSpec,
-    SearchSpec,
-    TaskSpec,
-)
+from autopeft.types import BudgetSpec, DataSpec, ModelSpec, OutputSpec, RunSpec, SearchSpec, TaskSpec
 
 WEIGHTS = "adapter_model.safetensors"
 

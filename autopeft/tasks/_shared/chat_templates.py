@@ -132,8 +132,7 @@ def _probed(tokenizer: Any, *contents: str) -> str | None:
     roles = ("user", "assistant")
     try:
         text = _rendered(
-            tokenizer,
-            [{"role": roles[i % 2], "content": content} for i, content in enumerate(contents)],
+            tokenizer, [{"role": roles[i % 2], "content": content} for i, content in enumerate(contents)]
         )
     except TEMPLATE_FAULTS:
         return None

@@ -53,18 +53,13 @@ _THOUGHTS = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class TextModel:
-    """How a type of language model reads and writes.
+    """How a type of language model reads and writes."""
 
-    - `encode`: the kind of labels, texts, completions, tokenizer and max_length -> features and labels.
-    - `features`: model and batch -> what the model is called with.
-    - `targets`: labels (B, T) -> the label that each position predicts (B, T), -100 if it predicts none.
-    - `generate`: model, batch, tokenizer and max_new_tokens -> one text per example.
-    """
-
+    # Of the kind of labels, texts, completions, tokenizer and max_length.
     encode: Callable[[LabelKind, Sequence[str], Sequence[str], Any, int], Encoded]
-    features: Callable[[nn.Module, Batch], Batch]
-    targets: Callable[[Tensor], Tensor]
-    generate: Callable[[nn.Module, Batch, Any, int], list[str]]
+    features: Callable[[nn.Module, Batch], Batch]  # what the model is called with
+    targets: Callable[[Tensor], Tensor]  # labels (B, T) -> the label that each position predicts, or -100
+    generate: Callable[[nn.Module, Batch, Any, int], list[str]]  # of tokenizer and max_new_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +124,12 @@ class WritingTask:
     def encode(self, inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
         """Turn rows into token features and labels of at most `max_length` tokens each."""
         if self.metric.name == EXACT_MATCH:
-            _require_answers(labels, self.spec.answer_pattern)
+            missing = [text for text in labels if not _find_answer(text, self.spec.answer_pattern)]
+            if missing:
+                raise DataError(
+                    f"task.answer_pattern finds no answer in {len(missing)} of {len(labels)} completions, "
+                    f"such as {missing[0][-60:]!r}; correct the pattern or the rows."
+                )
         texts = [text for (text,) in inputs]
         return self.model_type.encode(self.label_space.kind, texts, labels, tokenizer, max_length)
 
@@ -226,21 +226,10 @@ def all_dropped(n_rows: int, longest: int, max_length: int) -> str:
 def _find_answer(text: str, pattern: str | None) -> str | None:
     """Return the first match, or its first group if there is one; None without a match.
 
-    Without a pattern the answer is the whole text. Thoughts before an answer, which some chat templates write
-    even if they are empty, are removed first.
+    Without a pattern the answer is the whole text. Thoughts before an answer are removed first.
     """
     text = _THOUGHTS.sub("", text)
     if pattern is None:
         return text.strip()
     match = re.search(pattern, text)
     return None if match is None else match[1 if match.re.groups else 0].strip()
-
-
-def _require_answers(completions: Sequence[str], pattern: str | None) -> None:
-    """Raise DataError if the pattern finds no answer in a true completion."""
-    missing = [text for text in completions if not _find_answer(text, pattern)]
-    if missing:
-        raise DataError(
-            f"task.answer_pattern finds no answer in {len(missing)} of {len(completions)} completions, such "
-            f"as {missing[0][-60:]!r}; correct the pattern or the rows."
-        )
