@@ -27,6 +27,7 @@ from autopeft.model.attaching import WEIGHTS, plain_names, rewrites_targets
 from autopeft.model.linear_layers import linear_shape
 from autopeft.plugins import ExportSource, NeededBase
 from autopeft.store import fresh_folder
+from autopeft.types import listed
 
 # Target module -> A (R, in) and B (out, R), with the scale in B.
 Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -52,7 +53,7 @@ class UniformLora:
         configs = source.configs
         faults = [*(problems.not_lora(configs) or problems.lora_problems(configs, fields=_FOLDED))]
         if source.task_type in ("CAUSAL_LM", "SEQ_2_SEQ_LM") and source.head:
-            faults.append(f"servers ignore modules_to_save={problems.short(list(source.head))}")
+            faults.append(f"servers ignore the trained modules {listed(source.head, 3)}")
         return (*faults, *problems.untrained(source))
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:

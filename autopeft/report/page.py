@@ -70,14 +70,6 @@ def _content(result: SearchResult | SearchSoFar, words: PartWords, status: str) 
     environment = sorted(result.environment.items(), key=lambda item: item[0].lower())
     if setting.data_fingerprint:
         environment.append(("data fingerprint", setting.data_fingerprint))
-    uses = {
-        **({} if spec.has_own_trainer else {"train": "training"}),
-        "search": "ranking the short runs",
-        "confirm": "judging the full runs",
-        "test": "read once, after the verdict" if finished is None or finished.test else "not read",
-    }
-    splits = [(name, examples(result, name), use) for name, use in uses.items()]
-    n_duplicates = f"{setting.splits.duplicates_removed:,}"
     return {
         "spec": spec,
         "setting": setting,
@@ -97,7 +89,7 @@ def _content(result: SearchResult | SearchSoFar, words: PartWords, status: str) 
         "best": finished and _best_plan(finished, words),
         # The score that ordered the modules is the first.
         "scores": [(drawn, phrase) for drawn, phrase in maps if drawn is not None],
-        "splits": [*splits, ("duplicates", n_duplicates, "removed, within and across splits")],
+        "splits": _splits(result),
         "costs": costs(finished) if finished else (),
         "settings": _settings(result),
         "environment": environment,
@@ -106,23 +98,34 @@ def _content(result: SearchResult | SearchSoFar, words: PartWords, status: str) 
     }
 
 
+def _splits(result: SearchResult | SearchSoFar) -> list[tuple[str, str, str]]:
+    """List name, examples and use of each split, and the duplicates that were removed."""
+    is_unread = isinstance(result, SearchResult) and not result.test
+    uses = {
+        **({} if result.spec.has_own_trainer else {"train": "training"}),
+        "search": "ranking the short runs",
+        "confirm": "judging the full runs",
+        "test": "not read" if is_unread else "read once, after the verdict",
+    }
+    n_duplicates = f"{result.setting.splits.duplicates_removed:,}"
+    splits = [(name, examples(result, name), use) for name, use in uses.items()]
+    return [*splits, ("duplicates", n_duplicates, "removed, within and across splits")]
+
+
 def _trials(result: SearchResult | SearchSoFar, words: PartWords) -> list[TrialMark]:
     """Return the trials with a loss, in their order."""
     losses = {run.plan: run.loss for run in result.measurements if run.fidelity.split == "search"}
-    marks = []
-    for proposal in result.proposals:
-        loss = losses.get(proposal.plan)
-        if loss is not None:
-            methods = dict.fromkeys(method_words(a, words.labels) for a in proposal.plan.adapters)
-            marks.append(
-                TrialMark(
-                    words=name_of(proposal.plan, result, words.labels),
-                    method=" + ".join(methods) or "head",
-                    is_listed=proposal.source == "list",
-                    loss=loss,
-                )
-            )
-    return marks
+    return [
+        TrialMark(
+            words=name_of(proposal.plan, result, words.labels),
+            method=" + ".join(dict.fromkeys(method_words(a, words.labels) for a in proposal.plan.adapters))
+            or "head",
+            is_listed=proposal.source == "list",
+            loss=loss,
+        )
+        for proposal in result.proposals
+        if (loss := losses.get(proposal.plan)) is not None
+    ]
 
 
 def _best_plan(result: SearchResult, words: PartWords) -> dict[str, Any]:
@@ -177,16 +180,8 @@ def short_text(result: SearchResult, path: str) -> str:
 
 def short_html(result: SearchResult, path: str, words: PartWords) -> str:
     """Return a summary for notebooks: answer, full runs, difference and a link to the page."""
-    is_share = result.setting.metric_is_share
-    return render(
-        "summary.html",
-        answer=answer_of(result, words),
-        setting=result.setting,
-        is_share=is_share,
-        chart=difference_chart(result.verdict, is_share=is_share),
-        rows=full_rows(result, words),
-        path=path,
-    )
+    chart = difference_chart(result.verdict, is_share=result.setting.metric_is_share)
+    return render("summary.html", page=_content(result, words, "complete"), chart=chart, path=path)
 
 
 def python_lines(

@@ -153,23 +153,12 @@ def leaderboard(result: SearchResult, labels: Mapping[str, str]) -> list[dict[st
     """
     sign = 1 if result.setting.greater_is_better else -1
     full = sorted(result.full_runs, key=lambda record: -sign * record.metric_mean)
-    rows: list[tuple[Plan, dict[str, Any]]] = []
-    for record in full:
-        test = record_of(result.test, record.plan)
-        scores = {
-            "split": record.split,
-            "metric": record.metric_mean,
-            "metric_std_error": record.metric_std_error,
-            "loss": record.mean_loss,
-            "n_seeds": len(record.seeds),
-            "test_metric": math.nan if test is None else test.metric_mean,
-        }
-        rows.append((record.plan, scores))
-    for run in runs_on("search", result):
-        if record_of(full, run.plan) is None:
-            scores = {"split": run.fidelity.split, "metric": run.metric, "metric_std_error": None}
-            rows.append((run.plan, scores | {"loss": run.loss, "n_seeds": 1, "test_metric": math.nan}))
-    proposed_by = arms(result)
+    short = [run for run in runs_on("search", result) if record_of(full, run.plan) is None]
+    rows: list[tuple[Plan, str, float | None, float | None, float | None, int]] = [
+        (r.plan, r.split, r.metric_mean, r.metric_std_error, r.mean_loss, len(r.seeds)) for r in full
+    ]
+    rows += [(run.plan, run.fidelity.split, run.metric, None, run.loss, 1) for run in short]
+    proposed_by, tests = arms(result), {record.plan: record.metric_mean for record in result.test}
     return [
         {
             "plan_id": plan.digest,
@@ -178,7 +167,12 @@ def leaderboard(result: SearchResult, labels: Mapping[str, str]) -> list[dict[st
             "plan": name_of(plan, result, labels),
             "trainable_params": plan.trainable_params,
             "learning_rate": None if is_untrained(result, plan) else plan.learning_rate,
-            **scores,
+            "split": split,
+            "metric": metric,
+            "metric_std_error": std_error,
+            "loss": loss,
+            "n_seeds": n_seeds,
+            "test_metric": tests.get(plan, math.nan),
         }
-        for plan, scores in rows
+        for plan, split, metric, std_error, loss, n_seeds in rows
     ]

@@ -99,7 +99,7 @@ def runs_on(split: str, result: SearchResult | SearchSoFar) -> list[Measurement]
 
 
 def run_rows(split: str, result: SearchResult | SearchSoFar, words: PartWords) -> list[dict[str, Any]]:
-    """Gather the runs on a split that finished, lowest loss first; `source` is list, sampler or another."""
+    """Gather the runs on a split that finished, lowest loss first, each with its role and who proposed it."""
     rows = []
     for run in runs_on(split, result):
         proposal, is_trained = proposal_of(run.plan, result.proposals), not is_untrained(result, run.plan)

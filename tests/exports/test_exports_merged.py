@@ -1,4 +1,4 @@
-"""Merged models against `peft` and transformers."""
+"""Merged models against `peft` and transformers, with tied embeddings and shared weights."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 import transformers
 from toys.bases import AUTO_CLASSES
 from toys.exports import logits_of, trained
+from toys.families import CONTEXT, GROUPED, HEADED, SEQ2SEQ, V
 
 from autopeft.errors import SpecError
+from autopeft.model import BaseModel
 from autopeft.plugins import ExportSource, discover
 
 EXPORTERS = discover("autopeft.exports")
 MERGED = EXPORTERS["merged"]
-ARCHITECTURES = ("bert", "gpt2", "llama", "llama-lm")
-by_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
 
 def of_methods(base, make_plan, *names):
@@ -41,7 +41,7 @@ def close(seen, expected):
     torch.testing.assert_close(seen, expected, rtol=0, atol=1e-5)
 
 
-@by_architecture
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama", "llama-lm"])
 @pytest.mark.parametrize("names", [("lora",), ("lora", "ia3", "ln_tuning"), ("vera", "lora")], ids=str)
 def test_transformers_alone_reads_the_merged_model(architecture, names, make_base, make_plan, tmp_path):
     base = make_base(architecture)
@@ -79,3 +79,31 @@ def test_what_stays_next_to_the_weights_is_refused_by_name(make_base, tmp_path):
     with pytest.raises(SpecError, match="LILY"):
         MERGED.export(source, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def base_of(auto_class, config):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = getattr(transformers, auto_class).from_config(config).eval()
+    return BaseModel(module, None, name="toy", untrained=frozenset())
+
+
+def test_output_layer_that_is_the_embeddings_of_a_decoder_is_still_that_when_read_again(make_plan, tmp_path):
+    half = {**HEADED, "layer_types": ["sliding_attention", "full_attention"], "initializer_range": 0.2}
+    half |= {"max_position_embeddings": CONTEXT}
+    base = base_of(SEQ2SEQ, transformers.T5GemmaConfig(encoder=half, decoder=half, vocab_size=V))
+    toy = trained(base, make_plan(base, "lora"), tmp_path / "weights")
+    MERGED.export(toy.source, tmp_path / "out")
+    loader = getattr(transformers, SEQ2SEQ)
+    module, report = loader.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not report["missing_keys"]
+    close(logits_of(module), toy.logits)
+
+
+def test_adapters_of_modules_that_share_a_weight_are_not_merged(make_plan, tmp_path):
+    base = base_of("AutoModelForCausalLM", transformers.LlamaConfig(**GROUPED, initializer_range=0.2))
+    first, second = base.module.model.layers
+    second.mlp.up_proj.weight = first.mlp.up_proj.weight
+    toy = trained(base, make_plan(base, "lora"), tmp_path / "weights")
+    with pytest.raises(SpecError, match=r"shared.*--to native"):
+        MERGED.export(toy.source, tmp_path / "out")

@@ -99,14 +99,8 @@ def test_every_export_of_a_plan_gives_the_outputs_that_were_confirmed(name, to, 
     assert bool(found["coverage"]) == (to != "merged")
 
 
-def test_folder_of_train_is_compared_with_its_own_plan_and_names_the_modules(train):
-    found = checked(train("mixed ranks"))
-    assert found["outputs"]["is_same"]
-    modules = [
-        name for each in found["coverage"] if each["component"] == "attention" for name in each["adapted"]
-    ]
-    targets = [f"layer.{i}.attention.self.{name}" for i in range(2) for name in ("query", "value")]
-    assert sorted(name.partition(".encoder.")[2] for name in modules) == targets
+def test_folder_of_train_is_compared_with_its_own_plan(train):
+    assert checked(train("mixed ranks"))["outputs"]["is_same"]
 
 
 def test_one_model_at_a_time_is_in_memory(train, monkeypatch):

@@ -90,9 +90,9 @@ def test_the_stages_of_the_cost_add_up_to_the_whole(page):
     }
 
 
-def test_result_json_has_the_documented_keys(result):
+def test_result_json_has_the_numbers_of_the_record(result):
     answer = report.result_json(result)
-    assert answer["schema_version"] == 3 and answer["status"] == "complete"
+    assert (answer["schema_version"], answer["status"], answer["short_steps"]) == (3, "complete", 75)
     assert answer["best"]["trainable_params"] == 7_296 and answer["best"]["metric_mean"] == 0.954
     assert answer["best"]["share_of_base"] == pytest.approx(7_296 / 1_234_567)
     assert len(answer["best"]["plan"]["adapters"]) == len(RANKS)
@@ -102,15 +102,11 @@ def test_result_json_has_the_documented_keys(result):
     assert (verdict["label"], verdict["mean_difference"]) == ("better", 0.014)
     assert verdict["interval_95"] == [0.006, 0.022]
     assert answer["cost"]["total_full_runs"] == 184.9 / 50
-    assert (answer["test"]["best"]["metric_mean"], answer["test"]["baseline"]["metric_mean"]) == (
-        0.948,
-        0.936,
-    )
+    tests = [answer["test"][name]["metric_mean"] for name in ("best", "baseline")]
+    assert tests == [0.948, 0.936]
     assert [run["name"] for run in answer["full_runs"]] == ["best", "baseline", "ia3/k"]
     (size,) = answer["sizes"]
     assert (size["plan_id"], size["mean_difference"]) == (FIFTH.digest, -0.011)
-    assert answer["short_steps"] == 75
-    assert not {"smallest", "incumbent", "proxy", "head"} & set(answer)
 
 
 def test_result_json_has_no_nan(result):
@@ -176,14 +172,9 @@ def test_the_leaderboard_has_full_runs_first_and_each_plan_once(result):
     assert [row["answers"] for row in rows] == ["best", "", "baseline", ""]
 
 
-def so_far(result, **changes):
-    """The same search before its verdict."""
-    names = [field.name for field in fields(SearchSoFar)]
-    return replace(SearchSoFar(**{name: getattr(result, name) for name in names}), **changes)
-
-
 def test_the_page_of_an_unfinished_run_needs_no_answer(result):
-    search = so_far(result, measurements=result.measurements[:6])
+    facts = {field.name: getattr(result, field.name) for field in fields(SearchSoFar)}
+    search = SearchSoFar(**facts | {"measurements": result.measurements[:6]})
     status = "running: 2 of 3 full runs; nothing is judged yet"
     page = report.report_html(search, words=WORDS, status=status)
     assert "location.reload()" in page
@@ -191,14 +182,6 @@ def test_the_page_of_an_unfinished_run_needs_no_answer(result):
     full, short = Page(page).all_columns("proposed by")
     assert full["plan"] == ("LoRA of rank 2 to 13 on 7 modules", "LoRA of rank 4 on all linear layers")
     assert texts(short["loss"]) == ["0.300", "0.350", "0.410"]
-
-
-def test_write_leaves_five_files_that_agree(result, tmp_path):
-    report.write(result, tmp_path, words=WORDS)
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["report.html", "report.md", "result.json", "sensitivity.csv", "trials.csv"]
-    answer = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
-    assert answer == report.result_json(result)
 
 
 @pytest.mark.parametrize(

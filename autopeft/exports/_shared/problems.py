@@ -53,7 +53,7 @@ def lora_problems(configs: Sequence[PeftConfig], *, fields: Sequence[str]) -> tu
             if name == "target_parameters" and name not in fields:
                 problems += stacked_experts([config])
             elif name not in (*fields, "init_lora_weights"):
-                problems.append(f"it cannot express {name}={short(value)}")
+                problems.append(f"it cannot express {name}={shortened(repr(value), 40)}")
         problems += rewrites_base([config])
     return tuple(dict.fromkeys(problems))
 
@@ -79,8 +79,3 @@ def unmergeable(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
     """Return the problem of methods that do not change weights; for others merging may still fail."""
     names = dict.fromkeys(type_name(config) for config in configs if is_unmergeable(config))
     return (f"{', '.join(names)} does not change the base model's weights",) if names else ()
-
-
-def short(value: object) -> str:
-    """Shorten a value for a message to 40 characters."""
-    return shortened(repr(value), 40)
