@@ -105,14 +105,7 @@ def _full_runs(
 
 
 def reply_text(reply: Reply, *, is_alone: bool) -> str:
-    """Write what a model answers: a label with its probability, a number, a tag a line, or a text.
-
-    Example:
-        >>> from autopeft.commands import Reply
-        >>> probabilities = {"negative": 0.97, "positive": 0.03}
-        >>> reply_text(Reply(input="Bad.", label="negative", probabilities=probabilities), is_alone=True)
-        'negative 97 %'
-    """
+    """Write what a model answers: a label with its probability, a number, a tag a line, or a text."""
     shares = reply.probabilities or {}
     if reply.text is not None:
         answer = reply.text

@@ -102,12 +102,7 @@ def _with_whole_paths(spec: RunSpec, values: Mapping[str, Any]) -> RunSpec:
 
 
 def is_path_of_space(name: str) -> bool:
-    """Whether the name of a search space is a path, and not that of a space that autopeft ships.
-
-    Example:
-        >>> is_path_of_space("mine.yaml"), is_path_of_space("default")
-        (True, False)
-    """
+    """Whether the name of a search space is a path, and not that of a space that autopeft ships."""
     return name.endswith((".yaml", ".yml")) or "/" in name
 
 

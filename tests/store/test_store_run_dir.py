@@ -53,13 +53,6 @@ def test_a_folder_that_is_not_a_run_is_not_resumed(tmp_path):
         RunDir.open(tmp_path / "none")
 
 
-def test_a_path_that_is_a_file_is_refused(tmp_path):
-    (tmp_path / "file").touch()
-    for path in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(RunDirError, match="--out"):
-            RunDir.create(path, resume=False)
-
-
 def test_a_run_held_by_another_process_is_in_use(tmp_path):
     path = tmp_path / "run"
     code = (
