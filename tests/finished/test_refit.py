@@ -89,6 +89,8 @@ def test_refit_that_is_stopped_is_resumed_to_the_same_bits(usual, small_spec, tm
     steps = []
 
     def stop_in_the_refit(step, n_steps, loss):  # the search itself has a watcher of its own
+        if not (tmp_path / "run/result.json").exists():
+            return  # a step that was only timed
         steps.append(step)
         if len(steps) == 9:
             raise KilledError
