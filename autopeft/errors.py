@@ -124,7 +124,7 @@ def reason_of(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def foreign_file(sentence: Callable[[Exception], AutopeftError]) -> Iterator[None]:
-    """Convert whatever a library raises while it reads a user's file to the error that `sentence` returns.
+    """Convert whatever a library raises while it reads or writes a file to the error that `sentence` returns.
 
     Libraries in Rust raise classes of their own, and damaged files lead to errors of any class. What autopeft
     itself raises inside the context stays as it is.

@@ -46,7 +46,7 @@ def cut_splits(
         per_label = f" (2 for each of {n_labels} labels)" if n_needed > _MIN_ROWS else ""
         raise DataError(
             f"Train has {counted(len(train), 'row')} to learn from{limit}; {n_needed} are needed{per_label}. "
-            + " ".join([*dropped, *notes, "Add rows, or raise --max-examples."])
+            + " ".join([*dropped, *notes, "Add rows, or raise --max-examples if it is set."])
         )
     if max_examples and max_examples < len(train):
         train, note = cutter.without_surplus(train, max_examples)

@@ -5,6 +5,7 @@ Cells of CSV files stay the texts that they are written as: `007` and `NA` are t
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import re
@@ -68,9 +69,10 @@ def read_table(path: Path, suffixes: Collection[str] = TABLES) -> Any:
                 return datasets.load_from_disk(str(path)).with_format(None)
             table = _read_file(path, suffix)
     except UnicodeDecodeError as error:
+        is_utf16 = error.object.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         raise DataError(
             f"{path} is not UTF-8 text ({error.reason}). Convert it with pandas: frame = pd.read_csv(PATH, "
-            "encoding='cp1252'); frame.to_parquet('rows.parquet')."
+            f"encoding='{'utf-16' if is_utf16 else 'cp1252'}'); frame.to_parquet('rows.parquet')."
         ) from error
     except FILE_ERRORS as error:
         raise DataError(f"{path} cannot be read: {reason_of(error)}. Repair or replace it.") from error

@@ -11,14 +11,14 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import nn
 
 from autopeft.adapters import type_name
-from autopeft.errors import SpecError, reason_of
+from autopeft.errors import SpecError, foreign_file, reason_of
 from autopeft.exports._shared.adapter import MERGE_ERRORS
 from autopeft.exports._shared.problems import refuse, rewrites_base, unmergeable, untrained
 from autopeft.model import attach, is_out_of_memory
 from autopeft.model import merge as merge_adapters
 from autopeft.model.checks import PASS_ERRORS
 from autopeft.plugins import ExportSource, NeededBase
-from autopeft.store import fresh_folder
+from autopeft.store import cannot_write, fresh_folder
 
 _PROBE_TOKENS = 8  # enough for attention to mix; heuristic
 # Of the largest output. Rounding in float32 is a hundred times less than the first, and 1e-2 in 16 bits.
@@ -51,7 +51,8 @@ class Merged:
         with fresh_folder(out) as fresh:
             model.save_pretrained(str(fresh))
             if source.tokenizer is not None:
-                source.tokenizer.save_pretrained(str(fresh))
+                with foreign_file(lambda error: cannot_write(out, error)):
+                    source.tokenizer.save_pretrained(str(fresh))
         loading = f"load it with {type(model).__name__}.from_pretrained, or serve the folder as it is"
         if source.dtype is None:
             return (loading,)

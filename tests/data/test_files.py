@@ -74,6 +74,7 @@ def test_blanks_around_the_names_of_a_csv_do_not_count(tmp_path):
     [
         ("a.parquet", b"not parquet at all", "Parquet"),
         ("a.csv", "text,label\ncafé,1\n".encode("cp1252"), "encoding='cp1252'"),
+        ("a.csv", "text,label\ncafé,1\n".encode("utf-16"), "encoding='utf-16'"),
         ("a.csv", b"text,label\nfine,1\nyes, it is,1\n", "line 3"),
         ("a.csv", b"text,label\nyes, it is,1\n", "header"),
         ("a.csv", b"text;label\nfine;1\n", "sep=';'"),

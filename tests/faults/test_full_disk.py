@@ -16,8 +16,10 @@ from toys.reading import rows_of
 from toys.specs import run_spec
 
 from autopeft import commands
-from autopeft.errors import AutopeftError
+from autopeft.errors import AutopeftError, RunDirError
+from autopeft.exports import write_loading_files
 from autopeft.report.progress import Lines
+from autopeft.setup.build import prepare
 
 resource = pytest.importorskip("resource")
 
@@ -85,3 +87,10 @@ def test_a_disk_that_fails_is_reported_and_costs_nothing(
     monkeypatch.setattr(os, name, whole)
     finish(spec)
     assert rows_of(tmp_path / "run") == rows_of(finished)
+
+
+def test_a_tokenizer_that_cannot_be_written_is_reported(small_spec, tmp_path):
+    prepared = prepare(small_spec(tmp_path / "run"))
+    (tmp_path / "weights").mkdir()
+    with room_for(2_000), pytest.raises(RunDirError, match="weights cannot be written"):
+        write_loading_files(tmp_path / "weights", prepared.spec.model, prepared.base, prepared.data)

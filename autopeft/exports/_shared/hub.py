@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from autopeft import model
 from autopeft.data import LabelledData
+from autopeft.errors import foreign_file
 from autopeft.model import BaseModel
 from autopeft.model.checkpoint_source import name_labels
 from autopeft.model.checks import pad_with
@@ -33,10 +34,8 @@ def write_loading_files(folder: Path, spec: ModelSpec, base: BaseModel, data: La
     if spec.id != IN_MEMORY:
         name_base(folder, spec.id or model.DEMO_HUB_ID, revision=spec.revision)
     if hasattr(base.tokenizer, "save_pretrained"):
-        try:
+        with foreign_file(lambda error: cannot_write(folder, error)):
             base.tokenizer.save_pretrained(str(folder))
-        except OSError as error:
-            raise cannot_write(folder, error) from error
     if labels:
         module = cast(Any, base.module)
         config = model.config_of(spec) if spec.id != IN_MEMORY else copy.deepcopy(module.config)
