@@ -27,7 +27,7 @@ from torch import nn
 from autopeft.errors import SpecError
 from autopeft.model.light_layers import lighten
 from autopeft.plugins import MIXES_SINCE_PEFT, missing_in_peft
-from autopeft.store import sync_files
+from autopeft.store import read_record, sync_files
 
 _TASK_TYPES = {  # by the ending of a class of transformers
     "ForCausalLM": "CAUSAL_LM",
@@ -310,7 +310,7 @@ def require_shapes(
 def modules_kept_whole(folder: Path) -> frozenset[str]:
     """Read the `modules_to_save` of all adapter configs in a folder or one below it."""
     files = [file for pattern in ("", "*/") for file in folder.glob(f"{pattern}adapter_config.json")]
-    configs = [json.loads(file.read_bytes()) for file in files]
+    configs = [read_record(file, dict[str, Any], remedy="train the adapter again") for file in files]
     return frozenset(name for config in configs for name in config.get("modules_to_save") or ())
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import nn
 
 from autopeft.errors import TargetError
-from autopeft.types import Component, Target
+from autopeft.types import Component, Target, counted
 
 _BY_DEFAULT: tuple[Component, ...] = (
     "attention",  # all linear layers of the body: Thinking Machines 2025, LoRA Without Regret
@@ -86,6 +86,6 @@ def left_out_sentences(
         elif target.name in untrained:
             leaves[_READ_BY_KERNELS].append(target.name.rpartition(".")[2])
     return tuple(
-        f"left out: {', '.join(dict.fromkeys(names))} ({len(names)} modules), {component}"
+        f"left out: {', '.join(dict.fromkeys(names))} ({counted(len(names), 'module')}), {component}"
         for component, names in leaves.items()
     )

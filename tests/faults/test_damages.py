@@ -7,7 +7,9 @@ import shutil
 import pytest
 from typer.testing import CliRunner
 
+from autopeft import commands
 from autopeft.cli.app import app
+from autopeft.errors import RunDirError
 
 COMMANDS = {
     "report": ("state/search_result.json",),
@@ -32,6 +34,13 @@ def test_a_file_that_is_cut_off_is_reported_in_a_sentence(run_copy, tmp_path, mo
     result = CliRunner().invoke(app, [*command.split(), str(run_copy)])
     assert result.exit_code == 2, result.output
     assert len([line for line in result.stderr.splitlines() if line.startswith("error: ")]) == 1
+
+
+def test_an_adapter_config_that_is_cut_off_is_reported_by_try(run_copy):
+    path = run_copy / "best/weights/adapter_config.json"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(RunDirError, match=path.name):
+        commands.try_run(run_copy, ["a film"])
 
 
 def test_a_resumed_run_measures_again_what_the_log_has_lost(run_copy, finished):
