@@ -202,7 +202,7 @@ class SearchSpec(Topic):
     )
     baseline: str | None = setting(
         None,
-        "Your own config to compare with: plan.yaml, run, or adapter_config.json or its folder",
+        "Your own config to compare with: plan.yaml, run, or adapter_config.json of a LoRA or its folder",
         "Options",
         min_length=1,
     )
