@@ -235,7 +235,7 @@ def _read(
             dtype=getattr(torch, dtype),
             **settings,
         )
-    places = getattr(module, "hf_device_map", {})
+    places = getattr(module, "hf_device_map", {"": next(module.parameters()).device.type})
     if settings.get("device_map") == SPREAD and not {"cpu", "disk"}.isdisjoint(places.values()):
         raise ModelError(
             f"{name} does not fit into the {torch.cuda.device_count()} GPUs of this machine together; "

@@ -7,11 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from toys.specs import run_spec
 
 from autopeft.errors import ModelError
-from autopeft.model import BaseModel, Precision, find_device, from_memory, load, load_skeleton
+from autopeft.model import BaseModel, find_device, load, load_skeleton
 from autopeft.model.devices import equal_gpus
 from autopeft.setup import resources
 from autopeft.setup.build import prepare
@@ -149,16 +148,6 @@ def test_the_gpu_is_left_to_workers_that_load_models_of_their_own(
     assert executor.make.spec.execution.memory_bytes == 7 * GIB
     assert executor.make.devices == (None,)
     assert prepared.base.sha256() == before
-
-
-def test_a_model_in_memory_on_devices_that_do_not_exchange_values_is_refused(make_base):
-    """A parameter on a GPU that is not there has no numbers, and a device."""
-    module = make_base("bert").module
-    with FakeTensorMode():
-        module.classifier.bias = torch.nn.Parameter(torch.empty(2, device="cuda:1"), requires_grad=False)
-    settings = {"auto_class": "AutoModelForSequenceClassification", "label_names": ("a", "b")}
-    with pytest.raises(ModelError, match=r"is on cpu, cuda:1"):
-        from_memory(module, None, precision=Precision(), **settings)
 
 
 @pytest.mark.parametrize(
