@@ -244,9 +244,11 @@ def _servers(config: PeftConfig, base: BaseModel, spec: ModelSpec) -> dict[str, 
     attached = adapters.attach_fitting(base.module, [config], base_name=base.name, path=Path())
     names, loading = [target for target, _ in attached.targets()], {}
     for server in exports.SERVERS:
-        faults = exports.server_faults(
-            server, attached, configs=[config], places=places, tensor_names=names, whole=whole
+        faults = tuple(
+            exports.server_faults(
+                server, attached, configs=[config], places=places, tensor_names=names, whole=whole
+            )
         )
         if all(fault.severity == "warning" for fault in faults):
-            loading[server] = tuple(faults)
+            loading[server] = faults
     return loading
