@@ -22,7 +22,6 @@ from autopeft.errors import ModelError
 N = 100
 TEXTS, LABELS = toy_rows(N, seed=0)
 WORDS = [text.split() for text in TEXTS]
-STRING = datasets.Value("string")
 KINDS = {
     "text-classification": "AutoModelForSequenceClassification",
     "token-classification": "AutoModelForTokenClassification",

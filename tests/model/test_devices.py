@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +16,6 @@ from autopeft.model.devices import limit_memory
 from autopeft.types import ModelSpec
 
 CPU = torch.device("cpu")
-CPU_FACTS = Path("/proc/cpuinfo")
 AUTO = "AutoModelForSequenceClassification"
 
 

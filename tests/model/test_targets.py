@@ -118,7 +118,6 @@ MAPS = {
     },
 }
 MOES = ("mixtral", "qwen3_moe", "qwen2_moe", "gpt_oss", "llama4_text")
-ROUTER = {"model.layers.*.mlp.gate.weight"}
 by_architecture = pytest.mark.parametrize(("architecture", "task_type"), MAPS)
 
 
