@@ -93,5 +93,8 @@ def test_metrics_of_classes_are_those_of_scikit_learn(name, n_classes, guesses):
     rng = np.random.default_rng(3)
     truth, other = rng.integers(0, n_classes, 40), rng.choice(guesses, 40)
     guessed = np.where(rng.random(40) < 0.6 * (len(guesses) > 1), truth, other)
-    value, _ = METRICS[name].score(truth.astype(float), guessed.astype(float))
-    assert value == pytest.approx(BY_SCIKIT_LEARN[name](truth, guessed), abs=1e-12)
+    value, scores = METRICS[name].score(truth.astype(float), guessed.astype(float))
+    expected, left_out = BY_SCIKIT_LEARN[name](truth, guessed), range(len(truth))
+    without = [BY_SCIKIT_LEARN[name](np.delete(truth, i), np.delete(guessed, i)) for i in left_out]
+    assert value == pytest.approx(expected, abs=1e-12)
+    assert scores == pytest.approx(expected + (len(truth) - 1) * (np.mean(without) - without), abs=1e-9)

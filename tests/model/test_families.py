@@ -17,9 +17,7 @@ from autopeft.model import BaseModel
 from autopeft.model.linear_layers import hidden_size
 from autopeft.plugins import discover
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::RuntimeWarning:peft"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:peft")
 ROLES = {"q", "k", "v", "qkv", "pos_q", "pos_k", "o", "gate", "up", "gate_up", "down"}
 # Names of the modules that are trained as the head.
 HEADS = {"classifier", "score", "pre_classifier", "pooler", "head"}

@@ -17,9 +17,7 @@ from autopeft.plugins import discover
 from autopeft.types import Plan
 
 # peft warns that rank patterns of parameters match no module; that they work is what is tested here.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::RuntimeWarning:peft"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:peft")
 CAUSAL, CLASSES, SEQ2SEQ = "CAUSAL_LM", "SEQ_CLS", "SEQ_2_SEQ_LM"
 HALF = D // 2  # outputs of two key heads for four query heads
 # Name of a target module of the first layer -> role, inputs, outputs; by hand, from the architectures.
