@@ -26,7 +26,7 @@ _CONTEXT_BYTES = 2**29
 PROCESS_BYTES = 715 * 10**6
 MOST_ROWS = 2**12  # more rows are not tried; heuristic
 _CLOSE = 8  # a number that fits and one that does not are close within an eighth; heuristic
-_FAR = 4  # times a number that fits is tried next; heuristic
+_FAR = 4  # is tried next where 1 fits and was tried first; heuristic
 _TOKEN_STEP = 16  # lengths of rows are tried in multiples of it; heuristic
 _UNTRACED = (
     "the memory of activations and the time are not known, since a step of this model cannot be replayed "
@@ -254,21 +254,24 @@ def in_parts(memory: StepMemory, *, on_gpu: bool) -> Memory:
 def _largest(high: Callable[[int], int], max_bytes: int, *, limit: int, start: int) -> int:
     """Find the largest number from 0 to a limit whose memory fits, by trying a few numbers.
 
-    Memory grows ever faster with the number, so that it lies below a straight line from a number that fits to
-    one that does not. Once these are within an eighth of each other, the answer is where the line meets
-    `max_bytes`.
+    Memory is nearly a straight line of the number, and grows ever faster. So the line through two numbers that
+    were tried meets `max_bytes` near the answer, and not beyond it if only one of them fits. Once a number that
+    fits and one that does not are within an eighth of each other, the answer is where their line meets it.
     """
     tried: dict[int, int] = {}
     fits, fails, guess = 0, limit + 1, max(1, min(start, limit))
+
+    def meeting(a: int, b: int) -> int:
+        return a + (max_bytes - tried[a]) * (b - a) // max(1, tried[b] - tried[a])
+
     while fails - fits > (max(1, fits // _CLOSE) if fails in tried else 1):
         tried[guess] = high(guess)
         fits, fails = (guess, fails) if tried[guess] <= max_bytes else (fits, guess)
-        if fits == 0:
+        if fits == 0 or (fits > 1 and len(tried) == 1):
             guess = 1
-        elif fails in tried:
-            guess = max(fits + 1, math.isqrt(fits * fails))
+        elif fails not in tried:
+            guess = meeting(*sorted(tried)[-2:]) if len(tried) > 1 else _FAR
         else:
-            guess = min(_FAR * fits, limit)
-    if not fits or fails not in tried:
-        return fits
-    return fits + (max_bytes - tried[fits]) * (fails - fits) // max(1, tried[fails] - tried[fits])
+            guess = max(meeting(fits, fails), fits + max(1, fits // _CLOSE))
+        guess = max(fits + 1, min(guess, fails - 1))
+    return meeting(fits, fails) if fits and fails in tried else fits
