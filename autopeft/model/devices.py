@@ -264,8 +264,7 @@ class SavedBytes:
 
     def count(self, tensor: torch.Tensor) -> int:
         """Count a tensor that other code holds as well; returns its address."""
-        # A sparse tensor has no storage itself; its indices belong to the adapter.
-        storage = (tensor._values() if tensor.is_sparse else tensor).untyped_storage()
+        storage = tensor.untyped_storage()
         pointer = storage.data_ptr()
         self._sizes[pointer] = storage.nbytes()
         self._n_holders[pointer] += 1

@@ -102,7 +102,7 @@ ARMS: Mapping[str, Policy] = {
     "lora/attention & ia3/mlp & ln_tuning/all": _mix(_lora("attention")),
 }
 AT_MIDDLE_TOO = ("lora/all", "lora/q+v")  # the baselines: a sweep of rates has the middle of the range
-OTHERS = ("miss", "oft", "hira", "vera", "road", "delora", "shira", "lokr", "c3a", "fourierft")
+OTHERS = ("miss", "oft", "hira", "vera", "road", "lokr")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,7 +129,7 @@ def planned(base, methods, chosen):
 MIXES = [
     {"lora": ["q", "v"], "ia3": ["k"], "ln_tuning": ["norm"]},
     {"vera": ["q", "v"], "lora": ["up"]},
-    {"shira": ["q"], "bitfit": ["v"]},
+    {"loha": ["q"], "bitfit": ["v"]},
     {},
 ]
 

@@ -182,7 +182,7 @@ def test_command_writes_rows_and_a_summary(table, tmp_path, monkeypatch, capsys)
     ]
     printed = capsys.readouterr().out
     assert "| sweep | 10.00 | 10.00 to 10.00 |" in printed
-    assert "toy: 69 of 69 plans are measured." in printed
+    assert "toy: 65 of 65 plans are measured." in printed
     assert printed == (tmp_path / "out" / "replay.md").read_text(encoding="utf-8")
 
 

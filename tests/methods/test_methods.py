@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from toys.bases import EVERY_ARCHITECTURE, toy_base
 
 from autopeft.plugins import REFERENCE_WIDTH, discover
-from autopeft.types import Adapter, Target
+from autopeft.types import Adapter
 
 METHODS = discover("autopeft.methods")
 by_method = pytest.mark.parametrize("name", METHODS)
@@ -23,7 +21,7 @@ def fitting(method, architectures=EVERY_ARCHITECTURE):
 @by_method
 def test_learning_rates_are_an_ascending_range(name):
     low, high = METHODS[name].learning_rate_range
-    assert 0 < low < high <= 3  # C³A and FourierFT divide their updates by the width
+    assert 0 < low < high < 1
 
 
 @by_method
@@ -113,13 +111,3 @@ def test_lora_gives_each_target_its_own_rank_and_its_own_scale(architecture, mak
     ]
     with attach(base, make_plan(base, adapters)) as model:
         assert {name: held_at(model, name) for name in wanted} == wanted
-
-
-def test_shira_refuses_a_layer_with_fewer_weights_than_rank_1_trains():
-    """peft refuses them too: 33 of the 32 weights of a gate of one output."""
-    gate = Target(
-        name="h.0.gate", layer=0, role="router", kind="linear", in_features=32, out_features=1, has_bias=False
-    )
-    shira = discover("autopeft.methods")["shira"]
-    assert "33" in shira.refusal(gate)
-    assert shira.refusal(replace(gate, out_features=2)) is None

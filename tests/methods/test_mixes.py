@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -72,14 +74,14 @@ def test_three_counts_agree_and_detaching_leaves_no_trace(base, data):
 
 
 def mixed(base):
-    """A different method at each target, but none that shares a state or wraps the model; ranks 1 to 3."""
-    adapters = []
+    """At each target the method that fewest have so far, but none with a shared state; ranks 1 to 3."""
+    adapters, n_uses = [], Counter()
     for i, target in enumerate(base.targets):
         fitting = [m for m in METHODS.values() if m.refusal(target) is None and not m.shared]
         if fitting:
-            method = fitting[i % len(fitting)]
-            # Not relu: of one to three hidden units all may start dead, and then nothing reaches them.
-            adapters += adapters_of(method, [target], rank=1 + i % 3, activation="gelu")
+            method = min(fitting, key=lambda method: n_uses[method.name])
+            n_uses[method.name] += 1
+            adapters += adapters_of(method, [target], rank=1 + i % 3)
     return adapters
 
 

@@ -94,7 +94,7 @@ def test_every_method_with_every_choice_trains_where_it_says_that_it_fits(
             plan = make_plan(base, name, rank=2, learning_rate=1e-3, **choices)
             if plan.adapters:
                 failed[name, str(choices)] = bench.measure(plan, fidelity(train_steps=2)).error
-    assert len(failed) >= 16
+    assert len(failed) >= 14
     assert {key: error for key, error in failed.items() if error is not None} == {}
 
 

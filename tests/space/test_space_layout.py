@@ -72,13 +72,13 @@ def test_a_plan_does_not_depend_on_the_order_of_targets_and_comes_out_the_same_a
 
 @pytest.mark.parametrize("width", [384, 3072])
 def test_parts_of_a_mix_take_what_is_left_and_keep_their_own_learning_rates(width: int) -> None:
-    at_width = METHODS.changed(lambda method: method.at_width(width))  # c3a's rates do not move with it
+    at_width = METHODS.changed(lambda method: method.at_width(width))  # hira's rates fall faster with it
     mix = Policy(
         method="lora",
         placement="attention",
         learning_rate=2e-3,
         other_parts=(
-            Policy(method="c3a", learning_rate=2e-3),
+            Policy(method="hira", learning_rate=2e-3),
             Policy(method="ln_tuning", learning_rate=2e-3),
         ),
     )
@@ -89,14 +89,14 @@ def test_parts_of_a_mix_take_what_is_left_and_keep_their_own_learning_rates(widt
     }
     assert methods == {
         **{role: {"lora"} for role in ("q", "k", "v", "o")},
-        **{role: {"c3a"} for role in ("up", "down", "dense")},
+        **{role: {"hira"} for role in ("up", "down", "dense")},
         "norm": {"ln_tuning"},
     }
     middle = {name: math.sqrt(math.prod(method.learning_rate_range)) for name, method in at_width.items()}
     for adapter in plan.adapters:
         expected = middle[adapter.method] / middle["lora"]
         assert adapter.rate_factor == pytest.approx(expected, rel=5e-3)
-    assert str(mix.arm) == "lora/attention & c3a/all & ln_tuning/all"
+    assert str(mix.arm) == "lora/attention & hira/all & ln_tuning/all"
 
 
 def test_a_policy_that_the_budget_does_not_cover_is_widened() -> None:

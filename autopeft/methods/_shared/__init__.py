@@ -19,7 +19,6 @@ from typing import TypeVar
 
 from peft import PeftConfig
 
-from autopeft.errors import SpecError
 from autopeft.types import Adapter, Target
 
 
@@ -93,31 +92,6 @@ def by_pattern(values: Mapping[str, Value]) -> tuple[Value, dict[str, Value]]:
         if value != default:
             targets_of[value].append(target)
     return default, {f"^{targets_pattern(targets)}": value for value, targets in sorted(targets_of.items())}
-
-
-def by_inner_pattern(values: Mapping[str, int]) -> tuple[int, dict[str, int]]:
-    r"""`by_pattern` for fields that `peft` looks up with `re.match(rf".*\.{key}$", name)`.
-
-    A key cannot match the whole name there: a look-behind matches the part before the first dot, and a name
-    without a dot can only have the default. Raises SpecError if such names have different values.
-
-    Example:
-        >>> by_inner_pattern({"h.0.q": 8, "h.1.q": 8, "h.0.v": 2})
-        (8, {'(?<=^h\\.)0\\.v': 2})
-    """
-    at_top = sorted({value for target, value in values.items() if "." not in target})
-    if len(at_top) > 1:
-        raise SpecError(f"Modules at the top of the model have different sizes {at_top}; peft allows one.")
-    default = at_top[0] if at_top else by_pattern(values)[0]
-    targets_of: dict[tuple[str, int], list[str]] = defaultdict(list)
-    for target, value in values.items():
-        if value != default:
-            root, _, inner = target.partition(".")
-            targets_of[root, value].append(inner)
-    return default, {
-        rf"(?<=^{re.escape(root)}\.){targets_pattern(inner)}": value
-        for (root, value), inner in sorted(targets_of.items())
-    }
 
 
 def _any(choices: Iterable[str]) -> str:
