@@ -5,18 +5,17 @@ The position in the data is not stored, since the rows of a step follow from the
 
 from __future__ import annotations
 
-import json
+import io
 import logging
 import math
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
@@ -25,7 +24,7 @@ from autopeft.errors import RunDirError
 from autopeft.model.devices import devices_of
 from autopeft.store import replaced_file
 
-_FILE = "paused.safetensors"
+_FILE = "paused.pt"
 _SECONDS = 60.0  # between two states of a run at least; heuristic
 _SHARE = 0.01  # of the time, at most, that keeping the states of a run takes; heuristic
 
@@ -45,30 +44,19 @@ class Position:
     n_high: int = 0  # latest steps, one after the other, whose loss was far above it
 
 
-class _State(NamedTuple):
-    """A paused run."""
-
-    position: Position
-    scaler: dict[str, Any]  # of GradScaler.state_dict
-    tensors: dict[str, torch.Tensor]
-
-
 def kept_step(folder: Path) -> int | None:
     """Return the step of the state in a folder; None if it is missing or damaged."""
     state = _read(folder)
-    return None if state is None else state.position.step
+    return None if state is None else int(state["position"]["step"])
 
 
-def _read(folder: Path) -> _State | None:
+def _read(folder: Path) -> dict[str, Any] | None:
     """Read the state in a folder; None if it is missing or damaged."""
     try:
-        with safe_open(folder / _FILE, framework="pt") as file:
-            position, scaler = (json.loads(file.metadata()[name]) for name in ("position", "scaler"))
-            # Copies, since tensors that lie in the file would keep Windows from replacing it.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118, no mapping
-            return _State(Position(**position), scaler, tensors)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        state: dict[str, Any] = torch.load(folder / _FILE, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError):
         return None
+    return state
 
 
 class UnderWay:
@@ -83,23 +71,17 @@ class UnderWay:
     ) -> Position:
         """Restore the kept state; return its position, step 0 without one up to `last_step`."""
         state = None if self._folder is None else _read(self._folder)
-        if state is None or state.position.step > last_step:
+        if state is None or state["position"]["step"] > last_step:
             return Position()
         with torch.no_grad():
             for name, parameter in _trained_parameters(model).items():
-                parameter.copy_(state.tensors[f"value.{name}"])
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in state.tensors.items():
-            if name.startswith("optimizer."):
-                _, number, moment = name.split(".")
-                moments.setdefault(int(number), {})[moment] = tensor
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-        scaler.load_state_dict(state.scaler)
-        torch.random.set_rng_state(state.tensors["rng"])
-        for index, device in enumerate(devices_of(model)):
-            if device.type == "cuda":
-                torch.cuda.set_rng_state(state.tensors[f"rng.cuda.{index}"], device)
-        return state.position
+                parameter.copy_(state["parameters"][name])
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state["moments"]})
+        scaler.load_state_dict(state["scaler"])
+        torch.random.set_rng_state(state["rng"])
+        for device, rng in zip(_gpus_of(model), state["rng_of_gpus"], strict=False):
+            torch.cuda.set_rng_state(rng, device)
+        return Position(**state["position"])
 
     def is_due(self) -> bool:
         """Return whether to keep a state now."""
@@ -110,24 +92,28 @@ class UnderWay:
         if self._folder is None:
             return
         started = self._clock()
-        tensors = {"rng": torch.random.get_rng_state()}
-        for index, device in enumerate(devices_of(model)):
-            if device.type == "cuda":
-                tensors[f"rng.cuda.{index}"] = torch.cuda.get_rng_state(device)
-        for name, parameter in _trained_parameters(model).items():
-            tensors[f"value.{name}"] = parameter
-        for index, moments in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{moment}": tensor for moment, tensor in moments.items()}
-        copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-        metadata = {"position": json.dumps(asdict(position)), "scaler": json.dumps(scaler.state_dict())}
+        state = {
+            "position": asdict(position),
+            "parameters": _trained_parameters(model),
+            "moments": optimizer.state_dict()["state"],
+            "scaler": scaler.state_dict(),
+            "rng": torch.random.get_rng_state(),
+            "rng_of_gpus": [torch.cuda.get_rng_state(device) for device in _gpus_of(model)],
+        }
+        written = io.BytesIO()  # to a file, torch would report a full disk as an error of its own
+        torch.save(state, written)
         try:
             with replaced_file(self._folder / _FILE) as fresh:
-                save_file(copies, fresh, metadata=metadata)
+                fresh.write_bytes(written.getbuffer())
         except RunDirError as error:
             log.warning("The state of the training was not kept: %s", error)
         self._kept_at = self._clock()
         self._wait_seconds = max(_SECONDS, (self._kept_at - started) / _SHARE)
 
 
-def _trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+def _trained_parameters(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: each.detach() for name, each in model.named_parameters() if each.requires_grad}
+
+
+def _gpus_of(model: nn.Module) -> list[torch.device]:
+    return [device for device in devices_of(model) if device.type == "cuda"]

@@ -181,7 +181,7 @@ def test_files_of_killed_writers_are_swept_on_open_and_others_are_not(run):
     kept = [run.path / "notes.tmp", run.state / "weights" / ".hidden"]
     swept = [
         run.path / ".report.md.01ab23cd.tmp",
-        run.state / "under_way" / "0123456789-3" / ".paused.safetensors.01ab23cd.tmp",
+        run.state / "under_way" / "0123456789-3" / ".paused.pt.01ab23cd.tmp",
         run.path / ".best.new.tmp" / "plan.yaml",
     ]
     for path in (*kept, *swept):
