@@ -13,7 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from autopeft.errors import HubError, RunDirError, SpecError, reason_of
 from autopeft.exports import name_base
-from autopeft.finished.training_notes import finished_seed, finished_weights
+from autopeft.finished.training_notes import finished_weights
 from autopeft.report.write_card import TRAINED, hub_base, read_trained, write_card, write_trained_card
 from autopeft.store import RunDir, is_run, read_plan, write_plan
 from autopeft.train import WRITTEN_TEXTS
@@ -75,8 +75,7 @@ def push(
         if isinstance(result, TrainedPlan):
             write_trained_card(folder, result, at=repo, base_model=base_model)
         else:
-            seed = finished_seed(RunDir.open(run))
-            write_card(folder, result, seed=seed, repo=repo, base_model=base_model)
+            write_card(folder, result, repo=repo, base_model=base_model)
         is_trained_id = hub_base(result.setting) == base_model  # else the revision is of another repository
         revision = result.spec.model.revision if is_trained_id else None
         name_base(folder, base_model, revision=revision)

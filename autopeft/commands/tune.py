@@ -166,4 +166,4 @@ def _write_best(study: Study, result: SearchResult, full: Measurement) -> None:
         write_text(fresh / "trial.json", json.dumps(trial | places, indent=2) + "\n")
         weights = shutil.copytree(adapter, fresh / "weights")
         write_text(weights / TRAINING, training_json(full, {}))
-        write_card(weights, result, seed=full.fidelity.seed)
+        write_card(weights, result)

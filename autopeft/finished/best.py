@@ -66,4 +66,4 @@ def _complete(folder: Path, prepared: Prepared, result: SearchResult, measuremen
     document = replace(plan_document(prepared, result.best), data=DataSpec())
     write_plan(folder / "plan.yaml", document)
     write_loading_files(folder, prepared.spec.model, prepared.base, prepared.data)
-    write_card(folder, result, seed=measurement.fidelity.seed, repo=f"best/{folder.name}")
+    write_card(folder, result, repo=f"best/{folder.name}")

@@ -16,7 +16,7 @@ from autopeft.model import BaseModel
 from autopeft.model.attaching import modules_kept_whole
 from autopeft.model.weight_comparison import weight_digests
 from autopeft.setup.build import Prepared
-from autopeft.store import TRAINING, RunDir, damaged, read_object
+from autopeft.store import TRAINING, RunDir, read_object
 from autopeft.types import Measurement, Plan, PlanDocument, RunSpec, resume_command, to_json
 
 
@@ -85,12 +85,3 @@ def finished_weights(run: RunDir) -> Path:
             f"{run.path} has no best/weights; write them with: {resume_command(run.read_spec(), run.path)}"
         )
     return weights
-
-
-def finished_seed(run: RunDir) -> int:
-    """Read the seed of the weights in `best/weights`; raises RunDirError if `training.json` is damaged."""
-    path = run.best / "weights" / TRAINING
-    seed = read_object(path).get("seed")
-    if not isinstance(seed, int):
-        raise damaged(path, remedy=f"write it again with: {resume_command(run.read_spec(), run.path)}")
-    return seed

@@ -33,14 +33,9 @@ _FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".zip", ".gguf", ".txt"
 
 
 def write_card(
-    folder: Path,
-    result: SearchResult,
-    *,
-    seed: int,
-    repo: str = BEST_WEIGHTS,
-    base_model: str | None = None,
+    folder: Path, result: SearchResult, *, repo: str = BEST_WEIGHTS, base_model: str | None = None
 ) -> None:
-    """Write the model card of the weights of a seed into their folder.
+    """Write the model card of the finished weights, which are those of the first seed, into their folder.
 
     The card loads the adapter from `repo`, a repository of the hub or a folder of the run. `base_model` is by
     default the hub id of the run's model, if it has one. The score in the metadata is that of the seed, on
@@ -51,16 +46,12 @@ def write_card(
         record = refit.test
     score = None
     if record.split != "confirm" or refit is None:
-        value = dict(zip(record.seeds, record.metrics, strict=True)).get(seed, record.metric_mean)
         evaluated = examples(result, record.split)
-        score = (
-            record.split,
-            value,
-            f" ({evaluated} examples of {record.split})" if " of " in evaluated else "",
-        )
+        rows = f" ({evaluated} examples of {record.split})" if " of " in evaluated else ""
+        score = (record.split, record.metrics[0], rows)
     words = part_words(result)
     context = {
-        "seed": seed,
+        "seed": record.seeds[0],
         "answer": answer_of(result, words),
         "plan": name_of(result.best, result, words.labels),
         "rows": full_rows(result, words),

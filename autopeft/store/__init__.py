@@ -9,7 +9,6 @@ from __future__ import annotations
 from autopeft.store.files import (
     cannot_write,
     claimed_folder,
-    damaged,
     fresh_folder,
     read_object,
     read_record,

@@ -100,12 +100,7 @@ def read_record(path: Path, kind: type[Record], *, remedy: str) -> Record:
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
-        raise damaged(path, remedy=remedy) from error
-
-
-def damaged(path: Path, *, remedy: str) -> RunDirError:
-    """Return the error for a file that does not hold what the run wrote."""
-    return RunDirError(f"{path} cannot be read: it is damaged or of another version; {remedy}.")
+        raise RunDirError(f"{path} cannot be read: it is damaged or of another version; {remedy}.") from error
 
 
 def read_object(path: Path) -> dict[str, Any]:

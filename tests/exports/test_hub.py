@@ -71,7 +71,7 @@ def test_card_has_what_the_hub_reads_and_the_numbers_of_the_run(run):
 def test_base_model_of_the_hub_is_named_with_its_relation_and_a_folder_is_not(run, tmp_path):
     result = toy_result()
     named = replace(result, setting=replace(result.setting, base_model="a/b", base_model_source="a/b"))
-    write_card(tmp_path, named, seed=0)
+    write_card(tmp_path, named)
     data = ModelCard.load(tmp_path / "README.md").data.to_dict()
     assert (data["base_model"], data["base_model_relation"]) == ("a/b", "adapter")
     assert "base_model:adapter:a/b" in data["tags"]
@@ -101,7 +101,7 @@ def test_a_plan_of_one_method_in_several_configs_loads_by_the_lines_of_report_an
     result = replace(result, best=plan, full_runs=full_runs, test=())
     prepared = prepare(result.spec)
     write_loading_files(tmp_path / "best" / "weights", prepared.spec.model, prepared.base, prepared.data)
-    write_card(tmp_path / "best" / "weights", result, seed=0)
+    write_card(tmp_path / "best" / "weights", result)
     base = AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
     expected = apply(plan, base, weights=tmp_path / "best" / "weights").eval()
     monkeypatch.chdir(tmp_path)
