@@ -16,6 +16,7 @@ from autopeft import train
 from autopeft.adapters import check_plan, other_base_note
 from autopeft.errors import RunDirError, SpecError, TrainingError
 from autopeft.exports import write_loading_files
+from autopeft.finished.refit import on_all_rows, tested
 from autopeft.finished.training_notes import base_facts, plan_document, training_json
 from autopeft.plugins import is_own_metric, own_function
 from autopeft.report.formatting import duration
@@ -112,13 +113,7 @@ def train_plan(
     refuse_files(target)  # before any work
     _check_unfinished(unfinished, resume=resume)
     prepared = _prepare(path, document, requested, all_rows=all_rows)
-    fidelity = Fidelity(
-        split="confirm",
-        train_steps=prepared.full_steps,
-        train_examples=prepared.full_steps * prepared.bench.batch_size,
-        eval_examples=1 if all_rows else prepared.n_evaluated("confirm"),
-        seed=seed,
-    )
+    fidelity = on_all_rows(prepared, seed) if all_rows else prepared.lengths.full(seed=seed)
     facts = _facts(prepared, document.plan, fidelity)
     with _kept(unfinished, facts, resume=resume) as state, fresh_folder(target) as fresh:
         curve = unfinished / CURVE
@@ -133,7 +128,9 @@ def train_plan(
                 bench, document.plan, fidelity, steps=_Steps(log_new_points), unfinished=unfinished
             )
         if all_rows:
-            measurement = _tested(measurement, bench, n_test=prepared.n_evaluated("test"))
+            measurement = tested(measurement, bench, prepared.lengths.test(seed=seed))
+            if measurement.status is not Status.COMPLETE:
+                log.warning("The adapter has no score on the test split: %s.", measurement.reason)
         if curve.exists():  # a plan without parameters trains nothing
             shutil.copyfile(curve, fresh / CURVE)
         _write_files(fresh, prepared, measurement, at=f"./{target.name}")
@@ -204,18 +201,6 @@ def _require_data(path: Path, document: PlanDocument, data_source: str | None) -
     run = next((folder for folder in folders if is_run(folder)), None)
     if run is None or RunDir.open(run).read_spec().data.source is not None:
         raise SpecError(f"{path} names no dataset to train on; pass one with --data.")
-
-
-def _tested(measurement: Measurement, bench: Bench, *, n_test: int) -> Measurement:
-    """Replace the scores by those of the test split, since all other rows were trained on."""
-    measurement = replace(measurement, metric=None, loss=None)
-    if not n_test:
-        return measurement
-    fidelity = replace(measurement.fidelity, split="test", eval_examples=n_test)
-    tested = bench.measure(measurement.plan, fidelity)
-    if tested.status is not Status.COMPLETE:
-        log.warning("The adapter has no score on the test split: %s.", tested.reason)
-    return replace(measurement, fidelity=fidelity, metric=tested.metric, loss=tested.loss)
 
 
 def spec_of_plan(document: PlanDocument, requested: RunSpec) -> RunSpec:

@@ -10,7 +10,8 @@ from autopeft.errors import TrainingError
 from autopeft.executors import EXECUTORS
 from autopeft.setup.build import Prepared, prepare, with_all_rows
 from autopeft.store import RunDir, fresh_folder, read_record, write_record
-from autopeft.types import Fidelity, Refit, SearchResult, Status
+from autopeft.train import Bench
+from autopeft.types import Fidelity, Measurement, Refit, SearchResult, Status
 
 REFIT = "refit.json"  # next to its weights: the record of a refit
 _LEAST_HELD_OUT = 0.05  # of all rows; below it a refit hardly changes the adapter; heuristic
@@ -45,46 +46,50 @@ def refit(run: RunDir, prepared: Prepared, problem: SearchProblem, result: Searc
     if not EXECUTORS[prepared.spec.execution.executor].shares_memory:  # the weights left for the workers
         prepared = prepare(prepared.spec).kept_in(run)
     prepared = with_all_rows(prepared)
-    n_steps, n_test, seed = prepared.full_steps, prepared.n_evaluated("test"), _seed(result)
-    fidelity = Fidelity(
-        split="confirm",
-        train_steps=n_steps,
-        train_examples=n_steps * prepared.bench.batch_size,
-        eval_examples=1,  # the rows were trained on, so that their score says nothing
-        seed=seed,
-    )
-    folder = run.refit(result.best, seed)
+    seed = _seed(result)
+    test, folder = prepared.lengths.test(seed=seed), run.refit(result.best, seed)
     under_way = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(folder, ignore_errors=True)
     with fresh_folder(folder) as fresh:
         bench = replace(
             prepared.bench, keep_weights=lambda *_: fresh, under_way=lambda *_: under_way, curve=None
         )
-        runs = [bench.measure(result.best, fidelity)]
-        measurement = replace(runs[0], metric=None, loss=None, example_scores=())
-        if n_test and runs[0].status is Status.COMPLETE:
-            tested = bench.measure(result.best, replace(fidelity, split="test", eval_examples=n_test))
-            runs.append(tested)
-            measurement = replace(
-                measurement,
-                fidelity=tested.fidelity,
-                eval_seconds=tested.eval_seconds,
-                metric=tested.metric,
-                loss=tested.loss,
-            )
-        if not runs[-1].status.is_of_machine:
+        measurement = bench.measure(result.best, on_all_rows(prepared, seed))
+        if measurement.status is Status.COMPLETE:
+            measurement = tested(measurement, bench, test)
+        if not measurement.status.is_of_machine:
             shutil.rmtree(under_way, ignore_errors=True)
-        if runs[-1].status is not Status.COMPLETE:
-            raise TrainingError(f"its training failed: {runs[-1].reason}")
+        if measurement.status is not Status.COMPLETE:
+            raise TrainingError(f"its training failed: {measurement.reason}")
         refitted = Refit(
             train_rows=len(prepared.data.train.labels),
-            train_steps=n_steps,
-            seconds=sum(each.total_seconds for each in runs),
-            measurement=measurement,
-            test=full_run(problem, "refit", runs[1:]) if n_test else None,
+            train_steps=prepared.full_steps,
+            seconds=measurement.total_seconds,
+            measurement=replace(measurement, example_scores=()),
+            test=full_run(problem, "refit", [measurement]) if test.eval_examples else None,
         )
         write_record(fresh / REFIT, refitted)
     return refitted
+
+
+def on_all_rows(prepared: Prepared, seed: int) -> Fidelity:
+    """Return the fidelity of a training on all rows but those of test: their score would say nothing."""
+    return replace(prepared.lengths.full(seed=seed), eval_examples=1)
+
+
+def tested(trained: Measurement, bench: Bench, test: Fidelity) -> Measurement:
+    """Replace the scores of a training on all rows by those of the test split; by none without one."""
+    if not test.eval_examples:
+        return replace(trained, metric=None, loss=None, example_scores=())
+    found = bench.measure(trained.plan, test)
+    return replace(
+        found,
+        train_seconds=trained.train_seconds,
+        trained_steps=trained.trained_steps,
+        eval_seconds=trained.eval_seconds + found.eval_seconds,
+        overhead_seconds=trained.overhead_seconds + found.overhead_seconds,
+        peak_bytes=trained.peak_bytes,
+    )
 
 
 def _seed(result: SearchResult) -> int:

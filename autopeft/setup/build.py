@@ -14,6 +14,7 @@ from autopeft.setup.derive import full_run, with_answer_length, with_batch_and_e
 from autopeft.setup.look import NAMED, InMemory, look, methods_for
 from autopeft.setup.resources import budget_of, labelled_tokens, memory_needed, with_compute, with_rank
 from autopeft.store import RunDir
+from autopeft.train.lengths import Lengths
 from autopeft.types import SETTINGS, Budget, Decision, RunSpec, with_setting
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,17 @@ class Prepared:
         """Count the evaluated examples of a split: all, or `--max-eval-examples`; 0 without the split."""
         n_examples = len(self.bench.splits[split].labels) if split in self.bench.splits else 0
         return min(n_examples, self.spec.data.max_eval_examples or n_examples)
+
+    @property
+    def lengths(self) -> Lengths:
+        """The steps of a full run, and the evaluated examples of each split."""
+        return Lengths(
+            full_steps=self.full_steps,
+            batch_size=self.bench.batch_size,
+            n_search=self.n_evaluated("search"),
+            n_confirm=self.n_evaluated("confirm"),
+            n_test=self.n_evaluated("test"),
+        )
 
     @property
     def budget(self) -> Budget:

@@ -11,7 +11,6 @@ from autopeft.setup.build import Prepared
 from autopeft.setup.resources import memory_needed
 from autopeft.space import AllocationContext, Space
 from autopeft.train import MOVE, head_move
-from autopeft.train.lengths import Lengths
 from autopeft.types import SIZE_SCORE, Arm, Plan, RunSpec, TargetScores, with_setting
 
 _SHOWN_SCORES = ("gradient", "fisher")  # which the report shows next to the score that orders target modules
@@ -49,13 +48,7 @@ def search_problem(
         space=feasible,
         context=replace(context, scores=by_name.get(spec.search.score, first_layers)),
         family=prepared.task.defaults.family,
-        lengths=Lengths(
-            full_steps=prepared.full_steps,
-            batch_size=prepared.bench.batch_size,
-            n_search=prepared.n_evaluated("search"),
-            n_confirm=prepared.n_evaluated("confirm"),
-            n_test=prepared.n_evaluated("test"),
-        ),
+        lengths=prepared.lengths,
         metric=prepared.task.metric,
         has_head=prepared.base.head_params > 0,
         head_rates=head_rates,

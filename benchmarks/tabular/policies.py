@@ -28,6 +28,7 @@ from autopeft.setup.feasible import requested_space
 from autopeft.setup.search_problem import search_problem
 from autopeft.space import AllocationContext, MethodSpace, Space, parameters, plan_of, policy_of_parameters
 from autopeft.store.study_file import errors_alone
+from autopeft.train.lengths import Lengths
 from autopeft.types import SHORT_NAMES, Measurement, Plan, RunSpec, TargetScores
 
 BASELINES = ("lora/all", "lora/q+v")
@@ -162,12 +163,12 @@ def _stand_in(surrogate: Surrogate, spec: RunSpec) -> Prepared:
         base=SimpleNamespace(chosen=description.targets, head_params=int(has_head)),
         task=SimpleNamespace(metric=description.metric, defaults=part.defaults),
         methods=discover("autopeft.methods"),
-        bench=SimpleNamespace(
+        bench=SimpleNamespace(head_rates=SimpleNamespace(alone=lambda: description.head_rates)),
+        lengths=Lengths(
+            full_steps=description.cell.full,
             batch_size=description.cell.batch_size,
-            head_rates=SimpleNamespace(alone=lambda: description.head_rates),
+            **{f"n_{split}": description.examples.get(split, 0) for split in ("search", "confirm", "test")},
         ),
-        full_steps=description.cell.full,
-        n_evaluated=lambda split: description.examples.get(split, 0),
     )
     return cast(Prepared, stand_in)
 
