@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeAlias, overload
 
 from torch import nn
 
@@ -30,35 +30,18 @@ from autopeft.store import read_plan as load_plan
 from autopeft.types import IN_MEMORY, RunSpec
 
 _YAML = (".yaml", ".yml")
+_Model: TypeAlias = RunSpec | nn.Module | str | Path | None
 
 
 @overload
 def search(
-    model_or_settings: RunSpec | nn.Module | str | Path | None = ...,
-    dataset: Any = ...,
-    /,
-    budget: str | None = ...,
-    *,
-    dry_run: Literal[False] = ...,
-    **settings: Any,
-) -> Result: ...
-
-
-@overload
-def search(
-    model_or_settings: RunSpec | nn.Module | str | Path | None = ...,
-    dataset: Any = ...,
-    /,
-    budget: str | None = ...,
-    *,
-    dry_run: Literal[True],
-    **settings: Any,
+    model: _Model = ..., data: Any = ..., /, budget: str | None = ..., *, dry_run: Literal[True], **more: Any
 ) -> Preview: ...
-
-
+@overload
+def search(model: _Model = ..., data: Any = ..., /, budget: str | None = ..., **settings: Any) -> Result: ...
 @one_at_a_time()
 def search(
-    model_or_settings: RunSpec | nn.Module | str | Path | None = None,
+    model_or_settings: _Model = None,
     dataset: Any = None,
     /,
     budget: str | None = None,
@@ -134,7 +117,7 @@ def tune(train: Callable[[Trial], Score | float], **about: Any) -> Result:
 
 @one_at_a_time()
 def analyze(
-    model_or_settings: RunSpec | nn.Module | str | Path | None = None,
+    model_or_settings: _Model = None,
     dataset: Any = None,
     /,
     budget: str | None = None,
@@ -205,11 +188,7 @@ def load_result(folder: str | Path) -> Result:
 
 
 def _resolve(
-    model_or_settings: RunSpec | nn.Module | str | Path | None,
-    dataset: Any,
-    settings: Mapping[str, Any],
-    *,
-    tokenizer: Any,
+    model_or_settings: _Model, dataset: Any, settings: Mapping[str, Any], *, tokenizer: Any
 ) -> tuple[RunSpec, InMemory]:
     """Return the settings of a call, and objects in memory.
 

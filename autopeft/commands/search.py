@@ -16,7 +16,7 @@ import optuna
 from autopeft import engine, report
 from autopeft.commands.forecast import SearchTime, problem_of, search_time
 from autopeft.engine import Driver, SearchProblem
-from autopeft.errors import AutopeftError, first_line_of
+from autopeft.errors import AutopeftError, TrainingError, WorkerLostError, first_line_of
 from autopeft.executors import EXECUTORS
 from autopeft.finished.best import write_best, write_plans
 from autopeft.finished.refit import kept_refit, refit, refit_cost
@@ -32,7 +32,7 @@ from autopeft.setup.scoring import logged_scores
 from autopeft.setup.search_facts import environment, setting_of
 from autopeft.setup.search_problem import rate_ranges, score_names
 from autopeft.setup.workers import start_workers
-from autopeft.store import RunDir, claimed_folder, is_run
+from autopeft.store import RunDir, claimed_folder
 from autopeft.store.state import logged_measurements, record, write_state
 from autopeft.store.study_file import study_file
 from autopeft.train import watched
@@ -65,11 +65,7 @@ def run_search(
     def clock() -> float:
         return time.monotonic() - started
 
-    with (
-        _folder(spec) as out,
-        _resume_command_on_signal(spec, out),
-        open_run(spec, resume=resume, out=out, memory=memory) as opened,
-    ):
+    with _folder(spec) as out, open_run(spec, resume=resume, out=out, memory=memory) as opened:
         run = RunDir(out)  # locked by `open_run`
         if not resume and (predicted := search_time(opened.prepared, problem_of(opened), so_far=clock())):
             progress.note(f"time    {predicted}")
@@ -92,19 +88,20 @@ def run_search(
             scores=state.scores or (),
             environment=environment(prepared.base, spec.execution),  # before the GPU is left to workers
         )
-        with live_page(run, so_far, progress) as page:
-            outcome = _outcome(run, prepared, problem, page=page, clock=clock)
-            cost = search_cost(
-                outcome,
-                paid=run.measurements.load(),
-                scoring_seconds=state.scoring_seconds,
-                load_seconds=load_seconds,
-            )
-            result = SearchResult(**(vars(so_far) | vars(outcome)), cost=cost)
-            _write(run, prepared, result)
-        result = _refitted(run, prepared, problem, result, clock=clock, progress=progress)
-        if result.refit is not None:
-            _write(run, prepared, result)
+        with _naming_the_resume_command(spec, run.path):
+            with live_page(run, so_far, progress) as page:
+                outcome = _outcome(run, prepared, problem, page=page, clock=clock)
+                cost = search_cost(
+                    outcome,
+                    paid=run.measurements.load(),
+                    scoring_seconds=state.scoring_seconds,
+                    load_seconds=load_seconds,
+                )
+                result = SearchResult(**(vars(so_far) | vars(outcome)), cost=cost)
+                _write(run, prepared, result)
+            result = _refitted(run, prepared, problem, result, clock=clock, progress=progress)
+            if result.refit is not None:
+                _write(run, prepared, result)
         log_plans(run, result)
         return result, run.path
 
@@ -192,11 +189,12 @@ def _folder(spec: RunSpec) -> AbstractContextManager[Path]:
 
 
 @contextmanager
-def _resume_command_on_signal(spec: RunSpec, out: Path) -> Iterator[None]:
-    """Log the command that continues the search if a signal ends the context once anything is measured."""
+def _naming_the_resume_command(spec: RunSpec, out: Path) -> Iterator[None]:
+    """Log the command that resumes a search if a signal or an error ends the context."""
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
-        if is_run(out):
-            log.warning("Stopped; continue with: %s", resume_command(spec, out))
+    except (TrainingError, WorkerLostError):  # which say what to do
+        raise
+    except BaseException:
+        log.warning("What was measured is kept; resume with: %s", resume_command(spec, out))
         raise

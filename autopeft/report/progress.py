@@ -20,7 +20,7 @@ from rich.text import Text
 
 from autopeft import report
 from autopeft.engine import Driver
-from autopeft.errors import RunDirError, TrainingError, WorkerLostError, reason_of
+from autopeft.errors import RunDirError, reason_of
 from autopeft.report.charts import LossCurve, read_points
 from autopeft.report.formatting import NOTHING, duration, last_part, learning_rate, metric
 from autopeft.report.part_words import part_words
@@ -225,11 +225,8 @@ def live_page(run: RunDir, so_far: SearchSoFar, display: Lines) -> Iterator[Live
     try:
         yield page
     except BaseException as error:
-        is_signal = isinstance(error, KeyboardInterrupt | SystemExit)
-        how = "stopped" if is_signal else f"failed: {reason_of(error)}"
+        how = f"failed: {reason_of(error)}" if isinstance(error, Exception) else "stopped"
         command = resume_command(so_far.spec, run.path)
         with suppress(RunDirError):  # the disk may be full
             page.write(f"{how}; nothing is judged. Resume with: {command}")
-        if not (is_signal or isinstance(error, TrainingError | WorkerLostError)):  # these say what to do
-            log.warning("What was measured is kept; resume with: %s", command)
         raise

@@ -191,7 +191,8 @@ def test_a_search_that_was_stopped_before_its_first_run_keeps_the_sensitivity(
 
     with pytest.raises(KeyboardInterrupt):
         commands.run_search(spec, progress=Stops())
-    assert caplog.messages[-1] == f"Stopped; continue with: autopeft search --resume --out {tmp_path / 'run'}"
+    command = f"autopeft search --resume --out {tmp_path / 'run'}"
+    assert caplog.messages[-1] == f"What was measured is kept; resume with: {command}"
     monkeypatch.setattr(search, "logged_scores", lambda *_, **__: pytest.fail("it was measured before"))
     commands.run_search(run_spec(out=spec.output.out), resume=True, progress=Lines())
 
