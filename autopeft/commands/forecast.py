@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -15,11 +14,9 @@ from autopeft.errors import TrainingError
 from autopeft.finished.refit import refit_cost
 from autopeft.report.formatting import duration
 from autopeft.setup.build import Prepared
-from autopeft.setup.opening import OpenedRun
 from autopeft.setup.resources import n_workers
-from autopeft.setup.search_problem import head_factors, search_problem
 from autopeft.train import Pace, pace_of
-from autopeft.types import Fidelity, TargetScores
+from autopeft.types import Fidelity
 
 PROBE_RATE = 1e-5  # so low that no run diverges
 LONG_SECONDS = 8 * 3600.0  # of a search that is not started without asking; heuristic
@@ -68,18 +65,6 @@ class SearchTime:
             words += f", price {self.price:,.2f}"
         words += f", R is {duration(self.full_run_seconds)}"
         return words + (f"; --max-steps {self.fitting_steps} would fit" if self.fitting_steps else "")
-
-
-def problem_of(opened: OpenedRun, scores: Sequence[TargetScores] = ()) -> SearchProblem:
-    """Return the problem of an opened run; see `search_problem` for a problem without scores."""
-    return search_problem(
-        opened.prepared,
-        opened.feasible,
-        opened.context,
-        scores,
-        user_plan=opened.user_plan,
-        head_factors=head_factors(opened.prepared),
-    )
 
 
 def search_time(prepared: Prepared, problem: SearchProblem, *, so_far: float) -> SearchTime | None:

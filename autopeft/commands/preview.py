@@ -13,7 +13,6 @@ from autopeft.commands.forecast import (
     SearchTime,
     further_steps,
     planned_runs,
-    problem_of,
     search_time,
 )
 from autopeft.engine import SearchProblem
@@ -22,6 +21,7 @@ from autopeft.setup.look import NAMED, InMemory
 from autopeft.setup.opening import open_run
 from autopeft.setup.resources import memory_needed
 from autopeft.setup.search_facts import setting_of
+from autopeft.setup.search_problem import search_problem
 from autopeft.space import Policy
 from autopeft.store import RunDir
 from autopeft.train import kept_bytes
@@ -87,7 +87,7 @@ def preview(
         RunDir.check(spec.output.out)
     with open_run(spec, resume=resume, out=None, memory=memory) as opened:
         prepared = opened.prepared
-        problem = problem_of(opened)
+        problem = search_problem(opened)
         forecast = None
         if predicted := search_time(prepared, problem, so_far=time.monotonic() - started):
             peaks = _peak_bytes(prepared, problem)

@@ -14,7 +14,7 @@ from pathlib import Path
 import optuna
 
 from autopeft import engine, report
-from autopeft.commands.forecast import SearchTime, problem_of, search_time
+from autopeft.commands.forecast import SearchTime, search_time
 from autopeft.engine import Driver, SearchProblem
 from autopeft.errors import AutopeftError, TrainingError, WorkerLostError, first_line_of
 from autopeft.executors import EXECUTORS
@@ -30,7 +30,7 @@ from autopeft.setup.opening import open_run
 from autopeft.setup.resuming import begin
 from autopeft.setup.scoring import logged_scores
 from autopeft.setup.search_facts import environment, setting_of
-from autopeft.setup.search_problem import rate_ranges, score_names
+from autopeft.setup.search_problem import rate_ranges, score_names, search_problem
 from autopeft.setup.workers import start_workers
 from autopeft.store import RunDir, claimed_folder
 from autopeft.store.state import logged_measurements, record, write_state
@@ -67,7 +67,7 @@ def run_search(
 
     with _folder(spec) as out, open_run(spec, resume=resume, out=out, memory=memory) as opened:
         run = RunDir(out)  # locked by `open_run`
-        if not resume and (predicted := search_time(opened.prepared, problem_of(opened), so_far=clock())):
+        if not resume and (predicted := search_time(opened.prepared, search_problem(opened), so_far=clock())):
             progress.note(f"time    {predicted}")
             confirm(predicted)
         spec = opened.prepared.spec
@@ -80,7 +80,7 @@ def run_search(
             state = replace(state, scores=scores, scoring_seconds=clock() - load_seconds)
         run.write_spec(spec)  # from here on the folder is a run, which can be resumed
         write_state(run, state)
-        problem = problem_of(opened, state.scores or ())
+        problem = search_problem(opened, state.scores or ())
         so_far = SearchSoFar(
             spec=spec,
             setting=setting_of(prepared, rate_ranges(problem)),

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from autopeft.types import minus, rate, shortened
+from autopeft.types import minus, rate
 
 NOTHING = "–"
 _LEAST = 1e-3  # the smallest number but 0 that three decimals show
@@ -149,12 +149,6 @@ def memory(n_bytes: int | None) -> str:
     return f"{n_bytes / size:.{1 if n_bytes < 10 * size else 0}f} {unit}"
 
 
-def first_line(error: str | None) -> str:
-    """Shorten an error to 200 characters of its first line."""
-    line = next(iter((error or "").strip().splitlines()), "no message")
-    return shortened(line, 200)
-
-
 def render(template: str, /, **context: Any) -> str:
     """Fill in a template; its name says the kind of file: `report.html`, `report.md` or `chart.svg`."""
     return _environment(template.rpartition(".")[2]).get_template(f"{template}.j2").render(context)
@@ -172,7 +166,7 @@ def _environment(kind: str) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters: list[Any] = [count, difference, duration, first_line, interval, last_part, learning_rate, memory]
+    filters: list[Any] = [count, difference, duration, interval, last_part, learning_rate, memory]
     filters += [metric, minuses, plus_minus, rate, share_words]
     environment.filters.update({function.__name__: function for function in filters})
     return environment

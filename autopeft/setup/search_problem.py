@@ -8,29 +8,22 @@ from dataclasses import replace
 from autopeft import space
 from autopeft.engine import SearchProblem
 from autopeft.setup.build import Prepared
+from autopeft.setup.opening import OpenedRun
 from autopeft.setup.resources import memory_needed
-from autopeft.space import AllocationContext, Space
 from autopeft.train import MOVE, head_move
-from autopeft.types import SIZE_SCORE, Arm, Plan, RunSpec, TargetScores, with_setting
+from autopeft.types import SIZE_SCORE, RunSpec, TargetScores, with_setting
 
 _SHOWN_SCORES = ("gradient", "fisher")  # which the report shows next to the score that orders target modules
 _SLOWER_HEAD = 0.25  # at 16 epochs 1 to 4 points better where labels are noisy, up to 7 worse elsewhere
 
 
-def search_problem(
-    prepared: Prepared,
-    feasible: Space,
-    context: AllocationContext,
-    scores: Sequence[TargetScores] = (),
-    *,
-    user_plan: tuple[Arm, Plan] | None = None,
-    head_factors: Sequence[float] = (1.0,),
-) -> SearchProblem:
-    """Put together what the engine solves; `feasible` and `context` are what `fit_to_budget` returned.
+def search_problem(opened: OpenedRun, scores: Sequence[TargetScores] = ()) -> SearchProblem:
+    """Put together what the engine solves.
 
     Without scores, as in a dry run, the first layers get the highest scores, and the learning rates of the
     head are placeholders.
     """
+    prepared = opened.prepared
     spec, targets = prepared.spec, prepared.base.chosen
     by_name = {
         score.name: {target.name: value for target, value in zip(targets, score.values, strict=True)}
@@ -45,20 +38,20 @@ def search_problem(
             head_rates = prepared.bench.head_rates.alone()
     return SearchProblem(
         spec=spec,
-        space=feasible,
-        context=replace(context, scores=by_name.get(spec.search.score, first_layers)),
+        space=opened.feasible,
+        context=replace(opened.context, scores=by_name.get(spec.search.score, first_layers)),
         family=prepared.task.defaults.family,
         lengths=prepared.lengths,
         metric=prepared.task.metric,
         has_head=prepared.base.head_params > 0,
         head_rates=head_rates,
-        head_factors=tuple(head_factors) if user_plan is None else (1.0,),
-        user_plan=user_plan,
+        head_factors=_head_factors(prepared) if opened.user_plan is None else (1.0,),
+        user_plan=opened.user_plan,
         groups=prepared.groups,
     )
 
 
-def head_factors(prepared: Prepared) -> tuple[float, ...]:
+def _head_factors(prepared: Prepared) -> tuple[float, ...]:
     """List the factors of the head's learning rate to try in full runs: two where rows repeat often."""
     is_slow = prepared.base.head_params > 0 and head_move(prepared.bench.n_epochs) < MOVE
     is_tried = is_slow and not prepared.base.predicts_numbers and prepared.spec.search.effort != "quick"

@@ -6,7 +6,6 @@ import importlib.util
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from autopeft.plugins import allow_own_function
 from autopeft.setup.build import Prepared, prepare
 from autopeft.setup.resources import n_workers, worker_devices
 from autopeft.setup.resuming import loaded_facts
-from autopeft.store import SOURCES, STATE, RunDir, whole_path
+from autopeft.store import STATE, RunDir
 from autopeft.store.state import differences
 from autopeft.types import Fidelity, Measurement, Plan, RunSpec, with_setting
 
@@ -74,9 +73,6 @@ def start_workers(executor: Executor, run: RunDir, prepared: Prepared) -> Measur
     spec = prepared.spec
     kind = prepared.base.device.type
     n_parts = n_workers(spec.execution)
-    for name in SOURCES:  # as absolute paths, since a worker may run in another folder
-        if (source := attrgetter(name)(spec)) is not None:
-            spec = with_setting(spec, name, whole_path(source))
     make = WorkerBench(
         spec=with_setting(spec, "execution.memory_bytes", prepared.bench.compute.memory_bytes),
         run=run.path.resolve(),

@@ -22,7 +22,6 @@ from autopeft.store.files import (
 from autopeft.store.plan import write_plan
 from autopeft.store.run_dir import STATE, TRAINING, RunDir, is_run, read_plan
 from autopeft.store.settings import (
-    SOURCES,
     by_dotted_name,
     is_path_of_space,
     parse_bytes,

@@ -21,7 +21,7 @@ from autopeft.store.yaml import faults_of, read_yaml
 from autopeft.types import SETTINGS, SHORT_NAMES, RunSpec, path_at_home, with_setting
 
 # Settings that may name a local file, which a resumed or repeated run loads again, maybe from another folder.
-SOURCES = ("model.id", "data.source", "search.baseline")
+_SOURCES = ("model.id", "data.source", "search.baseline")
 _VARIABLES = {field.variable: field.name for field in SETTINGS.values()}
 _LARGEST_MODEL = 10**15  # parameters, more than any model has; heuristic
 _UNIT_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
@@ -91,7 +91,7 @@ def _checked(values: Mapping[str, Any], places: Mapping[str, str]) -> RunSpec:
 
 def _with_whole_paths(spec: RunSpec, values: Mapping[str, Any]) -> RunSpec:
     """Make the paths among the given values absolute."""
-    for name in (*SOURCES, "search.space"):
+    for name in (*_SOURCES, "search.space"):
         source = attrgetter(name)(spec)
         is_shipped = name == "search.space" and not is_path_of_space(source)
         if name in values and source is not None and not is_shipped:

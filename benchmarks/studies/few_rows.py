@@ -22,7 +22,6 @@ from race_gains import TAGS
 
 from autopeft.setup.build import prepare
 from autopeft.setup.feasible import fit_to_budget, requested_space
-from autopeft.setup.search_problem import search_problem
 from autopeft.space import listed_policies, plan_of
 from autopeft.types import BudgetSpec, DataSpec, RunSpec, SearchSpec, TaskSpec
 
@@ -61,7 +60,7 @@ def measured(source: Path, n_rows: int, seed: int) -> Iterator[list[object]]:
         )
         prepared = prepare(spec)
         feasible, context = fit_to_budget(prepared.spec, prepared.base, requested_space(spec))
-        full = search_problem(prepared, feasible, context).lengths.full(seed=seed)
+        full = prepared.lengths.full(seed=seed)
         first = listed_policies(feasible, prepared.task.defaults.family, context)
         plan = next(plan_of(policy, context) for arm, policy in first if arm.kind == "baseline")
         n_train, batch_size = len(prepared.bench.splits["train"].labels), prepared.bench.batch_size

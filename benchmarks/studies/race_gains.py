@@ -24,7 +24,6 @@ from autopeft import commands
 from autopeft.report.progress import Lines
 from autopeft.setup.build import prepare
 from autopeft.setup.feasible import fit_to_budget, requested_space
-from autopeft.setup.search_problem import search_problem
 from autopeft.space import ListedPlan, listed_policies, plan_of
 from autopeft.types import (
     BudgetSpec,
@@ -92,7 +91,7 @@ def swept(spec: RunSpec, folder: Path, rates: Sequence[float]) -> Iterator[list[
     """Yield a row for each run of a sweep over placements and rates."""
     prepared = prepare(spec)
     feasible, context = fit_to_budget(prepared.spec, prepared.base, requested_space(spec))
-    lengths = search_problem(prepared, feasible, context).lengths
+    lengths = prepared.lengths
     bench = replace(prepared.bench, keep_weights=lambda plan, seed: folder / plan.digest)
     entries = [
         ListedPlan(method="lora", placement=placement, rate=rate, baseline=True)

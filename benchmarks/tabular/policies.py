@@ -25,6 +25,7 @@ from autopeft.plugins import discover
 from autopeft.report.progress import Lines
 from autopeft.setup.build import Prepared
 from autopeft.setup.feasible import requested_space
+from autopeft.setup.opening import OpenedRun
 from autopeft.setup.search_problem import search_problem
 from autopeft.space import AllocationContext, MethodSpace, Space, parameters, plan_of, policy_of_parameters
 from autopeft.store.study_file import errors_alone
@@ -130,10 +131,15 @@ def problem_of(surrogate: Surrogate, spec: RunSpec) -> SearchProblem:
             f"{', '.join(requested.arms)}; ask for others."
         )
     feasible = space.feasible(requested.only(known_arms), context)
+    opened = OpenedRun(
+        prepared=_stand_in(surrogate, spec),
+        requested=requested,
+        feasible=within_tables(feasible),
+        context=context,
+        user_plan=None,
+    )
     return search_problem(
-        _stand_in(surrogate, spec),
-        within_tables(feasible),
-        context,
+        opened,
         [TargetScores(name=name, values=values) for name, values in description.scores.items()],
     )
 
@@ -163,7 +169,10 @@ def _stand_in(surrogate: Surrogate, spec: RunSpec) -> Prepared:
         base=SimpleNamespace(chosen=description.targets, head_params=int(has_head)),
         task=SimpleNamespace(metric=description.metric, defaults=part.defaults),
         methods=discover("autopeft.methods"),
-        bench=SimpleNamespace(head_rates=SimpleNamespace(alone=lambda: description.head_rates)),
+        # Without a number of epochs, a slower head, which no measured plan has, is not tried.
+        bench=SimpleNamespace(
+            n_epochs=None, head_rates=SimpleNamespace(alone=lambda: description.head_rates)
+        ),
         lengths=Lengths(
             full_steps=description.cell.full,
             batch_size=description.cell.batch_size,

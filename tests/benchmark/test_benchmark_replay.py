@@ -26,6 +26,7 @@ from toys.benchmark import (
 from toys.metrics import ERROR_RATE
 
 from autopeft.setup.feasible import fit_to_budget, requested_space
+from autopeft.setup.opening import OpenedRun
 from autopeft.setup.scoring import logged_scores
 from autopeft.setup.search_problem import search_problem
 from autopeft.types import RunSpec
@@ -223,7 +224,16 @@ def test_the_replayed_problem_is_that_of_a_search_of_the_cell(model_dir, data_di
     described = describe(cell, prepared, context, plans)
     feasible, available = fit_to_budget(prepared.spec, prepared.base, requested_space(prepared.spec))
     scores = logged_scores(prepared, ["gradient", "parameters"])
-    real = search_problem(prepared, policies.within_tables(feasible), available, scores)
+    opened = OpenedRun(
+        prepared=prepared,
+        requested=feasible,
+        feasible=policies.within_tables(feasible),
+        context=available,
+        user_plan=None,
+    )
+    real = search_problem(opened, scores)
     surrogate = toy_surrogate(tmp_path / "toy", ia3_leads, plans, **vars(described))
     assert described.plans() == {(c.arm, c.position): c.plan for c in plans}
-    assert policies.problem_of(surrogate, prepared.spec) == replace(real, metric=described.metric)
+    assert policies.problem_of(surrogate, prepared.spec) == replace(
+        real, metric=described.metric, head_factors=(1.0,)
+    )

@@ -12,6 +12,7 @@ from toys.sensitivity import SCORES, FirstLayerLoss
 from autopeft.errors import SpecError
 from autopeft.setup.build import prepare
 from autopeft.setup.feasible import fit_to_budget, requested_space
+from autopeft.setup.opening import OpenedRun
 from autopeft.setup.scoring import _batches, default_examples, logged_scores, sensitivity
 from autopeft.setup.search_problem import search_problem
 from autopeft.train import Compute
@@ -93,7 +94,10 @@ def test_search_without_memory_for_one_example_orders_targets_by_size(prepared):
     with pytest.raises(SpecError, match="memory"):
         sensitivity(replace(prepared, task=TinyMemory()), names)  # as `analyze` calls it
     feasible, context = fit_to_budget(prepared.spec, prepared.base, requested_space(prepared.spec))
-    problem = search_problem(prepared, feasible, context, scores)
+    opened = OpenedRun(
+        prepared=prepared, requested=feasible, feasible=feasible, context=context, user_plan=None
+    )
+    problem = search_problem(opened, scores)
     names = [target.name for target in prepared.base.targets]
     assert problem.context.scores == dict(zip(names, scores[0].values, strict=True))
     assert problem.spec.search.score == "parameters"
