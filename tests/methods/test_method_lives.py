@@ -130,7 +130,8 @@ def test_saved_weights_load_exactly_here_and_with_plain_peft(life):
     assert not torch.equal(life.untrained, life.trained)
     assert torch.equal(life.loaded, life.trained)
     if life.loaded_by_peft is not None:
-        assert torch.equal(life.loaded_by_peft, life.trained)
+        # DoRA's norms are rounded otherwise on some processors, depending on how a weight lies in memory.
+        torch.testing.assert_close(life.loaded_by_peft, life.trained, rtol=0, atol=2e-6)
 
 
 @larger_variants
