@@ -30,7 +30,7 @@ from autopeft.setup.opening import open_run
 from autopeft.setup.resuming import begin
 from autopeft.setup.scoring import logged_scores
 from autopeft.setup.search_facts import environment, setting_of
-from autopeft.setup.search_problem import rate_ranges, score_names, search_problem
+from autopeft.setup.search_problem import SHOWN_SCORES, rate_ranges, search_problem
 from autopeft.setup.workers import start_workers
 from autopeft.store import RunDir, claimed_folder
 from autopeft.store.state import logged_measurements, record, write_state
@@ -76,7 +76,7 @@ def run_search(
         load_seconds = clock()
         progress.phase("sensitivity", 0)
         if state.scores is None:  # a resumed run keeps its scores, so that ranks stay
-            scores = logged_scores(prepared, score_names(spec))
+            scores = logged_scores(prepared, (spec.search.score, *SHOWN_SCORES))
             state = replace(state, scores=scores, scoring_seconds=clock() - load_seconds)
         run.write_spec(spec)  # from here on the folder is a run, which can be resumed
         write_state(run, state)

@@ -39,7 +39,7 @@ from autopeft.store import (
     write_text,
 )
 from autopeft.store.state import differences
-from autopeft.train import SCHEDULE, Bench, kept_step
+from autopeft.train import SCHEDULE, kept_step
 from autopeft.types import (
     Fidelity,
     Measurement,
@@ -123,10 +123,15 @@ def train_plan(
             under_way=lambda *_: state,
             curve=lambda *_: curve,
         )
-        with logged_curve(prepared.spec, curve, target) as log_new_points:
-            measurement = _measured(
-                bench, document.plan, fidelity, steps=_Steps(log_new_points), unfinished=unfinished
-            )
+        with (
+            logged_curve(prepared.spec, curve, target) as log_new_points,
+            train.watched(_Steps(log_new_points).add),
+        ):
+            measurement = bench.measure(document.plan, fidelity)
+        if measurement.status is not Status.COMPLETE:
+            if not measurement.status.is_of_machine:  # it would fail in the same way again
+                shutil.rmtree(unfinished, ignore_errors=True)
+            raise TrainingError(f"Training plan {document.plan.digest} failed: {measurement.reason}.")
         if all_rows:
             measurement = tested(measurement, bench, prepared.lengths.test(seed=seed))
             if measurement.status is not Status.COMPLETE:
@@ -140,19 +145,6 @@ def train_plan(
         is_share=prepared.task.metric.is_share,
         folder=target,
     )
-
-
-def _measured(
-    bench: Bench, plan: Plan, fidelity: Fidelity, *, steps: _Steps, unfinished: Path
-) -> Measurement:
-    """Train and evaluate a plan; raise TrainingError if it fails."""
-    with train.watched(steps.add):
-        measurement = bench.measure(plan, fidelity)
-    if measurement.status is Status.COMPLETE:
-        return measurement
-    if not measurement.status.is_of_machine:  # it would fail in the same way again
-        shutil.rmtree(unfinished, ignore_errors=True)
-    raise TrainingError(f"Training plan {plan.digest} failed: {measurement.reason}.")
 
 
 def _facts(prepared: Prepared, plan: Plan, fidelity: Fidelity) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from autopeft.setup.build import Prepared
 from autopeft.setup.opening import OpenedRun
 from autopeft.setup.resources import memory_needed
 from autopeft.train import MOVE, head_move
-from autopeft.types import SIZE_SCORE, RunSpec, TargetScores, with_setting
+from autopeft.types import SIZE_SCORE, TargetScores, with_setting
 
-_SHOWN_SCORES = ("gradient", "fisher")  # which the report shows next to the score that orders target modules
+SHOWN_SCORES = ("gradient", "fisher")  # which the report shows next to the score that orders target modules
 _SLOWER_HEAD = 0.25  # at 16 epochs 1 to 4 points better where labels are noisy, up to 7 worse elsewhere
 
 
@@ -56,11 +56,6 @@ def _head_factors(prepared: Prepared) -> tuple[float, ...]:
     is_slow = prepared.base.head_params > 0 and head_move(prepared.bench.n_epochs) < MOVE
     is_tried = is_slow and not prepared.base.predicts_numbers and prepared.spec.search.effort != "quick"
     return (1.0, _SLOWER_HEAD) if is_tried else (1.0,)
-
-
-def score_names(spec: RunSpec) -> list[str]:
-    """Name the scores to compute: the one that orders target modules, and those that the report shows."""
-    return list(dict.fromkeys([spec.search.score, *_SHOWN_SCORES]))
 
 
 def rate_ranges(problem: SearchProblem) -> dict[str, tuple[float, float]]:
