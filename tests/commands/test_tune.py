@@ -16,8 +16,10 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from toys.trainers import SCRIPT, cut, good_trainer, rows_without_seconds, score_of, write_adapter
+from typer.testing import CliRunner
 
 import autopeft
+from autopeft.cli.app import app
 from autopeft.client import Score
 from autopeft.commands.push import push
 from autopeft.commands.tune import tune
@@ -195,7 +197,7 @@ def test_command_without_places_for_its_files_is_refused():
 
 @pytest.fixture
 def tune_command(tiny_llama, tmp_path):
-    """A function: folder and seconds of a trial -> the words of `autopeft tune` with a quick script."""
+    """A function: folder and seconds of a trial -> the arguments of `autopeft` to tune a quick script."""
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
 
@@ -203,16 +205,15 @@ def tune_command(tiny_llama, tmp_path):
         flags = ["--model", tiny_llama, "--budget", "r4", "--full-steps", "20", "--metric", "accuracy"]
         flags += ["--seeds", "1", "--margin", "0.01"]
         trainer = [sys.executable, "-S", script, "{trial}", "{result}", seconds]
-        every = [sys.executable, "-m", "autopeft", "tune", *flags, "--out", out, "--", *trainer]
-        return [str(word) for word in every]
+        return [str(word) for word in ("tune", *flags, "--out", out, "--", *trainer)]
 
     return words
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs signals of POSIX")
 def test_killed_tune_is_resumed_to_the_same_answer(tune_command, tmp_path):
-    subprocess.run(tune_command(tmp_path / "usual"), check=True, capture_output=True)
-    words = tune_command(tmp_path / "killed", seconds=1)
+    assert CliRunner().invoke(app, tune_command(tmp_path / "usual")).exit_code == 0
+    words = [sys.executable, "-m", "autopeft", *tune_command(tmp_path / "killed", seconds=1)]
     process = subprocess.Popen(
         words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -224,7 +225,7 @@ def test_killed_tune_is_resumed_to_the_same_answer(tune_command, tmp_path):
     process.wait()
     assert not (tmp_path / "killed/trials.csv").exists()
     first = (tmp_path / "killed/trials/0000/result.json").stat().st_mtime_ns
-    subprocess.run(tune_command(tmp_path / "killed"), check=True, capture_output=True)
+    assert CliRunner().invoke(app, tune_command(tmp_path / "killed")).exit_code == 0
     assert (tmp_path / "killed/trials/0000/result.json").stat().st_mtime_ns == first  # was not made again
     both = [rows_without_seconds(tmp_path / name / "trials.csv") for name in ("usual", "killed")]
     assert both[0] == both[1]
