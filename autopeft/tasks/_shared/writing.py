@@ -33,8 +33,14 @@ from autopeft.plugins import (
 )
 from autopeft.tasks._shared.batches import Rows, pad, pad_features
 from autopeft.tasks._shared.chat_templates import THOUGHTS
-from autopeft.tasks._shared.output_layer import HeadInputs, positions_of, run_to_output
-from autopeft.tasks._shared.token_losses import losses_and_hits, mean_loss, over_pieces
+from autopeft.tasks._shared.token_losses import (
+    HeadInputs,
+    losses_and_hits,
+    mean_loss,
+    over_pieces,
+    positions_of,
+    run_to_output,
+)
 from autopeft.tasks._shared.token_metrics import (
     EXACT_MATCH,
     TOKEN_METRICS,
