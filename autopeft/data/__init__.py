@@ -2,7 +2,7 @@
 
 Inside the folder each file imports only from those before it:
 dataset → files, chats → sources, columns → labels, texts →
-tokens, language, images, cutting → splits.
+language, images, cutting → splits.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ if TYPE_CHECKING:
     from autopeft.data.images import ImageFile, read_images
     from autopeft.data.language import read_language
     from autopeft.data.splits import load, load_in_memory
-    from autopeft.data.texts import read_texts
-    from autopeft.data.tokens import read_tokens
+    from autopeft.data.texts import read_texts, read_tokens
 
 # Imported one after the other until one has the name: pandas, datasets and scikit-learn take a second, which
 # commands that read no rows need not wait for.
-_MODULES = ("dataset", "chats", "texts", "language", "tokens", "images", "splits")
+_MODULES = ("dataset", "chats", "texts", "language", "images", "splits")
 
 
 def __getattr__(name: str) -> Any:
