@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -254,9 +253,9 @@ def in_parts(memory: StepMemory, *, on_gpu: bool) -> Memory:
 def _largest(high: Callable[[int], int], max_bytes: int, *, limit: int, start: int) -> int:
     """Find the largest number from 0 to a limit whose memory fits, by trying a few numbers.
 
-    Memory is nearly a straight line of the number, and grows ever faster. So the line through two numbers that
-    were tried meets `max_bytes` near the answer, and not beyond it if only one of them fits. Once a number that
-    fits and one that does not are within an eighth of each other, the answer is where their line meets it.
+    Memory is nearly a straight line of the number, and grows ever faster. So the line through two numbers
+    that were tried meets `max_bytes` near the answer, and not beyond it if only one of them fits. Once a
+    number that fits and one that does not are within an eighth of each other, that meeting is the answer.
     """
     tried: dict[int, int] = {}
     fits, fails, guess = 0, limit + 1, max(1, min(start, limit))

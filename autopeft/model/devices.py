@@ -262,16 +262,12 @@ class SavedBytes:
         """Return a context in which the tensors that autograd saves are counted."""
         return torch.autograd.graph.saved_tensors_hooks(self._pack, lambda holder: holder.tensor)
 
-    def count(self, tensor: torch.Tensor) -> int:
-        """Count a tensor that other code holds as well; returns its address."""
-        storage = tensor.untyped_storage()
-        pointer = storage.data_ptr()
-        self._sizes[pointer] = storage.nbytes()
-        self._n_holders[pointer] += 1
-        return pointer
-
     def _pack(self, tensor: torch.Tensor) -> _Holder:
         holder = _Holder(tensor.detach())
         if not isinstance(tensor, nn.Parameter) and not isinstance(tensor._base, nn.Parameter):
-            weakref.finalize(holder, self._n_holders.subtract, [self.count(tensor)])
+            storage = tensor.untyped_storage()
+            pointer = storage.data_ptr()
+            self._sizes[pointer] = storage.nbytes()
+            self._n_holders[pointer] += 1
+            weakref.finalize(holder, self._n_holders.subtract, [pointer])
         return holder
