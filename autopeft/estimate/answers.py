@@ -25,7 +25,7 @@ _CONTEXT_BYTES = 2**29
 PROCESS_BYTES = 715 * 10**6
 MOST_ROWS = 2**12  # more rows are not tried; heuristic
 _CLOSE = 8  # a number that fits and one that does not are close within an eighth; heuristic
-_FAR = 4  # is tried next where 1 fits and was tried first; heuristic
+_FAR = 4  # times the first number is tried next if that fits; heuristic
 _TOKEN_STEP = 16  # lengths of rows are tried in multiples of it; heuristic
 _UNTRACED = (
     "the memory of activations and the time are not known, since a step of this model cannot be replayed "
@@ -266,11 +266,11 @@ def _largest(high: Callable[[int], int], max_bytes: int, *, limit: int, start: i
     while fails - fits > (max(1, fits // _CLOSE) if fails in tried else 1):
         tried[guess] = high(guess)
         fits, fails = (guess, fails) if tried[guess] <= max_bytes else (fits, guess)
-        if fits == 0 or (fits > 1 and len(tried) == 1):
+        if fits == 0:
             guess = 1
-        elif fails not in tried:
-            guess = meeting(*sorted(tried)[-2:]) if len(tried) > 1 else _FAR
-        else:
+        elif fails in tried:
             guess = max(meeting(fits, fails), fits + max(1, fits // _CLOSE))
+        else:
+            guess = meeting(*sorted(tried)[-2:]) if len(tried) > 1 else _FAR * fits
         guess = max(fits + 1, min(guess, fails - 1))
     return meeting(fits, fails) if fits and fails in tried else fits

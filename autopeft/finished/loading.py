@@ -53,6 +53,11 @@ def apply(
     folder = None if weights is None else Path(weights)
     if folder is not None and has_other_base(folder, module):
         log.warning("%s was trained on a base model with other weights.", folder)
+    return _attach(plan, module, seed=seed, folder=folder)
+
+
+def _attach(plan: Plan | PlanDocument, module: nn.Module, *, seed: int = 0, folder: Path | None) -> PeftModel:
+    """Attach a plan as `apply` does; the caller has compared the base model with that of the weights."""
     document = plan if isinstance(plan, PlanDocument) else None
     plan = document.plan if document is not None else plan
     if not isinstance(plan, Plan):
@@ -102,7 +107,7 @@ def load_finished(result: SearchResult, folder: Path, *, module: nn.Module | Non
     if module is not None:
         model.require_plain(module)
         require_same_base(weights, module)
-        attached = apply(result.best, module, weights=weights)
+        attached = _attach(result.best, module, folder=weights)
         config, names = cast(Any, module).config, setting.label_names
         if names and config.num_labels == len(names):  # the trained head may have another order of labels
             name_labels(config, names)

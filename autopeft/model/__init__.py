@@ -2,7 +2,7 @@
 
 Inside the folder each file imports only from those before it:
 devices → checkpoint_source, linear_layers, training_pass → components, light_layers, quantization,
-weight_comparison → routing, attaching → targets, placement → base → checks → pretrained, user_model.
+weight_comparison → attaching → targets, placement → base → checks → pretrained, user_model.
 """
 
 from __future__ import annotations

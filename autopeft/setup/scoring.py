@@ -1,19 +1,22 @@
-"""The sensitivity pass of a run: how many examples it may use, which ones, and its notes."""
+"""Passes of a run without training: the sensitivity of its target modules, and the routing to experts."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from autopeft.errors import SpecError
 from autopeft.model import components, is_out_of_memory, release_memory
 from autopeft.model.attaching import note_state
 from autopeft.model.devices import exact_products
-from autopeft.model.routing import count_routing
 from autopeft.plugins import Batch, Score, discover
 from autopeft.sensitivity import ScoredModel, measure
 from autopeft.setup.build import Prepared
@@ -77,6 +80,40 @@ def routing(prepared: Prepared, *, max_examples: int | None = None) -> dict[str,
             return count_routing(base.module, batches, lambda batch: task.loss(base.module, batch))
     finally:
         restore()
+
+
+def count_routing(
+    model: nn.Module, batches: Iterable[Batch], forward: Callable[[Batch], object]
+) -> dict[str, tuple[int, ...]]:
+    """Return the tokens of each expert, without padding, by the module that holds a layer's experts.
+
+    The module gets the chosen experts of each token from the router, as whole numbers (tokens, experts per
+    token). Llama 4, JetMoe and models with a module for each expert pass something else; their layers are
+    left out.
+    """
+    counts: dict[str, Tensor] = {}
+    mask: Tensor | None = None
+
+    def count(name: str, n_experts: int, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        inputs = [*args, *kwargs.values()]
+        for chosen in inputs:
+            if isinstance(chosen, Tensor) and chosen.dtype == torch.long and chosen.ndim == 2:
+                kept = chosen if mask is None else chosen[mask.flatten().bool().to(chosen.device)]
+                # LongCat numbers experts without weights after the others
+                found = kept.flatten().bincount(minlength=n_experts)[:n_experts].cpu()
+                counts[name] = counts[name] + found if name in counts else found
+
+    with contextlib.ExitStack() as stack:
+        for name, component in components(model).items():
+            stacked = [each for each in model.get_submodule(name).parameters() if each.ndim == 3]
+            if component == "routed_experts" and stacked:
+                hook = partial(count, name, len(stacked[0]))
+                experts = model.get_submodule(name)
+                stack.callback(experts.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        for batch in batches:
+            mask = batch.get("attention_mask")
+            forward(batch)
+    return {name: tuple(found.tolist()) for name, found in counts.items()}
 
 
 def _scored_model(prepared: Prepared) -> ScoredModel:

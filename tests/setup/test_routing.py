@@ -7,7 +7,7 @@ import torch
 from toys.architectures import V
 from toys.topologies import build
 
-from autopeft.model.routing import count_routing
+from autopeft.setup.scoring import count_routing
 
 
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])
