@@ -29,19 +29,21 @@ def read(path: Path) -> Rows:
 def splits_of(folder: Path, n_rows: int, seed: int) -> dict[str, Rows]:
     """Draw the rows to train on, those to judge on and those of the test file.
 
-    Judged are the validation file and up to 1,000 left-over train rows, the left-over ones first. Rows of
-    classes that no train row has are dropped.
+    Judged are up to 1,000 left-over train rows and then the validation file, shuffled, since files may be
+    sorted by class. Rows of classes that no train row has are dropped.
     """
     (ending,) = {path.suffix for path in folder.glob("train.*")}
-    rows = read(folder / f"train{ending}")
-    order = np.random.default_rng(seed).permutation(len(rows))
+    rows, held_out = read(folder / f"train{ending}"), read(folder / f"validation{ending}")
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(rows))
     trained = [rows[i] for i in order[:n_rows]]
     labels = {row.get("label") for row in trained}
 
-    def known(held_out: Rows) -> Rows:
-        return held_out if are_numbers(labels) else [row for row in held_out if row.get("label") in labels]
+    def known(rows: Rows) -> Rows:
+        return rows if are_numbers(labels) else [row for row in rows if row.get("label") in labels]
 
-    judged = [rows[i] for i in order[n_rows : n_rows + MOST_JUDGED]] + read(folder / f"validation{ending}")
+    judged = [rows[i] for i in order[n_rows : n_rows + MOST_JUDGED]]
+    judged += [held_out[i] for i in rng.permutation(len(held_out))]
     return {
         "train": trained,
         "validation": known(judged),

@@ -21,13 +21,14 @@ from autopeft.data.labels import complete_rows, names_in, with_label_space
 from autopeft.data.texts import read_texts
 from autopeft.errors import DataError
 from autopeft.plugins import IGNORED, PROMPTED_KINDS, LabelSpace
-from autopeft.types import DataSpec, counted
+from autopeft.types import DataSpec, counted, listed
 
 _IN_MEMORY = "dataset in memory"
 _PRECIOUS = ("test", "confirm", "train")  # the most precious first: it keeps an example that several have
 # A prompt in more than a tenth of the train rows, and in more than 10, is a fixed instruction rather than a
 # question; heuristic.
 _FIXED_SHARE, _FIXED_AT_LEAST = 10, 10
+_COMMON = 10  # rows of a label that a split should have by its share of train, to miss it; heuristic
 
 
 def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> LabelledData:
@@ -72,6 +73,8 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
                 "raise --max-examples."
             )
         label_space = replace(label_space, counts=tuple(counts[name] for name in label_space.names))
+    if label_space.kind == "class":
+        notes += _missing_labels(splits)
     # The blocks that documents are cut into have no group.
     are_counted = spec.group_column is not None and label_space.kind != "documents"
     n_rows, n_groups = len(splits["confirm"]), len(groups_of(splits["confirm"]))
@@ -92,6 +95,20 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
         duplicates_removed=sum(len(complete[split]) - len(rows) for split, rows in unique.items()),
         notes=tuple(notes),
     )
+
+
+def _missing_labels(splits: SplitRows) -> list[str]:
+    """Say which common labels of train a split lacks, as the first rows of a sorted file do."""
+    in_train, notes = Counter(row.label for row in splits["train"]), []
+    for split, rows in splits.items():
+        found = {row.label for row in rows}
+        least = _COMMON / max(1, len(rows)) * len(splits["train"])
+        if missing := sorted(name for name, n in in_train.items() if n >= least and name not in found):
+            notes.append(
+                f"Labels {listed(missing)} do not occur in the {len(rows)} {split} rows, though they are "
+                "common in train; shuffle the file before it is cut, or leave it out."
+            )
+    return notes
 
 
 def load_in_memory(spec: DataSpec, data: Any, *, seed: int, read_rows: ReadRows) -> LabelledData:

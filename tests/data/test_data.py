@@ -184,6 +184,15 @@ def test_labels_too_rare_to_stratify_stay_in_train(tmp_path):
     assert any("not stratified" in note for note in read_rows(tmp_path, [*make_rows(200), *rare]).notes)
 
 
+def test_a_split_without_a_common_label_is_named_and_one_without_a_rare_label_is_not(tmp_path):
+    rows = make_rows(200) + [{"text": f"rare {i}", "label": "rare"} for i in range(4)]
+    write(tmp_path / "train.csv", rows)
+    write(tmp_path / "validation.csv", make_rows(30, start=1000, labels=("neg",)))
+    write(tmp_path / "test.csv", make_rows(30, start=2000))
+    (note,) = (note for note in read(tmp_path).notes if note.startswith("Labels"))
+    assert note.startswith("Labels pos do not occur in the 30 confirm rows")
+
+
 def test_same_seed_gives_the_same_splits_and_another_seed_does_not(tmp_path):
     first, again, other = (read_rows(tmp_path, make_rows(), seed=seed) for seed in (5, 5, 6))
     assert first == again
@@ -305,11 +314,8 @@ def test_rows_that_occur_again_are_counted_and_too_few_rows_explained(tmp_path):
     data = read_rows(tmp_path, [*make_rows(), *make_rows(60)])
     assert any(note.startswith("Removed 60 rows") for note in data.notes)
     assert data.duplicates_removed == 60
-    lost = [
-        *make_rows(8, start=50, labels=(None,)),
-        {"text": " ", "label": "pos"},
-        {"text": "", "label": "neg"},
-    ]
+    empty = [{"text": text, "label": "pos"} for text in (" ", "")]
+    lost = [*make_rows(8, start=50, labels=(None,)), *empty]
     with pytest.raises(DataError, match=r"14 rows .* 8 .* without .*label.* 2 .* without an input.* 10 rows"):
         read_rows(tmp_path, [*make_rows(20), *lost, *make_rows(10)])
 
