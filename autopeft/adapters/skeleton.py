@@ -69,9 +69,7 @@ def attach_without_weights(module: nn.Module, configs: Sequence[PeftConfig]) -> 
 
     Raises what `peft` raises for a config that does not fit; see `fitting_errors`.
     """
-    names, copies = adapter_names(configs), [copy.deepcopy(config) for config in configs]
-    for config in copies:
-        forgo_initial_values(config)
+    names, copies = adapter_names(configs), [without_initial_values(config) for config in configs]
     adapted = attach_configs(
         module,
         copies,
@@ -98,12 +96,14 @@ def held_names(layer: BaseTunerLayer) -> set[str]:
     return {name for kind in layer.adapter_layer_names for name in getattr(layer, kind, {})}
 
 
-def forgo_initial_values(config: Any) -> None:
-    """Change a config so that `peft` computes no initial values; the number of parameters stays the same."""
-    if config.peft_type == PeftType.LORA and config.init_lora_weights != "mica":  # mica freezes A
-        config.init_lora_weights = True
-    if config.peft_type == PeftType.SHIRA:
-        config.mask_fn = None  # the mask chooses the weights, and `r` alone says how many
+def without_initial_values(config: PeftConfig) -> Any:
+    """Return a copy of a config with as many parameters, for which `peft` computes no initial values."""
+    copied: Any = copy.deepcopy(config)
+    if copied.peft_type == PeftType.LORA and copied.init_lora_weights != "mica":  # mica freezes A
+        copied.init_lora_weights = True
+    if copied.peft_type == PeftType.SHIRA:
+        copied.mask_fn = None  # the mask chooses the weights, and `r` alone says how many
+    return copied
 
 
 def add_shira_indices(adapted: nn.Module) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.optim import AdamW
 
-from autopeft.adapters.skeleton import forgo_initial_values
+from autopeft.adapters.skeleton import without_initial_values
 from autopeft.errors import SpecError, reason_of
 from autopeft.estimate.fake_tensors import StandInValues, make_fake
 from autopeft.estimate.memory_tracker import (
@@ -95,9 +94,10 @@ def without_weights(
     """
     set_dtype(base, dtype)
     base.widen_head()
+    cheap = [without_initial_values(config) for config in configs]
     with _attaching():
         return attach(
-            base.module, _cheap(configs), task_type=task_type, head_names=base.head_names, lightened=lightened
+            base.module, cheap, task_type=task_type, head_names=base.head_names, lightened=lightened
         )
 
 
@@ -106,8 +106,9 @@ def with_configs(
 ) -> PeftModel:
     """Attach configs that name their task and head to a skeleton in place; see `without_weights`."""
     set_dtype(base, dtype)
+    cheap = [without_initial_values(config) for config in configs]
     with _attaching():
-        adapted = attach_configs(base.module, _cheap(configs), names=adapter_names(configs))
+        adapted = attach_configs(base.module, cheap, names=adapter_names(configs))
     if lightened:
         lighten(adapted)
     return adapted
@@ -118,13 +119,6 @@ def set_dtype(base: BaseModel, dtype: torch.dtype) -> None:
     for parameter in base.module.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
-
-
-def _cheap(configs: Sequence[PeftConfig]) -> list[PeftConfig]:
-    copies = [copy.deepcopy(config) for config in configs]
-    for config in copies:
-        forgo_initial_values(config)
-    return copies
 
 
 @contextlib.contextmanager
@@ -143,8 +137,8 @@ def _without_values() -> Iterator[None]:
         yield
     except _VALUE_ERRORS as error:
         raise UntracedError(
-            f"The memory of this plan cannot be predicted without weights: {reason_of(error)}; model or peft "
-            "read values of tensors there. Train a few steps to see it, or choose another method."
+            f"The memory of this plan cannot be predicted without weights: {reason_of(error)}. Train a few "
+            "steps to see it, or choose another method."
         ) from error
     finally:
         log.setLevel(level)

@@ -34,7 +34,7 @@ from peft import PeftConfig, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch.overrides import TorchFunctionMode
 
-from autopeft.adapters.skeleton import add_shira_indices, forgo_initial_values
+from autopeft.adapters.skeleton import add_shira_indices, without_initial_values
 from autopeft.estimate import Replay, StandInValues, TrainingStep
 from autopeft.plugins import Batch
 
@@ -126,8 +126,7 @@ def config_of(saved: dict[str, Any]) -> PeftConfig:
     known = inspect.signature(kind).parameters
     config: PeftConfig = kind(**{k: v for k, v in saved.items() if k in known and k != "peft_type"})
     config.task_type = "CAUSAL_LM"
-    forgo_initial_values(config)
-    return config
+    return without_initial_values(config)
 
 
 def model_of(run: dict[str, Any]) -> torch.nn.Module:

@@ -11,6 +11,7 @@ import transformers
 from peft import LoraConfig
 from torch.utils.flop_counter import FlopCounterMode
 from toys.bases import PEFT_TASKS, toy_base
+from toys.topologies import build
 
 from autopeft.adapters import compile_plan
 from autopeft.errors import SpecError
@@ -214,6 +215,12 @@ def test_products_of_experts_are_those_of_each_row_with_its_expert():
     with FlopCounterMode(display=False) as counted:
         _ = rows[:1] @ experts[0], rows[1:3] @ experts[1], rows[3:] @ experts[2]
     assert tracker.flops == counted.get_total_flops()
+
+
+def test_experts_in_float32_take_the_bytes_and_products_of_real_ones():
+    step = TrainingStep(batch=batch_of("llama-lm"), loss=plain_loss)
+    predicted, real = Replay(build("mixtral")).memory(step), measure(build("mixtral", device="cpu"), step)
+    assert (predicted.peak_bytes, predicted.flops) == (real.peak_bytes, real.flops)
 
 
 def test_operations_of_a_step_are_those_that_torch_counts():
