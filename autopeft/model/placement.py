@@ -79,8 +79,8 @@ def left_out_sentences(
 ) -> tuple[str, ...]:
     """Say which linear layers and experts are left out, by component, and why."""
     leaves: dict[str, list[str]] = defaultdict(list)
-    for target in targets:
-        if target.kind != "norm" and target.component not in adapted:
+    for target in (each for each in targets if each.kind != "norm"):
+        if target.component not in adapted:
             why = _WHY_LEFT_OUT.get(target.component, "--components does not name it")
             leaves[f"{target.component.replace('_', ' ')}: {why}"].append(target.name.rpartition(".")[2])
         elif target.name in untrained:

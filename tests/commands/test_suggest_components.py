@@ -60,6 +60,7 @@ def test_plain_peft_adapts_exactly_the_announced_modules_and_all_of_them_learn(n
     trained = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
     assert sum(p.numel() for p in trained.values()) == suggestion.trainable_params
     assert found == ADAPTED[name]
+    assert "norm" not in " ".join(suggestion.estimate.answer.described.count.notes)  # LoRA adapts none
     words = torch.randint(4, 50, (2, 12), generator=torch.Generator().manual_seed(0))
     adapted.train()(input_ids=words, labels=words).loss.backward()
     assert [name for name, p in trained.items() if p.grad is None] == []
