@@ -108,9 +108,9 @@ def estimate_step(
         describe = cache(partial(_described, part, setup))
         quantize = spec.model.quantize if "model.quantize" in spec.explicit else base.quantize
         described = describe(quantize)
-        if described.count is not None and "hybrid" in described.count.topology:
-            name = described.base_model
-            log.info("The layers of %s differ, so all are replayed, which takes minutes.", name)
+        if described.count is not None and re.search("hybrid|recurrent", described.count.topology):
+            text = "Replaying recurrent layers of %s can take minutes; fused kernels take less memory."
+            log.info(text, described.base_model)
         rows = _rows_of(spec, base, described, setup)
         request = StepRequest(
             n_rows=rows.n_rows if rows else spec.task.batch_size,
