@@ -227,8 +227,8 @@ def _distance(first: Sequence[float], second: Sequence[float]) -> float:
 def _request(url: str, body: dict[str, Any] | None = None) -> Any:
     """Send a request, with a body as POST, and return the JSON of its answer."""
     content = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, content, {"Content-Type": "application/json"})
     try:
+        request = urllib.request.Request(url, content, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
             return json.load(answer)
     except (OSError, ValueError) as error:

@@ -113,4 +113,5 @@ def test_server_without_an_answer_fails_in_a_sentence(served):
     adapter, base, adapted, tokenizer = served
     with serving({"llama": base, "mine": adapted}, tokenizer=tokenizer, has_logprobs=False) as url:
         refused(CliRunner().invoke(app, ["check", str(adapter), "--server", url]), 1, "log-probabilities")
-    refused(CliRunner().invoke(app, ["check", str(adapter), "--server", url]), 1, url)
+    for silent in (url, "vllm"):  # a server that has stopped, and a name
+        refused(CliRunner().invoke(app, ["check", str(adapter), "--server", silent]), 1, silent)
