@@ -24,8 +24,8 @@ from autopeft.estimate.replay import (
     without_weights,
 )
 from autopeft.estimate.trained_part import Setup, TrainedPart, quantized_refusal, require_trainable
-from autopeft.model import BaseModel, load_processor, load_skeleton, task_type_of
-from autopeft.model.checkpoint_source import is_built_by
+from autopeft.model import BaseModel, config_of, load_processor, load_skeleton, task_type_of
+from autopeft.model.checkpoint_source import is_built_by, own_class
 from autopeft.model.checks import example_features
 from autopeft.model.linear_layers import output_layer_names
 from autopeft.model.quantization import (
@@ -91,6 +91,9 @@ def describe(
         image = example_features(base, task.auto_class)
     is_mostly_experts = expert_weights(base.module) >= _MOST_EXPERTS * base.base_params
     notes = _notes(setup, base, stored)
+    if plan is not None and (whole := own_class(config_of(setup.model), task.auto_class)):
+        names = f"target modules are named as in {type(base.module).__name__}: adapt that class, not {whole}."
+        notes = (*notes, names)
     n_layers = _n_equal_layers(base.module, stored.kept_modules(base.module) if stored else ())
     # Counted at the end, since that attaches the adapters to the model.
     count = None

@@ -113,6 +113,7 @@ def test_a_server_of_the_whole_model_is_not_named_for_its_text_model(tmp_path):
     adapted.peft_config["default"].base_model_name_or_path = str(tmp_path)
     adapted.save_pretrained(tmp_path / "adapter")
     assert "vllm" not in suggestion.servers
+    assert any("Qwen3_5ForCausalLM" in note for note in suggestion.estimate.answer.described.notes)
     assert suggestion.servers == loading(tmp_path / "adapter")
 
 
