@@ -25,7 +25,7 @@ _CLASSES: tuple[tuple[re.Pattern[str], Component], ...] = (
     (re.compile(r"Shared\w*Expert"), "shared_expert"),
     (re.compile(r"Expert"), "routed_experts"),
     (re.compile(r"Mamba|SSM|DeltaNet|(?:Delta|Lightning|Linear)Attention|ShortConv$"), "recurrent"),
-    (re.compile(r"RecurrentBlock|Rglru|[mx]LSTM"), "recurrent"),
+    (re.compile(r"RecurrentBlock|Rglru"), "recurrent"),
     (re.compile(r"Indexer"), "other"),  # picks the positions that sparse attention reads; trained apart
     (re.compile(r"Attention|Attn"), "attention"),
     (re.compile(r"MLP|Mlp|FeedForward|FFN|Ffn|LayerFF|Dense(?:Gated)?Act|Intermediate|Pooler"), "mlp"),
@@ -175,8 +175,7 @@ def _sections(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, C
     sections: dict[str, Component] = dict.fromkeys(head_names(model), "head")
     for name in output_layer_names(model):
         top = name.partition(".")[0]  # BERT's `cls` holds more than the output layer
-        is_body = top == getattr(model, "base_model_prefix", "")
-        sections[name if is_body else top] = "head"
+        sections[name if isinstance(modules[top], PreTrainedModel) else top] = "head"
     of_config = _modalities_of_configs(getattr(model, "config", None))
     towers: dict[str, Component] = {}
     for name, child in modules.items():
@@ -243,7 +242,7 @@ def _shown_by(module: nn.Module, name: str, prefixes: re.Pattern[str]) -> Compon
     class_name, leaf = prefixes.sub("", type(module).__name__), name.rpartition(".")[2]
     if "adapter" in leaf:  # inside a block that layers share (Zamba2)
         return "other"
-    if _has_state(module, class_name):
+    if _has_state(module, class_name) or "mlstm" in leaf:  # xLSTM's class without its model's name is Layer
         return "recurrent"
     if isinstance(module, nn.ModuleList) and leaf == "experts":
         return "routed_experts"

@@ -25,6 +25,7 @@ TOPOLOGY = {
     "falcon_h1": "parallel hybrid",
     "mamba2": "recurrent",
     "rwkv": "recurrent",
+    "xlstm": "recurrent",
     "qwen3_next": "sequential hybrid, mixture of experts",
     "minimax": "sequential hybrid, mixture of experts",
     "kimi_linear": "sequential hybrid, mixture of experts",
@@ -71,6 +72,7 @@ COMPONENTS = {
     "clip": {r".*vision_model.*mlp.*": "mlp", "classifier": "head"},
     "clip (both)": {r"vision_model\..*": "vision", r"(visual|text)_projection": "projector"},
     "qwen2_5_vl": {r".*visual\.(blocks|patch_embed).*": "vision", r".*merger.*": "projector"},
+    "llama4": {r".*language_model.*self_attn.*": "attention", r".*language_model\.lm_head": "head"},
     "gemma3": {r".*vision_tower.*": "vision", r".*multi_modal_projector.*": "projector"},
     "t5": {r".*relative_attention_bias": "embedding", "lm_head": "head"},
 }

@@ -22,8 +22,11 @@ LATENT |= {"qk_nope_head_dim": 4, "v_head_dim": 4}
 ROUTED = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
 ROUTED |= {"moe_intermediate_size": 16, "n_shared_experts": 1}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+SHARED = {**EXPERTS, "shared_expert_intermediate_size": 16}
 LOCAL = {"num_local_experts": 4, "num_experts_per_tok": 2}
 LINEAR_THEN_FULL = ["linear_attention", "full_attention"]
+GATED = {**DENSE, **DELTA, "layer_types": LINEAR_THEN_FULL}
+LLAMA4 = {**DENSE, **LOCAL, "intermediate_size_mlp": F, "interleave_moe_layer_step": 2}
 QWEN_VISION = {"depth": 2, "hidden_size": D, "intermediate_size": F, "num_heads": 2, "patch_size": 4}
 QWEN_VISION |= {"out_hidden_size": D, "spatial_merge_size": 2, "temporal_patch_size": 2}
 ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
@@ -38,30 +41,18 @@ WHISPER |= {"decoder_start_token_id": 2, "num_mel_bins": 8, "max_source_position
 
 # model type -> (transformers class of its config, arguments, auto class)
 TOPOLOGIES = {
-    "qwen3_next": (
-        "Qwen3NextConfig",
-        {**DENSE, **DELTA, **EXPERTS, "layer_types": LINEAR_THEN_FULL, "shared_expert_intermediate_size": 16},
-        CAUSAL,
-    ),
-    "qwen3_5_text": (
-        "Qwen3_5TextConfig",
-        {**DENSE, **DELTA, "layer_types": LINEAR_THEN_FULL},
-        CAUSAL,
-    ),
+    "qwen3_next": ("Qwen3NextConfig", {**GATED, **SHARED}, CAUSAL),
+    "qwen3_5_text": ("Qwen3_5TextConfig", GATED, CAUSAL),
     "qwen3_5": (
         "Qwen3_5Config",
         {
-            "text_config": {**DENSE, **DELTA, "layer_types": LINEAR_THEN_FULL, "rope_parameters": ROPE},
+            "text_config": {**GATED, "rope_parameters": ROPE},
             "vision_config": {**QWEN_VISION, "num_position_embeddings": 16},
             **SEEN,
         },
         IMAGES,
     ),
-    "qwen3_5_moe_text": (
-        "Qwen3_5MoeTextConfig",
-        {**DENSE, **DELTA, **EXPERTS, "layer_types": LINEAR_THEN_FULL, "shared_expert_intermediate_size": 16},
-        CAUSAL,
-    ),
+    "qwen3_5_moe_text": ("Qwen3_5MoeTextConfig", {**GATED, **SHARED}, CAUSAL),
     "falcon_h1": ("FalconH1Config", {**GROUPED, **MAMBA2, "mamba_d_ssm": 32}, CAUSAL),
     "granitemoehybrid": (
         "GraniteMoeHybridConfig",
@@ -172,6 +163,11 @@ TOPOLOGIES = {
         {"vocab_size": V, "hidden_size": D, "num_hidden_layers": 2, "state_size": 4, **IDS},
         CAUSAL,
     ),
+    "xlstm": (
+        "xLSTMConfig",
+        {**SIZE, "num_heads": 2, "chunk_size": 8, "qk_dim_factor": 1.0, "pad_token_id": 0},
+        CAUSAL,
+    ),
     "rwkv": ("RwkvConfig", {"vocab_size": V, "hidden_size": D, "num_hidden_layers": 2}, CAUSAL),
     "recurrent_gemma": (
         "RecurrentGemmaConfig",
@@ -204,11 +200,7 @@ TOPOLOGIES = {
     ),
     "gpt_oss": ("GptOssConfig", {**DENSE, **LOCAL}, CAUSAL),
     "mixtral": ("MixtralConfig", {**GROUPED, **LOCAL}, CAUSAL),
-    "qwen2_moe": (
-        "Qwen2MoeConfig",
-        {**GROUPED, **EXPERTS, "shared_expert_intermediate_size": 16},
-        CAUSAL,
-    ),
+    "qwen2_moe": ("Qwen2MoeConfig", {**GROUPED, **SHARED}, CAUSAL),
     "qwen3_moe": ("Qwen3MoeConfig", {**DENSE, **EXPERTS, "decoder_sparse_step": 1}, CAUSAL),
     "deepseek_v2": ("DeepseekV2Config", {**LATENT, **ROUTED, "first_k_dense_replace": 1}, CAUSAL),
     "deepseek_v3": ("DeepseekV3Config", {**LATENT, **ROUTED, "first_k_dense_replace": 1}, CAUSAL),
@@ -229,10 +221,14 @@ TOPOLOGIES = {
         },
         CAUSAL,
     ),
-    "llama4_text": (
-        "Llama4TextConfig",
-        {**DENSE, **LOCAL, "intermediate_size_mlp": F, "interleave_moe_layer_step": 2},
-        CAUSAL,
+    "llama4_text": ("Llama4TextConfig", LLAMA4, CAUSAL),
+    "llama4": (
+        "Llama4Config",
+        {
+            "text_config": LLAMA4,
+            "vision_config": {**VISION_TOWER, "vision_output_dim": D, "projector_output_dim": D},
+        },
+        IMAGES,
     ),
     "switch_transformers": (
         "SwitchTransformersConfig",
