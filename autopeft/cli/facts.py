@@ -27,11 +27,12 @@ _DATA: Mapping[str, str | None] = {
     "text_column": None,
     "label_column": None,
 }
+_TASK = "Default: that of the plan, or of the class that the config names."
 _COMPONENTS: Mapping[str, str | None] = {"components": None}
 
 
 @app.command()
-@opt.takes_settings(_COMPONENTS)
+@opt.takes_settings({**_COMPONENTS, "task": _TASK})
 def count(
     trained: Annotated[str, typer.Argument(metavar="PATH", help=f"{_PATH}.")],
     *,
@@ -47,7 +48,13 @@ def count(
             from autopeft import commands
             from autopeft.cli.sizes import count_text
 
-        counted = commands.count(trained, model_id=model, revision=revision, components=spec.model.components)
+        counted = commands.count(
+            trained,
+            model_id=model,
+            revision=revision,
+            components=spec.model.components,
+            task=settings.get("task.name"),
+        )
         content = {**dataclasses.asdict(counted), "share_of_base": counted.share_of_base}
         print(json_text(content) if as_json else count_text(counted))
 
@@ -65,7 +72,7 @@ def count(
         "checkpointing": "auto is on where --memory asks for it.",
         "device": _DEVICE,
         "memory": _MEMORY,
-        "task": "Default: that of the plan, or of the class that the config names.",
+        "task": _TASK,
         **_DATA,
         "epochs": "Length of a full run on --data.",
         "max_steps": "Steps of a full run, for its time.",

@@ -156,13 +156,10 @@ def _rows_of(spec: RunSpec, base: ModelSpec, described: Description, setup: Setu
 
 def _part_and_base(trained: str, spec: RunSpec) -> tuple[TrainedPart, ModelSpec]:
     """Read what is trained and its base model, with the task and components that the user set."""
-    part, base = read_trained_part(trained, model_id=spec.model.id, revision=spec.model.revision)
-    base = base.model_copy(update={"components": spec.model.components})
-    if "task.name" not in spec.explicit:
-        return part, base
-    if part.task not in (None, spec.task.name):
-        raise SpecError(f"The plan is for {part.task}, not for {spec.task.name}; leave --task out.")
-    return replace(part, task=spec.task.name), base
+    task = spec.task.name if "task.name" in spec.explicit else None
+    about = spec.model
+    part, base = read_trained_part(trained, model_id=about.id, revision=about.revision, task=task)
+    return part, base.model_copy(update={"components": about.components})
 
 
 def _max_bytes(spec: RunSpec, device: str) -> int | None:
@@ -174,12 +171,10 @@ def _max_bytes(spec: RunSpec, device: str) -> int | None:
 
 
 def _check(spec: RunSpec, device: str) -> None:
-    """Raise for a device or task that does not exist, and for settings of data without data."""
+    """Raise for a device that does not exist, and for settings of data without data."""
     if device not in estimate.CARDS and not _DEVICE.fullmatch(device):
         hint = "Did you mean 'cuda'?" if device == "gpu" else ""  # and not cpu, which is as near
         raise UnknownNameError("device", device, ["cuda", "cpu", *estimate.CARDS], hint=hint)
-    if "task.name" in spec.explicit and spec.task.name not in (tasks := discover("autopeft.tasks")):
-        raise UnknownNameError("task", spec.task.name, sorted(tasks))
     if spec.data.source is None and (spec.task.epochs is not None or spec.data != DataSpec()):
         raise SpecError("--epochs, --text-column and --label-column need --data; pass it too.")
 
@@ -204,32 +199,36 @@ def _computing(device: str, spec: ModelSpec, *, dtype: str) -> tuple[Precision, 
 
 
 def read_trained_part(
-    trained: str, *, model_id: str | None, revision: str | None
+    trained: str, *, model_id: str | None, revision: str | None, task: str | None
 ) -> tuple[TrainedPart, ModelSpec]:
     """Read what is to be trained from a path or a word such as `lora_r16`, and find its base model.
 
-    `model_id` and `revision` replace those that a plan or config names; a plan's quantization stays.
+    `model_id` and `revision` replace those that a plan or config names; a plan's quantization stays. `task`
+    is what the user set.
 
     Raises:
-        SpecError: The file cannot be read, the word is not known, or no base model is named.
+        SpecError: The file cannot be read, the word is not known, no base model is named, or a plan is for
+            another task.
     """
     path = Path(trained)
     if not path.exists():
         part = estimate.by_name(trained, discover("autopeft.methods"))
         if model_id is None:
             raise SpecError(f"{trained} has no base model; pass --model with its id or config.json.")
-        return part, ModelSpec(id=model_id, revision=revision)
+        return replace(part, task=task), ModelSpec(id=model_id, revision=revision)
     if adapters.is_adapter(path):
         files = tuple(adapters.read_configs(path))
         configs = [file.config for file in files]
         base = ModelSpec() if model_id else adapters.base_model_of(configs, path=path)
         label = " and ".join(dict.fromkeys(map(adapters.type_name, configs)))
-        part = TrainedPart(label=f"{label} of {path}", files=files, path=path)
+        part = TrainedPart(label=f"{label} of {path}", files=files, path=path, task=task)
     else:
         document = read_plan(path)
         base, methods = document.model, dict.fromkeys(each.method for each in document.plan.adapters)
         label = " and ".join(methods) or "the head"
         part = TrainedPart(label=f"{label} of {path}", plan=document.plan, task=document.task.name)
+        if task not in (None, part.task):
+            raise SpecError(f"The plan is for {part.task}, not for {task}; leave --task out.")
     if model_id is None:
         return part, base.model_copy(update={"revision": revision or base.revision})
     return part, base.model_copy(update={"id": model_id, "revision": revision})

@@ -14,7 +14,7 @@ from autopeft.adapters import Finding, compile_plan
 from autopeft.budget import AUTO, RANKS
 from autopeft.commands.estimate import StepEstimate, estimate_step, row_lengths
 from autopeft.errors import BudgetError, SpecError, UnknownNameError
-from autopeft.estimate import CARDS
+from autopeft.estimate import CARDS, build_base
 from autopeft.exports.recipes import RECIPES
 from autopeft.model import BaseModel
 from autopeft.model.checkpoint_source import own_class
@@ -163,9 +163,9 @@ def suggest(spec: RunSpec, *, trainer: str = "peft") -> Suggestion:
         TargetError: The model has none of a component.
         SpecError, ModelError, DataError: As for `estimate`.
     """
-    task = discover("autopeft.tasks")[spec.task.name] if "task.name" in spec.explicit else None
+    task, tasks = spec.task.name if "task.name" in spec.explicit else None, discover("autopeft.tasks")
     with model.quiet_libraries():
-        base = model.load_skeleton(spec.model, auto_class=task.auto_class if task else None)
+        base = build_base(spec.model, task=task, tasks=tasks).base
     if spec.budget.requested == AUTO:
         spec = _with_rank(spec, base)
     rank, plan, config = _largest_lora(spec, base)

@@ -9,9 +9,8 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
-from autopeft.adapters import Count, auto_class_of, compile_plan, count_configs, count_plan
+from autopeft.adapters import Count, compile_plan, count_configs, count_plan
 from autopeft.errors import SpecError, TargetError
 from autopeft.estimate.fake_tensors import quantize_linear_layers
 from autopeft.estimate.memory_tracker import repeated_layers
@@ -23,10 +22,16 @@ from autopeft.estimate.replay import (
     with_configs,
     without_weights,
 )
-from autopeft.estimate.trained_part import Setup, TrainedPart, quantized_refusal, require_trainable
-from autopeft.model import BaseModel, config_of, load_processor, load_skeleton, task_type_of
-from autopeft.model.checkpoint_source import is_built_by, own_class
-from autopeft.model.checks import example_features
+from autopeft.estimate.trained_part import (
+    Setup,
+    TrainedPart,
+    build_base,
+    quantized_refusal,
+    require_trainable,
+)
+from autopeft.model import BaseModel, config_of, load_processor, load_skeleton
+from autopeft.model.checkpoint_source import own_class
+from autopeft.model.checks import example_features, pad_with
 from autopeft.model.linear_layers import output_layer_names
 from autopeft.model.quantization import (
     BYTES_PER_WEIGHT,
@@ -70,13 +75,16 @@ def describe(
     part: TrainedPart, setup: Setup, *, methods: Mapping[str, Method], tasks: Mapping[str, Task]
 ) -> Description:
     """Describe what is trained on which model, from the model's config alone."""
-    auto_class = auto_class_of([file.config for file in part.files])
-    if part.task is not None:  # a plan names its task; the checkpoint may name the class of its pretraining
-        auto_class = tasks[part.task].auto_class
-    base = load_skeleton(setup.model, auto_class=auto_class)
-    task = _task_of(part, base, auto_class, tasks)
-    if auto_class is None and not is_built_by(base.module, task.auto_class):
-        base = load_skeleton(setup.model, auto_class=task.auto_class)
+    built = build_base(setup.model, task=part.task, files=part.files, tasks=tasks)
+    base, task = built.base, built.task
+    reads = "pixel_values" if task is not None and task.auto_class == _IMAGES else "input_ids"
+    if task is None or task.auto_class not in _READ or base.module.main_input_name != reads:
+        readable = sorted(task.name for task in tasks.values() if task.auto_class in _READ)
+        raise SpecError(
+            f"The memory of {base.name} ({built.auto_class or type(base.module).__name__}) cannot be "
+            f"predicted; it can be for the --task {listed(readable, len(readable))}. Else run autopeft "
+            "search --dry-run."
+        )
     stored = stored_weights(base.module.config)
     require_trainable(part, setup, base, stored)
     plan = None if part.is_full or part.files else part.on(base, methods)
@@ -90,7 +98,7 @@ def describe(
         base.tokenizer = load_processor(setup.model, needs_images=True)
         image = example_features(base, task.auto_class)
     is_mostly_experts = expert_weights(base.module) >= _MOST_EXPERTS * base.base_params
-    notes = _notes(setup, base, stored)
+    notes = (*built.notes, *_notes(setup, base, stored))
     if plan is not None and (whole := own_class(config_of(setup.model), task.auto_class)):
         names = f"target modules are named as in {type(base.module).__name__}: adapt that class, not {whole}."
         notes = (*notes, names)
@@ -111,7 +119,7 @@ def describe(
             setup=as_replayed,
             task=task,
             methods=methods,
-            auto_class=auto_class or task.auto_class,
+            auto_class=built.auto_class or task.auto_class,
             image=image,
             n_layers=n_layers,
             max_tokens=base.max_tokens if image is None else _ONE_IMAGE,
@@ -187,6 +195,8 @@ class TracedModel:
         """Build the model with its adapters, with `n_layers` layers or with all of them (None)."""
         part, setup = self.part, self.setup
         base = load_skeleton(setup.model, auto_class=self.auto_class, n_layers=n_layers)
+        if self.task.auto_class == _CLASSES and getattr(base.module.config, "pad_token_id", None) is None:
+            pad_with(base.module.config, 0)  # a search takes the tokenizer's; decoders need one for rows
         if part.is_full:
             set_dtype(base, setup.dtype)
             return base.module.requires_grad_(True)
@@ -236,34 +246,6 @@ def _with_more_layers(shallow: StepMemory, deeper: StepMemory, n_more: int) -> S
         else:
             values[entry.name] = a + n_more * (b - a)
     return StepMemory(**values)
-
-
-def _task_of(part: TrainedPart, base: BaseModel, auto_class: str | None, tasks: Mapping[str, Task]) -> Task:
-    """Return the task of what is trained, else of the model's class; raise SpecError for an unknown one."""
-
-    def of_type(word: str | None) -> Task | None:
-        return next((task for task in tasks.values() if word and task.peft_task_type == word), None)
-
-    config = cast(Any, base.module.config)
-    if auto_class is None and is_built_by(base.module, _IMAGES):
-        auto_class = _IMAGES
-    by_class = next((task for task in tasks.values() if task.auto_class == auto_class), None)
-    task = tasks[part.task] if part.task else by_class or of_type(task_type_of(base.module))
-    if task is None and auto_class is None and base.module.main_input_name == "input_ids":
-        # A config without architectures, such as a GGUF file's, is a decoder's if no masked model has it.
-        is_decoder = not config.architectures and (
-            type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
-        )
-        is_pair = getattr(config, "is_encoder_decoder", False)
-        task = of_type("CAUSAL_LM" if is_decoder else "SEQ_2_SEQ_LM" if is_pair else "SEQ_CLS")
-    reads = "pixel_values" if task is not None and task.auto_class == _IMAGES else "input_ids"
-    if task is None or task.auto_class not in _READ or base.module.main_input_name != reads:
-        readable = sorted(task.name for task in tasks.values() if task.auto_class in _READ)
-        raise SpecError(
-            f"The memory of {base.name} ({auto_class or type(base.module).__name__}) cannot be predicted; it "
-            f"can be for the --task {listed(readable, len(readable))}. Else run autopeft search --dry-run."
-        )
-    return task
 
 
 def count_part(

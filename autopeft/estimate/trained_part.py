@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import torch
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
-from autopeft.adapters import ConfigFile
+from autopeft.adapters import ConfigFile, auto_class_of
 from autopeft.errors import SpecError, TargetError, UnknownNameError
 from autopeft.estimate.rates import Rates
-from autopeft.model import BaseModel
+from autopeft.model import BaseModel, load_skeleton, task_type_of
+from autopeft.model.checkpoint_source import has_model, is_built_by
 from autopeft.model.linear_layers import output_layer_names
 from autopeft.model.quantization import StoredWeights, require_plain_weights
-from autopeft.plugins import Method, hint_for
+from autopeft.plugins import Method, Task, hint_for
 from autopeft.space import plan_everywhere
 from autopeft.types import ModelSpec, Plan
 
@@ -52,6 +55,61 @@ class TrainedPart:
             words = f"{self.method.name} of rank {self.rank}" if self.rank else self.method.name
             raise TargetError(f"{words} fits no module of {base.name}; choose another method or rank.")
         return plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltBase:
+    """A base model without weights, built as it is trained: its class, and its task if that is known.
+
+    `auto_class` is None if the class is that of the model's config. Notes name a class that was guessed.
+    """
+
+    base: BaseModel
+    auto_class: str | None
+    task: Task | None
+    notes: tuple[str, ...] = ()
+
+
+def build_base(
+    spec: ModelSpec, *, task: str | None, files: Sequence[ConfigFile] = (), tasks: Mapping[str, Task]
+) -> BuiltBase:
+    """Build the class that a task trains, else that of adapter configs, else the one for the model's config.
+
+    A config that names no class of a task, such as `BertForMaskedLM` or `BertModel`, is taken for a
+    classifier's, or a language model's if it can be nothing else; without such a class it is built as named.
+
+    Raises:
+        UnknownNameError: There is no such task.
+        ModelError, TargetError: As `load_skeleton`.
+    """
+    if task is not None and task not in tasks:
+        raise UnknownNameError("task", task, sorted(tasks))
+    if task is not None:  # the checkpoint may name the class of its pretraining
+        auto_class: str | None = tasks[task].auto_class
+        base = load_skeleton(spec, auto_class=auto_class)
+        return BuiltBase(base=base, auto_class=auto_class, task=tasks[task])
+
+    by_type = {each.peft_task_type: each for each in reversed([*tasks.values()]) if each.peft_task_type}
+    auto_class = auto_class_of([file.config for file in files])
+    base = load_skeleton(spec, auto_class=auto_class)
+    config = cast(Any, base.module).config
+    by_class = (each for each in tasks.values() if is_built_by(base.module, each.auto_class))
+    found = next(by_class, by_type.get(task_type_of(base.module) or ""))
+    if found is not None or auto_class is not None:
+        return BuiltBase(base=base, auto_class=auto_class, task=found)
+
+    if base.module.main_input_name == "input_ids":
+        # A config without architectures, such as a GGUF file's, is a decoder's if no masked model has it.
+        is_decoder = not config.architectures and (
+            type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
+        )
+        is_pair = getattr(config, "is_encoder_decoder", False)
+        guess = by_type.get("CAUSAL_LM" if is_decoder else "SEQ_2_SEQ_LM" if is_pair else "SEQ_CLS")
+        if guess is not None and has_model(guess.auto_class, config):
+            found, base = guess, load_skeleton(spec, auto_class=guess.auto_class)
+    kind, named = type(base.module).__name__, next(iter(config.architectures or ()), "no class")
+    note = f"Without --task, {kind} is built, as the config names {named}; pass --task for another class."
+    return BuiltBase(base=base, auto_class=None, task=found, notes=(note,))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -190,8 +190,8 @@ def loading_class(config: Any, auto_class: str) -> str:
 
     `AutoModelForCausalLM` has no LLaVA and Qwen2-VL, but the text models of Qwen3.5 and Llama 4.
     """
-    is_missing = auto_class == _CAUSAL and not _maps(_CAUSAL, config) and not _is_seq2seq(config)
-    return _WITH_IMAGES if is_missing and _maps(_WITH_IMAGES, config) else auto_class
+    is_missing = auto_class == _CAUSAL and not has_model(_CAUSAL, config) and not _is_seq2seq(config)
+    return _WITH_IMAGES if is_missing and has_model(_WITH_IMAGES, config) else auto_class
 
 
 def loading_class_of_type(model_type: str, auto_class: str) -> str:
@@ -209,14 +209,13 @@ def counting_class(config: Any, auto_class: str | None) -> str:
     """
     architecture = str(next(iter(config.architectures or ()), ""))
     is_whole = architecture.endswith(_WHOLE) and hasattr(transformers, architecture)
-    if auto_class is None and is_whole and not _is_seq2seq(config) and _maps(_CAUSAL, config):
+    if auto_class is None and is_whole and not _is_seq2seq(config) and has_model(_CAUSAL, config):
         return _CAUSAL
     if auto_class is None:
         return architecture if architecture and hasattr(transformers, architecture) else "AutoModel"
     loading = loading_class(config, auto_class)
-    if is_whole and loading in (_CAUSAL, _SEQ2SEQ) and (_is_seq2seq(config) or not _maps(loading, config)):
-        return architecture
-    return loading
+    is_partial = loading in (_CAUSAL, _SEQ2SEQ) and (_is_seq2seq(config) or not has_model(loading, config))
+    return architecture if is_whole and is_partial else loading
 
 
 def is_built_by(module: Any, auto_class: str) -> bool:
@@ -246,14 +245,14 @@ def reads_images(class_name: str) -> bool:
 
 def require_class(config: Any, auto_class: str, *, name: str) -> None:
     """Raise ModelError for a config of which transformers has no model of an auto class."""
-    if not _maps(auto_class, config):
+    if not has_model(auto_class, config):
         raise ModelError(
             f"{name} has the type {config.model_type!r}, for which transformers has no {auto_class}; choose "
             "a base model for this task, or the --task that the model is for. Speech is not supported."
         )
 
 
-def _maps(auto_class: str, config: Any) -> bool:
+def has_model(auto_class: str, config: Any) -> bool:
     """Return whether an auto class has a model of a config; True for other classes."""
     mapping = getattr(getattr(transformers, auto_class), "_model_mapping", None)
     return mapping is None or (config if isinstance(config, type) else type(config)) in mapping

@@ -6,23 +6,10 @@ import json
 
 import pytest
 from huggingface_hub import constants
+from toys.commands import refused, run
 from toys.counting import LORA, tiny_config, write_config
-from typer.testing import CliRunner
 
-from autopeft.cli.app import app
 from autopeft.commands import count
-
-
-def run(*arguments: object):
-    return CliRunner().invoke(app, ["count", *map(str, arguments)])
-
-
-def refused(result, code: int, *words: str) -> None:
-    assert result.exit_code == code, result.output
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1, result.stderr
-    assert [word for word in words if word not in errors[0]] == []
-    assert "Traceback" not in result.output
 
 
 @pytest.mark.parametrize(
@@ -35,7 +22,7 @@ def refused(result, code: int, *words: str) -> None:
     ],
 )
 def test_config_that_cannot_be_counted_is_refused_in_a_sentence(content, code, word, tiny_llama, tmp_path):
-    refused(run(write_config(tmp_path, content), "--model", tiny_llama), code, word)
+    refused(run("count", write_config(tmp_path, content), "--model", tiny_llama), code, word)
     assert [path.name for path in tmp_path.iterdir()] == ["adapter_config.json"]
 
 
@@ -45,20 +32,20 @@ def test_two_methods_on_one_target_are_refused_and_the_target_is_named(tiny_llam
         tmp_path / "b", {"peft_type": "IA3", "target_modules": ["q_proj"], "feedforward_modules": []}
     )
     (tmp_path / "order.json").write_text('["a", "b"]', encoding="utf-8")
-    refused(run(tmp_path, "--model", tiny_llama), 3, "model.layers.0.self_attn.q_proj")
+    refused(run("count", tmp_path, "--model", tiny_llama), 3, "model.layers.0.self_attn.q_proj")
 
 
 def test_missing_file_is_refused(tiny_llama, tmp_path):
     path = tmp_path / "no" / "adapter_config.json"
-    refused(run(path, "--model", tiny_llama), 2, str(path))
+    refused(run("count", path, "--model", tiny_llama), 2, str(path))
 
 
 def test_folder_without_a_plan_or_an_adapter_is_refused(tmp_path):
-    refused(run(tmp_path), 2, "plan.yaml", "adapter_config.json")
+    refused(run("count", tmp_path), 2, "plan.yaml", "adapter_config.json")
 
 
 def test_config_that_names_no_model_asks_for_one(tmp_path):
-    refused(run(write_config(tmp_path, {**LORA, "base_model_name_or_path": None})), 2, "--model")
+    refused(run("count", write_config(tmp_path, {**LORA, "base_model_name_or_path": None})), 2, "--model")
 
 
 def test_what_matches_nothing_is_noted(tiny_llama, tmp_path):
@@ -71,7 +58,7 @@ def test_what_matches_nothing_is_noted(tiny_llama, tmp_path):
         "from_the_future": 1,
         "peft_version": "9.0.0",
     }
-    answer = json.loads(run(write_config(tmp_path, content), "--model", tiny_llama, "--json").stdout)
+    answer = json.loads(run("count", write_config(tmp_path, content), "--model", tiny_llama, "--json").stdout)
     assert len(answer["notes"]) == 5  # of v_prj, up_proj, layers.7, classifier, from_the_future
     assert answer["trainable_params"] == 2 * 4 * (32 + 32) + 4 * (32 + 16) + 20 * (32 + 16)
     assert answer["by_layer"] == {"0": 4 * (64 + 48), "1": 4 * 64 + 20 * 48}

@@ -9,29 +9,16 @@ import sys
 from dataclasses import replace
 
 import pytest
+from toys.commands import refused, run
 from toys.specs import run_spec
-from typer.testing import CliRunner
 
-from autopeft.cli.app import app
 from autopeft.plugins import discover
 from autopeft.store import write_plan
 from autopeft.types import Adapter, Plan, PlanDocument
 
 
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
 def search(model_dir, data, out, *arguments):
     return run("search", "--model", model_dir, "--data", data, "--max-steps", 4, "--out", out, *arguments)
-
-
-def refused(result, code, *words):
-    assert result.exit_code == code, result.output
-    error = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(error) == 1, result.stderr
-    assert "Traceback" not in result.output
-    assert [word for word in words if word not in error[0]] == []
 
 
 def test_help_names_every_command_and_imports_no_torch():

@@ -12,7 +12,7 @@ import time
 
 import pytest
 import typer.main
-from typer.testing import CliRunner
+from toys.commands import run
 
 from autopeft.cli.app import app
 from autopeft.cli.exit_codes import exit_codes
@@ -47,10 +47,6 @@ def commands_with_json(group, *above):
 
 
 COMMANDS = sorted(commands_with_json(typer.main.get_command(app)))
-
-
-def run(*words):
-    return CliRunner().invoke(app, list(map(str, words)))
 
 
 def error_of(result):

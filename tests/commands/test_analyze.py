@@ -6,12 +6,10 @@ import csv
 import json
 
 import pytest
+from toys.commands import run
 from toys.folders import word_tokenizer
 from toys.topologies import build
 from toys.words import toy_rows
-from typer.testing import CliRunner
-
-from autopeft.cli.app import app
 
 
 @pytest.fixture
@@ -19,12 +17,8 @@ def flags(model_dir, data_dir):
     return ("--model", str(model_dir), "--data", str(data_dir), "--max-examples", "32")
 
 
-def analyze(*arguments):
-    return CliRunner().invoke(app, ["analyze", *map(str, arguments)])
-
-
 def answer_of(*arguments):
-    result = analyze(*arguments, "--json")
+    result = run("analyze", *arguments, "--json")
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
 
@@ -53,7 +47,7 @@ def test_out_leaves_scores(flags, tmp_path):
 def test_existing_files_are_never_overwritten(is_file, flags, tmp_path):
     mine = tmp_path / "mine.csv"
     mine.write_text("mine", encoding="utf-8")
-    result = analyze(*flags, "--out", mine if is_file else tmp_path)
+    result = run("analyze", *flags, "--out", mine if is_file else tmp_path)
     assert result.exit_code == 2 and "--out" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine.csv"] and mine.read_text() == "mine"
 
@@ -70,6 +64,6 @@ def test_routing_is_that_of_the_train_rows(tmp_path, flags):
     n_tokens = {sum(counts) / 2 for counts in routing.values()}  # two experts for each token
     lengths = [len(tokenizer(row["prompt"] + row["completion"]).input_ids) for row in rows]
     assert len(n_tokens) == 1 and 20 * min(lengths) < n_tokens.pop() <= sum(lengths) + len(rows)
-    shown = analyze(*moe)
+    shown = run("analyze", *moe)
     assert "model.layers.1.mlp.experts" in shown.stdout and "quarter" in shown.stdout
     assert answer_of(*flags)["routing"] == {}

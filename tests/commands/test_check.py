@@ -9,11 +9,10 @@ import peft
 import pytest
 from check_threads import FAULTS, GOOD
 from toys.adapters import ATTENTION, write_adapter
-from toys.exports import refused, trained
+from toys.commands import refused, run
+from toys.exports import trained
 from toys.topologies import build
-from typer.testing import CliRunner
 
-from autopeft.cli.app import app
 from autopeft.commands import check
 from autopeft.plugins import discover
 
@@ -71,23 +70,19 @@ def test_servers_are_asked_about_only_where_they_serve(tmp_path):
     assert "modules_to_save" in fault.text
 
 
-def invoke(*arguments):
-    return CliRunner().invoke(app, ["check", *map(str, arguments)])
-
-
 def test_exit_code_is_1_if_it_is_broken_here_or_on_a_server_that_was_named(tmp_path):
     adapter = write_adapter(tmp_path, "llama", ATTENTION, use_dora=True)
-    assert invoke(adapter).exit_code == 0
-    assert invoke(adapter / "adapter_config.json", "--serve-on", "sglang").exit_code == 1
-    content = json.loads(invoke(adapter, "--serve-on", "sglang", "--json").stdout)
+    assert run("check", adapter).exit_code == 0
+    assert run("check", adapter / "adapter_config.json", "--serve-on", "sglang").exit_code == 1
+    content = json.loads(run("check", adapter, "--serve-on", "sglang", "--json").stdout)
     assert content["verdict"] == "good" and content["servers"]["sglang"]["verdict"] == "broken"
-    refused(invoke(adapter, "--serve-on", "triton"), 2, "triton", "vllm")
+    refused(run("check", adapter, "--serve-on", "triton"), 2, "triton", "vllm")
 
 
 def test_text_fits_80_columns_and_shows_coverage(tmp_path, monkeypatch):
     adapter = write_adapter(tmp_path, "nemotron_h", [*ATTENTION, "gate_proj"], alpha_pattern={"q_proj": 16})
     monkeypatch.chdir(tmp_path)
-    lines = invoke(adapter.name).stdout.splitlines()
+    lines = run("check", adapter.name).stdout.splitlines()
     assert max(map(len, lines)) <= 80
     assert "recurrent        0           2           0" in lines and lines[-1] == "verdict: warning"
 
@@ -102,12 +97,12 @@ def test_weights_are_missed_in_a_folder_and_not_in_a_config(tmp_path):
 
 def test_what_is_no_adapter_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    refused(invoke("nobody/no-adapter"), 2, "nobody/no-adapter")
+    refused(run("check", "nobody/no-adapter"), 2, "nobody/no-adapter")
     adapter = write_adapter(tmp_path, "llama", ATTENTION)
-    refused(invoke(adapter / "adapter_model.safetensors"), 2, "adapter_config.json")
-    refused(invoke(adapter, "--model", tmp_path / "absent"), 2, "absent")
+    refused(run("check", adapter / "adapter_model.safetensors"), 2, "adapter_config.json")
+    refused(run("check", adapter, "--model", tmp_path / "absent"), 2, "absent")
     (adapter / "adapter_config.json").write_text("{")
-    refused(invoke(adapter), 2, "adapter_config.json")
+    refused(run("check", adapter), 2, "adapter_config.json")
 
 
 @pytest.mark.parametrize("method", sorted(discover("autopeft.methods")))

@@ -11,8 +11,9 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
+from toys.commands import refused
 from toys.counting import tiny_config
-from toys.exports import answer, export, logits_of, refused, served, shake, trained, vllm
+from toys.exports import answer, export, logits_of, served, shake, trained, vllm
 
 from autopeft.exports import write_adapter
 from autopeft.store import write_plan

@@ -8,7 +8,8 @@ import peft
 import pytest
 import transformers
 from safetensors.torch import load_file, save_file
-from toys.exports import export, refused
+from toys.commands import refused
+from toys.exports import export
 
 
 def test_adapter_without_the_head_missing_from_the_base_model_is_refused(model_dir, tmp_path):

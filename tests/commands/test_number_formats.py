@@ -10,8 +10,9 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from toys.commands import refused
 from toys.counting import tiny_config
-from toys.exports import answer, export, refused, shake
+from toys.exports import answer, export, shake
 from typer.testing import CliRunner
 
 from autopeft.cli.app import app

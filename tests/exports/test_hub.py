@@ -13,7 +13,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from toys.bases import adapters_of
-from toys.exports import refused
+from toys.commands import refused
 from toys.hub import Hub
 from toys.results import toy_result
 from toys.words import LABEL_NAMES

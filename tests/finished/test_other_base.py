@@ -9,11 +9,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from toys.bases import plan_of_queries
-from toys.exports import answer, refused
-from typer.testing import CliRunner
+from toys.commands import refused, run
+from toys.exports import answer
 
 from autopeft import apply
-from autopeft.cli.app import app
 from autopeft.commands import train_plan
 from autopeft.store import read_plan, write_plan
 
@@ -38,10 +37,6 @@ def put_another(folder, *, n_layers=2, seed=1):
         transformers.AutoModel.from_config(config).save_pretrained(folder)
 
 
-def check(*arguments):
-    return CliRunner().invoke(app, ["check", *map(str, arguments)])
-
-
 def merged_notes(trained, out):
     return " ".join(answer(trained, "--to", "merged", "--out", out)["notes"])
 
@@ -56,10 +51,10 @@ def nudge(folder):
 
 @pytest.mark.parametrize("change", [put_another, nudge])
 def test_other_weights_of_the_base_model_are_noticed(trained, own_base, tmp_path, change):
-    assert check(trained).exit_code == 0
+    assert run("check", trained).exit_code == 0
     assert "other weights" not in merged_notes(trained, tmp_path / "own")
     change(own_base)
-    refused(check(trained), 2, "other weights", str(trained))
+    refused(run("check", trained), 2, "other weights", str(trained))
     assert "other weights" in merged_notes(trained, tmp_path / "other")
 
 
@@ -72,5 +67,5 @@ def test_a_deeper_base_model_gets_no_adapters_in_its_upper_layers(trained, own_b
     apply(read_plan(trained), base)
     assert "gets no adapters" in caplog.text
     # A list of targets, as people write it, asks for adapters in every layer.
-    merged = CliRunner().invoke(app, ["export", str(trained), "--to", "merged", "--out", "m"])
+    merged = run("export", trained, "--to", "merged", "--out", "m")
     refused(merged, 2, "layer.2")

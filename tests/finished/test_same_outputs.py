@@ -12,12 +12,11 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from toys.bases import adapters_of, toy_config
-from toys.exports import answer, refused
+from toys.commands import refused, run
+from toys.exports import answer
 from toys.words import LABEL_NAMES
-from typer.testing import CliRunner
 
 from autopeft import commands, model
-from autopeft.cli.app import app
 from autopeft.plugins import discover
 from autopeft.store import write_plan
 from autopeft.types import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
@@ -76,12 +75,8 @@ def train(model_dir, data_dir, tmp_path_factory):
     return train
 
 
-def check(*arguments):
-    return CliRunner().invoke(app, ["check", *(str(argument) for argument in arguments), "--json"])
-
-
 def checked(*arguments):
-    result = check(*arguments)
+    result = run("check", *arguments, "--json")
     assert result.exit_code in (0, 1) and result.stdout, result.output
     found = json.loads(result.stdout)
     assert (found["verdict"] == "broken") == (result.exit_code == 1)
@@ -177,7 +172,7 @@ def test_planted_fault_is_found(plant, to, train, tmp_path):
 
 
 def test_what_cannot_be_compared_is_refused(train, tmp_path):
-    refused(check(tmp_path), 2, "adapter_config.json")
+    refused(run("check", tmp_path), 2, "adapter_config.json")
     answer(train("DoRA"), "--to", "merged", "--out", tmp_path / "merged")
-    refused(check(tmp_path / "merged"), 2, "--run")
-    refused(check(train("DoRA"), "--run", tmp_path), 2, "--run")
+    refused(run("check", tmp_path / "merged"), 2, "--run")
+    refused(run("check", train("DoRA"), "--run", tmp_path), 2, "--run")

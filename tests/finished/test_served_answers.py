@@ -12,12 +12,10 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 from toys.adapters import ATTENTION, write_adapter
-from toys.exports import refused
+from toys.commands import refused, run
 from toys.folders import word_tokenizer
 from toys.topologies import build
-from typer.testing import CliRunner
 
-from autopeft.cli.app import app
 from autopeft.commands import check
 
 
@@ -84,7 +82,7 @@ def test_ignored_adapter_is_broken_though_its_files_are_good(served):
     """The server of vllm#55193 has both names and answers alike."""
     adapter, base, _, tokenizer = served
     with serving({"llama": base, "mine": base}, tokenizer=tokenizer) as url:
-        result = CliRunner().invoke(app, ["check", str(adapter), "--server", url, "--json"])
+        result = run("check", adapter, "--server", url, "--json")
     content = json.loads(result.stdout)
     assert result.exit_code == 1 and content["verdict"] == "broken" and not content["findings"]
     assert content["answers"]["change"] == 0 and content["answers"]["difference"] is None
@@ -106,12 +104,12 @@ def test_adapter_of_the_folder_is_chosen_among_several(served):
     with serving({"llama": base, "other": base, adapter.name: adapted}, tokenizer=tokenizer) as url:
         assert check(str(adapter), server=url).answers.adapter == adapter.name
     with serving({"llama": base, "a": base, "b": adapted}, tokenizer=tokenizer) as url:
-        refused(CliRunner().invoke(app, ["check", str(adapter), "--server", url]), 2, adapter.name)
+        refused(run("check", adapter, "--server", url), 2, adapter.name)
 
 
 def test_server_without_an_answer_fails_in_a_sentence(served):
     adapter, base, adapted, tokenizer = served
     with serving({"llama": base, "mine": adapted}, tokenizer=tokenizer, has_logprobs=False) as url:
-        refused(CliRunner().invoke(app, ["check", str(adapter), "--server", url]), 1, "log-probabilities")
+        refused(run("check", adapter, "--server", url), 1, "log-probabilities")
     for silent in (url, "vllm"):  # a server that has stopped, and a name
-        refused(CliRunner().invoke(app, ["check", str(adapter), "--server", silent]), 1, silent)
+        refused(run("check", adapter, "--server", silent), 1, silent)

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 
+import peft
 import pytest
+import transformers
+from peft import LoraConfig
 from toys import topologies
+from toys.counting import n_trained
+from toys.specs import run_spec
+from transformers import BertConfig, LlamaConfig, ViTConfig, ViTImageProcessor
 from typer.testing import CliRunner
 
+import autopeft
 from autopeft import commands, model
 from autopeft.cli.app import app
 from autopeft.errors import ModelError
 from autopeft.types import ModelSpec
 
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+TEXT, PIXELS = {**SIZES, "vocab_size": 99}, {**SIZES, "image_size": 32, "patch_size": 8}
 CAUSAL, SEQ2SEQ = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
 LOADED = {"llava": "LlavaForConditionalGeneration", "qwen3_5": "Qwen3_5ForCausalLM"}
 
@@ -67,3 +76,31 @@ def test_speech_models_are_refused(folder_of):
     spec = ModelSpec(id=str(folder_of("whisper")))
     with pytest.raises(ModelError, match="whisper"):
         model.load(spec, auto_class=SEQ2SEQ, label_names=())
+
+
+@pytest.mark.parametrize(
+    ("config", "named", "task", "trained"),
+    [
+        (BertConfig(**TEXT), "BertForMaskedLM", "text-classification", "BertForSequenceClassification"),
+        (BertConfig(**TEXT), "BertForMaskedLM", None, "BertForSequenceClassification"),
+        (BertConfig(**TEXT), "BertModel", None, "BertForSequenceClassification"),
+        (LlamaConfig(**TEXT), "LlamaForCausalLM", None, "LlamaForCausalLM"),
+        (LlamaConfig(**TEXT), "LlamaForCausalLM", "text-classification", "LlamaForSequenceClassification"),
+        (ViTConfig(**PIXELS), "ViTModel", "image-classification", "ViTForImageClassification"),
+    ],
+)
+def test_count_suggest_estimate_and_peft_agree_on_the_class(config, named, task, trained, tmp_path):
+    config.architectures = [named]
+    config.save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    suggestion, spec = autopeft.suggest(tmp_path, budget="r4", task=task), run_spec(tmp_path, task=task)
+    LoraConfig(r=4, target_modules=suggestion.config.target_modules).save_pretrained(tmp_path / "lora")
+    with_head = n_trained(peft.get_peft_model(getattr(transformers, trained)(config), suggestion.config))
+    for path in ("lora_r4", str(tmp_path / "lora")):
+        counted = commands.count(path, model_id=str(tmp_path), task=task)
+        of_estimate, of_suggest = (
+            each.answer.described.count for each in (commands.estimate_step(path, spec), suggestion.estimate)
+        )
+        numbers = [each.trainable_params for each in (counted, of_estimate, of_suggest, suggestion)]
+        assert numbers == 4 * [with_head - of_suggest.head_params]
+        assert [trained in note for note in counted.notes] == [True] * (task is None and named != trained)

@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from typer.testing import CliRunner
 
 from autopeft.adapters import compile_plan
-from autopeft.cli.app import app
 from autopeft.exports import read_weights
 from autopeft.model import save_weights
 from autopeft.plugins import ExportSource, TrainingFacts, discover
 from toys.bases import PEFT_TASKS
+from toys.commands import run
 
 METHODS = discover("autopeft.methods")
 TOKENS = torch.tensor([[5, 9, 14, 20, 7, 11], [6, 4, 25, 30, 8, 13]])  # none of them pads
@@ -27,14 +26,7 @@ LAYER = re.compile(r"^(.*?)\.(\d+)\.(.*)$")
 
 
 def export(*arguments):
-    return CliRunner().invoke(app, ["export", *(str(argument) for argument in arguments)])
-
-
-def refused(result, code, *words):
-    assert result.exit_code == code, result.output
-    (error,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert "Traceback" not in result.output
-    assert [word for word in words if word not in error] == [], error
+    return run("export", *arguments)
 
 
 def answer(*arguments):
