@@ -101,9 +101,8 @@ def _missing_labels(splits: SplitRows) -> list[str]:
     """Say which common labels of train a split lacks, as the first rows of a sorted file do."""
     in_train, notes = Counter(row.label for row in splits["train"]), []
     for split, rows in splits.items():
-        found = {row.label for row in rows}
-        least = _COMMON / max(1, len(rows)) * len(splits["train"])
-        if missing := sorted(name for name, n in in_train.items() if n >= least and name not in found):
+        common = {name for name, n in in_train.items() if n * len(rows) >= _COMMON * len(splits["train"])}
+        if missing := sorted(common - {row.label for row in rows}):
             notes.append(
                 f"Labels {listed(missing)} do not occur in the {len(rows)} {split} rows, though they are "
                 "common in train; shuffle the file before it is cut, or leave it out."

@@ -85,10 +85,8 @@ def build_base(
     if task is not None and task not in tasks:
         raise UnknownNameError("task", task, sorted(tasks))
     if task is not None:  # the checkpoint may name the class of its pretraining
-        auto_class: str | None = tasks[task].auto_class
-        base = load_skeleton(spec, auto_class=auto_class)
-        return BuiltBase(base=base, auto_class=auto_class, task=tasks[task])
-
+        named = tasks[task].auto_class
+        return BuiltBase(base=load_skeleton(spec, auto_class=named), auto_class=named, task=tasks[task])
     by_type = {each.peft_task_type: each for each in reversed([*tasks.values()]) if each.peft_task_type}
     auto_class = auto_class_of([file.config for file in files])
     base = load_skeleton(spec, auto_class=auto_class)
@@ -97,7 +95,6 @@ def build_base(
     found = next(by_class, by_type.get(task_type_of(base.module) or ""))
     if found is not None or auto_class is not None:
         return BuiltBase(base=base, auto_class=auto_class, task=found)
-
     if base.module.main_input_name == "input_ids":
         # A config without architectures, such as a GGUF file's, is a decoder's if no masked model has it.
         is_decoder = not config.architectures and (
@@ -107,8 +104,8 @@ def build_base(
         guess = by_type.get("CAUSAL_LM" if is_decoder else "SEQ_2_SEQ_LM" if is_pair else "SEQ_CLS")
         if guess is not None and has_model(guess.auto_class, config):
             found, base = guess, load_skeleton(spec, auto_class=guess.auto_class)
-    kind, named = type(base.module).__name__, next(iter(config.architectures or ()), "no class")
-    note = f"Without --task, {kind} is built, as the config names {named}; pass --task for another class."
+    kind, stored = type(base.module).__name__, next(iter(config.architectures or ()), "no class")
+    note = f"Without --task, {kind} is built, as the config names {stored}; pass --task for another class."
     return BuiltBase(base=base, auto_class=None, task=found, notes=(note,))
 
 
