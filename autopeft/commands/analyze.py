@@ -42,11 +42,7 @@ class Analysis:
 
 
 def analyze(
-    spec: RunSpec,
-    *,
-    scores: Sequence[str],
-    max_examples: int | None = None,
-    memory: InMemory = NAMED,
+    spec: RunSpec, *, scores: Sequence[str], max_examples: int | None = None, memory: InMemory = NAMED
 ) -> Analysis:
     """Score every target module on a seeded sample of the train split.
 

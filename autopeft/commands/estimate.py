@@ -78,11 +78,7 @@ class StepEstimate:
 
 
 def estimate_step(
-    trained: str,
-    spec: RunSpec,
-    *,
-    like: str = "autopeft",
-    accumulates: bool = False,
+    trained: str, spec: RunSpec, *, like: str = "autopeft", accumulates: bool = False
 ) -> StepEstimate:
     """Predict memory and time of a training step, and find the settings that a device's memory allows.
 

@@ -43,12 +43,7 @@ class Export:
 
 
 def export(
-    path: Path,
-    to: str,
-    out: Path,
-    *,
-    model_id: str | None = None,
-    dtype: str | None = None,
+    path: Path, to: str, out: Path, *, model_id: str | None = None, dtype: str | None = None
 ) -> Export:
     """Write a plan or a trained adapter in the format `to`, which other tools read, whole or not at all.
 
@@ -121,11 +116,7 @@ def _base_spec(
 
 
 def _read(
-    files: Sequence[ConfigFile],
-    spec: ModelSpec,
-    document: PlanDocument | None,
-    *,
-    folder: Path,
+    files: Sequence[ConfigFile], spec: ModelSpec, document: PlanDocument | None, *, folder: Path
 ) -> ExportSource:
     """Read the configs with their weights, and how they were trained; `folder` is a run or an adapter."""
     configs = tuple(file.config for file in files)
@@ -146,12 +137,7 @@ def _read(
 
 
 def _check_fit(
-    source: ExportSource,
-    spec: ModelSpec,
-    document: PlanDocument | None,
-    *,
-    folder: Path,
-    needs_base: str,
+    source: ExportSource, spec: ModelSpec, document: PlanDocument | None, *, folder: Path, needs_base: str
 ) -> list[str]:
     """Raise if configs or weights do not fit the base model; note what differs or cannot be checked."""
     try:

@@ -8,13 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autopeft import space, statistics
-from autopeft.commands.forecast import (
-    PROBE_RATE,
-    SearchTime,
-    further_steps,
-    planned_runs,
-    search_time,
-)
+from autopeft.commands.forecast import PROBE_RATE, SearchTime, further_steps, planned_runs, search_time
 from autopeft.engine import SearchProblem
 from autopeft.setup.build import Prepared
 from autopeft.setup.look import NAMED, InMemory
@@ -72,12 +66,7 @@ class Forecast(SearchTime):
     dearest: str
 
 
-def preview(
-    spec: RunSpec,
-    *,
-    resume: bool = False,
-    memory: InMemory = NAMED,
-) -> Preview:
+def preview(spec: RunSpec, *, resume: bool = False, memory: InMemory = NAMED) -> Preview:
     """Check everything that a search needs, and report its size without starting it.
 
     The arguments are those of `run_search`.

@@ -107,12 +107,7 @@ def run_search(
 
 
 def _outcome(
-    run: RunDir,
-    prepared: Prepared,
-    problem: SearchProblem,
-    *,
-    page: LivePage,
-    clock: Callable[[], float],
+    run: RunDir, prepared: Prepared, problem: SearchProblem, *, page: LivePage, clock: Callable[[], float]
 ) -> Outcome:
     """Run the search on the workers; its study is `study.sqlite`, and `page` shows its progress."""
     spec = prepared.spec

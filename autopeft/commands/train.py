@@ -118,10 +118,7 @@ def train_plan(
     with _kept(unfinished, facts, resume=resume) as state, fresh_folder(target) as fresh:
         curve = unfinished / CURVE
         bench = replace(
-            prepared.bench,
-            keep_weights=lambda *_: fresh,
-            under_way=lambda *_: state,
-            curve=lambda *_: curve,
+            prepared.bench, keep_weights=lambda *_: fresh, under_way=lambda *_: state, curve=lambda *_: curve
         )
         with (
             logged_curve(prepared.spec, curve, target) as log_new_points,

@@ -42,10 +42,7 @@ log = logging.getLogger(__name__)
 
 
 def tune(
-    train: Callable[[Trial], Score | float],
-    study: Study,
-    *,
-    deadline_seconds: float = math.inf,
+    train: Callable[[Trial], Score | float], study: Study, *, deadline_seconds: float = math.inf
 ) -> SearchResult:
     """Give each trial of a study to a training function until the study has its answer; write the answer.
 
