@@ -35,7 +35,13 @@ _Model: TypeAlias = RunSpec | nn.Module | str | Path | None
 
 @overload
 def search(
-    model: _Model = ..., data: Any = ..., /, budget: str | None = ..., *, dry_run: Literal[True], **more: Any
+    model: _Model = ...,
+    data: Any = ...,
+    /,
+    budget: str | None = ...,
+    *,
+    dry_run: Literal[True],
+    **settings: Any,
 ) -> Preview: ...
 @overload
 def search(model: _Model = ..., data: Any = ..., /, budget: str | None = ..., **settings: Any) -> Result: ...
