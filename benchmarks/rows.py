@@ -39,8 +39,8 @@ def splits_of(folder: Path, n_rows: int, seed: int) -> dict[str, Rows]:
     trained = [rows[i] for i in order[:n_rows]]
     labels = {row.get("label") for row in trained}
 
-    def known(rows: Rows) -> Rows:
-        return rows if are_numbers(labels) else [row for row in rows if row.get("label") in labels]
+    def known(drawn: Rows) -> Rows:
+        return drawn if are_numbers(labels) else [row for row in drawn if row.get("label") in labels]
 
     judged = [rows[i] for i in order[n_rows : n_rows + MOST_JUDGED]]
     judged += [held_out[i] for i in rng.permutation(len(held_out))]

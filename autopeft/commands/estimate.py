@@ -153,9 +153,8 @@ def _rows_of(spec: RunSpec, base: ModelSpec, described: Description, setup: Setu
 def _part_and_base(trained: str, spec: RunSpec) -> tuple[TrainedPart, ModelSpec]:
     """Read what is trained and its base model, with the task and components that the user set."""
     task = spec.task.name if "task.name" in spec.explicit else None
-    about = spec.model
-    part, base = read_trained_part(trained, model_id=about.id, revision=about.revision, task=task)
-    return part, base.model_copy(update={"components": about.components})
+    part, base = read_trained_part(trained, model_id=spec.model.id, revision=spec.model.revision, task=task)
+    return part, base.model_copy(update={"components": spec.model.components})
 
 
 def _max_bytes(spec: RunSpec, device: str) -> int | None:
@@ -200,7 +199,7 @@ def read_trained_part(
     """Read what is to be trained from a path or a word such as `lora_r16`, and find its base model.
 
     `model_id` and `revision` replace those that a plan or config names; a plan's quantization stays. `task`
-    is what the user set.
+    is the one that the user set, if any.
 
     Raises:
         SpecError: The file cannot be read, the word is not known, no base model is named, or a plan is for

@@ -28,7 +28,7 @@ _PRECIOUS = ("test", "confirm", "train")  # the most precious first: it keeps an
 # A prompt in more than a tenth of the train rows, and in more than 10, is a fixed instruction rather than a
 # question; heuristic.
 _FIXED_SHARE, _FIXED_AT_LEAST = 10, 10
-_COMMON = 10  # rows of a label that a split should have by its share of train, to miss it; heuristic
+_COMMON = 10  # rows of a label that a split would have at its share of train; heuristic
 
 
 def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> LabelledData:
@@ -73,8 +73,7 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
                 "raise --max-examples."
             )
         label_space = replace(label_space, counts=tuple(counts[name] for name in label_space.names))
-    if label_space.kind == "class":
-        notes += _missing_labels(splits)
+        notes += _missing_labels(splits, label_space)
     # The blocks that documents are cut into have no group.
     are_counted = spec.group_column is not None and label_space.kind != "documents"
     n_rows, n_groups = len(splits["confirm"]), len(groups_of(splits["confirm"]))
@@ -97,15 +96,15 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
     )
 
 
-def _missing_labels(splits: SplitRows) -> list[str]:
-    """Say which common labels of train a split lacks, as the first rows of a sorted file do."""
-    in_train, notes = Counter(row.label for row in splits["train"]), []
+def _missing_labels(splits: SplitRows, space: LabelSpace) -> list[str]:
+    """Name labels that are common in train and missing in another split, as in the end of a sorted file."""
+    notes, counts = [], dict(zip(space.names, space.counts, strict=True))
     for split, rows in splits.items():
-        common = {name for name, n in in_train.items() if n * len(rows) >= _COMMON * len(splits["train"])}
-        if missing := sorted(common - {row.label for row in rows}):
+        common = {name for name, n in counts.items() if n * len(rows) >= _COMMON * len(splits["train"])}
+        if missing := sorted(common - {name for row in rows for name in names_in(row.label)}):
             notes.append(
                 f"Labels {listed(missing)} do not occur in the {len(rows)} {split} rows, though they are "
-                "common in train; shuffle the file before it is cut, or leave it out."
+                "common in train; draw these rows at random, or leave their file out."
             )
     return notes
 

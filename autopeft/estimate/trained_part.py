@@ -79,7 +79,7 @@ def build_base(
     classifier's, or a language model's if it can be nothing else; without such a class it is built as named.
 
     Raises:
-        UnknownNameError: There is no such task.
+        UnknownNameError: The task is unknown.
         ModelError, TargetError: As `load_skeleton`.
     """
     if task is not None and task not in tasks:

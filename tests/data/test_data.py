@@ -313,8 +313,7 @@ def test_rows_that_occur_again_are_counted_and_too_few_rows_explained(tmp_path):
     data = read_rows(tmp_path, [*make_rows(), *make_rows(60)])
     assert any(note.startswith("Removed 60 rows") for note in data.notes)
     assert data.duplicates_removed == 60
-    empty = [{"text": text, "label": "pos"} for text in (" ", "")]
-    lost = [*make_rows(8, start=50, labels=(None,)), *empty]
+    lost = [*make_rows(8, start=50, labels=(None,)), *({"text": t, "label": "pos"} for t in (" ", ""))]
     with pytest.raises(DataError, match=r"14 rows .* 8 .* without .*label.* 2 .* without an input.* 10 rows"):
         read_rows(tmp_path, [*make_rows(20), *lost, *make_rows(10)])
 
