@@ -117,7 +117,7 @@ def tensor_findings(
     idle = sorted(component for component, moved in changes.items() if not any(moved))
     if idle:
         does_nothing = len(idle) == len(changes) and all(".lora_" in key for key in tensors)
-        text = f"lora_B is zero in all modules of {listed(idle)}, as before training."
+        text = f"lora_B is zero in all modules of {listed(idle)}, as before training: they change nothing."
         yield Finding(severity="broken" if does_nothing else "warning", text=text)
     yield from _unloadable(attached, name, tensors)
 

@@ -25,8 +25,8 @@ def heavy_imports() -> Iterator[None]:
     """Turn the garbage collector and torch's compiler off while the commands are imported.
 
     Imports make millions of objects that stay, which the collector would visit again and again. bitsandbytes,
-    which peft imports, compiles four functions for devices that autopeft does not use. Both take half of the
-    time that imports take.
+    which peft imports, compiles four functions for devices that autopeft does not use. Together they take
+    half of the time of the imports.
     """
     is_new = "TORCHDYNAMO_DISABLE" not in os.environ  # which the trainer of `tune` would inherit
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
@@ -42,7 +42,7 @@ def heavy_imports() -> Iterator[None]:
 def expand_segments() -> None:
     """Let torch's memory on GPUs grow in place, so that batches of many lengths leave no gaps in it.
 
-    It fails on Linux inside Windows. A variable that the user has set stays; workers inherit it.
+    It fails on WSL. A variable that the user has set stays; workers inherit it.
     """
     is_linux = sys.platform == "linux" and "microsoft" not in platform.release().lower()
     if is_linux and not any(name in os.environ for name in _ALLOCATOR_VARIABLES):

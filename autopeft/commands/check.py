@@ -127,7 +127,7 @@ def _locate(adapter: str) -> Path:
         return Path(snapshot_download(adapter, allow_patterns=files, etag_timeout=_HUB_SECONDS))
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise SpecError(
-            f"There is no {adapter!r} on this machine, and the hub does not send it ({reason_of(error)})."
+            f"There is no folder {adapter!r}, and the hub sends no such adapter ({reason_of(error)})."
         ) from error
 
 

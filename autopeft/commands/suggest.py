@@ -29,9 +29,9 @@ from autopeft.types import BudgetSpec, ModelSpec, Plan, RunSpec, with_setting
 # From half to twice the rate, published runs of language models lose 0.001 to 0.0015 nats per token
 # (benchmarks/studies/language_model_rates.py).
 _RATE_SPAN = (0.5, 2.0)
-_USUAL_ROWS = 16  # of a step without --data; usual for language models
 # Compute their loss without all logits at once: unsloth, and TRL from 1.7 on, by default.
 _LOSS_IN_PIECES = ("trl", "unsloth")
+_USUAL_ROWS = 16  # per step, without data and without a task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,14 +165,16 @@ def suggest(spec: RunSpec, *, trainer: str = "peft") -> Suggestion:
     """
     task, tasks = spec.task.name if "task.name" in spec.explicit else None, discover("autopeft.tasks")
     with model.quiet_libraries():
-        base = build_base(spec.model, task=task, tasks=tasks).base
+        built = build_base(spec.model, task=task, tasks=tasks)
+    base = built.base
     if spec.budget.requested == AUTO:
         spec = _with_rank(spec, base)
     rank, plan, config = _largest_lora(spec, base)
     lora = f"{BASELINE_METHOD}_r{rank}"
     run = with_setting(spec, "model.id", spec.model.id or model.DEMO_HUB_ID)
     if run.data.source is None:
-        run = with_setting(run, "task.batch_size", _USUAL_ROWS)
+        most = built.task.defaults.batch_size[1] if built.task else _USUAL_ROWS
+        run = with_setting(run, "task.batch_size", most)
     like = "autopeft" if trainer in _LOSS_IN_PIECES else "trainer"
     step = estimate_step(lora, run, accumulates=True, like=like)
     if "model.quantize" not in run.explicit and not step.fits and step.answer.described.can_be_quantized:

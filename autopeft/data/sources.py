@@ -118,8 +118,8 @@ def by_split(name: str, sources: Sequence[tuple[str, Any]]) -> Source:
         return Source(name, {"train": [source for _, source in sources]}, (note,) if len(unclear) > 1 else ())
     if "train" not in tables:
         raise DataError(
-            f"{name} has no train split, only {listed([key for key, _ in sources])}; name one of them train, "
-            "or save the one to learn from as a file and pass that."
+            f"{name} has no train split, only {listed([key for key, _ in sources])}; rename one of them to "
+            "train, or pass the file to train on by itself."
         )
     notes = (f"Left out, as the name has not exactly one split word: {listed(unclear)}.",) if unclear else ()
     return Source(name, tables, notes)
@@ -142,8 +142,8 @@ def class_folders(path: Path, suffixes: Collection[str]) -> Source:
         if not labels:
             raise DataError(
                 f"{folder} has neither a table ({', '.join(TABLES)}) nor folders of images; put the images "
-                "into a folder per class, or add a table with columns file and label. A folder that is named "
-                "like a split should have such folders."
+                "into a folder per class (within each split, if there are splits), or add a table with the "
+                "columns file and label."
             )
         return datasets.Dataset.from_dict({"file": list(labels), "label": list(labels.values())})
 

@@ -96,7 +96,13 @@ class TaskSpec(Topic):
     derived values.
     """
 
-    name: str = setting("text-classification", "Task type", "Options", short="task")
+    name: str = setting(
+        "text-classification",
+        "The task: text-classification, token-classification, text-generation, text2text-generation, "
+        "image-classification, or that of a plug-in",
+        "Options",
+        short="task",
+    )
     metric: str | None = setting(
         None,
         "A metric of the task, or your own function for generated texts: module:function. Default: by task "

@@ -238,7 +238,7 @@ def test_a_step_of_images_takes_the_bytes_of_a_real_one(tmp_path):
     config.save_pretrained(tmp_path)
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
     suggestion = autopeft.suggest(tmp_path, budget="r4", device="l4")
-    assert "16 images" in suggestion_text(suggestion)
+    assert "32 images" in suggestion_text(suggestion)
     assert suggestion_json(suggestion)["max_length"] is None
     on_cpu = run_spec(tmp_path, batch_size=3, device="cpu", dtype="float32")
     estimated = estimate_step("lora_r4", on_cpu)

@@ -128,7 +128,7 @@ def test_policies_in_the_concepts_are_those_of_the_replays() -> None:
         "LoRA on q and v": "plain default",
         "sweep of two full runs": "sweep of two",
         "sweep of eight full runs": "sweep",
-        "Hyperband with as much to spend": "Hyperband 4 R",
+        "Hyperband with as much to spend": "Hyperband 7 R",
         "autopeft search --effort quick": "quick",
         "autopeft search": "search",
         "--effort thorough --seeds 1": "thorough, one seed",
