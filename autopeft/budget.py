@@ -49,13 +49,13 @@ def parse(requested: str, *, base_params: int, rank_params: int = 0) -> Budget:
     else:
         raise SpecError(f"The budget {requested!r} cannot be read; {_ALLOWED}.")
     if exact > base_params:
+        size = "" if text.endswith("%") else f" ({base_params:,} parameters)"
         raise SpecError(
-            f"The budget {requested!r} is more than the whole base model ({base_params:,} parameters); "
-            "ask for less than 100%."
+            f"The budget {requested!r} is more than the whole base model{size}; ask for less than 100%."
         )
     if exact < 1:
         hint = "write 0.5% for a share" if text.replace(".", "").isdigit() else "ask for more"
-        raise BudgetError(f"The budget {requested!r} is less than one parameter of {base_params:,}; {hint}.")
+        raise BudgetError(f"The budget {requested!r} is less than one parameter; {hint}.")
     return Budget(max_trainable_params=int(exact), base_params=base_params, requested=text)
 
 

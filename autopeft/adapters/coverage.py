@@ -79,15 +79,17 @@ def coverage_of(attached: Attached, places: Mapping[str, Component]) -> tuple[Co
 
 
 def accidents(file: ConfigFile, coverage: Sequence[Coverage], *, has_weights: bool) -> Iterator[Finding]:
-    """Yield components that a config adapts though few would mean it.
+    """Yield what few would mean of a config: a scale of 0, and some components.
 
-    Without weights, which show what was trained, towers are among them.
+    Without weights, which show what was trained, towers are among these components.
     """
     adapted = {each.component: each.adapted for each in coverage if each.adapted}
     for component in ("router",) if has_weights else ("router", *TOWERS):
         if names := adapted.get(component):
             text = f"It adapts {counted(len(names), f'{component} module')}, such as {names[0]}."
             yield Finding(severity="warning", text=text)
+    if file.content.get("lora_alpha") == 0 and not file.content.get("alpha_pattern"):
+        yield Finding(severity="broken", text="lora_alpha is 0: the update is multiplied by 0.")
     patterns, targets = file.content.get("rank_pattern"), file.content.get("target_parameters")
     is_rewritten = "routed_experts" in adapted and (not targets or _REWRITTEN in (patterns or ()))
     others = [each for each in coverage if each.component in ("mlp", "shared_expert") and not each.adapted]
@@ -149,5 +151,6 @@ def _unloadable(attached: Attached, name: str, tensors: Mapping[str, torch.Tenso
         text = f"peft ignores {counted(len(ignored), 'tensor')}, such as {ignored[0]}."
         yield Finding(severity="broken" if missing else "warning", text=text)
     if missing:
-        text = f"{counted(len(missing), 'tensor')} that peft needs are missing, such as {missing[0]}."
+        first = missing[0].replace(f".{name}", "")  # as in a file
+        text = f"{counted(len(missing), 'tensor')} that peft needs are missing, such as {first}."
         yield Finding(severity="broken", text=text)

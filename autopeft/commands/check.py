@@ -106,7 +106,7 @@ def check(
             found = Check(path=str(path), base_model=str(path), method="a whole model")
         else:
             wanted = "pass an adapter, a run, or a merged model with --run"
-            raise SpecError(f"{path} has no {_CONFIG} or {_ORDER}; {wanted}.")
+            raise SpecError(f"{path} has no {_CONFIG}; {wanted}.")
         reference = find_reference(path, run)
         if reference is not None and found.verdict != "broken":
             found = replace(found, outputs=compare_outputs(path, files, reference, model_id=model_id))
@@ -168,8 +168,8 @@ def _read_weights(
             problem = str(error)
         weights.append(tensors)
         if problem:  # peft loads what is not read here, a pickle
-            is_there = (file.folder / "adapter_model.safetensors").exists()
-            findings.append(Finding(severity="broken" if is_there else "warning", text=problem))
+            is_pickle = (file.folder / "adapter_model.bin").exists()
+            findings.append(Finding(severity="warning" if is_pickle else "broken", text=problem))
     return weights, findings
 
 

@@ -90,9 +90,7 @@ def _locate(path: Path) -> tuple[Path, PlanDocument | None]:
     if any((path / name).is_file() for name in ("adapter_config.json", "order.json")):
         return path, plan_of(path)
     if not is_run(path):
-        raise SpecError(
-            f"{path} has no run.yaml, adapter_config.json or order.json; pass a run or a folder of peft."
-        )
+        raise SpecError(f"{path} has no run.yaml or adapter_config.json; pass a run or an adapter.")
     run = RunDir.open(path)
     if not (run.best / "plan.yaml").is_file():
         command = resume_command(run.read_spec(), run.path)

@@ -18,9 +18,10 @@ from autopeft.finished.training_notes import finished_weights
 from autopeft.model import BaseModel
 from autopeft.model.checkpoint_source import reads_images
 from autopeft.plugins import IGNORED, LabelSpace, Task, discover
+from autopeft.report.write_card import read_trained
 from autopeft.store import RunDir
 from autopeft.train.encoding import NO_CUT
-from autopeft.types import IN_MEMORY, SearchFacts, SearchResult, counted
+from autopeft.types import IN_MEMORY, SearchFacts, SearchResult, TrainedPlan, counted
 
 _WRITTEN = ("completion", "chat", "documents")  # kinds of labels that are texts
 _MAX_NEW_TOKENS = "128"  # of a written text, if the run derived no length; heuristic
@@ -50,12 +51,12 @@ def try_run(run: Path, words: Sequence[str]) -> tuple[Reply, ...]:
 
     As many words make an input as the rows of the run have texts. The errors are those of `predict`.
     """
-    n_texts = _n_texts(RunDir.open(run).load_result().setting)
+    n_texts = _n_texts(_finished(run)[0].setting)
     return predict(run, [words[start : start + n_texts] for start in range(0, len(words), n_texts)])
 
 
 def predict(run: Path, rows: Sequence[Sequence[str]]) -> tuple[Reply, ...]:
-    """Return the replies of a run's finished adapter.
+    """Return the replies of the finished adapter of a run, or of the one that `train` wrote into a folder.
 
     Each of `rows` has the words of one input: a text, a prompt or the path of an image; several texts, if
     rows of the run have several.
@@ -67,8 +68,7 @@ def predict(run: Path, rows: Sequence[Sequence[str]]) -> tuple[Reply, ...]:
         RunDirError: The run has not finished, or has no finished weights.
         ModelError: The base model cannot be loaded, or has no tokenizer.
     """
-    folder = RunDir.open(run)
-    result = folder.load_result()
+    result, weights = _finished(run)
     setting, kind = result.setting, result.setting.label_kind
     if not kind or result.spec.model.id == IN_MEMORY:
         raise SpecError(
@@ -76,7 +76,7 @@ def predict(run: Path, rows: Sequence[Sequence[str]]) -> tuple[Reply, ...]:
             "In Python, autopeft.load_result(run).load() returns the model."
         )
     inputs = [_input(run, row, setting) for row in rows]
-    adapted, base = load_with_base(result, finished_weights(folder))
+    adapted, base = load_with_base(result, weights)
     if base.tokenizer is None:
         raise ModelError(f"{base.name} has no tokenizer; restore its files in the folder of the model.")
     label_space = LabelSpace(kind=cast(Any, kind), names=setting.label_names)
@@ -86,6 +86,14 @@ def predict(run: Path, rows: Sequence[Sequence[str]]) -> tuple[Reply, ...]:
     answer = _write if kind in _WRITTEN else _label
     with torch.inference_mode():
         return tuple(answer(each, adapted, base, task, label_space, result) for each in inputs)
+
+
+def _finished(folder: Path) -> tuple[SearchResult | TrainedPlan, Path]:
+    """Read what a run, or the folder of a trained adapter, says of its adapter; and find the weights."""
+    if (trained := read_trained(folder)) is not None:
+        return trained, folder
+    run = RunDir.open(folder)
+    return run.load_result(), finished_weights(run)
 
 
 def _n_texts(setting: SearchFacts) -> int:
@@ -119,7 +127,7 @@ def _label(
     base: BaseModel,
     task: Any,
     label_space: LabelSpace,
-    result: SearchResult,
+    result: SearchResult | TrainedPlan,
 ) -> Reply:
     """Answer with a label, several labels, a number or tags, from the logits of the head."""
     words = [getattr(word, "path", word) for word in inputs]
@@ -151,7 +159,7 @@ def _write(
     base: BaseModel,
     task: Any,
     label_space: LabelSpace,
-    result: SearchResult,
+    result: SearchResult | TrainedPlan,
 ) -> Reply:
     """Answer with the text that the model writes after a prompt by greedy decoding."""
     (prompt,) = inputs

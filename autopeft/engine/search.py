@@ -195,5 +195,5 @@ def broken_off(run: str, measurement: Measurement) -> TrainingError:
     """Make the error for a failed run that the search cannot do without."""
     return TrainingError(
         f"{run} of plan {measurement.plan.digest} failed: {measurement.reason}. "
-        "What was measured is kept; fix the cause and run it again, a search with --resume."
+        "What was measured is kept; fix the cause and run the command again (a search with --resume)."
     )

@@ -219,9 +219,12 @@ def _axolotl(source: ExportSource, fields: Fields) -> str:
         "gradient_checkpointing": facts.checkpointing,
         "train_on_inputs": False,
     }
+    per_module = (
+        " Ranks per module need axolotl's pull request #3673." if "lora_rank_pattern" in fields else ""
+    )
     return (
-        "# Add datasets, output_dir and what else axolotl needs. Ranks per module need pull request #3673.\n"
-        f"# All keys: https://docs.axolotl.ai/docs/config-reference.html\n{_yaml(settings)}"
+        "# Add datasets, output_dir, the number of epochs and what is missing of batch size, length and rate."
+        f"{per_module}\n# All keys: https://docs.axolotl.ai/docs/config-reference.html\n{_yaml(settings)}"
     )
 
 

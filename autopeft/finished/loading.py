@@ -20,7 +20,7 @@ from autopeft.model.user_model import loaded_from
 from autopeft.plugins import discover
 from autopeft.setup.resources import FREE_MEMORY, loading_place, memory_needed, one_at_a_time
 from autopeft.store import RunDir, fresh_folder
-from autopeft.types import IN_MEMORY, Plan, PlanDocument, SearchResult
+from autopeft.types import IN_MEMORY, Plan, PlanDocument, SearchResult, TrainedPlan
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def load_finished(result: SearchResult, folder: Path, *, module: nn.Module | Non
     return load_with_base(result, weights)[0]
 
 
-def load_with_base(result: SearchResult, weights: Path) -> tuple[PeftModel, BaseModel]:
+def load_with_base(result: SearchResult | TrainedPlan, weights: Path) -> tuple[PeftModel, BaseModel]:
     """Load the base model that a run names; returns it with the finished adapter and head, and alone."""
     auto_class = result.setting.auto_class or discover("autopeft.tasks")[result.setting.task].auto_class
     with model.quiet_libraries(), memory_needed("loading the base model", FREE_MEMORY):

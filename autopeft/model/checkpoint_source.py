@@ -167,14 +167,15 @@ def load_error(source: str, error: Exception) -> ModelError:
             "they were not read: get them as safetensors."
         )
     first_line = first_line_of(error)
-    if isinstance(error, ImportError):  # the message names the package
-        return ModelError(f"The base model {source!r} needs a missing package: {first_line.rstrip('.')}.")
+    if isinstance(error, ImportError):  # the message says how to install the package
+        reason = " ".join(str(error).split()).partition(" Please note")[0].rstrip(".")
+        return ModelError(f"The base model {source!r} needs a missing package: {reason}.")
     if not isinstance(error, OSError | ValueError):  # the message of a KeyError may be no more than `'nope'`
         first_line = f"{type(error).__name__}: {first_line}"
     remedy = "check the spelling, the network, or pass a local directory"
     if is_there:
         remedy = "it must hold config.json, safetensors weights, and a tokenizer or image processor"
-    return ModelError(f"The base model {source!r} cannot be loaded ({first_line.rstrip('.')}); {remedy}.")
+    return ModelError(f"The base model {source!r} cannot be loaded ({first_line.rstrip('.: ')}); {remedy}.")
 
 
 def name_labels(config: Any, labels: Sequence[str]) -> None:

@@ -123,6 +123,7 @@ def costs(result: SearchResult) -> tuple[tuple[str, float, float | None], ...]:
         "short runs": cost.search_seconds,
         "full runs": cost.full_seconds,
         "test split": cost.test_seconds,
+        **({"training on all rows": cost.refit_seconds} if cost.refit_seconds else {}),
         "total": cost.total_seconds,
     }
     if result.sizes:

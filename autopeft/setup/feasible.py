@@ -58,8 +58,8 @@ def fit_to_budget(spec: RunSpec, base: BaseModel, requested: Space) -> tuple[Spa
     budget.require_feasible(costs, budget=in_parameters)
     feasible = space.feasible(requested, context)
     for name in requested.arms:
-        if name not in feasible.arms:
-            log.info("%s is left out: nothing of it fits the model and the budget.", name)
+        if name not in feasible.arms and name in costs:
+            log.info("%s is left out: its smallest plan has %s parameters.", name, f"{costs[name]:,}")
     if missing_in_peft("Several configs", MIXES_SINCE_PEFT):
         feasible = of_one_config(feasible, context)
     return feasible, context
