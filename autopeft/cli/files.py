@@ -149,7 +149,7 @@ def check_text(found: Check) -> str:
         for each in found.coverage
     ]
     servers = [
-        (name, found.verdict_on(name), "\n".join(f"{fault.text} ({fault.source})" for fault in faults))
+        (name, found.verdict_on(name), "\n".join(f"{each.text} ({each.source})" for each in faults) or "–")
         for name, faults in found.servers.items()
     ]
     is_broken = any(each.severity == "broken" for each in found.findings)

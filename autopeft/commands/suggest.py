@@ -14,7 +14,7 @@ from autopeft.adapters import Finding, compile_plan
 from autopeft.budget import AUTO, RANKS
 from autopeft.commands.estimate import StepEstimate, estimate_step, row_lengths
 from autopeft.errors import BudgetError, SpecError, UnknownNameError
-from autopeft.estimate import CARDS, build_base
+from autopeft.estimate import CARDS, BuiltBase, build_base
 from autopeft.exports.recipes import RECIPES
 from autopeft.model import BaseModel
 from autopeft.model.checkpoint_source import own_class
@@ -168,7 +168,7 @@ def suggest(spec: RunSpec, *, trainer: str = "peft") -> Suggestion:
         built = build_base(spec.model, task=task, tasks=tasks)
     base = built.base
     if spec.budget.requested == AUTO:
-        spec = _with_rank(spec, base)
+        spec = _with_rank(spec, built)
     rank, plan, config = _largest_lora(spec, base)
     lora = f"{BASELINE_METHOD}_r{rank}"
     run = with_setting(spec, "model.id", spec.model.id or model.DEMO_HUB_ID)
@@ -194,18 +194,16 @@ def suggest(spec: RunSpec, *, trainer: str = "peft") -> Suggestion:
     )
 
 
-def _with_rank(spec: RunSpec, base: BaseModel) -> RunSpec:
+def _with_rank(spec: RunSpec, built: BuiltBase) -> RunSpec:
     """Replace the budget `auto` by a rank for the labelled tokens of the data."""
-    tasks = {task.peft_task_type: task.name for task in discover("autopeft.tasks").values()}
-    name = spec.task.name if "task.name" in spec.explicit else tasks.get(model.task_type_of(base.module))
-    if spec.data.source is None or name is None:
+    if spec.data.source is None or built.task is None:
         raise SpecError("The budget 'auto' needs the rows of a language model: pass --data, or a rank.")
     rows = row_lengths(
-        with_setting(spec, "task.name", name),
+        with_setting(spec, "task.name", built.task.name),
         device="cpu" if (spec.execution.device or "").startswith("cpu") else "cuda",
     )
     assert rows.n_labelled is not None, "the budget is auto"
-    return with_rank(spec, base, n_labelled=rows.n_labelled)[0]
+    return with_rank(spec, built.base, n_labelled=rows.n_labelled)[0]
 
 
 def _largest_lora(spec: RunSpec, base: BaseModel) -> tuple[int, Plan, PeftConfig]:

@@ -16,4 +16,4 @@ from autopeft.estimate.measured_rates import measure_rates
 from autopeft.estimate.rates import CARDS, Rates, rates_of
 from autopeft.estimate.replay import Replay, TrainingStep, measure, without_weights
 from autopeft.estimate.traced_model import Description, count_part, describe
-from autopeft.estimate.trained_part import Setup, TrainedPart, build_base, by_name
+from autopeft.estimate.trained_part import BuiltBase, Setup, TrainedPart, build_base, by_name

@@ -111,6 +111,8 @@ def test_a_number_is_the_output_of_the_head(make_run, model_dir):
     (reply,) = commands.try_run(run, ["good film"])
     (expected,) = logits_of("AutoModelForSequenceClassification", model_dir, run, "good film", num_labels=1)
     assert reply.number == pytest.approx(float(expected), abs=1e-5)
+    trained = commands.train_plan(run, out=run.parent / "trained", all_rows=True).folder  # the same weights
+    assert commands.try_run(trained, ["good film"]) == (reply,)
 
 
 def test_texts_of_a_pair_follow_each_other(make_run, model_dir):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -62,7 +61,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs masks of signals")
 def test_ctrl_c_while_a_worker_imports_is_left_to_the_main_process(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(IMPORTS_DURING_CTRL_C)
