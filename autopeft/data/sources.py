@@ -142,8 +142,8 @@ def class_folders(path: Path, suffixes: Collection[str]) -> Source:
         if not labels:
             raise DataError(
                 f"{folder} has neither a table ({', '.join(TABLES)}) nor folders of images; put the images "
-                "into a folder per class (within each split, if there are splits), or add a table with the "
-                "columns file and label."
+                "into a folder per class, or add a table with the columns file and label. Folders named like "
+                "a split need a folder per class inside."
             )
         return datasets.Dataset.from_dict({"file": list(labels), "label": list(labels.values())})
 

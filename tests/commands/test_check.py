@@ -90,7 +90,7 @@ def test_text_fits_80_columns_and_shows_coverage(tmp_path, monkeypatch):
 def test_weights_are_missed_in_a_folder_and_not_in_a_config(tmp_path):
     adapter = write_adapter(tmp_path, "llama", ATTENTION, weights=False)
     assert (check(str(adapter)).verdict, check(str(adapter / "adapter_config.json")).verdict) == (
-        "warning",
+        "broken",
         "good",
     )
 

@@ -59,8 +59,8 @@ def test_verdict_keeps_the_numbers_that_it_judged() -> None:
     [
         (ACCURACY, "5.0 points more", "+3.0 to +7.0"),
         (PEARSON, "0.050 more", "+0.030 to +0.070"),
-        (LOSS, "0.050 lower", "-0.070 to -0.030"),
-        (ERROR_RATE, "5.0 points lower", "-7.0 to -3.0"),
+        (LOSS, "0.050 lower", "0.030 to 0.070 lower"),
+        (ERROR_RATE, "5.0 points lower", "3.0 to 7.0 lower"),
     ],
 )
 def test_unit_and_direction_are_those_of_the_metric(metric: MetricFacts, gain: str, interval: str) -> None:
