@@ -4,8 +4,9 @@
 
 The recipe is that of searches before 2026-12-01 in the plain loop of `sweep.py`: LoRA on q and v within 0.2 %
 of MiniLM-L6, 85 % of the train rows, 5 epochs, and 0.08 as the learning rate of the task head. Changed are
-the rows (all of train and validation), the steps (as many as 5 epochs of all rows), both learning rates, and
-all together. A row of OUT.csv is a run; those that it holds are not measured again. Nothing is chosen.
+the rows (all of train and validation), the steps (as many as 5 epochs of all rows), both learning rates, the
+modules, and several of these. A row of OUT.csv is a run; those that it holds are not measured again. No run
+chooses anything.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Recipe(NamedTuple):
 
     has_all_rows: bool = False
     has_more_steps: bool = False
+    placement: str = "q+v"
     rate: float = 3e-3
     head_rate: float = 0.08
 
@@ -38,10 +40,13 @@ RECIPES = {
     "as before": Recipe(),
     "rows": Recipe(has_all_rows=True),
     "steps": Recipe(has_more_steps=True),
+    "all linear layers": Recipe(placement="all"),
     "adapter's rate / 3": Recipe(rate=1e-3),
+    "adapter's rate x 3": Recipe(rate=1e-2),
     "head's rate / 4": Recipe(head_rate=0.02),
     "head's rate / 16": Recipe(head_rate=0.005),
     "rows, steps, head's rate / 4": Recipe(has_all_rows=True, has_more_steps=True, head_rate=0.02),
+    "rows, steps, all linear layers": Recipe(has_all_rows=True, has_more_steps=True, placement="all"),
 }
 
 
@@ -68,7 +73,7 @@ def main() -> None:
         train = everything if recipe.has_all_rows else everything[:n_few]
         n_counted = len(everything) if recipe.has_more_steps else n_few
         n_steps = -(-EPOCHS_OF_MANY * n_counted // BATCH_SIZE)
-        started, run = time.perf_counter(), Run("q+v", recipe.rate, recipe.head_rate)
+        started, run = time.perf_counter(), Run(recipe.placement, recipe.rate, recipe.head_rate)
         test = evaluate(
             trained(options.model, run, train, n_steps, problem, seed=seed)[0], encoded["test"], problem
         )
