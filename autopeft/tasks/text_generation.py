@@ -105,9 +105,9 @@ def _encode_completions(
     notes = []
     if n_cut or dropped:
         notes.append(
-            f"{n_cut} of {n_rows} prompts lost their beginning, and {len(dropped)} rows are dropped, since "
-            f"their completions would lose their end; an example has at most {max_length} tokens, and the "
-            f"longest {longest}."
+            f"{n_cut} of {n_rows} prompts lost their beginning; dropped, since the completion would lose its "
+            f"end: {counted(len(dropped), 'row')}. A row has at most {max_length} tokens, and the longest has "
+            f"{longest}."
         )
     if n_last_alone:
         notes.append(
