@@ -105,9 +105,8 @@ def _encode_completions(
     notes = []
     if n_cut or dropped:
         notes.append(
-            f"{n_cut} of {n_rows} prompts lost their beginning; dropped, since the completion would lose its "
-            f"end: {counted(len(dropped), 'row')}. A row has at most {max_length} tokens, and the longest has "
-            f"{longest}."
+            f"{n_cut} of {n_rows} prompts lost their beginning; dropped, as completions would be cut: "
+            f"{counted(len(dropped), 'row')}. {max_length} tokens fit; the longest row has {longest}."
         )
     if n_last_alone:
         notes.append(
