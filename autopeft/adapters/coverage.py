@@ -151,6 +151,6 @@ def _unloadable(attached: Attached, name: str, tensors: Mapping[str, torch.Tenso
         text = f"peft ignores {counted(len(ignored), 'tensor')}, such as {ignored[0]}."
         yield Finding(severity="broken" if missing else "warning", text=text)
     if missing:
-        first = missing[0].replace(f".{name}", "")  # as in a file
+        first = missing[0].replace(f".{name}.", ".").removesuffix(f".{name}")  # as in a file
         text = f"{counted(len(missing), 'tensor')} that peft needs are missing, such as {first}."
         yield Finding(severity="broken", text=text)
