@@ -59,8 +59,8 @@ def fit_to_budget(spec: RunSpec, base: BaseModel, requested: Space) -> tuple[Spa
     feasible = space.feasible(requested, context)
     for name in requested.arms:
         if name not in feasible.arms and (name in costs or spec.search.methods):
-            reason = f"its smallest plan has {costs[name]:,} parameters" if name in costs else "it fits no module"
-            log.info("%s is left out: %s.", name, reason)
+            cost = f"its smallest plan has {costs[name]:,} parameters" if name in costs else "it fits nothing"
+            log.info("%s is left out: %s.", name, cost)
     if missing_in_peft("Several configs", MIXES_SINCE_PEFT):
         feasible = of_one_config(feasible, context)
     return feasible, context
