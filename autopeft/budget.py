@@ -51,7 +51,7 @@ def parse(requested: str, *, base_params: int, rank_params: int = 0) -> Budget:
     if exact > base_params:
         size = "" if text.endswith("%") else f" ({base_params:,} parameters)"
         raise SpecError(
-            f"The budget {requested!r} is more than the whole base model{size}; ask for less than 100%."
+            f"The budget {requested!r} is more than the whole base model{size}; ask for at most 100%."
         )
     if exact < 1:
         hint = "write 0.5% for a share" if text.replace(".", "").isdigit() else "ask for more"

@@ -79,17 +79,15 @@ def coverage_of(attached: Attached, places: Mapping[str, Component]) -> tuple[Co
 
 
 def accidents(file: ConfigFile, coverage: Sequence[Coverage], *, has_weights: bool) -> Iterator[Finding]:
-    """Yield what few would mean of a config: a scale of 0, and some components.
+    """Yield components that a config adapts though few would mean it.
 
-    Without weights, which show what was trained, towers are among these components.
+    Without weights, which show what was trained, towers are among them.
     """
     adapted = {each.component: each.adapted for each in coverage if each.adapted}
     for component in ("router",) if has_weights else ("router", *TOWERS):
         if names := adapted.get(component):
             text = f"It adapts {counted(len(names), f'{component} module')}, such as {names[0]}."
             yield Finding(severity="warning", text=text)
-    if file.content.get("lora_alpha") == 0 and not file.content.get("alpha_pattern"):
-        yield Finding(severity="broken", text="lora_alpha is 0: the update is multiplied by 0.")
     patterns, targets = file.content.get("rank_pattern"), file.content.get("target_parameters")
     is_rewritten = "routed_experts" in adapted and (not targets or _REWRITTEN in (patterns or ()))
     others = [each for each in coverage if each.component in ("mlp", "shared_expert") and not each.adapted]
@@ -111,16 +109,18 @@ def tensor_findings(
         text = f"{n_empty} of {counted(len(tensors), 'tensor')} hold no numbers, as after ZeRO-3."
         yield Finding(severity="broken", text=text if tensors else "The file of weights has no tensors.")
         return
+    scales = {module: getattr(layer, "scaling", {}).get(name) for module, layer in attached.targets()}
     changes = defaultdict(list)
     for key, tensor in tensors.items():
         if ".lora_B" in key or ".lora_embedding_B" in key:
             module = key.removeprefix(_PREFIX).partition(".lora_")[0]
-            changes[places.get(module, "other")].append(bool(tensor.any()))
+            changes[places.get(module, "other")].append(scales.get(module) != 0 and bool(tensor.any()))
     idle = sorted(component for component, moved in changes.items() if not any(moved))
     if idle:
-        does_nothing = len(idle) == len(changes) and all(".lora_" in key for key in tensors)
-        text = f"lora_B is zero in all modules of {listed(idle)}, as before training: they change nothing."
-        yield Finding(severity="broken" if does_nothing else "warning", text=text)
+        has_more = any(".lora_" not in key or "magnitude" in key for key in tensors)
+        text = f"lora_B or lora_alpha is 0 in all modules of {listed(idle)}, so they change nothing."
+        is_broken = len(idle) == len(changes) and not has_more
+        yield Finding(severity="broken" if is_broken else "warning", text=text)
     yield from _unloadable(attached, name, tensors)
 
 
@@ -145,12 +145,12 @@ def _unloadable(attached: Attached, name: str, tensors: Mapping[str, torch.Tenso
         yield Finding(severity="broken", text=f"peft cannot load the tensors: {reason[:160]}")
         return
     kind = PEFT_TYPE_TO_PREFIX_MAPPING.get(config.peft_type, "")
-    missing = sorted(key for key in result.missing_keys if kind in key and f".{name}" in key)
+    missing = sorted(key for key in result.missing_keys if kind in key and name in key.split("."))
     ignored = sorted(result.unexpected_keys)
     if ignored:
         text = f"peft ignores {counted(len(ignored), 'tensor')}, such as {ignored[0]}."
         yield Finding(severity="broken" if missing else "warning", text=text)
     if missing:
-        first = missing[0].replace(f".{name}.", ".").removesuffix(f".{name}")  # as in a file
+        first = "".join(missing[0].rsplit(f".{name}", 1))  # as in a file
         text = f"{counted(len(missing), 'tensor')} that peft needs are missing, such as {first}."
         yield Finding(severity="broken", text=text)

@@ -286,7 +286,7 @@ def train(
 
 @app.command("try")
 def try_command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or a folder of train.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or folder that `train` wrote.")],
     inputs: Annotated[
         list[str],
         typer.Argument(metavar="INPUT...", help="Texts or paths of images; the texts of a pair in order."),

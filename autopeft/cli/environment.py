@@ -25,8 +25,8 @@ def heavy_imports() -> Iterator[None]:
     """Turn the garbage collector and torch's compiler off while the commands are imported.
 
     Imports make millions of objects that stay, which the collector would visit again and again. bitsandbytes,
-    which peft imports, compiles four functions for devices that autopeft does not use. Together they take
-    half of the time of the imports.
+    which peft imports, compiles four functions for devices that autopeft does not use. Together they account
+    for half of the import time.
     """
     is_new = "TORCHDYNAMO_DISABLE" not in os.environ  # which the trainer of `tune` would inherit
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")

@@ -201,7 +201,7 @@ def _work(preview: Preview) -> Iterator[tuple[str, str]]:
     yield "search", f"{short}, {n_sampled} proposed by Optuna" if preview.trials else "no short runs"
     yield (
         "full runs",
-        f"the best default and the best challengers, {counted(preview.setting.full_run_steps, 'step')}, "
+        f"the best default and the best of the others, {counted(preview.setting.full_run_steps, 'step')}, "
         f"{counted(preview.seeds, 'seed')}; at most {preview.search_cost:.1f} R in all, finished weights "
         "included",
     )
@@ -211,7 +211,7 @@ def _work(preview: Preview) -> Iterator[tuple[str, str]]:
         groups = f" in {n_groups:,} groups" if n_groups else ""
         yield (
             "verdict",
-            f"can show differences from {low} to {high} points on, with {preview.n_confirm:,} confirm "
+            f"the least difference that shows is {low} to {high} points, with {preview.n_confirm:,} confirm "
             f"examples{groups}",
         )
     if (forecast := preview.forecast) is None:

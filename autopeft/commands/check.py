@@ -127,7 +127,7 @@ def _locate(adapter: str) -> Path:
         return Path(snapshot_download(adapter, allow_patterns=files, etag_timeout=_HUB_SECONDS))
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise SpecError(
-            f"There is no folder {adapter!r}, and the hub sends no such adapter ({reason_of(error)})."
+            f"{adapter!r} is no folder, and cannot be loaded from the hub ({reason_of(error)})."
         ) from error
 
 
@@ -168,8 +168,8 @@ def _read_weights(
             problem = str(error)
         weights.append(tensors)
         if problem:  # peft loads what is not read here, a pickle
-            is_pickle = (file.folder / "adapter_model.bin").exists()
-            findings.append(Finding(severity="warning" if is_pickle else "broken", text=problem))
+            is_there = {path.suffix for path in file.folder.glob("adapter_model.*")}
+            findings.append(Finding(severity="warning" if is_there == {".bin"} else "broken", text=problem))
     return weights, findings
 
 

@@ -31,7 +31,6 @@ from autopeft.types import BudgetSpec, ModelSpec, Plan, RunSpec, with_setting
 _RATE_SPAN = (0.5, 2.0)
 # Compute their loss without all logits at once: unsloth, and TRL from 1.7 on, by default.
 _LOSS_IN_PIECES = ("trl", "unsloth")
-_USUAL_ROWS = 16  # per step, without data and without a task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,9 +171,8 @@ def suggest(spec: RunSpec, *, trainer: str = "peft") -> Suggestion:
     rank, plan, config = _largest_lora(spec, base)
     lora = f"{BASELINE_METHOD}_r{rank}"
     run = with_setting(spec, "model.id", spec.model.id or model.DEMO_HUB_ID)
-    if run.data.source is None:
-        most = built.task.defaults.batch_size[1] if built.task else _USUAL_ROWS
-        run = with_setting(run, "task.batch_size", most)
+    if run.data.source is None and built.task is not None:
+        run = with_setting(run, "task.batch_size", built.task.defaults.batch_size[1])
     like = "autopeft" if trainer in _LOSS_IN_PIECES else "trainer"
     step = estimate_step(lora, run, accumulates=True, like=like)
     if "model.quantize" not in run.explicit and not step.fits and step.answer.described.can_be_quantized:

@@ -89,7 +89,7 @@ def predict(run: Path, rows: Sequence[Sequence[str]]) -> tuple[Reply, ...]:
 
 
 def _finished(folder: Path) -> tuple[SearchResult | TrainedPlan, Path]:
-    """Read what a run, or the folder of a trained adapter, says of its adapter; and find the weights."""
+    """Load the record and find the weights of a run, or of a folder that `train` wrote."""
     if (trained := read_trained(folder)) is not None:
         return trained, folder
     run = RunDir.open(folder)

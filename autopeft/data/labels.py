@@ -64,8 +64,8 @@ def with_label_space(read: UncutRows, splits: SplitRows) -> tuple[SplitRows, Lab
     known = {name for row in splits["train"] for name in names_in(row.label)}
     if len(known) < 2:
         raise DataError(
-            f"Label column {column} has only {sorted(known)} in train; at least 2 labels are needed; if the "
-            "labels are in another column, name it with --label-column."
+            f"Label column {column} has only {sorted(known)} in train; at least 2 are needed. If the "
+            "labels are in another column, pass --label-column."
         )
     if read.kind == "class" and len(known) == len(splits["train"]):
         raise DataError(

@@ -104,7 +104,7 @@ def _choose_layout(spec: DataSpec, table: Any) -> _Layout:
     if text is None:
         raise DataError(
             f"There is neither a text nor a prompt with a completion among {column_list(table)}; name the "
-            "columns with --text-column and --label-column. Fields of objects must be columns first."
+            "columns with --text-column and --label-column. Flatten nested objects into columns first."
         )
     return _Layout(kind="documents", inputs=(text,))
 

@@ -79,8 +79,8 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
     n_rows, n_groups = len(splits["confirm"]), len(groups_of(splits["confirm"]))
     if n_groups < n_rows and not are_counted:
         notes.append(
-            f"The {n_rows} rows of the confirm split are of {counted(n_groups, 'group')}; rows with the same "
-            "prompt are a group. Intervals are too narrow if such rows are alike."
+            f"The {n_rows} rows of the confirm split form {counted(n_groups, 'group')} of rows with the "
+            "same prompt or group. Intervals are too narrow if such rows are alike."
         )
     content = {split: [[row.inputs, row.label] for row in rows] for split, rows in splits.items()}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

@@ -222,10 +222,7 @@ def _axolotl(source: ExportSource, fields: Fields) -> str:
     per_module = (
         " Ranks per module need axolotl's pull request #3673." if "lora_rank_pattern" in fields else ""
     )
-    return (
-        "# Add datasets, output_dir, the number of epochs and what is missing of batch size, length and rate."
-        f"{per_module}\n# All keys: https://docs.axolotl.ai/docs/config-reference.html\n{_yaml(settings)}"
-    )
+    return f"# Add datasets, output_dir and whatever axolotl also needs.{per_module}\n# All keys: https://docs.axolotl.ai/docs/config-reference.html\n{_yaml(settings)}"
 
 
 def _llama_factory(source: ExportSource, fields: Fields) -> str:

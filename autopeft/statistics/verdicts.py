@@ -93,11 +93,9 @@ def _in_words(difference: Difference, metric: MetricFacts) -> tuple[str, str]:
     places = next((n for n in range(min_places, 12) if all(round(end, n) for end in shown)), 12)
     mean, low, high = (round(end, places) + 0.0 for end in ends)  # adding 0.0 turns -0.0 into 0.0
     of_what = "" if metric.greater_is_better else f" in {metric.words}"
-    low_to_high, direction = (
-        f"{low:+.{places}f} to {high:+.{places}f}{of_what}",
-        "lower" if mean < 0 else "higher",
-    )
-    if of_what and low * high > 0:  # as the difference is named, without signs
+    direction = "lower" if mean < 0 else "higher"
+    low_to_high = f"{low:+.{places}f} to {high:+.{places}f}{of_what}"
+    if of_what and low * high >= 0:  # as the difference is named, without signs
         near, far = sorted([abs(low), abs(high)])
         low_to_high = f"{near:.{places}f} to {far:.{places}f} {direction}"
     population = "new rows and seeds" if difference.n_examples > 1 else "new seeds"

@@ -218,8 +218,8 @@ def is_run(path: Path) -> bool:
 def _require_run(path: Path) -> None:
     if not is_run(path):
         raise RunDirError(
-            f"{path} is not the folder of a run: it has no run.yaml. Pass the --out of a search, or begin "
-            "one there without --resume."
+            f"{path} is not the folder of a run: it has no run.yaml. Pass the --out of a search, or omit "
+            "--resume to start one there."
         )
 
 

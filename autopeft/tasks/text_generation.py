@@ -105,7 +105,7 @@ def _encode_completions(
     notes = []
     if n_cut or dropped:
         notes.append(
-            f"{n_cut} of {n_rows} prompts lost their beginning; dropped, as completions would be cut: "
+            f"{n_cut} of {n_rows} prompts lost their beginning; dropped, as their completion would be cut: "
             f"{counted(len(dropped), 'row')}. {max_length} tokens fit; the longest row has {longest}."
         )
     if n_last_alone:

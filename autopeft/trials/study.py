@@ -114,7 +114,7 @@ class Study:
         own_metric = MetricFacts(name=metric, greater_is_better=not lower_is_better)
         self.metric = known.get(metric, own_metric)
         if metric not in known and not lower_is_better:
-            log.info("A higher %s is better, unless --lower-is-better is set.", metric)
+            log.info("A higher %s counts as better; pass lower_is_better (--lower-is-better) if not.", metric)
         self._auto_class, self._is_tested, self._full_steps = auto_class, test, full_steps
         requested = without_scores(requested_space(self.spec))
         with model.quiet_libraries():

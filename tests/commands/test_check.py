@@ -89,14 +89,17 @@ def test_text_fits_80_columns_and_shows_coverage(tmp_path, monkeypatch):
 
 def test_weights_are_missed_in_a_folder_and_not_in_a_config(tmp_path):
     adapter = write_adapter(tmp_path, "llama", ATTENTION, weights=False)
-    assert (check(str(adapter)).verdict, check(str(adapter / "adapter_config.json")).verdict) == (
-        "broken",
-        "good",
-    )
+    verdicts = [check(str(path)).verdict for path in (adapter, adapter / "adapter_config.json")]
+    assert verdicts == ["broken", "good"]
 
 
-def test_what_is_no_adapter_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+@pytest.mark.parametrize(("head", "verdict"), [(None, "broken"), (["lm_head"], "warning")])
+def test_scale_of_zero_leaves_what_else_was_trained(head, verdict, tmp_path):
+    adapter = write_adapter(tmp_path, "llama", ATTENTION, lora_alpha=0, modules_to_save=head)
+    assert check(str(adapter)).verdict == verdict
+
+
+def test_what_is_no_adapter_is_refused(tmp_path):
     refused(run("check", "nobody/no-adapter"), 2, "nobody/no-adapter")
     adapter = write_adapter(tmp_path, "llama", ATTENTION)
     refused(run("check", adapter / "adapter_model.safetensors"), 2, "adapter_config.json")
@@ -121,3 +124,5 @@ def test_pickled_weights_are_not_read_and_not_called_broken(tmp_path):
     (adapter / "adapter_model.bin").write_bytes(b"pickle")
     (finding,) = check(str(adapter)).findings
     assert finding.severity == "warning" and "pickle" in finding.text
+    (adapter / "adapter_model.safetensors").write_bytes(b"damaged")
+    assert check(str(adapter)).verdict == "broken"

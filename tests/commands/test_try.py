@@ -23,6 +23,7 @@ from autopeft.report.progress import Lines
 from autopeft.store import RunDir
 
 WORDS = VOCABULARY[4:]
+CLASSIFIER = "AutoModelForSequenceClassification"
 SETTINGS = {"max_steps": 3, "batch_size": 8, "budget": "6%", "effort": "quick", "methods": "lora"}
 
 
@@ -76,9 +77,7 @@ def logits_of(auto_class, model, run, *texts, **settings):
 def test_a_text_gets_a_label_with_its_probability(finished, model_dir):
     reply, other = commands.try_run(finished, ["good film day", "bad"])
     assert (reply.input, other.input) == ("good film day", "bad")
-    logits = logits_of(
-        "AutoModelForSequenceClassification", model_dir, finished, "good film day", num_labels=2
-    )
+    logits = logits_of(CLASSIFIER, model_dir, finished, "good film day", num_labels=2)
     assert list(reply.probabilities.values()) == pytest.approx(logits.softmax(-1).tolist(), abs=1e-5)
     assert reply.probabilities[reply.label] == max(reply.probabilities.values())
 
@@ -101,7 +100,7 @@ def test_a_file_instead_of_a_text_is_refused(finished, tmp_path):
 def test_several_labels_are_those_above_one_half(make_run, model_dir):
     run = make_run("several")
     (reply,) = commands.try_run(run, ["good film"])
-    logits = logits_of("AutoModelForSequenceClassification", model_dir, run, "good film", num_labels=3)
+    logits = logits_of(CLASSIFIER, model_dir, run, "good film", num_labels=3)
     assert list(reply.probabilities.values()) == pytest.approx(logits.sigmoid().tolist(), abs=1e-5)
     assert reply.labels == tuple(name for name, value in zip("abc", logits, strict=True) if value > 0)
 
@@ -109,7 +108,7 @@ def test_several_labels_are_those_above_one_half(make_run, model_dir):
 def test_a_number_is_the_output_of_the_head(make_run, model_dir):
     run = make_run("number")
     (reply,) = commands.try_run(run, ["good film"])
-    (expected,) = logits_of("AutoModelForSequenceClassification", model_dir, run, "good film", num_labels=1)
+    (expected,) = logits_of(CLASSIFIER, model_dir, run, "good film", num_labels=1)
     assert reply.number == pytest.approx(float(expected), abs=1e-5)
     trained = commands.train_plan(run, out=run.parent / "trained", all_rows=True).folder  # the same weights
     assert commands.try_run(trained, ["good film"]) == (reply,)
@@ -118,9 +117,7 @@ def test_a_number_is_the_output_of_the_head(make_run, model_dir):
 def test_texts_of_a_pair_follow_each_other(make_run, model_dir):
     run = make_run("pair")
     (reply,) = commands.try_run(run, ["good film", "bad day"])
-    logits = logits_of(
-        "AutoModelForSequenceClassification", model_dir, run, "good film", "bad day", num_labels=3
-    )
+    logits = logits_of(CLASSIFIER, model_dir, run, "good film", "bad day", num_labels=3)
     assert list(reply.probabilities.values()) == pytest.approx(logits.softmax(-1).tolist(), abs=1e-5)
     with pytest.raises(SpecError, match="premise"):
         commands.try_run(run, ["good", "bad", "day"])
