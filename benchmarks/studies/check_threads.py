@@ -189,7 +189,7 @@ FAULTS = {
         word="8 tensors",
     ),
     "peft#1402": Case(
-        fault="lora_B is zero", toy="llama", settings={"edit": scaled(0, "lora_B")}, word="lora_B or lora_alpha is 0"
+        fault="lora_B is zero", toy="llama", settings={"edit": scaled(0, "lora_B")}, word="lora_alpha is 0"
     ),
     "unsloth#3690": Case(
         fault="NaN", toy="llama", settings={"edit": scaled(float("nan"), "q_proj")}, word="not finite"
