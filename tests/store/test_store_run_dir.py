@@ -170,7 +170,7 @@ def test_a_run_killed_before_its_settings_were_written_starts_again(tmp_path):
     path.mkdir()
     for name in (".lock", ".run.yaml.0123abcd.tmp"):
         (path / name).touch()
-    with pytest.raises(RunDirError, match="without --resume"):
+    with pytest.raises(RunDirError, match="omit --resume"):
         RunDir.create(path, resume=True)
     with RunDir.create(path, resume=False):
         assert [entry.name for entry in path.rglob("*")] == [".lock"]
