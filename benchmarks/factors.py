@@ -2,11 +2,11 @@
 
     python benchmarks/factors.py OUT.csv --data FOLDER [--model NAME] [--set NAME] [--rows 2500]
 
-The recipe is that of searches before 2026-12-01 in the plain loop of `sweep.py`: LoRA on q and v within 0.2 %
-of MiniLM-L6, 85 % of the train rows, 5 epochs, and 0.08 as the learning rate of the task head. It varies
-the rows (all of train and validation), the steps (as many as 5 epochs of all rows), both learning rates, the
-modules, and several of these. A row of OUT.csv is a run; runs already there are skipped. Nothing is
-selected by them.
+The recipe is like that of searches before 2026-12-01, in the plain loop of `sweep.py`: LoRA on q and v
+within 0.2 % of MiniLM-L6, 85 % of the train rows, 5 epochs, and 0.08 as the learning rate of the task head.
+It varies the rows (all of train and validation), the steps (as many as 5 epochs of all rows), both learning
+rates, the modules, and several of these. A row of OUT.csv is a run; runs already there are skipped. Nothing
+is selected by them.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ def tensor_findings(
             changes[places.get(module, "other")].append(scales.get(module) != 0 and bool(tensor.any()))
     idle = sorted(component for component, moved in changes.items() if not any(moved))
     if idle:
-        has_more = any(".lora_" not in key or "magnitude" in key for key in tensors)
+        has_more = any(".lora_" not in key or "magnitude" in key for key in tensors)  # such as DoRA's
         text = f"lora_B or lora_alpha is 0 in all modules of {listed(idle)}, so they change nothing."
         is_broken = len(idle) == len(changes) and not has_more
         yield Finding(severity="broken" if is_broken else "warning", text=text)

@@ -211,7 +211,7 @@ def _work(preview: Preview) -> Iterator[tuple[str, str]]:
         groups = f" in {n_groups:,} groups" if n_groups else ""
         yield (
             "verdict",
-            f"the least difference that shows is {low} to {high} points, with {preview.n_confirm:,} confirm "
+            f"smallest detectable difference {low} to {high} points, with {preview.n_confirm:,} confirm "
             f"examples{groups}",
         )
     if (forecast := preview.forecast) is None:

@@ -127,7 +127,7 @@ def _locate(adapter: str) -> Path:
         return Path(snapshot_download(adapter, allow_patterns=files, etag_timeout=_HUB_SECONDS))
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise SpecError(
-            f"{adapter!r} is no folder, and cannot be loaded from the hub ({reason_of(error)})."
+            f"{adapter!r} is not a folder, and cannot be loaded from the hub ({reason_of(error)})."
         ) from error
 
 
@@ -168,8 +168,8 @@ def _read_weights(
             problem = str(error)
         weights.append(tensors)
         if problem:  # peft loads what is not read here, a pickle
-            is_there = {path.suffix for path in file.folder.glob("adapter_model.*")}
-            findings.append(Finding(severity="warning" if is_there == {".bin"} else "broken", text=problem))
+            suffixes = {path.suffix for path in file.folder.glob("adapter_model.*")}
+            findings.append(Finding(severity="warning" if suffixes == {".bin"} else "broken", text=problem))
     return weights, findings
 
 

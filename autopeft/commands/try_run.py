@@ -75,7 +75,7 @@ def predict(run: Path, rows: Sequence[Sequence[str]]) -> tuple[Reply, ...]:
             f"{run} does not know the inputs of its model: it was in memory or trained by your own trainer. "
             "In Python, autopeft.load_result(run).load() returns the model."
         )
-    inputs = [_input(run, row, setting) for row in rows]
+    inputs = [_input(row, setting) for row in rows]
     adapted, base = load_with_base(result, weights)
     if base.tokenizer is None:
         raise ModelError(f"{base.name} has no tokenizer; restore its files in the folder of the model.")
@@ -101,7 +101,7 @@ def _n_texts(setting: SearchFacts) -> int:
     return 1 if setting.label_kind in (*_WRITTEN, "tags") else max(1, len(setting.input_columns))
 
 
-def _input(run: Path, words: Sequence[str], setting: SearchFacts) -> tuple[Any, ...]:
+def _input(words: Sequence[str], setting: SearchFacts) -> tuple[Any, ...]:
     """Check the words of an input, and return it in the form in which the task reads it."""
     n_texts = _n_texts(setting)
     if len(words) != n_texts:
@@ -115,8 +115,8 @@ def _input(run: Path, words: Sequence[str], setting: SearchFacts) -> tuple[Any, 
         return (data.ImageFile(digest="", path=words[0]),)
     if files := [word for word in words if os.path.isfile(word)]:  # noqa: PTH113 - Path.is_file raises if long
         raise SpecError(
-            f"{files[0]} is a file, and this run takes texts, each in quotes; for a table, pass its texts in "
-            f"Python to autopeft.load_result({str(run)!r}).predict."
+            f"{files[0]} is a file, and the adapter takes texts, each in quotes; for a table, pass its texts "
+            "in Python to predict of autopeft.load_result(RUN)."
         )
     return (tuple(words[0].split()),) if setting.label_kind == "tags" else tuple(words)
 

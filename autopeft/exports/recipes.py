@@ -219,10 +219,11 @@ def _axolotl(source: ExportSource, fields: Fields) -> str:
         "gradient_checkpointing": facts.checkpointing,
         "train_on_inputs": False,
     }
-    per_module = (
-        " Ranks per module need axolotl's pull request #3673." if "lora_rank_pattern" in fields else ""
+    note = " Ranks per module need axolotl's pull request #3673." if "lora_rank_pattern" in fields else ""
+    return (
+        f"# Add datasets, output_dir and whatever axolotl also needs.{note}\n"
+        f"# All keys: https://docs.axolotl.ai/docs/config-reference.html\n{_yaml(settings)}"
     )
-    return f"# Add datasets, output_dir and whatever axolotl also needs.{per_module}\n# All keys: https://docs.axolotl.ai/docs/config-reference.html\n{_yaml(settings)}"
 
 
 def _llama_factory(source: ExportSource, fields: Fields) -> str:

@@ -58,9 +58,10 @@ def fit_to_budget(spec: RunSpec, base: BaseModel, requested: Space) -> tuple[Spa
     budget.require_feasible(costs, budget=in_parameters)
     feasible = space.feasible(requested, context)
     for name in requested.arms:
-        if name not in feasible.arms and (name in costs or spec.search.methods):
-            cost = f"its smallest plan has {costs[name]:,} parameters" if name in costs else "it fits nothing"
-            log.info("%s is left out: %s.", name, cost)
+        if name in costs and name not in feasible.arms:
+            log.info("%s is left out: its smallest plan has %s parameters.", name, f"{costs[name]:,}")
+        elif name not in costs and spec.search.methods:
+            log.info("%s is left out: it fits no target module.", name)
     if missing_in_peft("Several configs", MIXES_SINCE_PEFT):
         feasible = of_one_config(feasible, context)
     return feasible, context

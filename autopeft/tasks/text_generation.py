@@ -105,8 +105,8 @@ def _encode_completions(
     notes = []
     if n_cut or dropped:
         notes.append(
-            f"{n_cut} of {n_rows} prompts lost their beginning; dropped, as their completion would be cut: "
-            f"{counted(len(dropped), 'row')}. {max_length} tokens fit; the longest row has {longest}."
+            f"Prompts that lost their beginning: {n_cut} of {n_rows}. Rows dropped because their completion "
+            f"would be cut: {len(dropped)}. The limit is {max_length} tokens; the longest row has {longest}."
         )
     if n_last_alone:
         notes.append(
