@@ -81,5 +81,5 @@ def append(table: Path, fields: tuple[str, ...], row: tuple[object, ...]) -> Non
     """Append a row to a CSV file, under a header if the file is new."""
     is_new = not table.exists()
     with table.open("a", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([fields, row] if is_new else [row])
+        csv.writer(file, lineterminator="\n").writerows([fields, row] if is_new else [row])
     print(*row, flush=True)

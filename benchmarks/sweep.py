@@ -7,14 +7,13 @@ and v and on all linear layers, each at the highest rank within 0.2 % of the mod
 four learning rates and two of the head; AdamW, batches of 32, a warm-up of 6 % and linear decay, 10 epochs up
 to 1,000 rows and 5 beyond, rows of a like length together. The run with the best score on the validation rows
 (the loss decides equal ones) is trained once more on train and validation rows together. A row of OUT.csv is
-a run; `kind` is `sweep` or, for the last one, `refit`, and `is_chosen` marks the best of the sweep. The test
-file chooses nothing, and is read for these two alone.
+a run; `kind` is `sweep` or, for the last one, `refit`, which has the rates of the best of the sweep. The test
+file chooses nothing; it scores the runs that are the best so far, and the refit.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import time
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -24,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
-from rows import SETS, TAGS, Rows, append, are_numbers, as_a_user_has_them
+from rows import SETS, TAGS, Rows, append, are_numbers, as_a_user_has_them, read
 from scipy.stats import pearsonr
 from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
@@ -43,7 +42,7 @@ RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 HEAD_RATES = (5e-3, 3e-2)
 FIELDS = (
     *("data", "n_rows", "seed", "kind", "placement", "rank", "rate", "head_rate", "n_steps"),
-    *("is_chosen", "validation", "validation_loss", "test", "test_macro_f1", "seconds"),
+    *("validation", "validation_loss", "test", "test_macro_f1", "seconds"),
 )
 
 
@@ -68,11 +67,6 @@ class Scores(NamedTuple):
     main: float
     macro_f1: float
     loss: float
-
-    @property
-    def order(self) -> tuple[float, float]:
-        """Return the sort key; larger is better."""
-        return self.main, -self.loss
 
 
 def encode(rows: Rows, problem: Problem, tokenizer: Any) -> list[tuple[dict[str, list[int]], Any]]:
@@ -211,8 +205,10 @@ def trained(
     return model, rank
 
 
-def measure(folder: Path, name: str, *, base: str, n_rows: int, seed: int) -> Iterator[tuple[object, ...]]:
-    """Yield the runs of the sweep on one draw of rows, and the refit of the best one."""
+def measure(
+    folder: Path, name: str, *, base: str, n_rows: int, seed: int, measured: Sequence[dict[str, str]]
+) -> Iterator[tuple[object, ...]]:
+    """Yield the runs of the sweep on one draw of rows, but those already measured, and the refit."""
     splits = as_a_user_has_them(folder / name, n_rows, seed)
     has_tags = name in TAGS
     labels = sorted({t for row in splits["train"] for t in (row["tags"] if has_tags else [row["label"]])})
@@ -222,32 +218,40 @@ def measure(folder: Path, name: str, *, base: str, n_rows: int, seed: int) -> It
     n_train, n_all = len(encoded["train"]), len(encoded["train"]) + len(encoded["validation"])
     epochs = EPOCHS_OF_FEW if n_train <= MOST_FEW_ROWS else EPOCHS_OF_MANY
     n_steps = -(-epochs * n_train // BATCH_SIZE)
-    measured = list[tuple[Run, Scores, int, float]]()
+    orders = {
+        Run(row["placement"], float(row["rate"]), float(row["head_rate"])): (
+            float(row["validation"]),
+            -float(row["validation_loss"]),
+        )
+        for row in measured
+    }
     for run in (Run(*values) for values in product(PLACEMENTS, RATES, HEAD_RATES)):
+        if run in orders:
+            continue
         started = time.perf_counter()
         model, rank = trained(base, run, encoded["train"], n_steps, problem, seed=seed)
-        scores = evaluate(model, encoded["validation"], problem)
-        if not measured or scores.order > max(entry[1].order for entry in measured):
+        held_out, tested = evaluate(model, encoded["validation"], problem), ("", "")
+        orders[run] = (round(held_out.main, 4), -round(held_out.loss, 4))
+        if orders[run] == max(orders.values()):
             test = evaluate(model, encoded["test"], problem)
-        measured.append((run, scores, rank, time.perf_counter() - started))
-    best = max(measured, key=lambda entry: entry[1].order)
-    for run, held_out, rank, seconds in measured:
-        tested = (f"{test.main:.4f}", f"{test.macro_f1:.4f}") if run == best[0] else ("", "")
+            tested = (f"{test.main:.4f}", f"{test.macro_f1:.4f}")
         yield (
             *(name, n_rows, seed, "sweep", run.placement, rank, run.rate, run.head_rate, n_steps),
-            *(int(run == best[0]), f"{held_out.main:.4f}", f"{held_out.loss:.4f}", *tested, f"{seconds:.1f}"),
+            *(f"{held_out.main:.4f}", f"{held_out.loss:.4f}", *tested),
+            f"{time.perf_counter() - started:.1f}",
         )
-    started, n_refit, run = time.perf_counter(), round(n_steps * n_all / n_train), best[0]
+    started, n_refit = time.perf_counter(), round(n_steps * n_all / n_train)
+    run = max(orders, key=lambda run: orders[run])
     model, rank = trained(base, run, encoded["train"] + encoded["validation"], n_refit, problem, seed=seed)
     test = evaluate(model, encoded["test"], problem)
     yield (
-        *(name, n_rows, seed, "refit", run.placement, rank, run.rate, run.head_rate, n_refit, 1, "", ""),
+        *(name, n_rows, seed, "refit", run.placement, rank, run.rate, run.head_rate, n_refit, "", ""),
         *(f"{test.main:.4f}", f"{test.macro_f1:.4f}", f"{time.perf_counter() - started:.1f}"),
     )
 
 
 def main() -> None:
-    """Measure the draws that the table does not have yet."""
+    """Measure the runs that the table does not have yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, required=True)
@@ -257,17 +261,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    done = set()
-    if options.out.exists():
-        with options.out.open(encoding="utf-8", newline="") as file:
-            done = {
-                (row["data"], row["n_rows"], row["seed"])
-                for row in csv.DictReader(file)
-                if row["kind"] == "refit"
-            }
+    table = read(options.out) if options.out.exists() else []
     for seed, n_rows, name in product(options.seeds, options.rows, options.sets):
-        if (name, str(n_rows), str(seed)) not in done:
-            for row in measure(options.data, name, base=options.model, n_rows=n_rows, seed=seed):
+        draw = (name, str(n_rows), str(seed))
+        measured = [row for row in table if (row["data"], row["n_rows"], row["seed"]) == draw]
+        if all(row["kind"] != "refit" for row in measured):
+            for row in measure(
+                options.data, name, base=options.model, n_rows=n_rows, seed=seed, measured=measured
+            ):
                 append(options.out, FIELDS, row)
 
 
