@@ -13,6 +13,8 @@ import typer
 from autopeft.types import SHORT_NAMES
 from autopeft.types.fields import Group, SettingField
 
+_MANY_CHOICES = 10  # too many for the column of the values; heuristic
+
 
 def _option(text: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=text, rich_help_panel="Run", **more)
@@ -68,9 +70,10 @@ def takes_settings(flags: Mapping[str, str | None]) -> Callable[[Command], Comma
 
 
 def _parameter(field: SettingField, text: str | None) -> inspect.Parameter:
+    help_text, has_many = text or field.text, len(field.choices) >= _MANY_CHOICES
     option = typer.Option(
         field.flag,
-        help=text or field.text,
+        help=f"{help_text[:-1]}: {', '.join(field.choices)}." if has_many else help_text,
         metavar=_metavar(field),
         rich_help_panel="Options" if text else field.group,
     )
@@ -85,7 +88,7 @@ def _parameter(field: SettingField, text: str | None) -> inspect.Parameter:
 
 def _metavar(field: SettingField) -> str | None:
     """Choose what the help shows for the value; None leaves it to typer."""
-    if field.choices:
+    if 0 < len(field.choices) < _MANY_CHOICES:
         return f"[{'|'.join(field.choices)}]"
     endings = {"_seconds": "<time>", "_bytes": "<size>"}
     kinds = {int: "<int>", float: "<float>"}  # as typer writes them

@@ -84,16 +84,16 @@ def _cost(result: SearchResult, best: FullRow, baseline: FullRow | None) -> str:
         return "It needs no training: it is the base model itself."
     share = percent(100 * best.plan.trainable_params / result.setting.budget.base_params)
     head = f" and {count(n)} of the task head" if (n := result.setting.head_params) else ""
-    peak = f", using {memory(best.peak_bytes)} of memory on top of the weights" if best.peak_bytes else ""
+    peak = f", using {memory(best.peak_bytes)} of memory on top of the base model" if best.peak_bytes else ""
     cost = (
-        f"It trains {count(best.plan.trainable_params)} adapter parameters ({share} of the base model){head} "
-        f"in {duration(best.train_seconds)}{peak}; its file is {memory(best.file_bytes)}."
+        f"The plan trains {count(best.plan.trainable_params)} adapter parameters ({share} of the base "
+        f"model){head} in {duration(best.train_seconds)}{peak}; its file is {memory(best.file_bytes)}."
     )
     if baseline is None:
         return cost
     peak = f", using {memory(baseline.peak_bytes)}" if baseline.peak_bytes else ""
     return (
-        f"{cost} The default trains {count(baseline.plan.trainable_params)} in "
+        f"{cost} The default trains {count(baseline.plan.trainable_params)} adapter parameters in "
         f"{duration(baseline.train_seconds)}{peak}; its file is {memory(baseline.file_bytes)}."
     )
 
@@ -108,8 +108,8 @@ def _refit(result: SearchResult) -> str:
         shown = metric(refit.test.metric_mean, setting.metric_is_share)
         score = f": {setting.metric_words} {shown} on the test split"
     return (
-        f"The returned adapter, best/weights, is this plan trained again on all {count(refit.train_rows)} "
-        f"rows{score}. The adapter that was judged is best/judged."
+        f"The returned adapter, best/weights, is the best plan retrained on all {count(refit.train_rows)} "
+        f"rows{score}. The adapter that was compared is best/judged."
     )
 
 

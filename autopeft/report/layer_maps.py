@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from autopeft.report.formatting import significant
 from autopeft.types import SEEN_ENOUGH, Adapter, Plan, Target, TargetScores, minus
 
-OUTSIDE = "outside"  # row of the target modules that are in no layer
+OUTSIDE = "other"  # row of the target modules that are in no layer
 MAX_ROWS = 24  # rows that the page shows without a click; heuristic
 NO_ADAPTER = "·"
 # Where the second and each further shade begins: ranks, the same for every plan, so that two plans can be
@@ -116,10 +116,10 @@ def enough_examples(score: TargetScores) -> str:
 
     Example:
         >>> enough_examples(TargetScores(name="fisher", values=(1.0,), split_half=0.972, n_examples=128))
-        'enough examples: two halves of 128 have a rank correlation of 0.97'
+        '128 examples are enough: scores of the two halves have a rank correlation of 0.97'
     """
     if score.split_half is None:
         return "computed from one example" if score.n_examples else "needs no examples"
-    examples = "enough examples" if score.split_half >= SEEN_ENOUGH else "too few examples"
+    are = "are enough" if score.split_half >= SEEN_ENOUGH else "are too few"
     rho = minus(f"{score.split_half:.2f}")
-    return f"{examples}: two halves of {score.n_examples:,} have a rank correlation of {rho}"
+    return f"{score.n_examples:,} examples {are}: scores of the two halves have a rank correlation of {rho}"

@@ -105,11 +105,11 @@ def _splits(result: SearchResult | SearchSoFar) -> list[tuple[str, str, str]]:
         **({} if result.spec.has_own_trainer else {"train": "training"}),
         "search": "ranking the short runs",
         "confirm": "judging the full runs",
-        "test": "not read" if is_unread else "read once, after the verdict",
+        "test": "nothing: not read" if is_unread else "one evaluation, after the verdict",
     }
     n_duplicates = f"{result.setting.splits.duplicates_removed:,}"
     splits = [(name, examples(result, name), use) for name, use in uses.items()]
-    return [*splits, ("duplicates", n_duplicates, "removed, within and across splits")]
+    return [*splits, ("duplicates removed", n_duplicates, "–")]
 
 
 def _trials(result: SearchResult | SearchSoFar, words: PartWords) -> list[TrialMark]:
@@ -144,7 +144,7 @@ def _best_plan(result: SearchResult, words: PartWords) -> dict[str, Any]:
         is_merged = result.setting.head_params or best.lead_method != "lora"
         form = "merged" if is_merged else "uniform-lora"
         commands = [
-            ("for servers such as vLLM", f"autopeft export . --to {form} --out served"),
+            ("export for servers such as vLLM", f"autopeft export . --to {form} --out served"),
             ("train the plan again", f"{train} --out my-adapter"),
             repeat,
         ]

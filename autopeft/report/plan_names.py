@@ -47,7 +47,7 @@ def plan_words(
     phrases = []
     for method, adapters in by_method.items():
         ranks = sorted({adapter.rank for adapter in adapters if adapter.rank})
-        ends = " to ".join(map(str, dict.fromkeys((ranks[0], ranks[-1])))) if ranks else ""
+        ends = "–".join(map(str, dict.fromkeys((ranks[0], ranks[-1])))) if ranks else ""
         modules = module_words({adapter.target for adapter in adapters}, targets)
         phrases.append(f"{method} of rank {ends} on {modules}" if ends else f"{method} on {modules}")
     choices = [f", {name} {value}" for name, value in plan.choices]
@@ -78,7 +78,7 @@ def module_words(names: Collection[str], targets: Sequence[Target]) -> str:
     kinds = listed(roles, _MOST_ROLES) if len(roles) <= _MOST_ROLES else f"{len(roles)} kinds of modules"
     outside = [] if is_all and not where else sorted(set(names) - {target.name for target in adapted})
     beyond = "".join(outside) if len(outside) == 1 else f"{len(outside)} modules outside the layers"
-    and_outside = f" and {beyond}" if outside else ""
+    and_outside = f", plus {beyond}" if outside else ""
     return f"{'all linear layers' if is_all else kinds}{where}{and_outside}"
 
 

@@ -120,7 +120,7 @@ def example_length(
     n_cut = sum(length > value for length in lengths)
     rows = f"{len(lengths):,} {'' if len(lengths) == n_rows else 'sampled '}train rows"
     if not n_cut:
-        return value, f"all of {rows} fit, the longest has {max(lengths):,} tokens"
+        return value, f"all {rows} fit; the longest has {max(lengths):,} tokens"
     if value == typical:
         why = f"the {PERCENTILE}th percentile"
     else:
@@ -159,7 +159,7 @@ def batch_size(
     if most_by_epoch < value:
         return most_by_epoch, f"an epoch has at least {_BATCHES} steps; there are {n_train:,} train examples"
     if defaults.step_tokens is None:
-        return value, "the usual number of this task"
+        return value, "the default for this task"
     return value, f"about {value * mean:,.0f} tokens a step"
 
 
@@ -167,7 +167,7 @@ def epochs(n_train: int, *, defaults: TaskDefaults) -> tuple[int, str]:
     """Derive the epochs of a full run: fewer for a larger train split, within the task's limits."""
     least, most = defaults.epochs
     if defaults.seen_examples is None:
-        return most, "the usual number of this task"
+        return most, "the default for this task"
     value = min(most, max(least, defaults.seen_examples // n_train))
     rule = f"{least} to {most} by size, up to {defaults.seen_examples:,} examples; train has {n_train:,}"
     return value, rule

@@ -174,7 +174,7 @@ def with_evaluated_examples(prepared: Prepared) -> Prepared:
     decision = Decision(
         setting="data.max_eval_examples",
         value=f"{n_examples:,}",
-        rule=f"of {largest:,} in the largest split; {reason}",
+        rule=f"of {largest:,} in the largest held-out split; {reason}",
     )
     return replace(
         prepared,

@@ -123,7 +123,7 @@ def _arm(policy: Policy, context: AllocationContext, *, is_baseline: bool) -> Ar
         return Arm(kind="usual", label=f"{method.label} on the best-scored modules")
     n_layers = _n_layers(context)
     is_part = policy.layer_share * n_layers < n_layers - 0.5
-    where = (" by score" if policy.select == "best_layers" else " of the last layers") if is_part else ""
+    where = (" by score" if policy.select == "best_layers" else " in the last layers") if is_part else ""
     adapted = {target.role for target in select_targets(policy, context, method)} - {"norm"}
     in_attention = [role for role in ROLE_GROUPS["attention"] if role in adapted]
     layers = " and ".join(in_attention) if is_baseline or len(in_attention) < 3 else "attention"

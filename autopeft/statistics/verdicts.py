@@ -99,8 +99,8 @@ def _in_words(difference: Difference, metric: MetricFacts) -> tuple[str, str]:
         near, far = sorted([abs(low), abs(high)])
         low_to_high = f"{near:.{places}f} to {far:.{places}f} {direction}"
     population = "new rows and seeds" if difference.n_examples > 1 else "new seeds"
-    interval = f"(95 % interval over {population}: {low_to_high})"
+    interval = f"(95 % interval for {population}: {low_to_high})"
     amount = f"{abs(mean):.{places}f}{unit}"
     if metric.greater_is_better:
-        return f"scores {amount} {'less' if mean < 0 else 'more'}", interval
+        return f"scores {amount} {direction}", interval
     return f"is {amount} {direction} in {metric.words}", interval

@@ -64,7 +64,7 @@ def choose_compute(
     n_tokens = int(split.sizes[split.largest_rows(1)].max())
     row = _longest_row(bench, requested, available=available)
     facts = (
-        f"the longest row keeps {_size(row.kept)} for its backward pass, and {_size(available)} are available"
+        f"the longest row needs {_size(row.kept)} for its backward pass, and {_size(available)} are available"
     )
     if row.kept > available:
         # Where `auto` leaves checkpointing off although memory is scarce, the layers cannot be checkpointed.
@@ -77,7 +77,7 @@ def choose_compute(
         weights = bench.base.weight_bytes
         token_bytes = max(1, row.kept // n_tokens)
         tokens, rule = most_tokens(bench.base.device.type, token_bytes, available=available, weights=weights)
-        rule = f"a token keeps {_size(token_bytes)} for the backward pass, and {_size(free)} are free; {rule}"
+        rule = f"a token needs {_size(token_bytes)} for the backward pass, and {_size(free)} are free; {rule}"
         decisions.append(Decision(setting="execution.micro_batch_tokens", value=str(tokens), rule=rule))
     if requested == "auto":
         value = "on" if row.is_checkpointed else "off"
@@ -173,8 +173,8 @@ def most_tokens(device: str, token_bytes: int, *, available: int, weights: int) 
     if device != "cpu" and n_fitting > _TOKEN_STEP:
         rounded = n_fitting // _TOKEN_STEP * _TOKEN_STEP
     limits = [
-        (_MOST_TOKENS.get(device, _MOST_TOKENS["cuda"]), "more at once would not be faster"),
-        (rounded, f"{_size(available)} of these may be kept"),
+        (_MOST_TOKENS.get(device, _MOST_TOKENS["cuda"]), "more tokens at once would not be faster"),
+        (rounded, f"{_size(available)} is available"),
     ]
     if device == "cpu":
         least = max(_FEW_TOKENS, _FEW_BYTES // token_bytes)

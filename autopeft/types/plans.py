@@ -192,7 +192,7 @@ class Measurement:
 
     `example_scores` has one number for each evaluated example in dataset order (for accuracy 0 or 1); their
     mean is the metric. A stored result does not have them, so that equality ignores them. `peak_bytes` is the
-    most memory on top of the weights: on a GPU by torch's allocator, else the sum of tensors saved for
+    most memory on top of the base model: on a GPU by torch's allocator, else the sum of tensors saved for
     backward, gradients and optimizer state. `trained_steps` are those of this run alone: a full run that
     continues a short one has fewer than its fidelity says. `overhead_seconds` are spent on attaching the
     plan, saving weights and comparing the base model.

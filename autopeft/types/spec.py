@@ -49,8 +49,7 @@ class ModelSpec(Topic):
     )
     components: tuple[Component, ...] = setting(
         (),
-        "Components to adapt, separated by commas, such as attention,mlp,recurrent. Default: by the topology "
-        "of the model",
+        "Components to adapt. Default: by the topology of the model. Separated by commas, any of these",
         "Options",
     )
 

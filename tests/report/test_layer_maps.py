@@ -17,7 +17,7 @@ def test_the_shade_of_a_score_is_its_multiple_of_the_mean_layer():
     """The mean of the layers is 2; the pooler has most of the score, and does not count."""
     values = (0.0, 0.9, 1.0, 2.1, 6.0, 100.0)
     drawn = score_map(targets_of(5), TargetScores(name="gradient", values=values))
-    assert [label for label, _ in drawn.rows] == ["4", "3", "2", "1", "0", "outside"]
+    assert [label for label, _ in drawn.rows] == ["4", "3", "2", "1", "0", "other"]
     assert [cell.level for _, (cell,) in drawn.rows] == [4, 3, 2, 1, 0, 5]
     assert [cell.text for _, (cell,) in drawn.rows] == ["5.5", "1.9", "0.9", "0.8", "0.0", "90.9"]
 

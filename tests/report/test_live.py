@@ -53,7 +53,7 @@ def stopped(model_dir, data_dir, tmp_path):
 def test_a_stopped_search_leaves_a_page_with_the_command_that_resumes_it(stopped):
     run, spec = stopped
     assert status_of(run) == f"Stopped; nothing is judged. Resume with: autopeft search --resume --out {run}"
-    assert len(Page((run / "report.html").read_text()).columns("proposed by")["plan"]) == 2
+    assert len(Page((run / "report.html").read_text()).columns("source")["plan"]) == 2
     assert len((run / "trials.csv").read_text().splitlines()) == 3
     result, _ = commands.run_search(spec, resume=True, progress=Lines())
     shown = (run / "report.html").read_text().replace("−", "-").replace("\u00a0", " ")

@@ -30,7 +30,7 @@ def names(layers, roles):
         (names([2, 3], "q"), "q in the last 2 of 4 layers"),
         (names([0, 2], "q"), "q in 2 of 4 layers"),
         (["h.1.q", "h.2.v"], "2 modules in 2 of 4 layers"),
-        ([*names([3], "q"), "pooler"], "q in the last of 4 layers and pooler"),
+        ([*names([3], "q"), "pooler"], "q in the last of 4 layers, plus pooler"),
         (["pooler"], "1 module"),
     ],
 )
@@ -42,6 +42,6 @@ def test_a_plan_is_described_by_method_rank_and_modules():
     lora = [Adapter(method="lora", target=name, rank=2 + (name[2] == "3")) for name in names(range(4), "qv")]
     ia3 = [Adapter(method="ia3", target=name) for name in names(range(4), ("down",))]
     plan = Plan(adapters=(*lora, *ia3), learning_rate=1e-3, trainable_params=1)
-    assert plan_words(plan, TARGETS, WORDS.labels) == "LoRA of rank 2 to 3 on q and v + IA³ on down"
-    assert plan_words(plan, TARGETS, {}) == "lora of rank 2 to 3 on q and v + ia3 on down"
+    assert plan_words(plan, TARGETS, WORDS.labels) == "LoRA of rank 2–3 on q and v + IA³ on down"
+    assert plan_words(plan, TARGETS, {}) == "lora of rank 2–3 on q and v + ia3 on down"
     assert plan_words(HEAD, TARGETS, {}, head="untrained model") == "untrained model"

@@ -63,7 +63,7 @@ def test_a_terminal_shows_the_state_of_a_phase_below_the_lines():
         assert str(live._status.status) == "short runs, 1 of 12, step 312 of 1,954, 61.0 min left"
 
 
-@pytest.mark.parametrize("arm", ["head", "baseline: LoRA on all linear layers of the last layers", "m" * 99])
+@pytest.mark.parametrize("arm", ["head", "baseline: LoRA on all linear layers in the last layers", "m" * 99])
 def test_a_row_is_below_its_headings_within_80_columns(arm):
     row = describe(run(0.123456, plan=BIG), arm)
     assert len(row) <= 79 and len(headings()) <= 79

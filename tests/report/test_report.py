@@ -53,7 +53,7 @@ def texts(cells):
 
 def test_the_table_of_full_runs_has_the_numbers_of_the_record(result, page):
     table = page.columns("difference from the default")
-    plans = ("LoRA of rank 2 to 13 on 7 modules", "LoRA of rank 4 on all linear layers", "IA³ on k")
+    plans = ("LoRA of rank 2–13 on 7 modules", "LoRA of rank 4 on all linear layers", "IA³ on k")
     assert table["plan"] == tuple(map("".join, zip(("best", "baseline", "finalist"), plans, strict=True)))
     assert texts(table["accuracy on test"]) == ["94.8 % ± 0.2", "93.6 % ± 0.2", "–"]
     assert texts(table["accuracy on confirm"]) == ["95.4 % ± 0.2", "94.0 % ± 0.2", "95.1 % ± 0.2"]
@@ -78,8 +78,8 @@ def test_the_table_of_smaller_budgets_has_the_numbers_of_the_record(result, page
 
 
 def test_the_stages_of_the_cost_add_up_to_the_whole(page):
-    table = page.columns("in R")
-    seconds = dict(zip(table["stage"], table["in R"], strict=True))
+    table = page.columns("time in R")
+    seconds = dict(zip(table["stage"], table["time in R"], strict=True))
     assert seconds == {
         "sensitivity scores": "0.04",  # 1.9 / 50
         "short runs": "0.62",
@@ -127,10 +127,10 @@ def test_trials_csv_equals_the_measurements(result):
         assert run.loss is None if pd.isna(row.loss) else float(row.loss) == run.loss
         assert (float(row.train_seconds), int(row.train_steps)) == (run.train_seconds, seen.train_steps)
     assert list(table.arm[:4]) == ["baseline: LoRA on all linear layers", "lora/top", "ia3/k", "lora/all"]
-    assert set(table.arm[-2:]) == {"lora/q+v of the last layers"} and table.trial[-2:].isna().all()
+    assert set(table.arm[-2:]) == {"lora/q+v in the last layers"} and table.trial[-2:].isna().all()
     unproposed = pd.read_csv(io.StringIO(report.trials_csv(replace(result, proposals=()))))
     assert set(unproposed.arm) == {
-        *("best", "baseline", "ia3/k", "smaller budget", "lora/q+v of the last layers")
+        *("best", "baseline", "ia3/k", "smaller budget", "lora/q+v in the last layers")
     }
 
 
@@ -158,7 +158,7 @@ def test_the_rank_map_has_every_adapter(page):
 
 def test_the_shares_of_a_score_add_up_to_a_hundred(page):
     columns = page.columns("norm")
-    assert columns.pop("layer") == ("1", "0", "outside")
+    assert columns.pop("layer") == ("1", "0", "other")
     shares = [float(text) for cells in columns.values() for text in cells if text]
     assert sum(shares) == pytest.approx(100, abs=0.5)
 
@@ -179,8 +179,8 @@ def test_the_page_of_an_unfinished_run_needs_no_answer(result):
     page = report.report_html(search, words=WORDS, status=status)
     assert "location.reload()" in page
     assert "location.reload()" not in report.report_html(result, words=WORDS)
-    full, short = Page(page).all_columns("proposed by")
-    assert full["plan"] == ("LoRA of rank 2 to 13 on 7 modules", "LoRA of rank 4 on all linear layers")
+    full, short = Page(page).all_columns("source")
+    assert full["plan"] == ("LoRA of rank 2–13 on 7 modules", "LoRA of rank 4 on all linear layers")
     assert texts(short["loss"]) == ["0.300", "0.350", "0.410"]
 
 

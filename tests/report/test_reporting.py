@@ -37,7 +37,7 @@ def test_a_plan_is_called_by_its_method_and_its_unusual_choices(method, options,
     adapters = tuple(replace(a, method=method, options=options) for a in BEST.adapters)
     plan = replace(BEST, adapters=adapters)
     words = report.plan_words(plan, TARGETS, part_words(toy_result()).labels)
-    assert words == f"{name} of rank 2 to 13 on 7 modules"
+    assert words == f"{name} of rank 2–13 on 7 modules"
 
 
 def test_a_metric_is_called_by_its_label_in_texts_and_by_its_name_in_json():

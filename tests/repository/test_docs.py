@@ -73,7 +73,7 @@ def test_scores_in_the_readme_are_those_of_the_measured_tables() -> None:
                 column.append(100 * float(run["test"]))
         assert shown == [f"{fmean(column):.1f}" for column in columns], data
     (longer,) = read_runs("usual_recipe.csv", steps="3000")
-    said = f"With 3,000 steps {longer['data']} reaches {100 * float(longer['test']):.1f}."
+    said = f"With 3,000 steps, {longer['data']} reaches {100 * float(longer['test']):.1f}."
     assert said in README.read_text(encoding="utf-8")
 
 
@@ -100,8 +100,8 @@ def test_gains_over_a_sweep_are_those_of_the_measured_table() -> None:
     mean, low, high = (f"{gain:+.1f}".replace("-", "−") for gain in (fmean(gains), min(gains), max(gains)))
     n_ahead, n_behind = sum(gain >= 1 for gain in gains), sum(gain <= -1 for gain in gains)
     text = " ".join(README.read_text(encoding="utf-8").split())
-    assert f"{mean} points on average (± {half:.1f} by dataset), {low} to {high}" in text
-    assert f"in {n_ahead} it was ahead by a point or more, in {n_behind} behind" in text
+    assert f"gained {mean[1:]} points on average (± {half:.1f} by dataset), from {low} to {high}" in text
+    assert f"{n_ahead} were a point or more ahead, {n_behind} a point or more behind" in text
     assert f"costs {fmean(costs):.1f} full runs" in text and len(gains) == 54
 
 

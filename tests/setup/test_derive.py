@@ -186,5 +186,5 @@ def test_run_keeps_derived_settings_and_a_resumed_run_still_shows_their_rules(sp
     resumed, _ = run_search(RunSpec(output=spec.output), resume=True, progress=Lines())
     assert resumed.setting.decisions == result.setting.decisions != ()
     report = (path / "report.md").read_text(encoding="utf-8")
-    assert f"--max-length, derived | {CONTEXT}: all of" in report
+    assert f"--max-length, derived | {CONTEXT}: all " in report
     assert json.loads((path / "result.json").read_text())["settings"]["task"]["batch_size"] == 8

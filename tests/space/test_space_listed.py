@@ -60,11 +60,11 @@ def scores(by_layer: Mapping[int, float]) -> dict[str, float]:
     [
         # Rank 1 costs 144 in a layer and 16 at the pooler; at q and v 32 in a layer.
         (RANK_ONE, {"all linear layers": 4, "q and v": 4}),
-        (RANK_ONE - 1, {"all linear layers of the last layers": 3, "q and v": 4}),
-        (160, {"all linear layers of the last layers": 1, "q and v": 4}),
+        (RANK_ONE - 1, {"all linear layers in the last layers": 3, "q and v": 4}),
+        (160, {"all linear layers in the last layers": 1, "q and v": 4}),
         (159, {"q and v": 4}),
-        (127, {"q and v of the last layers": 3}),
-        (32, {"q and v of the last layers": 1}),
+        (127, {"q and v in the last layers": 3}),
+        (32, {"q and v in the last layers": 1}),
     ],
 )
 def test_baselines_have_as_many_of_the_last_layers_as_the_budget_covers(

@@ -57,8 +57,8 @@ def test_verdict_keeps_the_numbers_that_it_judged() -> None:
 @pytest.mark.parametrize(
     ("metric", "gain", "interval"),
     [
-        (ACCURACY, "5.0 points more", "+3.0 to +7.0"),
-        (PEARSON, "0.050 more", "+0.030 to +0.070"),
+        (ACCURACY, "5.0 points higher", "+3.0 to +7.0"),
+        (PEARSON, "0.050 higher", "+0.030 to +0.070"),
         (LOSS, "0.050 lower", "0.030 to 0.070 lower"),
         (ERROR_RATE, "5.0 points lower", "3.0 to 7.0 lower"),
     ],

@@ -132,7 +132,7 @@ def with_sizes(result):
         share=0.2,
         max_trainable_params=2_000,
         plan=FIFTH,
-        arm=rec.Arm(kind="usual", label="lora/q+v of the last layers"),
+        arm=rec.Arm(kind="usual", label="lora/q+v in the last layers"),
         metric_mean=0.943,
         mean_difference=-0.011,
         interval_95=(-0.02, -0.002),
