@@ -59,7 +59,7 @@ def result_text(result: SearchResult, path: Path) -> str:
         lost = f"{difference(step.mean_difference, is_share)} ({interval(*step.interval_95, is_share)})"
         runs += lines_of([f"{budget}, {score}, {lost} against the best plan"])
     n_full, spent = result.cost.total_full_runs, duration(result.cost.total_seconds)
-    in_r = "" if n_full is None else f", as long as {n_full:.1f} full runs of the default"
+    in_r = "" if n_full is None else f", the time of {n_full:.1f} full runs of the default"
     sentences = [answer.use, *map(minuses, answer.sentences[1:])]
     return "\n" + blocks_text(
         runs,

@@ -38,7 +38,7 @@ _MEMORY_ERROR, _TIME_SPAN = 0.10, (0.75, 1.35)
 _LOSS_GAPS = {"float32": 1e-3, "bfloat16": 0.02, "float16": 0.02}
 _SLOWER = 1.5  # how much longer a first pass over new shapes may take than the second; heuristic
 # The demo on a CPU (reports/demo/result.json): the interval of the difference between challenger and default.
-_DEMO_BUDGET, _DEMO_LABEL, _DEMO_INTERVAL = "7500", "better", (0.0143, 0.0816)
+_DEMO_BUDGET, _DEMO_LABEL, _DEMO_INTERVAL = "7500", "better", (0.0071, 0.0742)
 
 log = logging.getLogger(__name__)
 

@@ -121,7 +121,7 @@ class TaskSpec(Topic):
         le=1e6,
     )
     max_steps: int | None = setting(
-        None, "Length of a full run in optimizer steps; overrides --epochs", "Full run", demo=150, ge=1
+        None, "Length of a full run in optimizer steps; overrides --epochs", "Full run", demo=100, ge=1
     )
     batch_size: int | None = setting(
         None,
