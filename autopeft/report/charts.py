@@ -81,7 +81,6 @@ def trials_chart(trials: Sequence[TrialMark]) -> str | None:
     if len(methods) > _N_COLORS:
         methods = [*methods[: _N_COLORS - 1], "others"]
     colors = {method: color for color, method in enumerate(methods, start=1)}
-    column = (_WIDTH - _LEFT) / len(methods)
     return render(
         "trials.svg",
         width=_WIDTH,
@@ -89,7 +88,7 @@ def trials_chart(trials: Sequence[TrialMark]) -> str | None:
         left=_LEFT,
         top=_TOP - 8,
         bottom=_BOTTOM,
-        methods=[(_LEFT + column * n, color, method) for n, (method, color) in enumerate(colors.items())],
+        colors=colors,
         marks=[
             (x(n), y(trial.loss), colors.get(trial.method, _N_COLORS), trial)
             for n, trial in enumerate(trials)

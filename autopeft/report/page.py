@@ -17,6 +17,7 @@ from autopeft.report.table_rows import costs, examples, full_rows, position_of, 
 from autopeft.types import (
     IN_MEMORY,
     QUANTIZED,
+    Plan,
     SearchResult,
     SearchSoFar,
     Status,
@@ -118,14 +119,19 @@ def _trials(result: SearchResult | SearchSoFar, words: PartWords) -> list[TrialM
     return [
         TrialMark(
             words=name_of(proposal.plan, result, words.labels),
-            method=" + ".join(dict.fromkeys(method_words(a, words.labels) for a in proposal.plan.adapters))
-            or "head",
+            method=_method(proposal.plan, words),
             is_listed=proposal.source == "list",
             loss=loss,
         )
         for proposal in result.proposals
         if (loss := losses.get(proposal.plan)) is not None
     ]
+
+
+def _method(plan: Plan, words: PartWords) -> str:
+    """Return the method of a plan in a word or two, as the legend of a chart has it."""
+    methods = {method_words(adapter, words.labels) for adapter in plan.adapters} or {"head only"}
+    return methods.pop() if len(methods) == 1 else "combination"
 
 
 def _best_plan(result: SearchResult, words: PartWords) -> dict[str, Any]:
