@@ -116,10 +116,10 @@ def enough_examples(score: TargetScores) -> str:
 
     Example:
         >>> enough_examples(TargetScores(name="fisher", values=(1.0,), split_half=0.972, n_examples=128))
-        '128 examples are enough: scores of the two halves have a rank correlation of 0.97'
+        '128 examples are enough: scores computed on each half have a rank correlation of 0.97'
     """
     if score.split_half is None:
         return "computed from one example" if score.n_examples else "needs no examples"
     are = "are enough" if score.split_half >= SEEN_ENOUGH else "are too few"
     rho = minus(f"{score.split_half:.2f}")
-    return f"{score.n_examples:,} examples {are}: scores of the two halves have a rank correlation of {rho}"
+    return f"{score.n_examples:,} examples {are}: scores computed on each half have a rank correlation of {rho}"
