@@ -131,8 +131,8 @@ def _verdict(trials: Trials, challenger: Plan | None, baseline: Plan, finished: 
         difference = compare(problem, finished[challenger], finished[baseline], n=len(finished) - 1)
     margin = problem.spec.search.margin  # the difference that does not matter
     if margin is None:
-        is_unbounded_loss = problem.metric.score_span is None and not problem.metric.greater_is_better
-        margin = _MARGIN * abs(_mean(problem, finished[baseline])) if is_unbounded_loss else _MARGIN
+        has_unit = problem.metric.score_step is not None
+        margin = _MARGIN if has_unit else _MARGIN * abs(_mean(problem, finished[baseline]))
     return statistics.verdict(
         difference,
         names=(_name(trials, compared), _name(trials, baseline)),
@@ -164,12 +164,15 @@ def compare(
     problem: SearchProblem, challenger: Sequence[Measurement], baseline: Sequence[Measurement], *, n: int = 1
 ) -> statistics.Difference:
     """Compare the best of `n` challengers with the baseline: the same seeds, the same confirm rows."""
+    tables, examples = (
+        [_scores(problem, runs) for runs in (challenger, baseline)],
+        problem.examples("confirm"),
+    )
+    if examples.step is None and problem.metric.greater_is_better:  # a metric of the user
+        low, high = min(map(min, chain(*tables))), max(map(max, chain(*tables)))
+        examples = replace(examples, step=high - low or abs(high) or None)
     return statistics.paired_difference(
-        _scores(problem, challenger),
-        _scores(problem, baseline),
-        span=problem.metric.score_span,
-        examples=problem.examples("confirm"),
-        n_challengers=n,
+        *tables, span=problem.metric.score_span, examples=examples, n_challengers=n
     )
 
 

@@ -122,4 +122,6 @@ def enough_examples(score: TargetScores) -> str:
         return "computed from one example" if score.n_examples else "needs no examples"
     are = "are enough" if score.split_half >= SEEN_ENOUGH else "are too few"
     rho = minus(f"{score.split_half:.2f}")
-    return f"{score.n_examples:,} examples {are}: scores computed on each half have a rank correlation of {rho}"
+    return (
+        f"{score.n_examples:,} examples {are}: scores computed on each half have a rank correlation of {rho}"
+    )

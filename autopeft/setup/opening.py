@@ -102,7 +102,7 @@ def check_comparison(prepared: Prepared) -> None:
 
     Raises:
         SpecError: The metric is a share and the margin 0.5 or more: the user probably means points.
-        DataError: The search or confirm split has one example, or the confirm split one group: that gives no
+        DataError: The search, confirm or test split has one example, or the confirm split one group: that gives no
             interval.
     """
     margin, metric = prepared.spec.search.margin, prepared.task.metric
@@ -111,12 +111,12 @@ def check_comparison(prepared: Prepared) -> None:
             f"The margin is {margin:g}, but {metric.name} lies between 0 and 1 and 0.01 is one point of it; "
             f"did you mean --margin {margin / 100:g}?"
         )
-    for name in ("search", "confirm"):
-        n_examples = len(prepared.bench.splits[name].labels)
+    for name, split in prepared.bench.splits.items():
+        n_examples = len(split.labels)
         if n_examples < _LEAST_COMPARED:
             raise DataError(
                 f"The {name} split has {n_examples} example, and comparing plans needs at least "
-                f"{_LEAST_COMPARED}; add rows to train, or to the validation file."
+                f"{_LEAST_COMPARED}; add rows to train, or to the validation or test file."
             )
     groups = prepared.data.confirm.groups
     if groups and len(set(groups)) == 1:

@@ -253,6 +253,8 @@ class MetricFacts:
     def score_step(self) -> float | None:
         """How far apart two plans' scores of an example can be if they answer it differently.
 
-        1 for pseudo-values of an F1 or a correlation; None for losses, which differ for any two plans.
+        1 for pseudo-values of an F1 or a correlation; None for losses, which differ for any two plans, and
+        for a metric of the user, whose unit is unknown.
         """
-        return 1.0 if self.score_span is None and self.greater_is_better else self.score_span
+        has_unit = self.is_share or self.chance is not None
+        return 1.0 if self.score_span is None and has_unit else self.score_span

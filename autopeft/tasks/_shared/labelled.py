@@ -36,6 +36,7 @@ class LabelledTask:
     chosen_metric: str | None = None
     notes: tuple[str, ...] = ()
     defaults: TaskDefaults = LABELLED
+    kinds: tuple[str, ...] = ("class", "classes", "number")
 
     def read_rows(self, spec: DataSpec) -> data.UncutRows:
         """Read rows by the reader, whose libraries are imported only now."""
@@ -55,7 +56,7 @@ class LabelledTask:
 
     def fitted(self, spec: TaskSpec, label_space: LabelSpace, tokenizer: Any = None) -> LabelledTask:
         """Adapt the task to a dataset; the default metric depends on the labels and how even they are."""
-        require_kind(self.name, label_space, ("class", "classes", "number"))
+        require_kind(self.name, label_space, self.kinds)
         task = replace(self, label_space=label_space, chosen_metric=spec.metric, notes=())
         if spec.metric is not None:
             require_metric(f"{self.name} ({label_space.kind})", spec.metric, task.metrics)
