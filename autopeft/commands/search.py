@@ -93,7 +93,7 @@ def run_search(
                 outcome = _outcome(run, prepared, problem, page=page, clock=clock)
                 cost = search_cost(
                     outcome,
-                    paid=run.measurements.load(),
+                    paid=list(dict.fromkeys([*run.measurements.load(), *outcome.measurements])),
                     scoring_seconds=state.scoring_seconds,
                     load_seconds=load_seconds,
                 )

@@ -30,6 +30,7 @@ from autopeft.store import (
     RunDir,
     fresh_folder,
     is_run,
+    locked_folder,
     read_plan,
     read_record,
     refuse_files,
@@ -251,24 +252,29 @@ def _kept(folder: Path, facts: Mapping[str, Any], *, resume: bool) -> Iterator[P
     """Yield the folder for the state of a training; keep it if something stops the training.
 
     Raises:
-        RunDirError: The training to resume started with other `facts`, or the folder cannot be written.
+        RunDirError: The training to resume started with other `facts`, or the folder is in use or cannot be
+            written.
     """
     start, state, remedy = folder / "start.json", folder / "state", f"remove {folder} and start again"
     if resume:
         if differing := differences(read_record(start, dict[str, Any], remedy=remedy), facts):
             raise RunDirError(f"{folder} cannot be resumed: {differing}; restore it, or {remedy}.")
         log.info("The training continues after step %s.", f"{kept_step(state):,}")
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
+    lock = locked_folder(folder)
+    if not resume:
+        shutil.rmtree(state, ignore_errors=True)
+        (folder / CURVE).unlink(missing_ok=True)
         write_record(start, facts)
     try:
         yield state
     except BaseException:
+        lock.release()
         if (step := kept_step(state)) is None:
             shutil.rmtree(folder, ignore_errors=True)
         else:
             log.warning("The state after step %s is kept; --resume continues it.", f"{step:,}")
         raise
+    lock.release()
     shutil.rmtree(folder, ignore_errors=True)
 
 

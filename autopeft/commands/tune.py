@@ -58,7 +58,10 @@ def tune(
         trial = study.ask(deadline_seconds=deadline_seconds)
         if trial is None:
             if not is_waiting:
-                log.info("Other processes have all trials that are needed now; waiting for them.")
+                log.info(
+                    "Other processes have all trials that are needed now; waiting for them. If one has died "
+                    "on another machine, stop and pass --trial-time (deadline_seconds)."
+                )
             is_waiting = True
             time.sleep(_PAUSE_SECONDS)
             continue

@@ -19,7 +19,7 @@ from autopeft.data.dataset import LabelledData, ReadRows, Row, Split, SplitRows
 from autopeft.data.files import quiet
 from autopeft.data.labels import complete_rows, names_in, with_label_space
 from autopeft.data.texts import read_texts
-from autopeft.errors import DataError
+from autopeft.errors import DataError, first_line_of
 from autopeft.plugins import IGNORED, PROMPTED_KINDS, LabelSpace
 from autopeft.types import DataSpec, counted, listed
 
@@ -195,7 +195,12 @@ def _dataset_of(table: Any) -> datasets.Dataset:
     if isinstance(table, datasets.Dataset):
         return table
     if isinstance(table, pd.DataFrame):
-        return datasets.Dataset.from_pandas(table, preserve_index=False)
+        try:
+            return datasets.Dataset.from_pandas(table, preserve_index=False)
+        except (ValueError, TypeError, NotImplementedError) as error:
+            raise DataError(
+                f"The data frame cannot be read: {first_line_of(error)}. Pass only the columns that are used."
+            ) from error
     if hasattr(table, "to_arrow"):  # a frame of Polars
         return datasets.Dataset(table.to_arrow())
     raise DataError(

@@ -102,7 +102,7 @@ def check_comparison(prepared: Prepared) -> None:
 
     Raises:
         SpecError: The metric is a share and the margin 0.5 or more: the user probably means points.
-        DataError: The search, confirm or test split has one example, or the confirm split one group: that gives no
+        DataError: A split that scores plans has one example, or the confirm split one group: that gives no
             interval.
     """
     margin, metric = prepared.spec.search.margin, prepared.task.metric

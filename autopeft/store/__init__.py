@@ -10,6 +10,7 @@ from autopeft.store.files import (
     cannot_write,
     claimed_folder,
     fresh_folder,
+    locked_folder,
     read_object,
     read_record,
     refuse_files,

@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 from safetensors import SafetensorError
 
 from autopeft.errors import RunDirError
 from autopeft.types.text import Record, from_json, to_json
 
+LOCK = ".lock"
 _WRITE_ERRORS = (OSError, SafetensorError)  # either may mean a full disk
 
 
@@ -75,6 +77,19 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
             older.rename(folder)
         for leftover in (fresh, older):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def locked_folder(folder: Path) -> filelock.BaseFileLock:
+    """Make a folder if it is missing, and lock it; raises RunDirError if another process holds the lock."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / LOCK, timeout=0)
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise RunDirError(f"{folder} is in use by another process. Wait, or pass another --out.") from error
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    return lock
 
 
 def cannot_write(path: Path, error: Exception) -> RunDirError:

@@ -15,7 +15,9 @@ import filelock
 
 from autopeft.errors import RunDirError, SpecError
 from autopeft.store.files import (
+    LOCK,
     cannot_write,
+    locked_folder,
     read_record,
     refuse_files,
     write_record,
@@ -39,7 +41,6 @@ from autopeft.types import (
 
 STATE = "state.json"  # in `state/`: what a run depends on, see `store.state`
 TRAINING = "training.json"  # next to trained weights: how they were trained, and on which base model
-_LOCK = ".lock"
 
 log = logging.getLogger(__name__)
 
@@ -73,14 +74,7 @@ class RunDir:
         path = Path(path)
         require = _require_run if resume else cls.check
         require(path)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(path / _LOCK, timeout=0)
-            lock.acquire()
-        except filelock.Timeout as error:
-            raise RunDirError(f"{path} is in use by another process. Wait, or pass another --out.") from error
-        except OSError as error:
-            raise cannot_write(path, error) from error
+        lock = locked_folder(path)
         for leftover in list(path.rglob(".*.tmp")):  # of a process that was killed
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -96,7 +90,7 @@ class RunDir:
             raise RunDirError(f"{path} holds a run. Pass --resume to continue it, or another --out.")
         # A run that was killed before anything was measured leaves its lock, and maybe a half-written file.
         is_unused = path.is_dir() and all(
-            entry.name == _LOCK or entry.suffix == ".tmp" for entry in path.iterdir()
+            entry.name == LOCK or entry.suffix == ".tmp" for entry in path.iterdir()
         )
         if not is_unused:
             refuse_files(path)
@@ -124,7 +118,7 @@ class RunDir:
         self.close()
         if not is_run(self.path):
             with suppress(OSError):  # the folder holds somebody else's file
-                (self.path / _LOCK).unlink(missing_ok=True)
+                (self.path / LOCK).unlink(missing_ok=True)
                 self.path.rmdir()
 
     def weights(self, plan: Plan, seed: int) -> Path:

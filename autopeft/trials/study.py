@@ -163,7 +163,6 @@ class Study:
         with self.lock:
             if not facts_path.is_file():
                 RunDir.check(path)
-                self.run.write_spec(self.spec)
                 write_record(facts_path, facts)
             begun_with = read_record(facts_path, dict[str, Any], remedy="pass another --out")
         if differing := sorted(name for name, value in facts.items() if begun_with.get(name) != value):
@@ -171,6 +170,7 @@ class Study:
                 f"{path} holds a study with another {' and '.join(differing)}; pass what it was begun "
                 "with, or another --out."
             )
+        self.run.write_spec(self.spec)
 
     @property
     def is_finished(self) -> bool:

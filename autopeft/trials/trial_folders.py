@@ -116,7 +116,7 @@ class TrialFolders:
         self, plan: Plan, fidelity: Fidelity, *, config: PeftConfig, words: str, full_steps: int
     ) -> Trial:
         """Claim a trial for this process, and write its files."""
-        number = 1 + max((int(folder.name) for folder in self._path.glob("[0-9]*")), default=-1)
+        number = 1 + max((int(f.name) for f in self._path.glob("*") if f.name.isdecimal()), default=-1)
         folder, is_trained = self._path / f"{number:04d}", fidelity.split != "test"
         n_steps = fidelity.train_steps if is_trained else 0
         content = {

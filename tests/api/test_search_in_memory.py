@@ -20,14 +20,14 @@ from typer.testing import CliRunner
 import autopeft
 from autopeft import commands
 from autopeft.cli.app import app
-from autopeft.errors import (
-    AutopeftError,
-    DataError,
-    ModelError,
-)
+from autopeft.errors import AutopeftError, DataError, ModelError
 from autopeft.model import restoring
 from autopeft.report.progress import Lines
 from autopeft.types import IN_MEMORY
+
+
+def with_mixed_column():
+    return toy_dataset().to_pandas().assign(mixed=[1, "one"] * 60)
 
 
 def thrice():
@@ -146,6 +146,7 @@ def test_a_model_that_is_as_it_was_loaded_is_named(model_dir, tokenizer, tmp_pat
         (lambda module, search: search.update(model=torch.compile(module)), "_orig_mod"),
         (lambda module, search: search.update(model=torch.nn.DataParallel(module)), "module"),
         (lambda module, search: search.update(data=thrice()), "num_labels=3"),
+        (lambda module, search: search.update(data=with_mixed_column()), "Pass only the columns"),
     ],
 )
 def test_what_cannot_be_searched_in_memory_is_refused(module, tokenizer, tmp_path, change, message):

@@ -85,6 +85,22 @@ def what_is_in(folder):
     return (folder / WEIGHTS).read_bytes(), measured
 
 
+def test_a_second_training_with_the_same_out_is_refused(plan_file, tmp_path, monkeypatch):
+    add, refused = _Steps.add, []
+
+    def adding(self, done, n_steps, loss):
+        add(self, done, n_steps, loss)
+        if not refused:
+            with pytest.raises(RunDirError, match="in use by another process") as caught:
+                commands.train_plan(plan_file, out=tmp_path / "adapter")
+            refused.append(caught)
+
+    monkeypatch.setattr(_Steps, "add", adding)
+    commands.train_plan(plan_file, out=tmp_path / "adapter")
+    assert refused and (tmp_path / "adapter" / WEIGHTS).is_file()
+    assert [path.name for path in tmp_path.iterdir() if "unfinished" in path.name] == []
+
+
 def test_a_stopped_training_resumes_to_the_bytes_of_an_unbroken_one(plan_file, tmp_path, stop_at, caplog):
     out = tmp_path / "new" / "adapter"
     unfinished = stopped(plan_file, out, stop_at)

@@ -59,7 +59,14 @@ def test_a_full_run_of_the_baseline_that_the_machine_broke_off_ends_the_search(s
         run(levels({"q+v": status}))
 
 
-@pytest.mark.parametrize("status", [DIVERGED, *OF_MACHINE])
+@pytest.mark.parametrize("status", OF_MACHINE)
 def test_a_run_on_the_test_split_that_broke_off_is_no_score(status: Status) -> None:
     with pytest.raises(TrainingError, match=r"on the test split of plan \w+ failed: It broke\..*--resume"):
         run(lambda plan, at: status if at.split == "test" else levels()(plan, at))
+
+
+def test_a_score_on_the_test_split_that_is_not_finite_leaves_the_answer_without_one() -> None:
+    usual = run(levels()).outcome
+    without = run(lambda plan, at: DIVERGED if at.split == "test" else levels()(plan, at)).outcome
+    assert (without.best, without.verdict) == (usual.best, usual.verdict)
+    assert usual.test and not without.test

@@ -65,6 +65,14 @@ def test_one_number_a_run_takes_three_seeds(make_study, tiny_llama):
     assert sorted(m.fidelity.seed for m in full) == [0, 0, 1, 1, 2, 2]
 
 
+def test_a_study_killed_as_it_began_is_opened_again(make_study, tmp_path):
+    study = make_study()
+    (study.path / "run.yaml").unlink()  # written last
+    (study.path / "trials" / "0_notes").mkdir(parents=True)
+    assert make_study().ask().number == 0
+    assert (study.path / "run.yaml").is_file()
+
+
 def test_choices_of_the_trainer_are_searched_and_the_baseline_has_the_first_ones(make_study, tiny_llama):
     choices = {"packing": [True, False], "num_train_epochs": [1, 2]}
     study = make_study(search=choices, trials=12)
