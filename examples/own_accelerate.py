@@ -1,4 +1,4 @@
-"""Tune a script of two processes; its command is in docs/your-own-trainer.md."""
+"""Train a trial in two processes; the command is in docs/your-own-trainer.md."""
 
 import sys
 from importlib.resources import files

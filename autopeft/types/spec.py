@@ -145,7 +145,7 @@ class BudgetSpec(Topic):
     requested: str = setting(
         "0.5%",
         "Trainable parameters, at most: 0.5% of the base model, 300k, r16: what LoRA of rank 16 trains, or "
-        "auto: a rank with a parameter for each token that a language model learns to write",
+        "auto: the lowest rank with a parameter per answer token (language models)",
         "Options",
         short="budget",
         demo="7500",

@@ -19,7 +19,7 @@ def test_the_page_shows_the_answer_of_the_kept_run() -> None:
     assert len(answer) == 4
     shown = " ".join(block.split())
     for sentence in (part for line in answer for part in re.split(r"(?<=\.) ", line.strip("*"))):
-        assert sentence in shown or sentence.startswith("The whole search took")
+        assert sentence in shown or sentence.startswith("The runs of the search took")
     for scores in re.findall(r"^\| \*\*\w+\*\* .*$", report, re.MULTILINE):
         numbers = re.findall(r"\d+\.\d % ± \d\.\d", scores)
         assert numbers and all(number in block for number in numbers)
