@@ -164,10 +164,8 @@ def compare(
     problem: SearchProblem, challenger: Sequence[Measurement], baseline: Sequence[Measurement], *, n: int = 1
 ) -> statistics.Difference:
     """Compare the best of `n` challengers with the baseline: the same seeds, the same confirm rows."""
-    tables, examples = (
-        [_scores(problem, runs) for runs in (challenger, baseline)],
-        problem.examples("confirm"),
-    )
+    tables = [_scores(problem, runs) for runs in (challenger, baseline)]
+    examples = problem.examples("confirm")
     if examples.step is None and problem.metric.greater_is_better:  # a metric of the user
         low, high = min(map(min, chain(*tables))), max(map(max, chain(*tables)))
         examples = replace(examples, step=high - low or abs(high) or None)
