@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from textwrap import wrap
@@ -19,6 +20,7 @@ from autopeft.report.formatting import (
     difference,
     duration,
     interval,
+    learning_rate,
     memory,
     metric,
     minuses,
@@ -49,8 +51,10 @@ def result_text(result: SearchResult, path: Path) -> str:
     rows = full_rows(result, words)
     headings, *lines = table(*_full_runs(rows, result), width=1_000)  # a line for each row
     runs = [headings]
+    n_alike = Counter(row.words for row in rows)
     for row, line in zip(rows, lines, strict=True):
-        runs += [line, *(f"  {part}" for part in wrap(row.words, columns() - 2))]
+        rate = f", learning rate {learning_rate(row.learning_rate)}" if n_alike[row.words] > 1 else ""
+        runs += [line, *(f"  {part}" for part in wrap(row.words + rate, columns() - 2))]
     answer, is_share = answer_of(result, words), result.setting.metric_is_share
     for step in result.sizes:
         plan = name_of(step.plan, result, words.labels)

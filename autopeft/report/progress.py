@@ -28,7 +28,8 @@ from autopeft.report.plan_names import name_of
 from autopeft.store import RunDir
 from autopeft.types import Measurement, SearchFacts, SearchSoFar, resume_command, shortened
 
-_LABEL = 33  # columns of an arm's name: "baseline: LoRA on all linear layers"
+_LABEL = 33  # columns of an arm's name on 80 columns: "baseline: LoRA on all linear layers"
+_LONGEST_LABEL = 60  # columns of an arm's name on a wide terminal
 _METRIC = 9  # columns of the metric
 _MINUTE = 60.0  # seconds between two lines about the steps of one run
 _PAUSE_SECONDS = 10.0  # between two writings of the page, which take a tenth of a second; heuristic
@@ -47,8 +48,9 @@ class Lines:
         write: Callable[[str], None] = log.info,
         clock: Callable[[], float] = time.monotonic,
         status: Status | None = None,
+        label_width: int = _LABEL,
     ) -> None:
-        self._write, self._clock, self._status = write, clock, status
+        self._write, self._clock, self._status, self._label_width = write, clock, status, label_width
         self._setting: SearchFacts | None = None
         self._phase, self._n_runs, self._n_done, self._step = "", 0, 0, ""
         self._seconds_left: float | None = None
@@ -85,9 +87,9 @@ class Lines:
         """Write one line about a measurement."""
         self._seconds_left, self._step = seconds_left, ""
         if not self._n_done:
-            self.note(headings(self._setting))
+            self.note(headings(self._setting, self._label_width))
         self._n_done, self._written = self._n_done + 1, self._clock()
-        self.note(f"{describe(measurement, arm, self._setting)}{self._left()}")
+        self.note(f"{describe(measurement, arm, self._setting, self._label_width)}{self._left()}")
         self._show()
 
     def step(self, step: int, n_steps: int) -> None:
@@ -119,19 +121,25 @@ def progress_display(*, quiet: bool, console: Console | None = None) -> Lines:
         return Lines()
     console = console or Console(stderr=True)
     if console.is_interactive:  # not if TERM=dumb or TTY_INTERACTIVE=0, as for screen readers
-        return Lines(lambda line: console.print(Text(line), soft_wrap=True), status=console.status(""))
+        return Lines(
+            lambda line: console.print(Text(line), soft_wrap=True),
+            status=console.status(""),
+            label_width=max(_LABEL, min(_LONGEST_LABEL, _LABEL + console.width - 80)),
+        )
     return Lines(lambda line: print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True))
 
 
-def headings(setting: SearchFacts | None = None) -> str:
+def headings(setting: SearchFacts | None = None, label_width: int = _LABEL) -> str:
     """Return the headings above lines of `describe`."""
     name = "" if setting is None or setting.metric_words == "loss" else setting.metric_words
     numbers = f"{'parameters':>11} {'rate':>7} {'steps':>6} {shortened(name, _METRIC):>{_METRIC}}  loss"
-    return f"{'plan':<{_LABEL}} {numbers}"
+    return f"{'plan':<{label_width}} {numbers}"
 
 
-def describe(measurement: Measurement, arm: str, setting: SearchFacts | None = None) -> str:
-    """Describe a measurement in 79 columns; an error may be longer.
+def describe(
+    measurement: Measurement, arm: str, setting: SearchFacts | None = None, label_width: int = _LABEL
+) -> str:
+    """Describe a measurement in 46 columns and those of the name; an error may be longer.
 
     The untrained base model has neither rate nor steps.
     """
@@ -139,7 +147,7 @@ def describe(measurement: Measurement, arm: str, setting: SearchFacts | None = N
     is_untrained = not plan.adapters and not measurement.trained_steps and measurement.error is None
     rate = learning_rate(None if is_untrained else plan.learning_rate)
     steps = NOTHING if is_untrained else f"{measurement.fidelity.train_steps:,}"
-    run = f"{shortened(arm, _LABEL):<{_LABEL}} {plan.trainable_params:>11,} {rate:>7} {steps:>6}"
+    run = f"{shortened(arm, label_width):<{label_width}} {plan.trainable_params:>11,} {rate:>7} {steps:>6}"
     if measurement.error is not None:
         return f"{run}  failed: {measurement.error}"
     score = ""

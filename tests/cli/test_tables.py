@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from toys.results import kept_default, toy_result
+from toys.results import FIFTH, kept_default, toy_full_run, toy_result
 
 from autopeft.cli.results import reply_text, result_text
 from autopeft.commands import Reply
@@ -25,6 +25,15 @@ def test_the_difference_is_next_to_the_challenger():
     shown = result_text(kept_default(), FOLDER).splitlines()
     (line,) = (line for line in shown if line.startswith("challenger"))
     assert re.split(r" {2,}", line)[3] == f"−0.7 ({interval(-0.028, 0.014, True)})"
+
+
+def test_finalists_of_the_same_words_differ_by_their_rates():
+    result = kept_default()
+    plans = [replace(FIFTH, learning_rate=rate) for rate in (2e-3, 5e-3)]
+    twins = [toy_full_run("finalist", plan, "confirm", 0.9) for plan in plans]
+    shown = " ".join(result_text(replace(result, full_runs=(*result.full_runs, *twins)), FOLDER).split())
+    assert all(shown.count(f"learning rate {rate}") == 1 for rate in ("2e-3", "5e-3"))
+    assert shown.count("learning rate") == 2
 
 
 def steps_of(result, folder):

@@ -72,6 +72,18 @@ def test_a_row_is_below_its_headings_within_80_columns(arm):
         assert headings().index(heading) + len(heading) == row.index(value) + len(value.rstrip())
 
 
+def test_a_wide_terminal_shows_whole_names():
+    name = "baseline: LoRA on all linear layers in the last layers"
+    for width, is_whole in ((80, False), (120, True)):
+        with display(width=width) as (live, shown):
+            live.begin(SETTING, Path("report.html"))
+            live.phase("short runs", 2)
+            live.measured(run(0.3, plan=BIG), arm=name, seconds_left=5.0)
+        lines = re.sub(r"\x1b\[[\d?]*[A-Za-z]", "", shown.getvalue()).splitlines()
+        assert any(name in line for line in lines) == is_whole
+        assert all(len(line.rstrip()) < width for line in lines if "123,456,789" in line)
+
+
 def test_a_file_gets_a_line_with_the_time_per_run_and_headings_above_the_first_of_a_phase(
     capsys, monkeypatch
 ):
