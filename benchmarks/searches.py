@@ -1,12 +1,12 @@
 """Does the sampler find anything? Default searches on real datasets, next to the listed plans alone.
 
-    python benchmarks/searches.py OUT.csv --data FOLDER [--sets NAME …] [--budgets 0.03% 0.2%] [--seeds 1]
+    python benchmarks/searches.py OUT.csv --data FOLDER [--sets NAME …] [--seeds 1] …
 
 Each run is `autopeft search` on MiniLM-L6 with 2,500 rows of a train file (or all), a fifth as many of the
 validation file, 200 steps of 16 rows and without the refit. Where the default returns a plan of the list, the
-list alone would have returned the same one, and is not run again. A row of OUT.csv has the score of the
-returned adapter on the confirm split, and on the test file, which chooses nothing. Rows that OUT.csv holds
-are not measured again.
+list alone would have returned the same one, and is not run again. `--policies thorough` measures searches of
+`--effort thorough`. A row of OUT.csv has the score of the returned adapter on the confirm split, and on the
+test file, which chooses nothing. Rows that OUT.csv holds are not measured again.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ FIELDS = (
 )
 
 
-def measure(folder: Path, name: str, budget: str, seed: int) -> list[tuple[object, ...]]:
-    """Search one cell with the default and with the list alone, and return their rows."""
+def measure(folder: Path, name: str, budget: str, seed: int, policy: str) -> list[tuple[object, ...]]:
+    """Search one cell, and return its row; with the default, that of the list alone, too."""
+    cell = (name, budget, seed)
     with tempfile.TemporaryDirectory() as scratch:
         write_splits(as_a_user_has_them(folder / name, N_ROWS, seed), Path(scratch))
 
@@ -51,11 +52,12 @@ def measure(folder: Path, name: str, budget: str, seed: int) -> list[tuple[objec
                 **settings,
             )
 
-        default = searched("default")
+        if policy == "thorough":
+            return [(*cell, policy, *_values(searched(policy, effort=policy)))]
+        default = searched(policy)
         n_listed = sum(proposal.source == "list" for proposal in default.proposals)
         is_listed = _source(default) == "list"
         alone = default if is_listed else searched("alone", trials=n_listed)
-    cell = (name, budget, seed)
     return [(*cell, "default", *_values(default)), (*cell, "list alone", *_values(alone))]
 
 
@@ -89,12 +91,14 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=list(SETS))
     parser.add_argument("--budgets", nargs="+", default=["0.03%", "0.2%"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--policies", nargs="+", choices=["default", "thorough"], default=["default"])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    measured = measured_keys(options.out, ("data", "budget", "seed"))
-    for seed, budget, name in product(options.seeds, options.budgets, options.sets):
-        if (name, budget, str(seed)) not in measured:
-            for row in measure(options.data, name, budget, seed):
+    measured = measured_keys(options.out, ("data", "budget", "seed", "policy"))
+    cells = product(options.policies, options.seeds, options.budgets, options.sets)
+    for policy, seed, budget, name in cells:
+        if (name, budget, str(seed), policy) not in measured:
+            for row in measure(options.data, name, budget, seed, policy):
                 append(options.out, FIELDS, row)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -157,10 +157,31 @@ def evaluate(model: nn.Module, encoded: Sequence[Any], problem: Problem) -> Scor
     return Scores(float(accuracy_score(truth, guesses)), float(macro_f1), loss)
 
 
+class Adapted(NamedTuple):
+    """A base model with an adapter, its rank, and what to call after each step of the optimizer."""
+
+    model: Any
+    rank: int
+    after_step: Callable[[int], None]
+
+
+def with_lora(base: nn.Module, targets: list[str], rank: int, task_type: str) -> Adapted:
+    """Add a LoRA of twice the rank as alpha."""
+    config = LoraConfig(task_type=task_type, r=rank, lora_alpha=2 * rank, target_modules=targets)
+    return Adapted(get_peft_model(base, config), rank, lambda step: None)
+
+
 def trained(
-    name: str, run: Run, encoded: Sequence[Any], n_steps: int, problem: Problem, *, seed: int
+    name: str,
+    run: Run,
+    encoded: Sequence[Any],
+    n_steps: int,
+    problem: Problem,
+    *,
+    seed: int,
+    adapt: Callable[[nn.Module, list[str], int, str], Adapted] = with_lora,
 ) -> tuple[Any, int]:
-    """Train one LoRA with a new head, and return the model and its rank."""
+    """Train one adapter with a new head, and return the model and its rank."""
     torch.manual_seed(seed)
     auto = AutoModelForTokenClassification if problem.has_tags else AutoModelForSequenceClassification
     base = auto.from_pretrained(name, num_labels=max(1, len(problem.names)))
@@ -172,13 +193,8 @@ def trained(
         if isinstance(module, nn.Linear) and path.endswith(tuple(targets))
     ]
     rank = max(1, int(BUDGET * n_params / sum(layer.in_features + layer.out_features for layer in layers)))
-    config = LoraConfig(
-        task_type="TOKEN_CLS" if problem.has_tags else "SEQ_CLS",
-        r=rank,
-        lora_alpha=2 * rank,
-        target_modules=targets,
-    )
-    model = get_peft_model(base, config)
+    task_type = "TOKEN_CLS" if problem.has_tags else "SEQ_CLS"
+    model, rank, after_step = adapt(base, targets, rank, task_type)
     groups: dict[float, list[nn.Parameter]] = {run.rate: [], run.head_rate: []}
     for path, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -197,6 +213,7 @@ def trained(
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
+            after_step(n_done)
             schedule.step()
             optimizer.zero_grad()
             n_done += 1
@@ -205,16 +222,23 @@ def trained(
     return model, rank
 
 
-def measure(
-    folder: Path, name: str, *, base: str, n_rows: int, seed: int, measured: Sequence[dict[str, str]]
-) -> Iterator[tuple[object, ...]]:
-    """Yield the runs of the sweep on one draw of rows, but those already measured, and the refit."""
+def encoded_splits(
+    folder: Path, name: str, *, base: str, n_rows: int, seed: int
+) -> tuple[Problem, dict[str, list[tuple[dict[str, list[int]], Any]]]]:
+    """Draw rows of a dataset and encode those of each split."""
     splits = as_a_user_has_them(folder / name, n_rows, seed)
     has_tags = name in TAGS
     labels = sorted({t for row in splits["train"] for t in (row["tags"] if has_tags else [row["label"]])})
     problem = Problem(() if are_numbers(labels) else tuple(labels), has_tags)
     tokenizer = AutoTokenizer.from_pretrained(base)
-    encoded = {split: encode(rows, problem, tokenizer) for split, rows in splits.items()}
+    return problem, {split: encode(rows, problem, tokenizer) for split, rows in splits.items()}
+
+
+def measure(
+    folder: Path, name: str, *, base: str, n_rows: int, seed: int, measured: Sequence[dict[str, str]]
+) -> Iterator[tuple[object, ...]]:
+    """Yield the runs of the sweep on one draw of rows, but those already measured, and the refit."""
+    problem, encoded = encoded_splits(folder, name, base=base, n_rows=n_rows, seed=seed)
     n_train, n_all = len(encoded["train"]), len(encoded["train"]) + len(encoded["validation"])
     epochs = EPOCHS_OF_FEW if n_train <= MOST_FEW_ROWS else EPOCHS_OF_MANY
     n_steps = -(-epochs * n_train // BATCH_SIZE)
