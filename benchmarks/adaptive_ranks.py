@@ -5,8 +5,8 @@
 On the 500 rows of `sweep.py`, with its four learning rates and, for the head, the rate of the best LoRA on
 all linear layers in `sweep.csv`. Both methods have the rank of that LoRA, the highest within 0.2 % of the
 model. AdaLoRA starts with twice the rank and prunes to it between a tenth and seven tenths of the steps;
-`adapter_params` counts it as it starts. EVA gives each module a rank of up to twice that, by the directions
-of its inputs. A row of OUT.csv is a run with its scores on the validation rows, which choose the rate, and on
+`adapter_params` counts it as it starts. EVA starts from the main directions of each module's inputs and gives
+it a rank of up to twice that; `eva start` keeps the ranks of LoRA. A row of OUT.csv is a run with its scores on the validation rows, which choose the rate, and on
 the test file, which chooses nothing; `lora` is the best LoRA, trained again. Runs that OUT.csv has are not
 measured again.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -78,11 +79,11 @@ def main() -> None:
             return Adapted(model, rank, model.base_model.update_and_allocate)
 
         def with_eva(
-            base: nn.Module, targets: list[str], rank: int, task_type: str, rows: list = rows
+            base: nn.Module, targets: list[str], rank: int, task_type: str, rho: float, rows: list = rows
         ) -> Adapted:
             config = LoraConfig(
                 task_type=task_type, r=rank, lora_alpha=2 * rank, target_modules=targets,
-                init_lora_weights="eva", eva_config=EvaConfig(rho=2.0, use_label_mask=False),
+                init_lora_weights="eva", eva_config=EvaConfig(rho=rho, use_label_mask=False),
             )  # fmt: skip
             model = get_peft_model(base, config)
             inputs = [inputs for inputs, _ in batches(rows, range(len(rows)))]
@@ -90,7 +91,12 @@ def main() -> None:
             return Adapted(model, rank, lambda step: None)
 
         runs = [("lora", with_lora, usual.rate)]
-        runs += [(m, a, rate) for m, a in (("adalora", with_adalora), ("eva", with_eva)) for rate in RATES]
+        adaptive = (
+            ("adalora", with_adalora),
+            ("eva", partial(with_eva, rho=2.0)),
+            ("eva start", partial(with_eva, rho=1.0)),
+        )
+        runs += [(method, adapt, rate) for method, adapt in adaptive for rate in RATES]
         for method, adapt, rate in runs:
             if (name, method, str(rate)) in measured:
                 continue
