@@ -6,9 +6,9 @@ On the 500 rows of `sweep.py`, with its four learning rates and, for the head, t
 all linear layers in `sweep.csv`. Both methods have the rank of that LoRA, the highest within 0.2 % of the
 model. AdaLoRA starts with twice the rank and prunes to it between a tenth and seven tenths of the steps;
 `adapter_params` counts it as it starts. EVA starts from the main directions of each module's inputs and gives
-it a rank of up to twice that; `eva start` keeps the ranks of LoRA. A row of OUT.csv is a run with its scores on the validation rows, which choose the rate, and on
-the test file, which chooses nothing; `lora` is the best LoRA, trained again. Runs that OUT.csv has are not
-measured again.
+it a rank of up to twice that; `eva start` keeps the ranks of LoRA. A row of OUT.csv is a run with its scores
+on the validation rows, which choose the rate, and on the test file, which chooses nothing; `lora` is the best
+LoRA, trained again. Runs that OUT.csv has are not measured again.
 """
 
 from __future__ import annotations
