@@ -5,31 +5,70 @@
 Each run is `autopeft search` on MiniLM-L6 with 2,500 rows of a train file (or all), a fifth as many of the
 validation file, 200 steps of 16 rows and without the refit. Where the default returns a plan of the list, the
 list alone would have returned the same one, and is not run again. `--policies thorough` measures searches of
-`--effort thorough`. A row of OUT.csv has the score of the returned adapter on the confirm split, and on the
+`--effort thorough`. In `random in full` and `TPE in full` Optuna draws plans of the same space without a list
+and short runs; as many are trained in full as the default's cost allows, and the best score on the confirm
+rows is returned. A row of OUT.csv has the score of the returned adapter on the confirm split, and on the
 test file, which chooses nothing. Rows that OUT.csv holds are not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import Any
+from unittest import mock
 
+import optuna
 import torch
-from rows import SETS, TAGS, append, as_a_user_has_them, measured_keys, write_splits
+from rows import SETS, TAGS, append, as_a_user_has_them, measured_keys, read, write_splits
 
 import autopeft
+from autopeft import engine
+from autopeft.engine import judge
+from autopeft.engine.problem import Allowance, Batch, Request, SearchProblem, Steps
+from autopeft.engine.search import read_test
+from autopeft.engine.study import TPESampler, Trials
+from autopeft.types import Outcome, Status
 
 N_ROWS, N_STEPS, BATCH_SIZE = 2500, 200, 16
 FIELDS = (
     *("data", "budget", "seed", "policy", "n_trials", "metric", "verdict", "source", "plan"),
     *("trainable_params", "confirm", "test", "test_error", "baseline_test", "full_runs", "seconds"),
 )
+SAMPLERS: dict[str, Callable[..., optuna.samplers.BaseSampler]] = {
+    "random in full": lambda *, seed, **settings: optuna.samplers.RandomSampler(seed),
+    "TPE in full": TPESampler,
+}
 
 
-def measure(folder: Path, name: str, budget: str, seed: int, policy: str) -> list[tuple[object, ...]]:
+def train_proposals(
+    problem: SearchProblem, study: optuna.Study, allowance: Allowance, *, n_runs: int
+) -> Steps[Outcome]:
+    """Train what the sampler proposes in full; the best score on the confirm rows is returned."""
+    trials, finished = Trials(problem, study), {}
+    for _ in range(n_runs):
+        [(trial, proposal)] = trials.ask(1)
+        request = Request(proposal.plan, problem.full, proposal.arm)
+        [run] = yield Batch(phase="full runs", n_runs=n_runs, requests=[request])
+        trials.tell(trial, proposal, run)
+        if run.status is Status.COMPLETE:
+            finished[run.plan] = [run]
+    best = max(finished, key=lambda plan: problem.sign * fmean(finished[plan][0].example_scores))
+    outcome = judge.judge(trials, best, {best: finished[best]})
+    tested = yield from read_test(trials, outcome)
+    return replace(outcome, test=judge.summarize(trials, [best, best, None], tested))
+
+
+def measure(
+    folder: Path, name: str, budget: str, seed: int, policy: str, *, n_runs: int
+) -> list[tuple[object, ...]]:
     """Search one cell, and return its row; with the default, that of the list alone, too."""
     cell = (name, budget, seed)
     with tempfile.TemporaryDirectory() as scratch:
@@ -54,6 +93,13 @@ def measure(folder: Path, name: str, budget: str, seed: int, policy: str) -> lis
 
         if policy == "thorough":
             return [(*cell, policy, *_values(searched(policy, effort=policy)))]
+        if policy in SAMPLERS:
+            search = partial(train_proposals, n_runs=n_runs)
+            with (
+                mock.patch.object(engine, "search", search),
+                mock.patch("autopeft.engine.study.TPESampler", SAMPLERS[policy]),
+            ):  # `quick` has no trial of the list
+                return [(*cell, policy, *_values(searched(policy, effort="quick")))]
         default = searched(policy)
         n_listed = sum(proposal.source == "list" for proposal in default.proposals)
         is_listed = _source(default) == "list"
@@ -83,6 +129,12 @@ def _values(result: Any) -> tuple[object, ...]:
     )
 
 
+def _full_runs_of_default(table: Path, *cell: object) -> int:
+    keys = ("data", "budget", "seed")
+    rows = [row for row in read(table) if [row[key] for key in keys] == list(map(str, cell))]
+    return next(math.ceil(float(row["full_runs"])) for row in rows if row["policy"] == "default")
+
+
 def main() -> None:
     """Measure what the table lacks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -91,14 +143,17 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=list(SETS))
     parser.add_argument("--budgets", nargs="+", default=["0.03%", "0.2%"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
-    parser.add_argument("--policies", nargs="+", choices=["default", "thorough"], default=["default"])
+    parser.add_argument(
+        "--policies", nargs="+", choices=["default", "thorough", *SAMPLERS], default=["default"]
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     measured = measured_keys(options.out, ("data", "budget", "seed", "policy"))
     cells = product(options.policies, options.seeds, options.budgets, options.sets)
     for policy, seed, budget, name in cells:
         if (name, budget, str(seed), policy) not in measured:
-            for row in measure(options.data, name, budget, seed, policy):
+            n_runs = _full_runs_of_default(options.out, name, budget, seed) if policy in SAMPLERS else 0
+            for row in measure(options.data, name, budget, seed, policy, n_runs=n_runs):
                 append(options.out, FIELDS, row)
 
 
