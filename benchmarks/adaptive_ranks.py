@@ -1,4 +1,4 @@
-"""Does an adaptive rank beat LoRA at the same budget? AdaLoRA and EVA of peft, in the loop of `sweep.py`.
+"""Do adaptive ranks beat LoRA of equal total rank? AdaLoRA and EVA of peft, in the loop of `sweep.py`.
 
     python benchmarks/adaptive_ranks.py OUT.csv --data FOLDER [--model NAME] [--sets NAME …]
 
